@@ -1,0 +1,2 @@
+//! kitten-bench.
+fn main() {}

@@ -1,0 +1,142 @@
+//! What the allocator needs from a GPU, and nothing more: the [`Driver`] trait.
+//!
+//! Implementations: [`sim`] (the simulated GPU, behind the feature `sim`). The real CUDA driver is
+//! to stand beside it.
+//!
+//! Device addresses are plain `u64`: the allocator never reads or writes what they point to.
+
+use std::fmt;
+
+use crate::core::Tier;
+
+#[cfg(feature = "sim")]
+pub mod sim;
+
+/// One physical allocation, as the driver names it (`CUmemGenericAllocationHandle`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Handle(pub u64);
+
+/// A stream as the caller names it (`cudaStream_t`): 0 and 1 are the legacy default stream, 2 is
+/// the calling thread's own default stream, anything else an address the runtime handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Stream(pub u64);
+
+/// A marker in a stream (`CUevent`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Event(pub u64);
+
+/// What a device is and how much memory it has, as the driver tells it at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// The device's name, for people.
+    pub name: String,
+    /// Physical backing comes in multiples of this many bytes, in either tier. A power of two.
+    pub granularity: u64,
+    /// Dedicated memory the device has in all.
+    pub dedicated_total: u64,
+    /// Dedicated memory free at this moment.
+    pub dedicated_free: u64,
+    /// Shared memory that may be mapped for the device; 0 where the driver has no shared tier.
+    pub shared_total: u64,
+}
+
+/// `CUDA_ERROR_OUT_OF_MEMORY`.
+pub const OUT_OF_MEMORY: i32 = 2;
+/// `CUDA_ERROR_DEINITIALIZED`: the process is exiting and the driver has gone already.
+pub const DEINITIALIZED: i32 = 4;
+
+/// A driver call that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DriverError {
+    /// The call, by the driver's name for it (`cuMemCreate`).
+    pub call: &'static str,
+    /// The driver's code, kept as an integer because a newer driver may return unknown ones.
+    pub code: i32,
+    /// The driver's name for the code, or `unknown`.
+    pub name: String,
+    /// The arguments and, where the driver says more, the reason.
+    pub detail: String,
+}
+
+impl DriverError {
+    /// Whether the device (or the host, for the shared tier) has no memory left for the call.
+    pub fn is_out_of_memory(&self) -> bool {
+        self.code == OUT_OF_MEMORY
+    }
+
+    /// Whether the driver has already shut down, as it has when Python finalises.
+    pub fn is_deinitialized(&self) -> bool {
+        self.code == DEINITIALIZED
+    }
+}
+
+impl fmt::Display for DriverError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} failed with {} ({}): {}", self.call, self.name, self.code, self.detail)
+    }
+}
+
+impl std::error::Error for DriverError {}
+
+/// The result of a driver call.
+pub type Result<T, E = DriverError> = std::result::Result<T, E>;
+
+/// The least the allocator needs from a GPU.
+///
+/// The rules are the CUDA driver's virtual memory management: an address range is reserved first;
+/// backing is created apart from it and mapped whole at a granule of a reserved range; a fresh mapping is
+/// unreadable until [`set_access`](Driver::set_access); only whole mappings are unmapped; released backing
+/// lives on until its last mapping goes. Every call may come from any thread, whatever its current device.
+/// A call that fails has changed nothing.
+pub trait Driver: Send + Sync + fmt::Debug {
+    /// How many devices there are.
+    fn device_count(&self) -> Result<usize>;
+
+    /// What `device` is and has.
+    fn device_info(&self, device: usize) -> Result<DeviceInfo>;
+
+    /// Reserves `bytes` of addresses (a multiple of the granularity), aligned to `align` (a power of two).
+    fn reserve(&self, device: usize, bytes: u64, align: u64) -> Result<u64>;
+
+    /// Gives a whole reservation back. Nothing may be mapped in it.
+    fn unreserve(&self, device: usize, address: u64, bytes: u64) -> Result<()>;
+
+    /// Creates `bytes` of physical backing in `tier`.
+    fn create(&self, device: usize, tier: Tier, bytes: u64) -> Result<Handle>;
+
+    /// Gives backing up; its memory goes when its last mapping goes.
+    fn release(&self, device: usize, handle: Handle) -> Result<()>;
+
+    /// Maps the whole of `handle`, `bytes` long, at `address`.
+    fn map(&self, device: usize, address: u64, bytes: u64, handle: Handle) -> Result<()>;
+
+    /// Unmaps whole mappings that together fill `address..address + bytes`.
+    fn unmap(&self, device: usize, address: u64, bytes: u64) -> Result<()>;
+
+    /// Lets `device` (and every peer that may reach its memory) read and write a mapped range.
+    fn set_access(&self, device: usize, address: u64, bytes: u64) -> Result<()>;
+
+    /// Copies between mapped ranges that do not overlap, and returns when it is done.
+    fn copy(&self, device: usize, to: u64, from: u64, bytes: u64) -> Result<()>;
+
+    /// Makes an event.
+    fn create_event(&self, device: usize) -> Result<Event>;
+
+    /// Unmakes an event; work that waits for it goes on waiting.
+    fn destroy_event(&self, device: usize, event: Event) -> Result<()>;
+
+    /// Puts `event` behind all work now in `stream`.
+    fn record(&self, device: usize, event: Event, stream: Stream) -> Result<()>;
+
+    /// Whether all work before the event's last record is done.
+    fn is_done(&self, device: usize, event: Event) -> Result<bool>;
+
+    /// Makes all later work in `stream` wait for `event`.
+    fn wait(&self, device: usize, stream: Stream, event: Event) -> Result<()>;
+
+    /// Waits until all work on the device is done.
+    fn synchronize(&self, device: usize) -> Result<()>;
+
+    /// Whether `stream` is being captured into a graph.
+    fn is_capturing(&self, device: usize, stream: Stream) -> Result<bool>;
+}

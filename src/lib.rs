@@ -1,0 +1,3 @@
+//! giant-kitten.
+pub mod core;
+pub mod driver;
