@@ -1,6 +1,16 @@
 //! Pure bookkeeping, in offsets: no driver, no clock, no unsafe code.
 #![forbid(unsafe_code)]
 
+mod arena;
+mod bins;
+mod ledger;
+pub mod placement;
+mod size;
+mod stats;
 mod tier;
 
+pub use arena::{Arena, Block, BlockId, Class, Growth, Marks, StreamId};
+pub use ledger::Ledger;
+pub use size::{ALIGNMENT, LARGEST, SMALL_LIMIT, parse_size, rounded, show_size};
+pub use stats::{Gauge, Phase, Stats, TierStats};
 pub use tier::{PerTier, Tier};

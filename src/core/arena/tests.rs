@@ -1,0 +1,217 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const G: u64 = 2 << 20;
+const S0: StreamId = StreamId(0);
+const S1: StreamId = StreamId(1);
+
+fn grown(class: Class, granules: u32, tier: Tier) -> Arena {
+    let mut arena = Arena::new(64 * G, G, class);
+    let growth = arena.plan_growth(u64::from(granules) * G, tier, S0).unwrap();
+    arena.grow(growth, tier, S0);
+    arena
+}
+
+#[test]
+fn nothing_can_be_taken_before_something_is_backed() {
+    let mut arena = Arena::new(8 * G, G, Class::Large);
+    assert_eq!(arena.take(G, G, Tier::Dedicated, S0), None);
+    assert_eq!(arena.plan_growth(9 * G, Tier::Dedicated, S0), None, "longer than the arena");
+    arena.check().unwrap();
+}
+
+#[test]
+fn growth_uses_what_is_free_beside_the_hole() {
+    let mut arena = grown(Class::Large, 2, Tier::Dedicated);
+    arena.take(3 * G / 2, 0, Tier::Dedicated, S0).unwrap();
+    let growth = arena.plan_growth(3 * G / 2, Tier::Dedicated, S0).unwrap();
+    assert_eq!((growth.first, growth.count), (2, 1), "half a granule is there already");
+    let elsewhere = arena.plan_growth(3 * G / 2, Tier::Shared, S0).unwrap();
+    assert_eq!(elsewhere.count, 2, "what is free lies in the other tier");
+    let other = arena.plan_growth(3 * G / 2, Tier::Dedicated, S1).unwrap();
+    assert_eq!(other.count, 2, "what is free belongs to another stream");
+}
+
+#[test]
+fn freed_neighbours_become_one() {
+    let mut arena = grown(Class::Large, 3, Tier::Dedicated);
+    let blocks: Vec<_> = (0..3).map(|_| arena.take(G, G, Tier::Dedicated, S0).unwrap()).collect();
+    assert_eq!(arena.take(G, G, Tier::Dedicated, S0), None);
+    for i in [0, 2, 1] {
+        arena.release(blocks[i], S0);
+        arena.check().unwrap();
+    }
+    let all = arena.take(3 * G, 3 * G, Tier::Dedicated, S0).expect("one block of three granules");
+    assert_eq!(arena.extent(all), (0, 3 * G));
+}
+
+#[test]
+fn streams_do_not_share_what_is_free_unless_asked() {
+    let mut arena = grown(Class::Large, 2, Tier::Dedicated);
+    assert_eq!(arena.take(G, G, Tier::Dedicated, S1), None);
+    assert_eq!(arena.take_from_others(G, G, Tier::Dedicated, S1, |_| false), None);
+    let (block, from) = arena.take_from_others(G, G, Tier::Dedicated, S1, |_| true).unwrap();
+    assert_eq!((from, arena.block(block).stream), (S0, S1));
+    arena.release(block, S1);
+    arena.check().unwrap();
+    assert!(arena.take(2 * G, 0, Tier::Dedicated, S0).is_none(), "half of it is behind the other stream's work");
+}
+
+#[test]
+fn small_blocks_are_found_by_their_start_alone() {
+    let mut arena = grown(Class::Small, 1, Tier::Dedicated);
+    let a = arena.take(512, 1, Tier::Dedicated, S0).unwrap();
+    let b = arena.take(1024, 1000, Tier::Dedicated, S0).unwrap();
+    assert_eq!(arena.find(0), Some(a));
+    assert_eq!(arena.find(512), Some(b));
+    assert_eq!(arena.find(1024), None, "inside a block");
+    assert_eq!(arena.find_inside(1024), Some(b));
+    assert_eq!(arena.find_inside(1536), None, "free");
+    assert_eq!(arena.find(1 << 40), None, "beyond everything");
+}
+
+#[test]
+fn a_block_in_both_tiers_comes_apart_when_freed() {
+    let mut arena = grown(Class::Large, 4, Tier::Dedicated);
+    let block = arena.take(4 * G, 4 * G, Tier::Dedicated, S0).unwrap();
+    arena.set_tiers([(1, Some(Tier::Shared)), (2, Some(Tier::Shared))], S0);
+    arena.check().unwrap();
+    let block = arena.find(0).unwrap_or(block);
+    assert_eq!(arena.tier(block), None);
+    assert_eq!(arena.residency(block), PerTier::new(2 * G, 2 * G));
+    arena.release(block, S0);
+    arena.check().unwrap();
+    assert_eq!(arena.idle_granules(), vec![0, 1, 2, 3]);
+    let shared = arena.take(2 * G, 0, Tier::Shared, S0).unwrap();
+    assert_eq!(arena.extent(shared), (G, 2 * G));
+}
+
+#[test]
+fn idle_granules_are_those_nothing_touches() {
+    let mut arena = grown(Class::Large, 4, Tier::Dedicated);
+    let first = arena.take(3 * G / 2, 0, Tier::Dedicated, S0).unwrap();
+    arena.take(3 * G / 2, 0, Tier::Dedicated, S0).unwrap();
+    arena.release(first, S0);
+    assert_eq!(arena.idle_granules(), vec![0, 3], "granule 1 is half used, granule 2 wholly");
+    arena.set_tiers([(0, None), (3, None)], S0);
+    arena.check().unwrap();
+    assert_eq!(arena.backed(), PerTier::new(2 * G, 0));
+    let growth = arena.plan_growth(3 * G / 2, Tier::Dedicated, S0).unwrap();
+    assert_eq!((growth.first, growth.count), (0, 1), "the hole in the middle, with the half granule behind it");
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Allocate { size: u64, stream: u16, tier: Tier },
+    Free { which: usize, stream: u16 },
+    Steal { size: u64, stream: u16 },
+    Retire { which: usize },
+    Strip,
+    Flip { seed: u32 },
+}
+
+fn actions(class: Class) -> impl Strategy<Value = Action> {
+    let size = match class {
+        Class::Small => (1..=SMALL_LIMIT / ALIGNMENT).boxed(),
+        Class::Large => (SMALL_LIMIT / ALIGNMENT + 1..=20_000).boxed(),
+    };
+    let tier = prop_oneof![3 => Just(Tier::Dedicated), 1 => Just(Tier::Shared)];
+    prop_oneof![
+        8 => (size.clone(), 0..3u16, tier).prop_map(|(u, stream, tier)| Action::Allocate { size: u * ALIGNMENT, stream, tier }),
+        8 => (any::<usize>(), 0..3u16).prop_map(|(which, stream)| Action::Free { which, stream }),
+        1 => (size, 0..3u16).prop_map(|(u, stream)| Action::Steal { size: u * ALIGNMENT, stream }),
+        1 => any::<usize>().prop_map(|which| Action::Retire { which }),
+        1 => Just(Action::Strip),
+        1 => any::<u32>().prop_map(|seed| Action::Flip { seed }),
+    ]
+}
+
+/// Runs actions beside an oracle that knows only which bytes are taken.
+fn against_oracle(class: Class, actions: Vec<Action>) {
+    let mut arena = Arena::new(256 * G, G, class);
+    let mut taken: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut live: Vec<u64> = Vec::new();
+    let mut retired: Vec<u64> = Vec::new();
+    let place = |arena: &Arena, taken: &mut BTreeMap<u64, u64>, id: BlockId, size: u64| {
+        let (offset, length) = arena.extent(id);
+        assert_eq!(length, size);
+        assert!(offset.is_multiple_of(ALIGNMENT));
+        let before = taken.range(..offset + size).next_back();
+        assert!(before.is_none_or(|(o, s)| o + s <= offset), "{offset:#x}+{size:#x} overlaps {before:?}");
+        taken.insert(offset, size);
+        offset
+    };
+    for action in actions {
+        match action {
+            Action::Allocate { size, stream, tier } => {
+                let stream = StreamId(stream);
+                let id = arena.take(size, size, tier, stream).or_else(|| {
+                    let growth = arena.plan_growth(size, tier, stream)?;
+                    arena.grow(growth, tier, stream);
+                    Some(arena.take(size, size, tier, stream).expect("grown for this very request"))
+                });
+                if let Some(id) = id {
+                    assert_eq!(arena.tier(id), Some(tier));
+                    live.push(place(&arena, &mut taken, id, size));
+                }
+            }
+            Action::Steal { size, stream } => {
+                if let Some((id, from)) = arena.take_from_others(size, size, Tier::Dedicated, StreamId(stream), |_| true) {
+                    assert_ne!(from, StreamId(stream));
+                    live.push(place(&arena, &mut taken, id, size));
+                }
+            }
+            Action::Free { which, stream } if !live.is_empty() => {
+                let offset = live.swap_remove(which % live.len());
+                let id = arena.find(offset).expect("live");
+                arena.release(id, StreamId(stream));
+                taken.remove(&offset);
+                assert_eq!(arena.find(offset), None);
+            }
+            Action::Retire { which } if !live.is_empty() => {
+                let offset = live.swap_remove(which % live.len());
+                arena.retire(arena.find(offset).expect("live"));
+                assert_eq!(arena.find(offset), None);
+                retired.push(offset);
+            }
+            Action::Strip => {
+                let idle = arena.idle_granules();
+                for granule in &idle {
+                    let start = u64::from(*granule) * G;
+                    let touching = taken.range(..start + G).next_back();
+                    assert!(touching.is_none_or(|(o, s)| o + s <= start), "granule {granule} is in use");
+                }
+                arena.set_tiers(idle.into_iter().map(|g| (g, None)), StreamId(0));
+            }
+            Action::Flip { seed } => {
+                let flips: Vec<_> = (0..arena.granule_count())
+                    .filter(|g| (seed >> (g % 32)) & 1 == 1)
+                    .filter_map(|g| arena.tier_of_granule(g).map(|tier| (g, Some(tier.other()))))
+                    .collect();
+                arena.set_tiers(flips, StreamId(0));
+            }
+            Action::Free { .. } | Action::Retire { .. } => {}
+        }
+        arena.check().unwrap();
+        assert_eq!(arena.live_blocks() as usize, live.len() + retired.len());
+        let known: Vec<_> = arena.blocks().map(|b| (b.offset, b.size)).collect();
+        assert_eq!(known, taken.iter().map(|(o, s)| (*o, *s)).collect::<Vec<_>>());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn small_arenas_never_overlap(actions in prop::collection::vec(actions(Class::Small), 1..120)) {
+        against_oracle(Class::Small, actions);
+    }
+
+    #[test]
+    fn large_arenas_never_overlap(actions in prop::collection::vec(actions(Class::Large), 1..120)) {
+        against_oracle(Class::Large, actions);
+    }
+}

@@ -1,0 +1,181 @@
+//! An index of free blocks by size: two levels of bitmaps over lists, as in a TLSF allocator.
+//!
+//! ```text
+//!  rows:    one for each power of two        columns: 32 equal steps within the power
+//!  ┌──────┐   ┌──┬──┬──┬── … ──┬──┐
+//!  │ row 0│──▶│ 0│ 1│ 2│       │31│   1 … 31 units of 512 bytes, each size in a list of its own
+//!  │ row 1│──▶│32│33│34│       │63│   32 … 63 units
+//!  │ row 2│──▶│64│66│68│       │  │   64 … 127 units, two sizes a list
+//!  │  …   │        │
+//!  └──────┘        └─▶ block ⇄ block ⇄ block     newest first
+//! ```
+//!
+//! A bit for each row and for each list says which are not empty, so the next larger list that holds anything is
+//! found by counting zeros. Within a list a bounded number of blocks is compared for the best fit; lists of the
+//! sizes that matter hold few. The worst case is O(1), with [`SCAN`] as its constant.
+//!
+//! After M. Masmano et al., "TLSF: a new dynamic memory allocator for real-time systems", ECRTS 2004; the search
+//! of the request's own list first, for repeated sizes, is ours.
+
+use super::arena::{Node, NIL};
+use super::size::ALIGNMENT;
+
+/// Columns in a row; 32 keep the widest step at 1/32 of the size.
+const COLUMNS: usize = 32;
+/// Rows: sizes up to 2^35 units, 16 TiB.
+const ROWS: usize = 32;
+/// How many blocks of one list are compared for the best fit.
+const SCAN: usize = 24;
+
+/// Free blocks of one kind (one tier, one stream), findable by size. The links are inside the nodes.
+#[derive(Debug)]
+pub(crate) struct Bins {
+    rows: u32,
+    columns: [u32; ROWS],
+    heads: Box<[[u32; COLUMNS]; ROWS]>,
+}
+
+/// The list a size belongs to.
+#[inline]
+fn place(bytes: u64) -> (usize, usize) {
+    let units = bytes / ALIGNMENT;
+    if units < COLUMNS as u64 {
+        return (0, units as usize);
+    }
+    let power = 63 - units.leading_zeros();
+    let row = (power - 4) as usize;
+    let column = (units >> (power - 5)) as usize & (COLUMNS - 1);
+    (row, column)
+}
+
+impl Bins {
+    pub(crate) fn new() -> Self {
+        Bins { rows: 0, columns: [0; ROWS], heads: Box::new([[NIL; COLUMNS]; ROWS]) }
+    }
+
+    /// Puts a free node in. O(1).
+    #[inline]
+    pub(crate) fn insert(&mut self, nodes: &mut [Node], id: u32) {
+        let (row, column) = place(nodes[id as usize].size);
+        let head = self.heads[row][column];
+        nodes[id as usize].bin_prev = NIL;
+        nodes[id as usize].bin_next = head;
+        if head != NIL {
+            nodes[head as usize].bin_prev = id;
+        }
+        self.heads[row][column] = id;
+        self.columns[row] |= 1 << column;
+        self.rows |= 1 << row;
+    }
+
+    /// Takes a node out that is in. Its size must be what it was when it was put in. O(1).
+    #[inline]
+    pub(crate) fn remove(&mut self, nodes: &mut [Node], id: u32) {
+        let Node { size, bin_prev, bin_next, .. } = nodes[id as usize];
+        if bin_next != NIL {
+            nodes[bin_next as usize].bin_prev = bin_prev;
+        }
+        if bin_prev != NIL {
+            nodes[bin_prev as usize].bin_next = bin_next;
+            return;
+        }
+        let (row, column) = place(size);
+        self.heads[row][column] = bin_next;
+        if bin_next == NIL {
+            self.columns[row] &= !(1 << column);
+            if self.columns[row] == 0 {
+                self.rows &= !(1 << row);
+            }
+        }
+    }
+
+    /// A node of at least `bytes`: the best fit among the first [`SCAN`] of the nearest list that has one. O(1).
+    #[inline]
+    pub(crate) fn find(&self, nodes: &[Node], bytes: u64) -> Option<u32> {
+        let (row, column) = place(bytes);
+        if self.columns[row] & (1 << column) != 0
+            && let Some(found) = best_fit(nodes, self.heads[row][column], bytes)
+        {
+            return Some(found);
+        }
+        let wider = self.columns[row] & (u32::MAX << column) & !(1 << column);
+        if wider != 0 {
+            return best_fit(nodes, self.heads[row][wider.trailing_zeros() as usize], bytes);
+        }
+        let larger = if row + 1 < ROWS { self.rows & (u32::MAX << (row + 1)) } else { 0 };
+        if larger == 0 {
+            return None;
+        }
+        let row = larger.trailing_zeros() as usize;
+        let column = self.columns[row].trailing_zeros() as usize;
+        best_fit(nodes, self.heads[row][column], bytes)
+    }
+
+    /// Whether nothing is in.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    fn list(&self, nodes: &[Node], (row, column): (usize, usize)) -> impl Iterator<Item = u32> {
+        let mut id = self.heads[row][column];
+        std::iter::from_fn(move || {
+            let here = (id != NIL).then_some(id)?;
+            id = nodes[here as usize].bin_next;
+            Some(here)
+        })
+    }
+
+    /// Whether a node is in, where it ought to be. For checks: O(length of its list).
+    pub(crate) fn contains(&self, nodes: &[Node], id: u32) -> bool {
+        let (row, column) = place(nodes[id as usize].size);
+        let marked = self.rows & (1 << row) != 0 && self.columns[row] & (1 << column) != 0;
+        marked && self.list(nodes, (row, column)).any(|found| found == id)
+    }
+
+    /// How many nodes are in. For checks: O(nodes).
+    pub(crate) fn count(&self, nodes: &[Node]) -> usize {
+        let places = (0..ROWS).flat_map(|row| (0..COLUMNS).map(move |column| (row, column)));
+        places.map(|place| self.list(nodes, place).count()).sum()
+    }
+}
+
+/// The smallest node of a list that holds `bytes`; of equals the one at the lowest offset.
+#[inline]
+fn best_fit(nodes: &[Node], head: u32, bytes: u64) -> Option<u32> {
+    let mut best = NIL;
+    let mut best_key = (u64::MAX, u64::MAX);
+    let mut id = head;
+    for _ in 0..SCAN {
+        if id == NIL {
+            break;
+        }
+        let node = &nodes[id as usize];
+        let key = (node.size, node.offset);
+        if node.size >= bytes && key < best_key {
+            best = id;
+            best_key = key;
+        }
+        id = node.bin_next;
+    }
+    (best != NIL).then_some(best)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_monotonous_and_tight() {
+        let mut last = (0, 0);
+        for units in 1..200_000u64 {
+            let here = place(units * ALIGNMENT);
+            assert!(here >= last, "{units} units went back from {last:?} to {here:?}");
+            last = here;
+        }
+        assert_eq!(place(31 * ALIGNMENT), (0, 31));
+        assert_eq!(place(32 * ALIGNMENT), (1, 0));
+        assert_eq!(place(63 * ALIGNMENT), (1, 31));
+        assert_eq!(place(64 * ALIGNMENT), (2, 0));
+        assert!(place(1 << 44).0 < ROWS);
+    }
+}

@@ -1,0 +1,83 @@
+//! The ledger: how much of each tier there is, how much is taken, and how much is kept back.
+//!
+//! ```text
+//!  dedicated  │◀──────────────── capacity ────────────────▶│
+//!             │ mapped │    may still be mapped  │ reserve │      while loading
+//!             │ mapped │      may still be mapped│ persist │      while active: the reserve is for scratch
+//! ```
+
+use super::tier::{PerTier, Tier};
+
+/// Capacities and promises of one device, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// What may be backed in each tier, at most.
+    pub capacity: PerTier<u64>,
+    /// Dedicated bytes that loading may not use.
+    pub reserve: u64,
+    /// Dedicated bytes withheld while active, as if the card were smaller.
+    pub persist: u64,
+    /// Whether the reserve is handed out: after an activation.
+    pub reserve_open: bool,
+    /// Shared bytes that migrations need as working room, and that nothing else may take.
+    pub working: u64,
+}
+
+impl Ledger {
+    /// How many bytes may be mapped in `tier` at most, as things stand.
+    pub fn limit(&self, tier: Tier) -> u64 {
+        match tier {
+            Tier::Dedicated => {
+                let kept = self.persist + if self.reserve_open { 0 } else { self.reserve };
+                self.capacity[tier].saturating_sub(kept)
+            }
+            Tier::Shared => self.capacity[tier].saturating_sub(self.working),
+        }
+    }
+
+    /// How many dedicated bytes resident blocks may have once activated with this reserve and persist.
+    ///
+    /// # Errors
+    /// Where the two together are more than there is.
+    pub fn resident_budget(&self, reserve: u64, persist: u64) -> Result<u64, String> {
+        let capacity = self.capacity[Tier::Dedicated];
+        let kept = reserve.checked_add(persist).filter(|kept| *kept <= capacity);
+        kept.map(|kept| capacity - kept).ok_or_else(|| {
+            format!(
+                "reserve {} and persist {} are more than the {} of dedicated memory there is; choose smaller ones",
+                super::show_size(reserve),
+                super::show_size(persist),
+                super::show_size(capacity)
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger() -> Ledger {
+        Ledger { capacity: PerTier::new(1000, 500), reserve: 300, persist: 0, reserve_open: false, working: 2 }
+    }
+
+    #[test]
+    fn loading_may_not_use_the_reserve() {
+        assert_eq!(ledger().limit(Tier::Dedicated), 700);
+        assert_eq!(ledger().limit(Tier::Shared), 498);
+    }
+
+    #[test]
+    fn once_active_the_reserve_is_open_and_persist_withheld() {
+        let active = Ledger { reserve_open: true, persist: 100, ..ledger() };
+        assert_eq!(active.limit(Tier::Dedicated), 900);
+    }
+
+    #[test]
+    fn promises_beyond_the_card_are_refused_in_words() {
+        assert_eq!(ledger().resident_budget(300, 100), Ok(600));
+        assert_eq!(ledger().resident_budget(1000, 0), Ok(0));
+        assert!(ledger().resident_budget(900, 101).unwrap_err().contains("choose smaller"));
+        assert!(ledger().resident_budget(u64::MAX, 1).is_err());
+    }
+}

@@ -1,0 +1,138 @@
+//! Placement: which granules ought to be dedicated, as a pure function of the blocks that live in them.
+//!
+//! The order is the original giant-kitten's: the model's blocks first, then the others, each sorted by size. Each block in turn
+//! claims the dedicated granules that it needs and that no block before it has claimed, as long as there are any. What is
+//! left is shared. Small blocks share granules, so a plan counts granules, not bytes; the block at the border gets as many of
+//! its first granules as are left.
+
+use std::collections::HashMap;
+
+use super::tier::Tier;
+
+/// A granule, by the number of its arena and its number therein.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GranuleId {
+    /// Which arena.
+    pub arena: u32,
+    /// Which granule of it.
+    pub granule: u32,
+}
+
+/// A block that wants a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resident {
+    /// The arena it lies in.
+    pub arena: u32,
+    /// The granules it touches.
+    pub granules: std::ops::Range<u32>,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Whether it belongs to the model.
+    pub model: bool,
+}
+
+/// In which order blocks claim dedicated granules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Order {
+    /// Large blocks first instead of small ones.
+    pub sort_reversed: bool,
+    /// Model blocks are not put before the others.
+    pub ignore_model: bool,
+}
+
+/// Where each granule ought to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The tier of every granule that a block touches.
+    pub tiers: HashMap<GranuleId, Tier>,
+    /// How many granules of it are dedicated.
+    pub dedicated: u64,
+}
+
+impl Plan {
+    /// How many granules are shared.
+    pub fn shared(&self) -> u64 {
+        self.tiers.len() as u64 - self.dedicated
+    }
+}
+
+/// Sorts the blocks as `order` says: this is the order in which they claim dedicated memory. Equals stay in address order.
+pub fn sort(blocks: &mut [Resident], order: Order) {
+    blocks.sort_by(|a, b| {
+        let model = if order.ignore_model { std::cmp::Ordering::Equal } else { b.model.cmp(&a.model) };
+        let size = if order.sort_reversed { b.size.cmp(&a.size) } else { a.size.cmp(&b.size) };
+        model.then(size).then((a.arena, a.granules.start).cmp(&(b.arena, b.granules.start)))
+    });
+}
+
+/// Plans which granules are dedicated when `budget` of them may be. O(n log n) in the blocks, O(granules).
+pub fn plan(mut blocks: Vec<Resident>, order: Order, budget: u64) -> Plan {
+    sort(&mut blocks, order);
+    let mut plan = Plan::default();
+    for block in &blocks {
+        for granule in block.granules.clone() {
+            let id = GranuleId { arena: block.arena, granule };
+            plan.tiers.entry(id).or_insert_with(|| {
+                if plan.dedicated < budget {
+                    plan.dedicated += 1;
+                    Tier::Dedicated
+                } else {
+                    Tier::Shared
+                }
+            });
+        }
+    }
+    plan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(granules: std::ops::Range<u32>, size: u64, model: bool) -> Resident {
+        Resident { arena: 0, granules, size, model }
+    }
+
+    fn dedicated(plan: &Plan) -> Vec<u32> {
+        let mut granules: Vec<_> =
+            plan.tiers.iter().filter(|(_, t)| **t == Tier::Dedicated).map(|(id, _)| id.granule).collect();
+        granules.sort_unstable();
+        granules
+    }
+
+    /// Two of the model (granules 0 to 2 and 3), two others (4 and 5 to 6).
+    fn example() -> Vec<Resident> {
+        vec![block(0..3, 300, true), block(3..4, 100, true), block(4..5, 50, false), block(5..7, 200, false)]
+    }
+
+    #[test]
+    fn the_model_first_then_the_others_small_to_large() {
+        let order = Order::default();
+        assert_eq!(dedicated(&plan(example(), order, 1)), [3], "the model's smallest");
+        assert_eq!(dedicated(&plan(example(), order, 4)), [0, 1, 2, 3], "then its largest");
+        assert_eq!(dedicated(&plan(example(), order, 5)), [0, 1, 2, 3, 4], "then the smallest of the others");
+        assert_eq!(plan(example(), order, 100).shared(), 0);
+    }
+
+    #[test]
+    fn reversed_and_without_the_model() {
+        let reversed = Order { sort_reversed: true, ignore_model: false };
+        assert_eq!(dedicated(&plan(example(), reversed, 3)), [0, 1, 2]);
+        let ignoring = Order { sort_reversed: false, ignore_model: true };
+        assert_eq!(dedicated(&plan(example(), ignoring, 2)), [3, 4]);
+        let both = Order { sort_reversed: true, ignore_model: true };
+        assert_eq!(dedicated(&plan(example(), both, 5)), [0, 1, 2, 5, 6]);
+    }
+
+    #[test]
+    fn the_block_at_the_border_gets_its_first_granules() {
+        assert_eq!(dedicated(&plan(example(), Order::default(), 2)), [0, 3]);
+    }
+
+    #[test]
+    fn a_granule_is_counted_once() {
+        let blocks = (0..100).map(|i| block(0..1, 512 + i, true)).chain([block(1..2, 4096, true)]).collect();
+        let plan = plan(blocks, Order::default(), 2);
+        assert_eq!((plan.dedicated, plan.shared()), (2, 0));
+    }
+}

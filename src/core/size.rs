@@ -1,0 +1,93 @@
+//! Sizes: how requests are rounded, and how people write them.
+
+use parse_size::Config;
+
+/// Every block begins at a multiple of this and is a multiple of it long: 512 bytes, as in PyTorch's own allocator.
+pub const ALIGNMENT: u64 = 512;
+
+/// Requests up to this size go to the arenas of small blocks: 1 MiB, PyTorch's own border.
+pub const SMALL_LIMIT: u64 = 1 << 20;
+
+/// No single request may be larger: 2^44 bytes, more than any device can address today.
+pub const LARGEST: u64 = 1 << 44;
+
+/// A request rounded up to the [`ALIGNMENT`]; `None` where it is larger than [`LARGEST`].
+#[inline]
+pub fn rounded(bytes: u64) -> Option<u64> {
+    (bytes <= LARGEST).then(|| bytes.next_multiple_of(ALIGNMENT))
+}
+
+/// Reads a size as people write it: `1.6GiB`, `1600 MiB`, `1.6GB` (10^9), or a whole number of bytes.
+///
+/// # Errors
+/// A sentence that names the text and says what to write: for a fraction without a unit, a negative number, a
+/// number beyond 16 TiB, or anything else that is not a size.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    const HELP: &str = "write a size such as 1.6GiB, 1600MiB, 1.6GB (10^9 bytes) or a whole number of bytes";
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(format!("the size is empty; {HELP}"));
+    }
+    if text.starts_with('-') {
+        return Err(format!("the size {text} is negative; {HELP}"));
+    }
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | '_' | ' '));
+    if unit.is_empty() && !text.bytes().all(|b| b.is_ascii_digit() || b == b'_') {
+        return Err(format!("the size {text} has a fraction but no unit; {HELP}"));
+    }
+    let known = ["", "b", "kb", "kib", "mb", "mib", "gb", "gib", "tb", "tib"];
+    if !known.contains(&unit.to_ascii_lowercase().as_str()) {
+        return Err(format!("the size {text} is not understood (the unit \"{unit}\"); {HELP}"));
+    }
+    match Config::new().with_decimal().parse_size(text) {
+        Ok(bytes) if bytes <= LARGEST => Ok(bytes),
+        Ok(_) => Err(format!("the size {text} is larger than 16 TiB; {HELP}")),
+        Err(why) => Err(format!("the size {text} is not understood ({why}); {HELP}")),
+    }
+}
+
+/// A size for people: `1.60 GiB`, `512 bytes`.
+pub fn show_size(bytes: u64) -> String {
+    const STEPS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    STEPS
+        .iter()
+        .find(|(unit, _)| bytes >= *unit)
+        .map_or_else(|| format!("{bytes} bytes"), |(unit, name)| format!("{:.2} {name}", bytes as f64 / *unit as f64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_round_up_to_512() {
+        assert_eq!(rounded(1), Some(512));
+        assert_eq!(rounded(512), Some(512));
+        assert_eq!(rounded(513), Some(1024));
+        assert_eq!(rounded(u64::MAX), None);
+    }
+
+    #[test]
+    fn binary_and_decimal_units_differ() {
+        assert_eq!(parse_size("1.6GiB"), Ok(1_717_986_918));
+        assert_eq!(parse_size("1.6GB"), Ok(1_600_000_000));
+        assert_eq!(parse_size(" 1600 mib "), Ok(1600 << 20));
+        assert_eq!(parse_size("4096"), Ok(4096));
+        assert_eq!(parse_size("0"), Ok(0));
+    }
+
+    #[test]
+    fn what_is_no_size_says_what_to_write() {
+        for text in ["", "1.6", "-1", "1e30", "1e30GiB", "GiB", "1.6 apples", "1.6G", "0x10", "nan", "inf", "99999999TiB"] {
+            let why = parse_size(text).expect_err(text);
+            assert!(why.contains("write a size such as"), "{text}: {why}");
+        }
+    }
+
+    #[test]
+    fn sizes_for_people() {
+        assert_eq!(show_size(1_717_986_918), "1.60 GiB");
+        assert_eq!(show_size(2 << 20), "2.00 MiB");
+        assert_eq!(show_size(17), "17 bytes");
+    }
+}
