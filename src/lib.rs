@@ -1,3 +1,12 @@
 //! giant-kitten.
 pub mod core;
 pub mod driver;
+pub mod abi;
+mod error;
+pub mod heap;
+mod kitten;
+
+pub use core::{PerTier, Phase, Stats, Tier, parse_size, show_size};
+pub use error::{Error, OutOfMemory};
+pub use heap::{MemoryMap, Moved, PoolId};
+pub use kitten::{Activation, Kitten, OPTIONS, OptionRow, Options, reference};

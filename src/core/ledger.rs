@@ -21,6 +21,8 @@ pub struct Ledger {
     pub reserve_open: bool,
     /// Shared bytes that migrations need as working room, and that nothing else may take.
     pub working: u64,
+    /// A further limit of what may be mapped dedicated, set by PyTorch's memory fraction.
+    pub fraction_limit: Option<u64>,
 }
 
 impl Ledger {
@@ -29,7 +31,7 @@ impl Ledger {
         match tier {
             Tier::Dedicated => {
                 let kept = self.persist + if self.reserve_open { 0 } else { self.reserve };
-                self.capacity[tier].saturating_sub(kept)
+                self.capacity[tier].saturating_sub(kept).min(self.fraction_limit.unwrap_or(u64::MAX))
             }
             Tier::Shared => self.capacity[tier].saturating_sub(self.working),
         }
@@ -58,7 +60,7 @@ mod tests {
     use super::*;
 
     fn ledger() -> Ledger {
-        Ledger { capacity: PerTier::new(1000, 500), reserve: 300, persist: 0, reserve_open: false, working: 2 }
+        Ledger { capacity: PerTier::new(1000, 500), reserve: 300, persist: 0, reserve_open: false, working: 2, fraction_limit: None }
     }
 
     #[test]

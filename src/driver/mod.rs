@@ -42,6 +42,8 @@ pub struct DeviceInfo {
 
 /// `CUDA_ERROR_OUT_OF_MEMORY`.
 pub const OUT_OF_MEMORY: i32 = 2;
+/// `CUDA_ERROR_INVALID_HANDLE`.
+pub const INVALID_HANDLE: i32 = 400;
 /// `CUDA_ERROR_DEINITIALIZED`: the process is exiting and the driver has gone already.
 pub const DEINITIALIZED: i32 = 4;
 
@@ -139,4 +141,14 @@ pub trait Driver: Send + Sync + fmt::Debug {
 
     /// Whether `stream` is being captured into a graph.
     fn is_capturing(&self, device: usize, stream: Stream) -> Result<bool>;
+}
+
+/// The driver of this machine.
+///
+/// # Errors
+/// Where there is none: the real CUDA driver is not built yet.
+pub fn open() -> std::result::Result<std::sync::Arc<dyn Driver>, crate::Error> {
+    Err(crate::Error::Refused(
+        "this build of giant-kitten has no driver for a real GPU yet: it runs on the simulated GPU only".into(),
+    ))
 }

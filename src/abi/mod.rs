@@ -1,0 +1,515 @@
+//! The C interface: the only `extern "C"` of the library. `include/giant_kitten.h` is its face and its documentation.
+//!
+//! No panic crosses it, and no lock is held when it returns or calls back.
+
+mod filter;
+mod stats;
+
+use std::cell::RefCell;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+#[cfg(feature = "sim")]
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::core::{Tier, show_size};
+use crate::driver::{self, Stream};
+use crate::error::Error;
+use crate::heap::PoolId;
+use crate::kitten::{Activation, Kitten, Options};
+
+pub use stats::{GkStats, STATS_VERSION};
+
+/// The environment variable with the options.
+pub const VARIABLE: &str = "GIANT_KITTEN";
+/// The environment variable that says what to log: `error`, `warn` (the default), `info`, `debug`.
+pub const LOG_VARIABLE: &str = "GIANT_KITTEN_LOG";
+
+/// What a call answers: done.
+pub const GK_OK: c_int = 0;
+/// Neither tier has room.
+pub const GK_OUT_OF_MEMORY: c_int = 1;
+/// An argument cannot be.
+pub const GK_ARGUMENT: c_int = 2;
+/// An address is not the start of a live block.
+pub const GK_NOT_ALLOCATED: c_int = 3;
+/// Not now.
+pub const GK_REFUSED: c_int = 4;
+/// The driver failed.
+pub const GK_DRIVER: c_int = 5;
+/// A fault of giant-kitten's own.
+pub const GK_INTERNAL: c_int = 6;
+
+/// The allocator that the functions below use. Those it pointed to before are leaked, so a reference stays good for ever.
+static CURRENT: AtomicPtr<Kitten> = AtomicPtr::new(std::ptr::null_mut());
+/// Held while the allocator is made; holds the options given by `gk_configure` before.
+static STARTING: Mutex<Option<Options>> = Mutex::new(None);
+
+thread_local! {
+    static LAST_ERROR: RefCell<CString> = RefCell::default();
+}
+
+/// Makes `kitten` the allocator of this process, in place of the one before, whose memory all goes back to its driver.
+/// For tests and tools: whoever still holds blocks of the one before must not use them.
+pub fn install(kitten: Kitten) -> &'static Kitten {
+    let kitten: &'static mut Kitten = Box::leak(Box::new(kitten));
+    let before = CURRENT.swap(kitten, Ordering::AcqRel);
+    // SAFETY: whatever the pointer ever held was leaked by this function or by `start`.
+    if let Some(before) = unsafe { before.as_ref() } {
+        before.shutdown();
+    }
+    kitten
+}
+
+#[inline]
+fn current() -> Result<&'static Kitten, Error> {
+    // SAFETY: the pointer is null or was leaked by `install` or `start`.
+    match unsafe { CURRENT.load(Ordering::Acquire).as_ref() } {
+        Some(kitten) => Ok(kitten),
+        None => start(),
+    }
+}
+
+/// Makes the allocator at its first use, from `gk_configure` or the environment variable.
+#[cold]
+fn start() -> Result<&'static Kitten, Error> {
+    let configured = STARTING.lock();
+    // SAFETY: as in `current`. Another thread may have been first.
+    if let Some(kitten) = unsafe { CURRENT.load(Ordering::Acquire).as_ref() } {
+        return Ok(kitten);
+    }
+    let log = env_logger::Env::new().filter_or(LOG_VARIABLE, "warn");
+    let _ = env_logger::Builder::from_env(log).try_init();
+    let options = match &*configured {
+        Some(options) => options.clone(),
+        None => options_from_environment().map_err(Error::Argument)?,
+    };
+    let kitten = Kitten::new(options, driver::open()?)?;
+    let kitten: &'static mut Kitten = Box::leak(Box::new(kitten));
+    CURRENT.store(kitten, Ordering::Release);
+    Ok(kitten)
+}
+
+fn options_from_environment() -> Result<Options, String> {
+    match std::env::var(VARIABLE) {
+        Ok(text) => Options::parse(&text).map_err(|why| format!("{VARIABLE}={text}: {why}")),
+        Err(std::env::VarError::NotPresent) => Ok(Options::default()),
+        Err(why) => Err(format!("{VARIABLE}: {why}")),
+    }
+}
+
+fn code(error: &Error) -> c_int {
+    match error {
+        Error::OutOfMemory(_) => GK_OUT_OF_MEMORY,
+        Error::Argument(_) => GK_ARGUMENT,
+        Error::NotAllocated { .. } => GK_NOT_ALLOCATED,
+        Error::Refused(_) => GK_REFUSED,
+        Error::Driver(_) => GK_DRIVER,
+    }
+}
+
+#[cold]
+fn remember(text: &str) {
+    let text = CString::new(text.replace('\0', " ")).unwrap_or_default();
+    // The thread may be past the end of its locals; then there is nobody left to read the text.
+    let _ = LAST_ERROR.try_with(|last| *last.borrow_mut() = text);
+}
+
+/// Runs what a function does; turns an error or a panic into its code, and remembers the text.
+#[inline]
+fn guarded<T>(run: impl FnOnce() -> Result<T, Error>) -> Result<T, c_int> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(failed(&error)),
+        Err(panic) => Err(panicked(&*panic)),
+    }
+}
+
+#[cold]
+fn failed(error: &Error) -> c_int {
+    let text = error.to_string();
+    log::debug!("{text}");
+    remember(&text);
+    code(error)
+}
+
+#[cold]
+fn panicked(panic: &(dyn std::any::Any + Send)) -> c_int {
+    let why = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    let text = format!("a fault of giant-kitten's own, please report it: {why}");
+    log::error!("{text}");
+    remember(&text);
+    GK_INTERNAL
+}
+
+fn status(run: impl FnOnce() -> Result<(), Error>) -> c_int {
+    guarded(run).map_or_else(|code| code, |()| GK_OK)
+}
+
+#[inline]
+fn device_number(device: c_int) -> Result<usize, Error> {
+    usize::try_from(device).map_err(|_| Error::Argument(format!("there is no device {device}")))
+}
+
+#[inline]
+fn stream_of(stream: *mut c_void) -> Stream {
+    Stream(stream as u64)
+}
+
+/// Gives out `size` bytes on `device` for `stream`. Null for size 0; null with `gk_last_error` set if there is none to give.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_malloc(size: usize, device: c_int, stream: *mut c_void) -> *mut c_void {
+    let given = guarded(|| current()?.malloc(size, device_number(device)?, stream_of(stream)));
+    match given {
+        Ok(address) => address as *mut c_void,
+        Err(code) => refuse(code),
+    }
+}
+
+#[cold]
+fn refuse(code: c_int) -> *mut c_void {
+    if code != GK_OUT_OF_MEMORY {
+        let _ = LAST_ERROR.try_with(|last| log::error!("gk_malloc: {}", last.borrow().to_string_lossy()));
+    }
+    std::ptr::null_mut()
+}
+
+/// Takes a block back. Null is nothing. `size` is not needed: the allocator keeps its own account.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_free(ptr: *mut c_void, _size: usize, device: c_int, stream: *mut c_void) {
+    if ptr.is_null() {
+        return;
+    }
+    let device = usize::try_from(device).unwrap_or(usize::MAX);
+    if guarded(|| current()?.free(ptr as u64, device, stream_of(stream))).is_err() {
+        complain("gk_free");
+    }
+}
+
+#[cold]
+fn complain(call: &str) {
+    let _ = LAST_ERROR.try_with(|last| log::error!("{call}: {}", last.borrow().to_string_lossy()));
+}
+
+/// PyTorch's init hook: the number of devices. Nothing is to be done; heaps are made at their first use.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_init(_device_count: c_int) {}
+
+/// PyTorch's reset hook (`empty_cache`).
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_reset() {
+    if guarded(|| current()?.reset()).is_err() {
+        complain("gk_reset");
+    }
+}
+
+/// PyTorch's memory fraction hook.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_memory_fraction(fraction: f64, device: c_int) {
+    if guarded(|| current()?.set_memory_fraction(device_number(device)?, fraction)).is_err() {
+        complain("gk_memory_fraction");
+    }
+}
+
+/// PyTorch's base allocation hook: start of the block that holds `ptr`, its length in `size` unless null. Null for a foreign pointer.
+///
+/// # Safety
+/// `size` is null or may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_base_alloc(ptr: *mut c_void, size: *mut usize) -> *mut c_void {
+    match guarded(|| current()?.extent(ptr as u64)) {
+        Ok((start, length)) => {
+            // SAFETY: the caller's promise.
+            if let Some(size) = unsafe { size.as_mut() } {
+                *size = length as usize;
+            }
+            start as *mut c_void
+        }
+        Err(_) => std::ptr::null_mut(),
+    }
+}
+
+/// PyTorch's record stream hook: `stream` uses the block that holds `ptr`, too.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_record_stream(ptr: *mut c_void, stream: *mut c_void) {
+    if ptr.is_null() {
+        return;
+    }
+    if guarded(|| current()?.record_stream(ptr as u64, stream_of(stream))).is_err() {
+        complain("gk_record_stream");
+    }
+}
+
+/// PyTorch's hook at the begin of a graph capture: what `filter` accepts comes from the pool. A null filter accepts every stream.
+///
+/// # Safety
+/// `filter` is null or points to a `std::function<bool(cudaStream_t)>` of libstdc++.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_begin_allocate_to_pool(device: c_int, pool_a: u64, pool_b: u64, filter: *const c_void) {
+    let begun = guarded(|| {
+        // SAFETY: the caller's promise.
+        let filter = unsafe { filter::Filter::copy(filter) };
+        let accepts = move |stream| filter.as_ref().is_none_or(|filter| filter.accepts(stream));
+        current()?.begin_pool(device_number(device)?, PoolId(pool_a, pool_b), accepts)
+    });
+    if begun.is_err() {
+        complain("gk_begin_allocate_to_pool");
+    }
+}
+
+/// PyTorch's hook at the end of a graph capture.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_end_allocate_to_pool(device: c_int, pool_a: u64, pool_b: u64) {
+    if guarded(|| current()?.end_pool(device_number(device)?, PoolId(pool_a, pool_b))).is_err() {
+        complain("gk_end_allocate_to_pool");
+    }
+}
+
+/// PyTorch's hook when a graph that used the pool is gone.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_release_pool(device: c_int, pool_a: u64, pool_b: u64) {
+    if guarded(|| current()?.release_pool(device_number(device)?, PoolId(pool_a, pool_b))).is_err() {
+        complain("gk_release_pool");
+    }
+}
+
+/// Sets options, as in the environment variable, before the first use; what the text does not name is as the variable says.
+///
+/// # Safety
+/// `options` is null or a string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_configure(options: *const c_char) -> c_int {
+    status(|| {
+        // SAFETY: the caller's promise.
+        let text = unsafe { text_of(options) }?;
+        let mut configured = STARTING.lock();
+        if !CURRENT.load(Ordering::Acquire).is_null() {
+            return Err(Error::Refused(
+                "options must be set before the first allocation, and there was one already: call gk_configure first".into(),
+            ));
+        }
+        let before = match &*configured {
+            Some(options) => Ok(options.clone()),
+            None => options_from_environment(),
+        };
+        let mut options = before.map_err(Error::Argument)?;
+        options.apply(text).map_err(Error::Argument)?;
+        *configured = Some(options);
+        Ok(())
+    })
+}
+
+/// # Safety
+/// `text` is null or a string.
+unsafe fn text_of<'a>(text: *const c_char) -> Result<&'a str, Error> {
+    if text.is_null() {
+        return Err(Error::Argument("a text is missing: null was given".into()));
+    }
+    // SAFETY: the caller's promise.
+    unsafe { CStr::from_ptr(text) }.to_str().map_err(|_| Error::Argument("a text is not UTF-8".into()))
+}
+
+/// What an action is to do, in C.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GkActivation {
+    /// Dedicated bytes left to scratch.
+    pub reserve: u64,
+    /// Dedicated bytes withheld.
+    pub persist: u64,
+    /// Not 0: large blocks first.
+    pub sort_reversed: c_int,
+    /// Not 0: model blocks not before the others.
+    pub ignore_model: c_int,
+}
+
+impl GkActivation {
+    /// # Safety
+    /// `given` is null or points to a struct.
+    unsafe fn or_options(given: *const GkActivation, kitten: &Kitten) -> Activation {
+        // SAFETY: the caller's promise.
+        match unsafe { given.as_ref() } {
+            None => kitten.options().into(),
+            Some(given) => Activation {
+                reserve: given.reserve,
+                persist: given.persist,
+                sort_reversed: given.sort_reversed != 0,
+                ignore_model: given.ignore_model != 0,
+            },
+        }
+    }
+}
+
+/// Places everything anew and freezes. Null takes the options. Nobody may launch work meanwhile.
+///
+/// # Safety
+/// `activation` is null or points to a struct.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_activate(device: c_int, activation: *const GkActivation) -> c_int {
+    status(|| {
+        let kitten = current()?;
+        // SAFETY: the caller's promise.
+        let activation = unsafe { GkActivation::or_options(activation, kitten) };
+        let moved = kitten.activate(device_number(device)?, &activation)?;
+        log::info!(
+            "device {device} active: reserve {}, persist {}; {} promoted, {} demoted",
+            show_size(activation.reserve),
+            show_size(activation.persist),
+            show_size(moved.promoted),
+            show_size(moved.demoted)
+        );
+        Ok(())
+    })
+}
+
+/// Places everything anew without reserve and persist, and thaws. Null takes the options' order. Nobody may launch work meanwhile.
+///
+/// # Safety
+/// `activation` is null or points to a struct, of which only the order counts.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_disable(device: c_int, activation: *const GkActivation) -> c_int {
+    status(|| {
+        let kitten = current()?;
+        // SAFETY: the caller's promise.
+        let order = unsafe { GkActivation::or_options(activation, kitten) }.order();
+        kitten.disable(device_number(device)?, order).map(drop)
+    })
+}
+
+/// Moves everything to the shared tier and gives dedicated memory back. Nobody may launch work meanwhile.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_free_vram(device: c_int) -> c_int {
+    status(|| current()?.free_vram(device_number(device)?).map(drop))
+}
+
+/// Says whether the block that holds `ptr` belongs to the model.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_mark(ptr: *mut c_void, model: c_int) -> c_int {
+    status(|| current()?.mark(ptr as u64, model != 0))
+}
+
+/// Bytes of the block that holds `ptr` in each tier.
+///
+/// # Safety
+/// `dedicated` and `shared` are null or may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_tier(ptr: *mut c_void, dedicated: *mut u64, shared: *mut u64) -> c_int {
+    status(|| {
+        let bytes = current()?.residency(ptr as u64)?;
+        for (tier, to) in [(Tier::Dedicated, dedicated), (Tier::Shared, shared)] {
+            // SAFETY: the caller's promise.
+            if let Some(to) = unsafe { to.as_mut() } {
+                *to = bytes[tier];
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Moves the block that holds `ptr` to a tier: 0 dedicated, 1 shared. Nobody may launch work meanwhile.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_move(ptr: *mut c_void, tier: c_int) -> c_int {
+    status(|| {
+        let tier = match tier {
+            0 => Tier::Dedicated,
+            1 => Tier::Shared,
+            _ => return Err(Error::Argument(format!("there is no tier {tier}: 0 is dedicated, 1 is shared"))),
+        };
+        current()?.move_block(ptr as u64, tier).map(drop)
+    })
+}
+
+/// The statistics of a device, as far as the caller's struct goes.
+///
+/// # Safety
+/// `stats` points to a struct whose first field says its size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_stats(device: c_int, stats: *mut GkStats) -> c_int {
+    status(|| {
+        if stats.is_null() {
+            return Err(Error::Argument("gk_stats needs a struct to write to: null was given".into()));
+        }
+        // SAFETY: the caller's promise; the size is the first field of every version.
+        let known = unsafe { stats.cast::<u32>().read() } as usize;
+        if known < 8 {
+            return Err(Error::Argument(format!(
+                "gk_stats: the field \"size\" says {known}; set it to sizeof(struct gk_stats) before the call"
+            )));
+        }
+        let mut full = GkStats::of(&current()?.stats(device_number(device)?)?);
+        let length = known.min(size_of::<GkStats>());
+        full.size = length as u32;
+        // SAFETY: the caller's struct is `known` bytes long, ours is no shorter than `length`.
+        unsafe { std::ptr::copy_nonoverlapping((&raw const full).cast::<u8>(), stats.cast::<u8>(), length) };
+        Ok(())
+    })
+}
+
+/// The statistics of a device as JSON. Returns the bytes needed with the end, or 0 after an error; writes only if `length` is enough.
+///
+/// # Safety
+/// `buffer` is null or has room for `length` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_stats_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
+    guarded(|| {
+        let text = stats::json(&current()?.stats(device_number(device)?)?);
+        let needed = text.len() + 1;
+        if !buffer.is_null() && length >= needed {
+            // SAFETY: the caller's promise; `needed` fits.
+            unsafe {
+                std::ptr::copy_nonoverlapping(text.as_ptr().cast::<c_char>(), buffer, text.len());
+                buffer.add(text.len()).write(0);
+            }
+        }
+        Ok(needed)
+    })
+    .unwrap_or(0)
+}
+
+/// Forgets the peaks of a device.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_reset_peaks(device: c_int) -> c_int {
+    status(|| current()?.reset_peaks(device_number(device)?))
+}
+
+/// The text of the last error on this thread; empty if there was none. Good until the next call on this thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_last_error() -> *const c_char {
+    LAST_ERROR.try_with(|last| last.borrow().as_ptr()).unwrap_or(c"".as_ptr())
+}
+
+/// The library's version.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_version() -> *const c_char {
+    const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+        Ok(text) => text,
+        Err(_) => c"",
+    };
+    VERSION.as_ptr()
+}
+
+/// Puts the allocator on a simulated GPU of a hardware profile (a name or a file). Only in builds with the feature `sim`.
+///
+/// # Safety
+/// `profile` is null or a string.
+#[cfg(feature = "sim")]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_simulate(profile: *const c_char) -> c_int {
+    status(|| {
+        // SAFETY: the caller's promise.
+        let name = unsafe { text_of(profile) }?;
+        let simulated = driver::sim::SimDriver::of_profile(name).map_err(Error::Argument)?;
+        let options = match &*STARTING.lock() {
+            Some(options) => options.clone(),
+            None => options_from_environment().map_err(Error::Argument)?,
+        };
+        install(Kitten::new(options, Arc::new(simulated))?);
+        Ok(())
+    })
+}

@@ -1,0 +1,129 @@
+//! The statistics as a versioned C struct and as JSON, both made from one list of fields.
+
+use std::fmt::Write;
+
+use crate::core::{Stats, Tier};
+
+/// The version of [`GkStats`]. Fields are only ever added at the end; `size` tells how many a caller knows.
+pub const STATS_VERSION: u32 = 1;
+
+macro_rules! fields {
+    ($($(#[$doc:meta])* $name:ident = $value:expr;)*) => {
+        /// Statistics of one device. Bytes, unless said otherwise.
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct GkStats {
+            /// Bytes of this struct that the caller knows; set by the caller.
+            pub size: u32,
+            /// [`STATS_VERSION`] of the library.
+            pub version: u32,
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl GkStats {
+            /// The struct for what was counted.
+            pub fn of(stats: &Stats) -> GkStats {
+                GkStats {
+                    size: size_of::<GkStats>() as u32,
+                    version: STATS_VERSION,
+                    $($name: { let of: fn(&Stats) -> u64 = $value; of(stats) },)*
+                }
+            }
+
+            /// The names of the fields, with their values.
+            pub fn fields(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+    };
+}
+
+use Tier::{Dedicated, Shared};
+
+fields! {
+    /// What the dedicated tier may hold at most.
+    dedicated_capacity = |s| s.capacity[Dedicated];
+    /// What the shared tier may hold at most.
+    shared_capacity = |s| s.capacity[Shared];
+    /// Live blocks in the dedicated tier, each rounded up to 512.
+    dedicated_allocated = |s| s.tiers[Dedicated].allocated.current;
+    /// Its peak.
+    dedicated_allocated_peak = |s| s.tiers[Dedicated].allocated.peak;
+    /// The same in the shared tier.
+    shared_allocated = |s| s.tiers[Shared].allocated.current;
+    /// Its peak.
+    shared_allocated_peak = |s| s.tiers[Shared].allocated.peak;
+    /// Live blocks, and freed ones that wait for other streams, in the dedicated tier.
+    dedicated_active = |s| s.tiers[Dedicated].active.current;
+    /// Its peak.
+    dedicated_active_peak = |s| s.tiers[Dedicated].active.peak;
+    /// The same in the shared tier.
+    shared_active = |s| s.tiers[Shared].active.current;
+    /// Its peak.
+    shared_active_peak = |s| s.tiers[Shared].active.peak;
+    /// Backing mapped at addresses, in the dedicated tier.
+    dedicated_mapped = |s| s.tiers[Dedicated].mapped.current;
+    /// Its peak.
+    dedicated_mapped_peak = |s| s.tiers[Dedicated].mapped.peak;
+    /// The same in the shared tier.
+    shared_mapped = |s| s.tiers[Shared].mapped.current;
+    /// Its peak.
+    shared_mapped_peak = |s| s.tiers[Shared].mapped.peak;
+    /// Backing held from the driver, mapped or in stock, in the dedicated tier.
+    dedicated_reserved = |s| s.tiers[Dedicated].reserved.current;
+    /// Its peak.
+    dedicated_reserved_peak = |s| s.tiers[Dedicated].reserved.peak;
+    /// The same in the shared tier.
+    shared_reserved = |s| s.tiers[Shared].reserved.current;
+    /// Its peak.
+    shared_reserved_peak = |s| s.tiers[Shared].reserved.peak;
+    /// What live blocks asked for, before rounding.
+    requested = |s| s.requested.current;
+    /// Its peak.
+    requested_peak = |s| s.requested.peak;
+    /// 0 loading, 1 active, 2 disabled, 3 freed.
+    phase = |s| s.phase as u64;
+    /// The reserve in force.
+    reserve = |s| s.reserve;
+    /// Dedicated bytes of live scratch.
+    reserve_used = |s| s.reserve_used.current;
+    /// Its peak: the high-water mark of the reserve.
+    reserve_high_water = |s| s.reserve_used.peak;
+    /// Persist in force.
+    persist = |s| s.persist;
+    /// Number of blocks given out.
+    mallocs = |s| s.mallocs;
+    /// Number of blocks given back.
+    frees = |s| s.frees;
+    /// Number of requests for 0 bytes.
+    zero_mallocs = |s| s.zero_mallocs;
+    /// Number of requests that neither tier could satisfy.
+    out_of_memory = |s| s.out_of_memory;
+    /// Number of requests satisfied only after idle backing was taken back.
+    retries = |s| s.retries;
+    /// Number of resets (PyTorch's empty_cache).
+    resets = |s| s.resets;
+    /// Number of granules that changed tier.
+    migrations = |s| s.migrations;
+    /// Bytes of them.
+    migrated_bytes = |s| s.migrated_bytes;
+    /// Number of blocks that lay in the shared tier from the start.
+    fell_to_shared = |s| s.fell_to_shared;
+    /// Bytes of them.
+    fell_to_shared_bytes = |s| s.fell_to_shared_bytes;
+    /// Number of live blocks.
+    live_blocks = |s| s.live_blocks;
+    /// Number of freed blocks that wait for other streams.
+    retired_blocks = |s| s.retired_blocks;
+}
+
+/// The statistics as one JSON object, the fields of [`GkStats`] by name, and `phase_name`.
+pub fn json(stats: &Stats) -> String {
+    let fields = GkStats::of(stats);
+    let mut text = format!("{{\"version\":{},\"phase_name\":\"{}\"", fields.version, stats.phase.name());
+    for (name, value) in fields.fields() {
+        let _ = write!(text, ",\"{name}\":{value}");
+    }
+    text.push('}');
+    text
+}

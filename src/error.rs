@@ -1,0 +1,83 @@
+//! The one error of the allocator.
+
+use std::fmt;
+
+use crate::core::{PerTier, Tier, show_size};
+use crate::driver::DriverError;
+
+/// Why an operation failed. The text says what happened, with which value, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// Neither tier has room for a request.
+    OutOfMemory(Box<OutOfMemory>),
+    /// An address that is not the start of a live block.
+    NotAllocated {
+        /// The address.
+        address: u64,
+    },
+    /// An argument that cannot be: a device that does not exist, a size beyond reason, a malformed option.
+    Argument(String),
+    /// Something that cannot be done now, with what to do about it.
+    Refused(String),
+    /// The driver failed.
+    Driver(DriverError),
+}
+
+/// The figures behind an out-of-memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutOfMemory {
+    /// On which device.
+    pub device: usize,
+    /// Bytes asked for.
+    pub requested: u64,
+    /// What may be backed in each tier at most.
+    pub limit: PerTier<u64>,
+    /// Bytes mapped in each tier.
+    pub mapped: PerTier<u64>,
+    /// Bytes of live blocks in each tier.
+    pub allocated: PerTier<u64>,
+    /// What the driver said last, if it was the driver that refused.
+    pub driver: Option<DriverError>,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::OutOfMemory(figures) => figures.fmt(f),
+            Error::NotAllocated { address } => write!(
+                f,
+                "{address:#x} is not the start of a live block: it was freed already, or giant-kitten never gave it out"
+            ),
+            Error::Argument(why) | Error::Refused(why) => f.write_str(why),
+            Error::Driver(why) => why.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "out of memory on device {}: tried to allocate {}.", self.device, show_size(self.requested))?;
+        for tier in Tier::ALL {
+            let (limit, mapped) = (self.limit[tier], self.mapped[tier]);
+            write!(
+                f,
+                " {tier}: {} in use by blocks, {} mapped of {}.",
+                show_size(self.allocated[tier]),
+                show_size(mapped),
+                show_size(limit)
+            )?;
+        }
+        if let Some(why) = &self.driver {
+            write!(f, " The driver said: {why}.")?;
+        }
+        f.write_str(" Free some tensors, use a smaller batch or resolution, or raise the option \"shared\".")
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<DriverError> for Error {
+    fn from(why: DriverError) -> Self {
+        Error::Driver(why)
+    }
+}

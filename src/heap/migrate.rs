@@ -1,0 +1,458 @@
+//! Migration: granules change tier, and no address changes.
+//!
+//! ```text
+//!            address of the granule          working address
+//!   before   ├─▶ old backing                 ├─▶ (nothing)
+//!   1        ├─▶ old backing                 ├─▶ new backing      map, set access
+//!   2        ├─▶ old backing  ═══ copy ═══▶  ├─▶ new backing
+//!   3        ├─▶ (nothing)                   ├─▶ (nothing)        unmap both
+//!   4        ├─▶ new backing                 ├─▶ (nothing)        map, set access; old backing to the stock
+//! ```
+//!
+//! Handles are swapped, not created and released: what a demotion leaves serves the next promotion. One granule of working room in
+//! the shared tier is enough to begin with, so it works with both tiers full.
+//!
+//! A driver call that fails undoes the granule it was for. What cannot even be undone is kept in [`Repairs`] and tried
+//! again at the next opportunity: no backing is lost, and no byte.
+
+use std::collections::BTreeMap;
+
+use super::{Bound, Heap, RESIDENT, SCRATCH};
+use crate::core::placement::{self, GranuleId, Order, Resident};
+use crate::core::{Phase, Tier, show_size};
+use crate::driver::{self, Driver, Handle};
+use crate::error::Error;
+
+/// How often a call that undoes something is tried.
+const ATTEMPTS: usize = 3;
+
+/// What an action moved. Bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// From the shared to the dedicated tier.
+    pub promoted: u64,
+    /// From the dedicated to the shared tier.
+    pub demoted: u64,
+}
+
+/// What failing calls left behind.
+#[derive(Debug, Default)]
+pub(super) struct Repairs {
+    /// Backing mapped where it ought not be.
+    stuck: Vec<Stuck>,
+    /// Granules whose backing is mapped nowhere, or cannot be accessed.
+    detached: Vec<GranuleId>,
+    /// Where new backing is mapped while it is filled.
+    working: Option<u64>,
+    /// All addresses ever reserved for that.
+    reserved: Vec<u64>,
+}
+
+#[derive(Debug)]
+struct Stuck {
+    address: u64,
+    handles: Vec<Handle>,
+    tier: Tier,
+}
+
+impl Repairs {
+    /// Bytes of stuck backing.
+    pub(super) fn bytes(&self, tier: Tier, granule: u64) -> u64 {
+        self.stuck.iter().filter(|stuck| stuck.tier == tier).map(|stuck| stuck.handles.len() as u64 * granule).sum()
+    }
+
+    /// Gives the working addresses back.
+    pub(super) fn close(&mut self, driver: &dyn Driver, device: usize, granule: u64) {
+        for address in self.reserved.drain(..) {
+            if let Err(why) = driver.unreserve(device, address, granule) {
+                log::debug!("addresses were left behind: {why}");
+            }
+        }
+    }
+}
+
+fn insist(mut call: impl FnMut() -> driver::Result<()>) -> driver::Result<()> {
+    let mut result = call();
+    for _ in 1..ATTEMPTS {
+        if result.is_ok() {
+            break;
+        }
+        result = call();
+    }
+    result
+}
+
+impl Heap {
+    /// Activates: model blocks first, then the others, each in `order`, into what is dedicated less `reserve` less `persist`; then
+    /// freezes. New blocks get the reserve first.
+    ///
+    /// # Errors
+    /// Where reserve and persist are more than there is, or the rest does not fit the shared tier: nothing has moved then. While a
+    /// graph is captured. The driver's: what had moved stays moved, everything stays usable, and the state is the old one.
+    pub fn activate(&mut self, reserve: u64, persist: u64, order: Order) -> Result<Moved, Error> {
+        let budget = self.ledger.resident_budget(reserve, persist).map_err(Error::Argument)?;
+        let moved = self.place(order, budget / self.granule)?;
+        self.settle(Phase::Active, reserve, persist);
+        Ok(moved)
+    }
+
+    /// Places everything anew with all of the dedicated tier, without reserve or persist, and thaws.
+    ///
+    /// # Errors
+    /// As for [`activate`](Heap::activate).
+    pub fn disable(&mut self, order: Order) -> Result<Moved, Error> {
+        let moved = self.place(order, self.ledger.capacity[Tier::Dedicated] / self.granule)?;
+        self.settle(Phase::Disabled, 0, 0);
+        Ok(moved)
+    }
+
+    /// Moves everything to the shared tier and gives all dedicated memory back to the driver. Every block stays usable.
+    ///
+    /// # Errors
+    /// Where not everything fits the shared tier: nothing has moved then. Otherwise as for [`activate`](Heap::activate).
+    pub fn free_vram(&mut self) -> Result<Moved, Error> {
+        let moved = self.place(Order::default(), 0)?;
+        self.settle(Phase::Freed, 0, 0);
+        self.stock.trim(Tier::Dedicated, 0);
+        self.note();
+        Ok(moved)
+    }
+
+    /// PyTorch's `empty_cache`: gives idle backing back to the driver. Does nothing while frozen.
+    ///
+    /// # Errors
+    /// While a graph is captured; the driver's.
+    pub fn reset(&mut self) -> Result<(), Error> {
+        self.stats.resets += 1;
+        if self.is_frozen() {
+            return Ok(());
+        }
+        self.quiesce()?;
+        self.strip();
+        let reserve = if self.ledger.reserve_open { 0 } else { self.ledger.reserve };
+        self.stock.trim(Tier::Dedicated, reserve);
+        self.stock.trim(Tier::Shared, self.ledger.working);
+        self.note();
+        Ok(())
+    }
+
+    /// Moves one block to a tier, with the small blocks that share its granules. `address` may lie inside the block.
+    ///
+    /// # Errors
+    /// An address in no live block; a tier without room; while a graph is captured; the driver's.
+    pub fn move_block(&mut self, address: u64, tier: Tier) -> Result<Moved, Error> {
+        let start = self.extent(address)?.0;
+        self.quiesce()?;
+        let (index, id) = self.locate(start)?;
+        let core = &self.arenas[index].core;
+        let granules: Vec<_> = core
+            .granules_of(id)
+            .filter(|granule| core.tier_of_granule(*granule) == Some(tier.other()))
+            .map(|granule| GranuleId { arena: index as u32, granule })
+            .collect();
+        let needed = granules.len() as u64 * self.granule;
+        let mut room = self.ledger.limit(tier).saturating_sub(self.mapped(tier));
+        if needed > room {
+            self.strip();
+            room = self.ledger.limit(tier).saturating_sub(self.mapped(tier));
+        }
+        if needed > room {
+            return Err(Error::Refused(format!(
+                "the block needs {} more of the {tier} tier, which has {} left: free something there first",
+                show_size(needed),
+                show_size(room)
+            )));
+        }
+        let (promote, demote) = match tier {
+            Tier::Dedicated => (granules, Vec::new()),
+            Tier::Shared => (Vec::new(), granules),
+        };
+        let moved = self.swap(promote, demote);
+        self.fill_stock();
+        self.note();
+        moved
+    }
+
+    /// Takes back the backing of everything idle, at a safe point of its own; whether there was any.
+    pub(super) fn reclaim_idle(&mut self) -> bool {
+        self.quiesce().is_ok() && self.strip() > 0
+    }
+
+    /// The state after a placement.
+    fn settle(&mut self, phase: Phase, reserve: u64, persist: u64) {
+        self.stats.phase = phase;
+        self.stats.reserve_used = Default::default();
+        let active = phase == Phase::Active;
+        self.current = if active { SCRATCH } else { RESIDENT };
+        self.ledger.reserve = reserve;
+        self.ledger.persist = persist;
+        self.ledger.reserve_open = active;
+        for bound in &mut self.arenas {
+            let blocks: Vec<_> = bound.core.blocks().map(|block| block.id).collect();
+            blocks.into_iter().for_each(|id| bound.core.marks_mut(id).scratch = false);
+        }
+        let limit = self.ledger.limit(Tier::Dedicated);
+        self.stock.trim(Tier::Dedicated, limit.saturating_sub(self.mapped(Tier::Dedicated)));
+        self.stock.trim(Tier::Shared, self.ledger.working);
+        self.fill_stock();
+        self.note();
+    }
+
+    /// Quiesces, strips, and moves every granule that a block touches to where the plan wants it, `budget` of them dedicated.
+    fn place(&mut self, order: Order, budget: u64) -> Result<Moved, Error> {
+        self.quiesce()?;
+        self.strip();
+        let plan = placement::plan(self.residents(), order, budget);
+        let (needed, limit) = (plan.shared() * self.granule, self.ledger.limit(Tier::Shared));
+        if needed > limit {
+            return Err(Error::Refused(format!(
+                "{} would have to lie in the shared tier, which holds {}: choose a smaller reserve or persist, free something, or \
+                 raise the option \"shared\"; nothing was moved",
+                show_size(needed),
+                show_size(limit)
+            )));
+        }
+        let (mut promote, mut demote) = (Vec::new(), Vec::new());
+        for (id, tier) in &plan.tiers {
+            if self.arenas[id.arena as usize].core.tier_of_granule(id.granule) == Some(tier.other()) {
+                match tier {
+                    Tier::Dedicated => promote.push(*id),
+                    Tier::Shared => demote.push(*id),
+                }
+            }
+        }
+        promote.sort_unstable();
+        demote.sort_unstable();
+        self.swap(promote, demote)
+    }
+
+    /// Everything that wants a place: the blocks, and what else of the pools' granules graphs may touch.
+    fn residents(&self) -> Vec<Resident> {
+        let mut residents = Vec::new();
+        for (index, bound) in self.arenas.iter().enumerate() {
+            let arena = index as u32;
+            residents.extend(bound.core.blocks().map(|block| Resident {
+                arena,
+                granules: bound.core.granules_of(block.id),
+                size: block.size,
+                model: block.marks.model,
+            }));
+            if self.pools.owns(index) {
+                let idle = bound.core.idle_granules().into_iter();
+                residents.extend(idle.map(|granule| Resident {
+                    arena,
+                    granules: granule..granule + 1,
+                    size: self.granule,
+                    model: false,
+                }));
+            }
+        }
+        residents
+    }
+
+    /// Moves granules in both directions, a demotion's backing serving the next promotion. The device must be quiet.
+    fn swap(&mut self, promote: Vec<GranuleId>, demote: Vec<GranuleId>) -> Result<Moved, Error> {
+        let (mut promote, mut demote) = (promote.into_iter().peekable(), demote.into_iter().peekable());
+        let mut changes: BTreeMap<u32, Vec<(u32, Option<Tier>)>> = BTreeMap::new();
+        let mut moved = Moved::default();
+        let result = loop {
+            let next = match (demote.peek(), promote.peek()) {
+                (None, None) => break Ok(()),
+                (Some(id), _) if self.can_take(Tier::Shared) => (*id, Tier::Shared),
+                (_, Some(id)) => (*id, Tier::Dedicated),
+                (Some(id), None) => (*id, Tier::Shared),
+            };
+            let (id, tier) = next;
+            if let Err(why) = self.rehouse(id, tier) {
+                break Err(why);
+            }
+            changes.entry(id.arena).or_default().push((id.granule, Some(tier)));
+            match tier {
+                Tier::Dedicated => {
+                    promote.next();
+                    moved.promoted += self.granule;
+                }
+                Tier::Shared => {
+                    demote.next();
+                    moved.demoted += self.granule;
+                }
+            }
+        };
+        for (arena, changes) in changes {
+            self.stats.migrations += changes.len() as u64;
+            self.stats.migrated_bytes += changes.len() as u64 * self.granule;
+            self.arenas[arena as usize].core.set_tiers(changes, Heap::HOME);
+        }
+        self.recount();
+        self.note();
+        result.map(|()| moved)
+    }
+
+    fn can_take(&self, tier: Tier) -> bool {
+        self.stock.bytes(tier) > 0 || self.stock.held(tier) + self.granule <= self.ledger.capacity[tier]
+    }
+
+    /// Gives one granule backing in another tier, with its contents. The old backing goes to the stock.
+    fn rehouse(&mut self, id: GranuleId, tier: Tier) -> Result<(), Error> {
+        let (device, granule) = (self.device, self.granule);
+        let old = self.arenas[id.arena as usize].handles[id.granule as usize].ok_or_else(|| {
+            Error::Refused(format!("granule {} of arena {} has no backing to move", id.granule, id.arena))
+        })?;
+        let address = self.address_of(id);
+        let working = self.working_address()?;
+        let new = self.stock.take(tier, 0, self.ledger.capacity[tier])?.ok_or_else(|| {
+            Error::Refused(format!("the {tier} tier has no granule left to move into: free something there first"))
+        })?;
+        let driver = self.driver.clone();
+        let filled = driver.map(device, working, granule, new).and_then(|()| {
+            let filled = driver.set_access(device, working, granule).and_then(|()| driver.copy(device, working, address, granule));
+            let cleared = insist(|| driver.unmap(device, working, granule));
+            if cleared.is_err() {
+                self.repairs.working = None;
+                self.repairs.stuck.push(Stuck { address: working, handles: vec![new], tier });
+            }
+            filled.and(cleared)
+        });
+        let is_stuck = self.repairs.stuck.iter().any(|stuck| stuck.address == working);
+        let swapped = filled.and_then(|()| driver.unmap(device, address, granule)).and_then(|()| {
+            let attached = self.attach(address, new);
+            if attached.is_err() && insist(|| self.attach(address, old)).is_err() {
+                self.repairs.detached.push(id);
+            }
+            attached
+        });
+        match swapped {
+            Ok(()) => {
+                self.arenas[id.arena as usize].handles[id.granule as usize] = Some(new);
+                self.stock.put(tier.other(), old);
+                Ok(())
+            }
+            Err(why) => {
+                if !is_stuck {
+                    self.stock.put(tier, new);
+                }
+                Err(why.into())
+            }
+        }
+    }
+
+    /// Maps a handle at an address, accessible, or not at all.
+    fn attach(&self, address: u64, handle: Handle) -> driver::Result<()> {
+        self.driver.map(self.device, address, self.granule, handle)?;
+        insist(|| self.driver.set_access(self.device, address, self.granule)).inspect_err(|_| {
+            if let Err(why) = insist(|| self.driver.unmap(self.device, address, self.granule)) {
+                log::error!("a granule at {address:#x} is mapped but cannot be accessed: {why}");
+            }
+        })
+    }
+
+    fn address_of(&self, id: GranuleId) -> u64 {
+        self.arenas[id.arena as usize].base + u64::from(id.granule) * self.granule
+    }
+
+    fn working_address(&mut self) -> driver::Result<u64> {
+        if let Some(address) = self.repairs.working {
+            return Ok(address);
+        }
+        let address = self.driver.reserve(self.device, self.granule, self.granule)?;
+        self.repairs.reserved.push(address);
+        self.repairs.working = Some(address);
+        Ok(address)
+    }
+
+    /// Takes the backing of idle granules back to the stock, other than pools'. The device must be quiet. Returns bytes.
+    fn strip(&mut self) -> u64 {
+        let mut stripped = 0;
+        for index in 0..self.arenas.len() {
+            if self.pools.owns(index) {
+                continue;
+            }
+            let idle = self.arenas[index].core.idle_granules();
+            let gone = self.unmap_granules(index, &idle);
+            stripped += gone.len() as u64 * self.granule;
+            if !gone.is_empty() {
+                let changes = gone.into_iter().map(|granule| (granule, None));
+                self.arenas[index].core.set_tiers(changes, Heap::HOME);
+            }
+        }
+        self.note();
+        stripped
+    }
+
+    /// Unmaps granules, their handles to the stock; returns those for which it worked. The core is told by the caller.
+    pub(super) fn unmap_granules(&mut self, index: usize, granules: &[u32]) -> Vec<u32> {
+        let mut gone = Vec::new();
+        let Bound { base, core, handles } = &mut self.arenas[index];
+        for run in granules.chunk_by(|a, b| a + 1 == *b) {
+            let run: Vec<u32> = run.iter().copied().filter(|granule| handles[*granule as usize].is_some()).collect();
+            for run in run.chunk_by(|a, b| a + 1 == *b) {
+                let address = *base + u64::from(run[0]) * self.granule;
+                if let Err(why) = insist(|| self.driver.unmap(self.device, address, run.len() as u64 * self.granule)) {
+                    log::debug!("idle backing stays where it is: {why}");
+                    continue;
+                }
+                for granule in run {
+                    let tier = core.tier_of_granule(*granule);
+                    if let (Some(handle), Some(tier)) = (handles[*granule as usize].take(), tier) {
+                        self.stock.put(tier, handle);
+                    }
+                    gone.push(*granule);
+                }
+            }
+        }
+        gone
+    }
+
+    /// Undoes the mapping of a run of handles, which go back to the stock; if even that fails, it is left for later.
+    pub(super) fn undo_map(&mut self, address: u64, handles: &[Handle], tier: Tier) {
+        if handles.is_empty() {
+            return;
+        }
+        let bytes = handles.len() as u64 * self.granule;
+        match insist(|| self.driver.unmap(self.device, address, bytes)) {
+            Ok(()) => handles.iter().for_each(|handle| self.stock.put(tier, *handle)),
+            Err(why) => {
+                log::debug!("{} at {address:#x} could not be unmapped yet: {why}", show_size(bytes));
+                self.repairs.stuck.push(Stuck { address, handles: handles.to_vec(), tier });
+            }
+        }
+    }
+
+    /// Tries again what failing calls left undone.
+    pub(super) fn mend(&mut self) {
+        for stuck in std::mem::take(&mut self.repairs.stuck) {
+            self.undo_map(stuck.address, &stuck.handles, stuck.tier);
+        }
+        for id in std::mem::take(&mut self.repairs.detached) {
+            let handle = self.arenas[id.arena as usize].handles[id.granule as usize];
+            if let Some(handle) = handle
+                && let Err(why) = insist(|| self.attach(self.address_of(id), handle))
+            {
+                log::error!("granule {} of arena {} has lost its mapping and cannot get it back yet: {why}", id.granule, id.arena);
+                self.repairs.detached.push(id);
+            }
+        }
+    }
+
+    /// Counts anew what migration changes: the bytes of live blocks in each tier.
+    fn recount(&mut self) {
+        let mut allocated = crate::core::PerTier::<u64>::default();
+        for bound in &self.arenas {
+            for block in bound.core.blocks() {
+                let bytes = bound.core.residency(block.id);
+                for tier in Tier::ALL {
+                    allocated[tier] += bytes[tier];
+                }
+            }
+        }
+        for tier in Tier::ALL {
+            self.stats.tiers[tier].allocated.set(allocated[tier]);
+            self.stats.tiers[tier].active.set(allocated[tier]);
+        }
+        let scratch = self.arenas.iter().flat_map(|bound| {
+            let live = bound.core.blocks().filter(|block| block.marks.scratch);
+            live.map(|block| bound.core.residency(block.id)[Tier::Dedicated])
+        });
+        self.stats.reserve_used.set(scratch.sum());
+    }
+}

@@ -1,0 +1,452 @@
+//! The heap of one device: the core's bookkeeping bound to a driver.
+//!
+//! ```text
+//!   malloc ──▶ arena has a free dedicated block? ──▶ done, no driver call
+//!                   │ no
+//!                   ▼
+//!               supply.rs   the order of supply, growth by granules
+//!               stock.rs    handles mapped nowhere: the reserve, and what was taken back
+//!               migrate.rs  granules change tier under stable addresses
+//!               streams.rs  streams by number, events
+//!               retired.rs  blocks given back that other streams still use
+//!               pools.rs    what graph captures allocate
+//!               report.rs   the memory map
+//! ```
+//!
+//! A heap is used under its device's lock and takes none itself.
+
+mod migrate;
+mod pools;
+mod report;
+mod retired;
+mod stock;
+mod streams;
+mod supply;
+
+use std::sync::Arc;
+
+use crate::core::{Arena, BlockId, Class, Ledger, PerTier, Phase, Stats, StreamId, Tier, rounded, show_size};
+use crate::driver::{Driver, DriverError, Handle, Stream};
+use crate::error::Error;
+
+pub use migrate::Moved;
+pub use pools::PoolId;
+pub use report::{ArenaMap, GranuleMap, MemoryMap};
+
+/// How a heap is set up. Bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeapOptions {
+    /// Dedicated memory to use at most; otherwise what is free at the start.
+    pub dedicated: Option<u64>,
+    /// Shared memory to use at most; otherwise what the driver offers.
+    pub shared: Option<u64>,
+    /// Size of a granule; otherwise the driver's granularity.
+    pub granule: Option<u64>,
+    /// Dedicated memory that loading leaves alone.
+    pub reserve: u64,
+}
+
+/// An arena with its addresses and its backing.
+#[derive(Debug)]
+struct Bound {
+    core: Arena,
+    base: u64,
+    /// The handle under each granule, up to the last one ever backed.
+    handles: Vec<Option<Handle>>,
+}
+
+/// What an arena is for is told by its place: first the two (small, large) for what comes while not frozen,
+const RESIDENT: usize = 0;
+/// then the two for what comes while frozen,
+const SCRATCH: usize = 2;
+/// then those of the pools of graph captures.
+const FIRST_OF_POOLS: usize = 4;
+
+/// The heap of one device.
+#[derive(Debug)]
+pub struct Heap {
+    driver: Arc<dyn Driver>,
+    device: usize,
+    granule: u64,
+    ledger: Ledger,
+    /// Every arena's reservation is this long and aligned to it, so the high bits of an address name its arena.
+    arena_shift: u32,
+    arena_keys: Vec<u64>,
+    arenas: Vec<Bound>,
+    /// The first arena of those that new blocks go to: [`RESIDENT`], or [`SCRATCH`] while frozen.
+    current: usize,
+    stock: stock::Stock,
+    streams: streams::Streams,
+    retired: retired::RetiredBlocks,
+    pools: pools::Pools,
+    repairs: migrate::Repairs,
+    stats: Stats,
+    last_refusal: Option<DriverError>,
+}
+
+impl Heap {
+    /// A heap on `device`. Creates the backing of the reserve, if one is asked for, and the working room of migrations.
+    ///
+    /// # Errors
+    /// The driver's; options that cannot be.
+    pub fn new(driver: Arc<dyn Driver>, device: usize, options: &HeapOptions) -> Result<Heap, Error> {
+        let info = driver.device_info(device)?;
+        let granule = options.granule.unwrap_or(info.granularity);
+        if !granule.is_power_of_two() || granule < info.granularity {
+            return Err(Error::Argument(format!(
+                "a granule of {} cannot be: the driver of {} needs a power of two of at least {}",
+                show_size(granule),
+                info.name,
+                show_size(info.granularity)
+            )));
+        }
+        let whole = |bytes: u64| bytes / granule * granule;
+        let capacity = PerTier::new(
+            whole(options.dedicated.unwrap_or(info.dedicated_free).min(info.dedicated_total)),
+            whole(options.shared.unwrap_or(info.shared_total).min(info.shared_total)),
+        );
+        let reserve = options.reserve.min(capacity[Tier::Dedicated]);
+        if options.reserve > capacity[Tier::Dedicated] {
+            log::warn!(
+                "the reserve {} is more than the {} of dedicated memory on device {device}: all of it is kept for scratch",
+                show_size(options.reserve),
+                show_size(capacity[Tier::Dedicated])
+            );
+        }
+        let working = if capacity[Tier::Shared] == 0 { 0 } else { granule };
+        let ledger = Ledger { capacity, reserve, working, ..Ledger::default() };
+        // Twice all there is to back, so that holes and growth never want for addresses.
+        let length = (2 * (capacity[Tier::Dedicated] + capacity[Tier::Shared])).max(64 * granule).next_power_of_two();
+        let mut heap = Heap {
+            stock: stock::Stock::new(driver.clone(), device, granule),
+            streams: streams::Streams::new(driver.clone(), device),
+            retired: retired::RetiredBlocks::default(),
+            pools: pools::Pools::default(),
+            repairs: migrate::Repairs::default(),
+            driver,
+            device,
+            granule,
+            ledger,
+            arena_shift: length.trailing_zeros(),
+            arena_keys: Vec::new(),
+            arenas: Vec::new(),
+            current: RESIDENT,
+            stats: Stats::default(),
+            last_refusal: None,
+        };
+        for class in [Class::Small, Class::Large, Class::Small, Class::Large] {
+            heap.add_arena(class)?;
+        }
+        heap.fill_stock();
+        heap.note();
+        Ok(heap)
+    }
+
+    fn add_arena(&mut self, class: Class) -> Result<usize, Error> {
+        let length = 1u64 << self.arena_shift;
+        let base = self.driver.reserve(self.device, length, length)?;
+        self.arena_keys.push(base >> self.arena_shift);
+        self.arenas.push(Bound { core: Arena::new(length, self.granule, class), base, handles: Vec::new() });
+        Ok(self.arenas.len() - 1)
+    }
+
+    /// Gives out a block: `bytes` for use on `stream`, in a capture's pool if one is named. Size 0 is the caller's affair.
+    ///
+    /// O(1) and without a driver call where a free dedicated block fits; otherwise see the order of supply.
+    ///
+    /// # Errors
+    /// Out of memory in both tiers, with the figures; a size beyond reason; the driver's.
+    #[inline]
+    pub fn malloc(&mut self, bytes: u64, stream: Stream, pool: Option<PoolId>) -> Result<u64, Error> {
+        let Some(size) = rounded(bytes) else {
+            self.stats.out_of_memory += 1;
+            return Err(self.out_of_memory(bytes));
+        };
+        let stream = self.streams.number(stream)?;
+        let class = Class::of(size) as usize;
+        if self.arenas.is_empty() {
+            return Err(Error::Refused("giant-kitten was shut down in this process: nothing can be allocated".into()));
+        }
+        let index = match pool {
+            None => self.current + class,
+            Some(pool) => self.pool_arena(pool, class)?,
+        };
+        match self.arenas[index].core.take(size, bytes, Tier::Dedicated, stream) {
+            Some(id) => Ok(self.give(index, id, size, bytes, Tier::Dedicated)),
+            None => self.supply(index, size, bytes, stream),
+        }
+    }
+
+    /// Counts a new block and says its address.
+    #[inline]
+    fn give(&mut self, index: usize, id: BlockId, size: u64, bytes: u64, tier: Tier) -> u64 {
+        let scratch = self.current == SCRATCH;
+        let bound = &mut self.arenas[index];
+        if scratch {
+            bound.core.marks_mut(id).scratch = true;
+        }
+        let in_tier = match tier {
+            Tier::Dedicated => PerTier::new(size, 0),
+            Tier::Shared => PerTier::new(0, size),
+        };
+        self.stats.allocate(in_tier, bytes, scratch);
+        bound.base + bound.core.extent(id).0
+    }
+
+    /// Takes a block back. `stream` is the one on which it was used last; work on others must have been told by
+    /// [`record_stream`](Heap::record_stream).
+    ///
+    /// # Errors
+    /// An address that is not the start of a live block. Nothing has changed then.
+    #[inline]
+    pub fn free(&mut self, address: u64, stream: Stream) -> Result<(), Error> {
+        let (index, id) = self.locate(address)?;
+        let core = &mut self.arenas[index].core;
+        let (owner, marks) = core.owner(id);
+        let stream = self.streams.number_at_free(stream, owner)?;
+        let (_, size) = core.extent(id);
+        let requested = core.block(id).requested;
+        let bytes = match core.tier(id) {
+            Some(Tier::Dedicated) => PerTier::new(size, 0),
+            Some(Tier::Shared) => PerTier::new(0, size),
+            None => core.residency(id),
+        };
+        self.stats.free(bytes, requested, marks.scratch, marks.shared_use);
+        if marks.shared_use {
+            self.retire(index, id, address, stream);
+        } else {
+            core.release(id, stream);
+        }
+        Ok(())
+    }
+
+    /// Tells that work on `stream`, besides the block's own, uses the block: once freed, it waits for that work.
+    /// `address` may lie inside the block.
+    ///
+    /// # Errors
+    /// An address in no live block.
+    pub fn record_stream(&mut self, address: u64, stream: Stream) -> Result<(), Error> {
+        let (index, id) = self.locate_inside(address)?;
+        let stream = self.streams.number(stream)?;
+        let Bound { core, base, .. } = &mut self.arenas[index];
+        if core.owner(id).0 != stream {
+            core.marks_mut(id).shared_use = true;
+            self.retired.add_use(*base + core.extent(id).0, stream);
+        }
+        Ok(())
+    }
+
+    /// Says whether a block belongs to the model. `address` may lie inside the block.
+    ///
+    /// # Errors
+    /// An address in no live block.
+    pub fn mark(&mut self, address: u64, model: bool) -> Result<(), Error> {
+        let (index, id) = self.locate_inside(address)?;
+        self.arenas[index].core.marks_mut(id).model = model;
+        Ok(())
+    }
+
+    /// How many bytes of a block lie in each tier. `address` may lie inside the block.
+    ///
+    /// # Errors
+    /// An address in no live block.
+    pub fn residency(&self, address: u64) -> Result<PerTier<u64>, Error> {
+        let (index, id) = self.locate_inside(address)?;
+        Ok(self.arenas[index].core.residency(id))
+    }
+
+    /// Start and length of the block that holds an address.
+    ///
+    /// # Errors
+    /// An address in no live block.
+    pub fn extent(&self, address: u64) -> Result<(u64, u64), Error> {
+        let (index, id) = self.locate_inside(address)?;
+        let (offset, size) = self.arenas[index].core.extent(id);
+        Ok((self.arenas[index].base + offset, size))
+    }
+
+    /// Whether an address lies in one of this heap's arenas.
+    pub fn owns(&self, address: u64) -> bool {
+        self.arena_of(address).is_some()
+    }
+
+    /// What is counted.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            capacity: self.ledger.capacity,
+            reserve: self.ledger.reserve,
+            persist: self.ledger.persist,
+            retired_blocks: self.retired.len() as u64,
+            ..self.stats
+        }
+    }
+
+    /// The counters, to be reset.
+    pub fn stats_mut(&mut self) -> &mut Stats {
+        &mut self.stats
+    }
+
+    /// Limits the dedicated tier to a fraction of the card, and of what it had at the start. What is mapped beyond stays.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn set_memory_fraction(&mut self, fraction: f64) -> Result<(), Error> {
+        let total = self.driver.device_info(self.device)?.dedicated_total;
+        let limit = (total as f64 * fraction) as u64 / self.granule * self.granule;
+        self.ledger.fraction_limit = Some(limit);
+        Ok(())
+    }
+
+    /// Which part of its life the device is in.
+    pub fn phase(&self) -> Phase {
+        self.stats.phase
+    }
+
+    /// Whether nothing is released and nothing moves: after an activation.
+    pub fn is_frozen(&self) -> bool {
+        self.current == SCRATCH
+    }
+
+    /// Bytes of a granule.
+    pub fn granule(&self) -> u64 {
+        self.granule
+    }
+
+    #[inline]
+    fn arena_of(&self, address: u64) -> Option<usize> {
+        let key = address >> self.arena_shift;
+        self.arena_keys.iter().position(|known| *known == key)
+    }
+
+    #[inline]
+    fn locate(&self, address: u64) -> Result<(usize, BlockId), Error> {
+        let index = self.arena_of(address).ok_or(Error::NotAllocated { address })?;
+        let bound = &self.arenas[index];
+        let id = bound.core.find(address - bound.base).ok_or(Error::NotAllocated { address })?;
+        Ok((index, id))
+    }
+
+    fn locate_inside(&self, address: u64) -> Result<(usize, BlockId), Error> {
+        let index = self.arena_of(address).ok_or(Error::NotAllocated { address })?;
+        let bound = &self.arenas[index];
+        let id = bound.core.find_inside(address - bound.base).ok_or(Error::NotAllocated { address })?;
+        Ok((index, id))
+    }
+
+    /// Bytes mapped at arena addresses.
+    fn mapped(&self, tier: Tier) -> u64 {
+        self.arenas.iter().map(|bound| bound.core.backed()[tier]).sum()
+    }
+
+    /// Brings the gauges that follow from the driver's memory up to date. Wherever that changes.
+    fn note(&mut self) {
+        for tier in Tier::ALL {
+            let (mapped, reserved) = (self.mapped(tier), self.stock.held(tier));
+            self.stats.tiers[tier].mapped.set(mapped);
+            self.stats.tiers[tier].reserved.set(reserved);
+        }
+    }
+
+    /// Keeps in stock what is promised: the part of the reserve that is not handed out, and the working room. What the driver will
+    /// not give is missing then, and said.
+    fn fill_stock(&mut self) {
+        let limit = self.ledger.capacity[Tier::Dedicated] - self.ledger.persist.min(self.ledger.capacity[Tier::Dedicated]);
+        let promised = PerTier::new(self.ledger.reserve, self.ledger.working);
+        for (tier, capacity) in [(Tier::Dedicated, limit), (Tier::Shared, self.ledger.capacity[Tier::Shared])] {
+            if let Err(why) = self.stock.fill(tier, promised[tier], capacity) {
+                log::warn!(
+                    "{} of {tier} memory could be set aside on device {}, not {}: {why}",
+                    show_size(self.stock.bytes(tier)),
+                    self.device,
+                    show_size(promised[tier])
+                );
+            }
+        }
+    }
+
+    fn out_of_memory(&self, bytes: u64) -> Error {
+        let of = |value: &dyn Fn(Tier) -> u64| PerTier::new(value(Tier::Dedicated), value(Tier::Shared));
+        Error::OutOfMemory(Box::new(crate::error::OutOfMemory {
+            device: self.device,
+            requested: bytes,
+            limit: of(&|tier| self.ledger.limit(tier)),
+            mapped: of(&|tier| self.mapped(tier)),
+            allocated: of(&|tier| self.stats.tiers[tier].allocated.current),
+            driver: self.last_refusal.clone(),
+        }))
+    }
+
+    /// Tests the invariants of every arena, and of the heap over them. O(everything).
+    ///
+    /// # Errors
+    /// The first that does not hold, in words.
+    pub fn check(&self) -> Result<(), String> {
+        let mut allocated = PerTier::<u64>::default();
+        for bound in &self.arenas {
+            bound.core.check()?;
+            for granule in 0..bound.handles.len() as u32 {
+                let (handle, tier) = (bound.handles[granule as usize], bound.core.tier_of_granule(granule));
+                if handle.is_some() != tier.is_some() {
+                    return Err(format!("granule {granule}: handle {handle:?}, tier {tier:?}"));
+                }
+            }
+            for block in bound.core.blocks().filter(|block| !block.retired) {
+                let bytes = bound.core.residency(block.id);
+                for tier in Tier::ALL {
+                    allocated[tier] += bytes[tier];
+                }
+            }
+        }
+        for tier in Tier::ALL {
+            let counted = self.stats.tiers[tier].allocated.current;
+            if counted != allocated[tier] {
+                return Err(format!("{counted} bytes allocated in {tier} by the counters, {} by the blocks", allocated[tier]));
+            }
+            let known = self.mapped(tier) + self.stock.bytes(tier) + self.repairs.bytes(tier, self.granule);
+            if self.stock.held(tier) != known {
+                return Err(format!("{} bytes held in {tier}, {known} accounted for", self.stock.held(tier)));
+            }
+            if self.stock.held(tier) > self.ledger.capacity[tier] {
+                return Err(format!("{} bytes held in {tier}, beyond its capacity", self.stock.held(tier)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives everything back to the driver. Errors are only logged: at the end of a process the driver may have gone already.
+    pub fn close(&mut self) {
+        if let Err(why) = self.driver.synchronize(self.device) {
+            log::debug!("the device could not be waited for: {why}");
+        }
+        self.release_retired();
+        self.mend();
+        for index in 0..self.arenas.len() {
+            let all: Vec<u32> = (0..self.arenas[index].handles.len() as u32).collect();
+            self.unmap_granules(index, &all);
+            let (base, length) = (self.arenas[index].base, 1u64 << self.arena_shift);
+            if let Err(why) = self.driver.unreserve(self.device, base, length) {
+                log::debug!("addresses were left behind: {why}");
+            }
+        }
+        self.repairs.close(&*self.driver, self.device, self.granule);
+        for tier in Tier::ALL {
+            self.stock.trim(tier, 0);
+        }
+        self.streams.close();
+        self.arenas.clear();
+        self.arena_keys.clear();
+    }
+}
+
+impl Drop for Heap {
+    fn drop(&mut self) {
+        if !self.arenas.is_empty() {
+            self.close();
+        }
+    }
+}
+
+impl Heap {
+    /// The number of the first stream; what a safe point leaves free belongs to it.
+    const HOME: StreamId = StreamId(0);
+}

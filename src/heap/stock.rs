@@ -1,0 +1,86 @@
+//! The stock: physical backing that is held from the driver, one handle a granule, and mapped nowhere.
+
+use std::sync::Arc;
+
+use crate::core::{PerTier, Tier};
+use crate::driver::{self, Driver, Handle};
+
+/// The handles of one device that are mapped nowhere, and the count of all that the driver was asked for.
+#[derive(Debug)]
+pub(super) struct Stock {
+    driver: Arc<dyn Driver>,
+    device: usize,
+    granule: u64,
+    handles: PerTier<Vec<Handle>>,
+    held: PerTier<u64>,
+}
+
+impl Stock {
+    pub(super) fn new(driver: Arc<dyn Driver>, device: usize, granule: u64) -> Self {
+        Stock { driver, device, granule, handles: PerTier::default(), held: PerTier::default() }
+    }
+
+    /// Bytes held from the driver in a tier: here, mapped, or lost to a failure that is yet to be mended.
+    pub(super) fn held(&self, tier: Tier) -> u64 {
+        self.held[tier]
+    }
+
+    /// Bytes in stock.
+    pub(super) fn bytes(&self, tier: Tier) -> u64 {
+        self.handles[tier].len() as u64 * self.granule
+    }
+
+    /// A handle from the stock as long as more than `keep` bytes are in it, or else a new one as long as no more than `capacity`
+    /// bytes are held.
+    ///
+    /// # Errors
+    /// The driver's; `Ok(None)` where the capacity is reached.
+    pub(super) fn take(&mut self, tier: Tier, keep: u64, capacity: u64) -> driver::Result<Option<Handle>> {
+        if self.bytes(tier) > keep
+            && let Some(handle) = self.handles[tier].pop()
+        {
+            return Ok(Some(handle));
+        }
+        if self.held[tier] + self.granule > capacity {
+            return Ok(None);
+        }
+        let handle = self.driver.create(self.device, tier, self.granule)?;
+        self.held[tier] += self.granule;
+        Ok(Some(handle))
+    }
+
+    /// Puts a handle in that is mapped nowhere.
+    pub(super) fn put(&mut self, tier: Tier, handle: Handle) {
+        self.handles[tier].push(handle);
+    }
+
+    /// Creates handles until `bytes` are in stock, as long as no more than `capacity` bytes are held.
+    ///
+    /// # Errors
+    /// The driver's; what was created stays.
+    pub(super) fn fill(&mut self, tier: Tier, bytes: u64, capacity: u64) -> driver::Result<()> {
+        while self.bytes(tier) < bytes && self.held[tier] + self.granule <= capacity {
+            let handle = self.driver.create(self.device, tier, self.granule)?;
+            self.held[tier] += self.granule;
+            self.handles[tier].push(handle);
+        }
+        Ok(())
+    }
+
+    /// Gives handles back to the driver until no more than `bytes` are in stock. One that the driver will not take stays.
+    pub(super) fn trim(&mut self, tier: Tier, bytes: u64) {
+        let mut refused = Vec::new();
+        while self.bytes(tier) + refused.len() as u64 * self.granule > bytes
+            && let Some(handle) = self.handles[tier].pop()
+        {
+            match self.driver.release(self.device, handle) {
+                Ok(()) => self.held[tier] -= self.granule,
+                Err(why) => {
+                    log::debug!("backing stays in stock: {why}");
+                    refused.push(handle);
+                }
+            }
+        }
+        self.handles[tier].append(&mut refused);
+    }
+}

@@ -1,0 +1,162 @@
+//! The order of supply: where a block comes from when its arena has no free dedicated one at hand.
+//!
+//! 1. blocks given back earlier whose work on other streams is done by now;
+//! 2. new dedicated granules: while active the reserve first, then whatever else of the tier is left;
+//! 3. other free dedicated blocks: of the sister arena, then of other streams, which are waited for by the GPU;
+//! 4. a free shared block, in the same order;
+//! 5. new shared granules;
+//! 6. before giving up: all idle backing is taken back, and 2 and 5 are tried again.
+//!
+//! So never a free shared block before the reserve, and never out of memory while anything is idle.
+
+use super::{Bound, FIRST_OF_POOLS, Heap};
+use crate::core::{StreamId, Tier};
+use crate::driver::{DriverError, Handle};
+use crate::error::Error;
+
+/// A request on its way through the order of supply.
+#[derive(Clone, Copy)]
+struct Request {
+    index: usize,
+    size: u64,
+    bytes: u64,
+    stream: StreamId,
+}
+
+impl Heap {
+    /// A block that no free dedicated one of its own arena and stream could be.
+    #[cold]
+    pub(super) fn supply(&mut self, index: usize, size: u64, bytes: u64, stream: StreamId) -> Result<u64, Error> {
+        let request = Request { index, size, bytes, stream };
+        self.last_refusal = None;
+        self.mend();
+        if self.reclaim_retired()
+            && let Some(address) = self.take(request, index, Tier::Dedicated)
+        {
+            return Ok(address);
+        }
+        if let Some(address) = self.grow(request, Tier::Dedicated) {
+            return Ok(address);
+        }
+        for tier in Tier::ALL {
+            if let Some(address) = self.take_elsewhere(request, tier) {
+                return Ok(address);
+            }
+        }
+        if let Some(address) = self.grow(request, Tier::Shared) {
+            return Ok(address);
+        }
+        if self.reclaim_idle() {
+            let found = self.grow(request, Tier::Dedicated).or_else(|| self.grow(request, Tier::Shared));
+            if let Some(address) = found {
+                self.stats.retries += 1;
+                return Ok(address);
+            }
+        }
+        self.stats.out_of_memory += 1;
+        Err(self.out_of_memory(bytes))
+    }
+
+    /// A free block of `tier` in arena `index`, of the request's own stream.
+    fn take(&mut self, request: Request, index: usize, tier: Tier) -> Option<u64> {
+        let id = self.arenas[index].core.take(request.size, request.bytes, tier, request.stream)?;
+        Some(self.give_from(index, id, request, tier))
+    }
+
+    /// A free block of `tier` wherever the request may look.
+    fn take_elsewhere(&mut self, request: Request, tier: Tier) -> Option<u64> {
+        let own = request.index;
+        if own >= FIRST_OF_POOLS {
+            // A capture keeps to its pool.
+            return self.take(request, own, tier);
+        }
+        let sister = own ^ 2;
+        let found = self.take(request, own, tier).or_else(|| self.take(request, sister, tier));
+        if found.is_some() || self.pools.is_capturing() || self.streams.is_capturing(request.stream) {
+            return found;
+        }
+        for index in [own, sister] {
+            let streams = &mut self.streams;
+            let taken = self.arenas[index].core.take_from_others(
+                request.size,
+                request.bytes,
+                tier,
+                request.stream,
+                |other| streams.order(other, request.stream),
+            );
+            if let Some((id, _)) = taken {
+                return Some(self.give_from(index, id, request, tier));
+            }
+        }
+        None
+    }
+
+    fn give_from(&mut self, index: usize, id: crate::core::BlockId, request: Request, tier: Tier) -> u64 {
+        if tier == Tier::Shared {
+            self.stats.fell_to_shared += 1;
+            self.stats.fell_to_shared_bytes += request.size;
+        }
+        self.give(index, id, request.size, request.bytes, tier)
+    }
+
+    /// A block on newly backed granules, as far as the ledger and the driver allow.
+    fn grow(&mut self, request: Request, tier: Tier) -> Option<u64> {
+        let growth = self.arenas[request.index].core.plan_growth(request.size, tier, request.stream)?;
+        let bytes = u64::from(growth.count) * self.granule;
+        if self.mapped(tier) + bytes > self.ledger.limit(tier) {
+            return None;
+        }
+        let keep = match tier {
+            Tier::Dedicated if self.ledger.reserve_open => 0,
+            Tier::Dedicated => self.ledger.reserve,
+            Tier::Shared => self.ledger.working,
+        };
+        let mut handles = Vec::with_capacity(growth.count as usize);
+        while handles.len() < growth.count as usize {
+            match self.stock.take(tier, keep, self.ledger.capacity[tier]) {
+                Ok(Some(handle)) => handles.push(handle),
+                refused => {
+                    self.last_refusal = refused.err();
+                    handles.drain(..).for_each(|handle| self.stock.put(tier, handle));
+                    return None;
+                }
+            }
+        }
+        let address = self.arenas[request.index].base + u64::from(growth.first) * self.granule;
+        if let Err(why) = self.map_run(address, &handles, tier) {
+            self.last_refusal = Some(why);
+            return None;
+        }
+        let Bound { core, handles: under, .. } = &mut self.arenas[request.index];
+        core.grow(growth, tier, request.stream);
+        let first = growth.first as usize;
+        if under.len() < first + handles.len() {
+            under.resize(first + handles.len(), None);
+        }
+        for (slot, handle) in under[first..].iter_mut().zip(handles) {
+            *slot = Some(handle);
+        }
+        self.note();
+        self.take(request, request.index, tier)
+    }
+
+    /// Maps handles one behind the other at `address`, readable and writable. On an error they are back in stock.
+    fn map_run(&mut self, address: u64, handles: &[Handle], tier: Tier) -> Result<(), DriverError> {
+        let mut mapped = 0;
+        let result = handles
+            .iter()
+            .enumerate()
+            .try_for_each(|(i, handle)| {
+                self.driver.map(self.device, address + i as u64 * self.granule, self.granule, *handle)?;
+                mapped = i + 1;
+                Ok(())
+            })
+            .and_then(|()| self.driver.set_access(self.device, address, handles.len() as u64 * self.granule));
+        if result.is_err() {
+            let (stuck, loose) = handles.split_at(mapped);
+            loose.iter().for_each(|handle| self.stock.put(tier, *handle));
+            self.undo_map(address, stuck, tier);
+        }
+        result
+    }
+}

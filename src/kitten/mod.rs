@@ -1,0 +1,351 @@
+//! The state machine: the devices of a process and what may be done with each.
+//!
+//! ```text
+//!              activate                     activate
+//!   Loading ────────────▶ Active (frozen) ◀──────────── Disabled, Freed
+//!      │                     │      ▲
+//!      │ disable, free_vram  │      └── activate again: placed anew
+//!      └──────────────▶ Disabled, Freed ◀── disable, free_vram
+//! ```
+//!
+//! Every action may follow every other, on live blocks; contents and addresses stay.
+
+mod options;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use once_cell::sync::OnceCell;
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::core::placement::Order;
+use crate::core::{PerTier, Stats, Tier};
+use crate::driver::{Driver, Stream};
+use crate::error::Error;
+use crate::heap::{Heap, HeapOptions, MemoryMap, Moved, PoolId};
+
+pub use options::{OPTIONS, OptionRow, Options, reference};
+
+/// What an activation is to do. Bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Activation {
+    /// Dedicated memory that resident blocks leave to scratch.
+    pub reserve: u64,
+    /// Dedicated memory withheld altogether.
+    pub persist: u64,
+    /// Large blocks first.
+    pub sort_reversed: bool,
+    /// Model blocks not before the others.
+    pub ignore_model: bool,
+}
+
+impl Activation {
+    /// In which order blocks claim dedicated memory.
+    pub fn order(&self) -> Order {
+        Order { sort_reversed: self.sort_reversed, ignore_model: self.ignore_model }
+    }
+}
+
+impl From<&Options> for Activation {
+    fn from(options: &Options) -> Self {
+        Activation {
+            reserve: options.reserve,
+            persist: options.persist,
+            sort_reversed: options.sort_reversed,
+            ignore_model: options.ignore_model,
+        }
+    }
+}
+
+/// Asked of each allocation while captures run: whether its stream belongs to one, and to which pool.
+type Filter = Box<dyn Fn(Stream) -> bool + Send + Sync>;
+
+#[derive(Default)]
+struct Device {
+    heap: OnceCell<Mutex<Heap>>,
+    /// How many captures are under way; malloc looks here first, without a lock.
+    captures: AtomicU32,
+    filters: Mutex<Vec<(PoolId, Arc<Filter>)>>,
+}
+
+/// The allocator of a process: one heap for each device, made when the device is first used.
+pub struct Kitten {
+    driver: Arc<dyn Driver>,
+    options: Options,
+    devices: Box<[Device]>,
+}
+
+impl std::fmt::Debug for Kitten {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kitten").field("options", &self.options).field("devices", &self.devices.len()).finish_non_exhaustive()
+    }
+}
+
+impl Kitten {
+    /// An allocator over a driver. No memory is touched yet.
+    ///
+    /// # Errors
+    /// The driver's, where it cannot count its devices.
+    pub fn new(options: Options, driver: Arc<dyn Driver>) -> Result<Kitten, Error> {
+        let count = driver.device_count()?;
+        Ok(Kitten { driver, options, devices: (0..count).map(|_| Device::default()).collect() })
+    }
+
+    /// The options it was made with.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// How many devices there are.
+    pub fn device_count(&self) -> usize {
+        self.devices.len()
+    }
+
+    #[inline]
+    fn device(&self, device: usize) -> Result<&Device, Error> {
+        self.devices.get(device).ok_or_else(|| {
+            Error::Argument(format!("there is no device {device}: this machine has {}", self.devices.len()))
+        })
+    }
+
+    #[inline]
+    fn heap(&self, device: usize) -> Result<MutexGuard<'_, Heap>, Error> {
+        let device_of = self.device(device)?;
+        match device_of.heap.get() {
+            Some(heap) => Ok(heap.lock()),
+            None => self.first_use(device, device_of),
+        }
+    }
+
+    #[cold]
+    fn first_use<'a>(&'a self, device: usize, of: &'a Device) -> Result<MutexGuard<'a, Heap>, Error> {
+        let options = HeapOptions {
+            dedicated: self.options.dedicated,
+            shared: self.options.shared,
+            granule: self.options.granule,
+            reserve: self.options.reserve,
+        };
+        let heap = of.heap.get_or_try_init(|| Heap::new(self.driver.clone(), device, &options).map(Mutex::new))?;
+        Ok(heap.lock())
+    }
+
+    /// Gives out `bytes` on `device` for use on `stream`. Size 0 is address 0.
+    ///
+    /// # Errors
+    /// A device that does not exist; out of memory in both tiers, with the figures; the driver's.
+    #[inline]
+    pub fn malloc(&self, bytes: usize, device: usize, stream: Stream) -> Result<u64, Error> {
+        let pool = match self.device(device)?.captures.load(Ordering::Acquire) {
+            0 => None,
+            _ => self.pool_for(device, stream)?,
+        };
+        let mut heap = self.heap(device)?;
+        if bytes == 0 {
+            heap.stats_mut().zero_mallocs += 1;
+            return Ok(0);
+        }
+        heap.malloc(bytes as u64, stream, pool)
+    }
+
+    /// Which capture's pool an allocation belongs to. The filters are foreign code: no lock is held while they run.
+    #[cold]
+    fn pool_for(&self, device: usize, stream: Stream) -> Result<Option<PoolId>, Error> {
+        let filters = self.device(device)?.filters.lock().clone();
+        Ok(filters.into_iter().find(|(_, filter)| filter(stream)).map(|(pool, _)| pool))
+    }
+
+    /// Takes a block back; address 0 is nothing. `stream` is where it was used last. The device named is looked at first; a block of
+    /// another device is found all the same.
+    ///
+    /// # Errors
+    /// An address that is not the start of a live block; nothing has changed then.
+    #[inline]
+    pub fn free(&self, address: u64, device: usize, stream: Stream) -> Result<(), Error> {
+        if address == 0 {
+            return Ok(());
+        }
+        if let Some(heap) = self.devices.get(device).and_then(|device| device.heap.get()) {
+            let mut heap = heap.lock();
+            match heap.free(address, stream) {
+                Err(Error::NotAllocated { .. }) if !heap.owns(address) => {}
+                result => return result,
+            }
+        }
+        self.with_owner(address, |heap| heap.free(address, stream))
+    }
+
+    /// Calls with the heap that owns an address.
+    fn with_owner<T>(&self, address: u64, call: impl FnOnce(&mut Heap) -> Result<T, Error>) -> Result<T, Error> {
+        for heap in self.devices.iter().filter_map(|device| device.heap.get()) {
+            let mut heap = heap.lock();
+            if heap.owns(address) {
+                return call(&mut heap);
+            }
+        }
+        Err(Error::NotAllocated { address })
+    }
+
+    /// Tells that `stream`, besides the block's own, uses the block that holds `address`.
+    ///
+    /// # Errors
+    /// An address in no live block.
+    pub fn record_stream(&self, address: u64, stream: Stream) -> Result<(), Error> {
+        self.with_owner(address, |heap| heap.record_stream(address, stream))
+    }
+
+    /// Says whether the block that holds `address` belongs to the model.
+    ///
+    /// # Errors
+    /// An address in no live block.
+    pub fn mark(&self, address: u64, model: bool) -> Result<(), Error> {
+        self.with_owner(address, |heap| heap.mark(address, model))
+    }
+
+    /// How many bytes of the block that holds `address` lie in each tier.
+    ///
+    /// # Errors
+    /// An address in no live block.
+    pub fn residency(&self, address: u64) -> Result<PerTier<u64>, Error> {
+        self.with_owner(address, |heap| heap.residency(address))
+    }
+
+    /// Start and length of the block that holds `address`.
+    ///
+    /// # Errors
+    /// An address in no live block.
+    pub fn extent(&self, address: u64) -> Result<(u64, u64), Error> {
+        self.with_owner(address, |heap| heap.extent(address))
+    }
+
+    /// Moves the block that holds `address` to a tier, with the small blocks that share its granules.
+    ///
+    /// # Errors
+    /// An address in no live block; a tier without room; while a graph is captured; the driver's.
+    pub fn move_block(&self, address: u64, tier: Tier) -> Result<Moved, Error> {
+        self.with_owner(address, |heap| heap.move_block(address, tier))
+    }
+
+    /// Places everything on a device anew and freezes it. The caller sees to it that nobody launches work meanwhile.
+    ///
+    /// # Errors
+    /// See [`Heap::activate`].
+    pub fn activate(&self, device: usize, activation: &Activation) -> Result<Moved, Error> {
+        self.heap(device)?.activate(activation.reserve, activation.persist, activation.order())
+    }
+
+    /// Places everything on a device anew, without reserve and persist, and thaws it.
+    ///
+    /// # Errors
+    /// See [`Heap::disable`].
+    pub fn disable(&self, device: usize, order: Order) -> Result<Moved, Error> {
+        self.heap(device)?.disable(order)
+    }
+
+    /// Moves everything on a device to the shared tier and gives its dedicated memory back to the driver.
+    ///
+    /// # Errors
+    /// See [`Heap::free_vram`].
+    pub fn free_vram(&self, device: usize) -> Result<Moved, Error> {
+        self.heap(device)?.free_vram()
+    }
+
+    /// PyTorch's `empty_cache`, on every device in use. Does nothing where frozen.
+    ///
+    /// # Errors
+    /// The first device's that fails; the others were done all the same.
+    pub fn reset(&self) -> Result<(), Error> {
+        let heaps = self.devices.iter().filter_map(|device| device.heap.get());
+        heaps.map(|heap| heap.lock().reset()).fold(Ok(()), |first, next| first.and(next))
+    }
+
+    /// What is counted on a device.
+    ///
+    /// # Errors
+    /// A device that does not exist; the driver's, at its first use.
+    pub fn stats(&self, device: usize) -> Result<Stats, Error> {
+        Ok(self.heap(device)?.stats())
+    }
+
+    /// Forgets the peaks of a device.
+    ///
+    /// # Errors
+    /// As for [`stats`](Kitten::stats).
+    pub fn reset_peaks(&self, device: usize) -> Result<(), Error> {
+        self.heap(device)?.stats_mut().reset_peaks();
+        Ok(())
+    }
+
+    /// The memory map of a device.
+    ///
+    /// # Errors
+    /// As for [`stats`](Kitten::stats).
+    pub fn map(&self, device: usize) -> Result<MemoryMap, Error> {
+        Ok(self.heap(device)?.map())
+    }
+
+    /// Limits what a device's dedicated tier may hold to a fraction of the card.
+    ///
+    /// # Errors
+    /// A fraction outside 0 to 1; as for [`stats`](Kitten::stats).
+    pub fn set_memory_fraction(&self, device: usize, fraction: f64) -> Result<(), Error> {
+        if !(0.0..=1.0).contains(&fraction) {
+            return Err(Error::Argument(format!("the memory fraction {fraction} is not between 0 and 1")));
+        }
+        self.heap(device)?.set_memory_fraction(fraction)
+    }
+
+    /// A graph capture begins to allocate from a pool: every allocation whose stream `filter` accepts.
+    ///
+    /// # Errors
+    /// A device that does not exist; the driver's.
+    pub fn begin_pool(
+        &self,
+        device: usize,
+        pool: PoolId,
+        filter: impl Fn(Stream) -> bool + Send + Sync + 'static,
+    ) -> Result<(), Error> {
+        self.heap(device)?.begin_pool(pool)?;
+        let device = self.device(device)?;
+        device.filters.lock().push((pool, Arc::new(Box::new(filter))));
+        device.captures.fetch_add(1, Ordering::Release);
+        Ok(())
+    }
+
+    /// The capture is over.
+    ///
+    /// # Errors
+    /// A pool with no capture under way.
+    pub fn end_pool(&self, device: usize, pool: PoolId) -> Result<(), Error> {
+        self.heap(device)?.end_pool(pool)?;
+        let device = self.device(device)?;
+        let mut filters = device.filters.lock();
+        if let Some(at) = filters.iter().rposition(|(id, _)| *id == pool) {
+            let filter = filters.remove(at);
+            drop(filters);
+            device.captures.fetch_sub(1, Ordering::Release);
+            drop(filter);
+        }
+        Ok(())
+    }
+
+    /// A graph that used the pool is gone.
+    ///
+    /// # Errors
+    /// A pool that is not known.
+    pub fn release_pool(&self, device: usize, pool: PoolId) -> Result<(), Error> {
+        self.heap(device)?.release_pool(pool)
+    }
+
+    /// Tests the invariants of every heap. For tests: O(everything).
+    ///
+    /// # Errors
+    /// The first that does not hold, in words.
+    pub fn check(&self) -> Result<(), String> {
+        self.devices.iter().filter_map(|device| device.heap.get()).try_for_each(|heap| heap.lock().check())
+    }
+
+    /// Gives all memory of all devices back to the driver, live blocks and all. Nothing can be allocated afterwards.
+    pub fn shutdown(&self) {
+        self.devices.iter().filter_map(|device| device.heap.get()).for_each(|heap| heap.lock().close());
+    }
+}

@@ -1,0 +1,231 @@
+//! The options: one table, from which the parser, the reference page and `--help` are made.
+//!
+//! The text is a list as in `PYTORCH_CUDA_ALLOC_CONF`: `reserve:1.6GiB,persist:0,sort:reversed`.
+
+use crate::core::parse_size;
+
+/// How giant-kitten is set up. Sizes in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Dedicated memory kept back while loading, for scratch.
+    pub reserve: u64,
+    /// Dedicated memory withheld while active.
+    pub persist: u64,
+    /// Large blocks claim dedicated memory first.
+    pub sort_reversed: bool,
+    /// Model blocks are not put before others.
+    pub ignore_model: bool,
+    /// Dedicated memory to use at most.
+    pub dedicated: Option<u64>,
+    /// Shared memory to use at most.
+    pub shared: Option<u64>,
+    /// Size of a granule.
+    pub granule: Option<u64>,
+}
+
+/// One row of the table.
+pub struct OptionRow {
+    /// The option's name in the text.
+    pub name: &'static str,
+    /// What may be given.
+    pub values: &'static str,
+    /// What holds if nothing is given.
+    pub default: &'static str,
+    /// What it does.
+    pub help: &'static str,
+    set: fn(&mut Options, &str) -> Result<(), String>,
+}
+
+/// Every option there is.
+pub const OPTIONS: &[OptionRow] = &[
+    OptionRow {
+        name: "reserve",
+        values: "SIZE",
+        default: "0",
+        help: "dedicated memory that loading leaves alone and that is handed out first once activated",
+        set: |options, value| set_size(&mut options.reserve, value),
+    },
+    OptionRow {
+        name: "persist",
+        values: "SIZE",
+        default: "0",
+        help: "dedicated memory withheld while active, as if the card were smaller",
+        set: |options, value| set_size(&mut options.persist, value),
+    },
+    OptionRow {
+        name: "sort",
+        values: "normal|reversed",
+        default: "normal",
+        help: "whether small blocks (normal) or large ones (reversed) claim dedicated memory first",
+        set: |options, value| {
+            options.sort_reversed = match value {
+                "normal" => false,
+                "reversed" => true,
+                _ => return Err(format!("{value} is neither normal nor reversed")),
+            };
+            Ok(())
+        },
+    },
+    OptionRow {
+        name: "ignore_model",
+        values: "0|1",
+        default: "0",
+        help: "with 1, blocks marked as the model's are not put before the others",
+        set: |options, value| {
+            options.ignore_model = match value {
+                "0" | "false" => false,
+                "1" | "true" => true,
+                _ => return Err(format!("{value} is neither 0 nor 1")),
+            };
+            Ok(())
+        },
+    },
+    OptionRow {
+        name: "dedicated",
+        values: "SIZE",
+        default: "what the device has free at the start",
+        help: "dedicated memory to use at most; a small value makes a large card act as a small one",
+        set: |options, value| set_some_size(&mut options.dedicated, value),
+    },
+    OptionRow {
+        name: "shared",
+        values: "SIZE",
+        default: "what the driver offers",
+        help: "host memory to use at most as the shared tier; 0 for none",
+        set: |options, value| set_some_size(&mut options.shared, value),
+    },
+    OptionRow {
+        name: "granule",
+        values: "SIZE",
+        default: "the driver's granularity, 2MiB",
+        help: "the unit in which memory is backed and moved; a power of two",
+        set: |options, value| set_some_size(&mut options.granule, value),
+    },
+];
+
+fn set_size(field: &mut u64, value: &str) -> Result<(), String> {
+    *field = parse_size(value)?;
+    Ok(())
+}
+
+fn set_some_size(field: &mut Option<u64>, value: &str) -> Result<(), String> {
+    *field = Some(parse_size(value)?);
+    Ok(())
+}
+
+impl Options {
+    /// Reads the text of the environment variable `GIANT_KITTEN`. Empty, or `1`, is all defaults.
+    ///
+    /// # Errors
+    /// A sentence for the first thing that is not understood, naming it and what may be given.
+    pub fn parse(text: &str) -> Result<Options, String> {
+        let mut options = Options::default();
+        options.apply(text)?;
+        Ok(options)
+    }
+
+    /// Reads a text over these options: what it does not name stays.
+    ///
+    /// # Errors
+    /// As for [`parse`](Options::parse); nothing has changed then.
+    pub fn apply(&mut self, text: &str) -> Result<(), String> {
+        let mut options = self.clone();
+        let text = text.trim();
+        if !matches!(text, "" | "1" | "on" | "true") {
+            for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+                options.apply_one(part)?;
+            }
+        }
+        *self = options;
+        Ok(())
+    }
+
+    fn apply_one(&mut self, part: &str) -> Result<(), String> {
+        let (name, value) = part
+            .split_once(':')
+            .ok_or_else(|| format!("\"{part}\" is not of the form option:value; {}", known_options()))?;
+        let (name, value) = (name.trim(), value.trim());
+        let row = OPTIONS
+            .iter()
+            .find(|row| row.name == name)
+            .ok_or_else(|| format!("there is no option \"{name}\"; {}", known_options()))?;
+        (row.set)(self, value).map_err(|why| format!("option {name}: {why} (it takes {})", row.values))
+    }
+}
+
+fn known_options() -> String {
+    let names: Vec<_> = OPTIONS.iter().map(|row| row.name).collect();
+    format!("the options are {}", names.join(", "))
+}
+
+/// The reference of the options, as Markdown: the page `docs/options.md` is this text.
+pub fn reference() -> String {
+    let mut page = String::from(
+        "# Options\n\nGiven by the environment variable `GIANT_KITTEN`, by `gk_configure`, and by the tools: \
+         `option:value`, separated by commas, as in\n`GIANT_KITTEN=reserve:1.6GiB,sort:reversed`. `GIANT_KITTEN=1` is all defaults.\n\
+         A SIZE is a number with a unit (1.6GiB, 1600MiB, 1.6GB = 1,600,000,000 bytes) or a whole number of bytes.\n\n\
+         | option | values | default | what it does |\n|---|---|---|---|\n",
+    );
+    for row in OPTIONS {
+        let values = row.values.replace('|', "\\|");
+        page.push_str(&format!("| `{}` | {values} | {} | {} |\n", row.name, row.default, row.help));
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_forms_people_write() {
+        let options = Options::parse("reserve:1.6GiB, persist:0 ,sort:reversed,ignore_model:1,shared:8GB").unwrap();
+        assert_eq!(options.reserve, 1_717_986_918);
+        assert_eq!(options.shared, Some(8_000_000_000));
+        assert!(options.sort_reversed && options.ignore_model);
+        for text in ["", "1", " 1 ", "on"] {
+            assert_eq!(Options::parse(text), Ok(Options::default()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        for (text, named) in [
+            ("garbage", "garbage"),
+            ("reserv:1GiB", "reserv"),
+            ("reserve=1GiB", "reserve=1GiB"),
+            ("reserve:1.6", "1.6"),
+            ("reserve:-1", "-1"),
+            ("reserve:1e30", "1e30"),
+            ("sort:up", "up"),
+            ("ignore_model:maybe", "maybe"),
+            ("reserve:", "reserve"),
+        ] {
+            let why = Options::parse(text).expect_err(text);
+            assert!(why.contains(named), "{text}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_bad_text_changes_nothing() {
+        let mut options = Options::parse("reserve:1GiB").unwrap();
+        let before = options.clone();
+        options.apply("persist:1GiB,nonsense").unwrap_err();
+        assert_eq!(options, before);
+    }
+
+    #[test]
+    fn the_reference_page_is_the_table() {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/options.md")).unwrap();
+        assert_eq!(page, reference(), "docs/options.md must be what giant_kitten::reference() returns");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in ".{0,80}") {
+            let _ = Options::parse(&text);
+        }
+    }
+}
