@@ -1,7 +1,7 @@
 //! giant-kitten.
+pub mod abi;
 pub mod core;
 pub mod driver;
-pub mod abi;
 mod error;
 pub mod heap;
 mod kitten;

@@ -291,7 +291,8 @@ pub unsafe extern "C" fn gk_configure(options: *const c_char) -> c_int {
         let mut configured = STARTING.lock();
         if !CURRENT.load(Ordering::Acquire).is_null() {
             return Err(Error::Refused(
-                "options must be set before the first allocation, and there was one already: call gk_configure first".into(),
+                "options must be set before the first allocation, and there was one already: call gk_configure first"
+                    .into(),
             ));
         }
         let before = match &*configured {

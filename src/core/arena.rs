@@ -141,7 +141,9 @@ pub struct Arena {
 impl Arena {
     /// An arena of `length` bytes, nothing backed. `length` is a multiple of `granule`, a power of two.
     pub fn new(length: u64, granule: u64, class: Class) -> Self {
-        debug_assert!(granule.is_power_of_two() && granule >= ALIGNMENT && length.is_multiple_of(granule) && length > 0);
+        debug_assert!(
+            granule.is_power_of_two() && granule >= ALIGNMENT && length.is_multiple_of(granule) && length > 0
+        );
         let slot_shift = match class {
             Class::Small => ALIGNMENT.trailing_zeros(),
             Class::Large => SMALL_LIMIT.trailing_zeros(),
@@ -298,9 +300,11 @@ impl Arena {
     /// The used block that holds `offset`, at its start or inside. O(slots the block spans).
     pub fn find_inside(&self, offset: u64) -> Option<BlockId> {
         let last = ((offset >> self.slot_shift) as usize).min(self.starts.len().checked_sub(1)?);
-        let id = self.starts[..=last].iter().rev().copied().find(|id| {
-            *id != NIL && self.nodes[*id as usize].offset <= offset
-        })?;
+        let id = self.starts[..=last]
+            .iter()
+            .rev()
+            .copied()
+            .find(|id| *id != NIL && self.nodes[*id as usize].offset <= offset)?;
         let node = &self.nodes[id as usize];
         (offset < node.offset + node.size).then_some(BlockId(id))
     }

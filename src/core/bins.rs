@@ -17,7 +17,7 @@
 //! After M. Masmano et al., "TLSF: a new dynamic memory allocator for real-time systems", ECRTS 2004; the search
 //! of the request's own list first, for repeated sizes, is ours.
 
-use super::arena::{Node, NIL};
+use super::arena::{NIL, Node};
 use super::size::ALIGNMENT;
 
 /// Columns in a row; 32 keep the widest step at 1/32 of the size.

@@ -60,7 +60,14 @@ mod tests {
     use super::*;
 
     fn ledger() -> Ledger {
-        Ledger { capacity: PerTier::new(1000, 500), reserve: 300, persist: 0, reserve_open: false, working: 2, fraction_limit: None }
+        Ledger {
+            capacity: PerTier::new(1000, 500),
+            reserve: 300,
+            persist: 0,
+            reserve_open: false,
+            working: 2,
+            fraction_limit: None,
+        }
     }
 
     #[test]

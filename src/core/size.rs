@@ -78,7 +78,9 @@ mod tests {
 
     #[test]
     fn what_is_no_size_says_what_to_write() {
-        for text in ["", "1.6", "-1", "1e30", "1e30GiB", "GiB", "1.6 apples", "1.6G", "0x10", "nan", "inf", "99999999TiB"] {
+        for text in
+            ["", "1.6", "-1", "1e30", "1e30GiB", "GiB", "1.6 apples", "1.6G", "0x10", "nan", "inf", "99999999TiB"]
+        {
             let why = parse_size(text).expect_err(text);
             assert!(why.contains("write a size such as"), "{text}: {why}");
         }

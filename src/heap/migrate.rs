@@ -305,7 +305,9 @@ impl Heap {
         })?;
         let driver = self.driver.clone();
         let filled = driver.map(device, working, granule, new).and_then(|()| {
-            let filled = driver.set_access(device, working, granule).and_then(|()| driver.copy(device, working, address, granule));
+            let filled = driver
+                .set_access(device, working, granule)
+                .and_then(|()| driver.copy(device, working, address, granule));
             let cleared = insist(|| driver.unmap(device, working, granule));
             if cleared.is_err() {
                 self.repairs.working = None;
@@ -428,7 +430,11 @@ impl Heap {
             if let Some(handle) = handle
                 && let Err(why) = insist(|| self.attach(self.address_of(id), handle))
             {
-                log::error!("granule {} of arena {} has lost its mapping and cannot get it back yet: {why}", id.granule, id.arena);
+                log::error!(
+                    "granule {} of arena {} has lost its mapping and cannot get it back yet: {why}",
+                    id.granule,
+                    id.arena
+                );
                 self.repairs.detached.push(id);
             }
         }

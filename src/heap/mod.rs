@@ -350,7 +350,8 @@ impl Heap {
     /// Keeps in stock what is promised: the part of the reserve that is not handed out, and the working room. What the driver will
     /// not give is missing then, and said.
     fn fill_stock(&mut self) {
-        let limit = self.ledger.capacity[Tier::Dedicated] - self.ledger.persist.min(self.ledger.capacity[Tier::Dedicated]);
+        let limit =
+            self.ledger.capacity[Tier::Dedicated] - self.ledger.persist.min(self.ledger.capacity[Tier::Dedicated]);
         let promised = PerTier::new(self.ledger.reserve, self.ledger.working);
         for (tier, capacity) in [(Tier::Dedicated, limit), (Tier::Shared, self.ledger.capacity[Tier::Shared])] {
             if let Err(why) = self.stock.fill(tier, promised[tier], capacity) {
@@ -400,7 +401,10 @@ impl Heap {
         for tier in Tier::ALL {
             let counted = self.stats.tiers[tier].allocated.current;
             if counted != allocated[tier] {
-                return Err(format!("{counted} bytes allocated in {tier} by the counters, {} by the blocks", allocated[tier]));
+                return Err(format!(
+                    "{counted} bytes allocated in {tier} by the counters, {} by the blocks",
+                    allocated[tier]
+                ));
             }
             let known = self.mapped(tier) + self.stock.bytes(tier) + self.repairs.bytes(tier, self.granule);
             if self.stock.held(tier) != known {

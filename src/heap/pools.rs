@@ -56,7 +56,8 @@ impl Heap {
             return Ok(());
         }
         let arenas = &self.arenas;
-        let reusable = self.pools.released.iter().position(|pair| pair.iter().all(|i| arenas[*i].core.live_blocks() == 0));
+        let reusable =
+            self.pools.released.iter().position(|pair| pair.iter().all(|i| arenas[*i].core.live_blocks() == 0));
         let pair = match reusable {
             Some(at) => self.pools.released.swap_remove(at),
             None => [self.add_arena(Class::Small)?, self.add_arena(Class::Large)?],

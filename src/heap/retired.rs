@@ -127,7 +127,8 @@ impl Heap {
     pub(super) fn quiesce(&mut self) -> Result<(), Error> {
         if self.pools.is_capturing() {
             return Err(Error::Refused(
-                "a CUDA graph is being captured, and memory must not move under it: try again when the capture is over".into(),
+                "a CUDA graph is being captured, and memory must not move under it: try again when the capture is over"
+                    .into(),
             ));
         }
         self.driver.synchronize(self.device)?;

@@ -106,10 +106,8 @@ impl Streams {
     pub(super) fn order(&mut self, before: StreamId, after: StreamId) -> bool {
         let (Some(first), Some(second)) = (self.handle(before), self.handle(after)) else { return false };
         let Ok(event) = self.event() else { return false };
-        let ordered = self
-            .driver
-            .record(self.device, event, first)
-            .and_then(|()| self.driver.wait(self.device, second, event));
+        let ordered =
+            self.driver.record(self.device, event, first).and_then(|()| self.driver.wait(self.device, second, event));
         self.events.push(event);
         ordered.is_ok()
     }

@@ -77,13 +77,10 @@ impl Heap {
         }
         for index in [own, sister] {
             let streams = &mut self.streams;
-            let taken = self.arenas[index].core.take_from_others(
-                request.size,
-                request.bytes,
-                tier,
-                request.stream,
-                |other| streams.order(other, request.stream),
-            );
+            let taken =
+                self.arenas[index].core.take_from_others(request.size, request.bytes, tier, request.stream, |other| {
+                    streams.order(other, request.stream)
+                });
             if let Some((id, _)) = taken {
                 return Some(self.give_from(index, id, request, tier));
             }

@@ -77,7 +77,10 @@ pub struct Kitten {
 
 impl std::fmt::Debug for Kitten {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Kitten").field("options", &self.options).field("devices", &self.devices.len()).finish_non_exhaustive()
+        f.debug_struct("Kitten")
+            .field("options", &self.options)
+            .field("devices", &self.devices.len())
+            .finish_non_exhaustive()
     }
 }
 

@@ -159,7 +159,9 @@ fn against_oracle(class: Class, actions: Vec<Action>) {
                 }
             }
             Action::Steal { size, stream } => {
-                if let Some((id, from)) = arena.take_from_others(size, size, Tier::Dedicated, StreamId(stream), |_| true) {
+                if let Some((id, from)) =
+                    arena.take_from_others(size, size, Tier::Dedicated, StreamId(stream), |_| true)
+                {
                     assert_ne!(from, StreamId(stream));
                     live.push(place(&arena, &mut taken, id, size));
                 }

@@ -1,0 +1,172 @@
+/* giant-kitten: a PyTorch CUDA allocator with two tiers of GPU-addressable memory, in C.
+ *
+ * dedicated  the card's own memory (VRAM)
+ * shared     host memory mapped into the GPU's address space, read over the link
+ *
+ * Sizes are bytes. Every function may be called from any thread at any time, except that the actions (gk_activate,
+ * gk_disable, gk_free_vram, gk_move) need a safe point: no other thread may launch work on the device meanwhile.
+ * Functions that return int return GK_OK or a code below; gk_last_error() then has the text, for the calling thread.
+ * Addresses given out never change; an action moves what lies under them.
+ *
+ * Options come from the environment variable GIANT_KITTEN, as in GIANT_KITTEN=reserve:1.6GiB,persist:0,sort:reversed
+ * (docs/options.md lists them). GIANT_KITTEN_LOG says what to log to stderr: error, warn (the default), info, debug.
+ */
+#ifndef GIANT_KITTEN_H
+#define GIANT_KITTEN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+    GK_OK = 0,
+    GK_OUT_OF_MEMORY = 1, /* neither tier has room */
+    GK_ARGUMENT = 2,      /* an argument cannot be */
+    GK_NOT_ALLOCATED = 3, /* an address is in no live block */
+    GK_REFUSED = 4,       /* not now; the text says what to do */
+    GK_DRIVER = 5,        /* a driver call failed */
+    GK_INTERNAL = 6       /* a fault of giant-kitten's own */
+};
+
+enum { GK_DEDICATED = 0, GK_SHARED = 1 };
+enum { GK_LOADING = 0, GK_ACTIVE = 1, GK_DISABLED = 2, GK_FREED = 3 };
+
+/* ---- What PyTorch calls ---------------------------------------------------------------------------------------- */
+
+/* Gives out at least `size` bytes on `device`, aligned to 512, for work on `stream` (a cudaStream_t; null is the default
+ * stream). Null for size 0. Null also if there is none to give: gk_last_error() then says why, with the figures of both
+ * tiers. */
+void *gk_malloc(size_t size, int device, void *stream);
+
+/* Takes a block back; it may be reused at once by work on `stream`, which must be the last that uses it (for others, see
+ * gk_record_stream). Null is nothing. `size` is not looked at. A pointer that is not the start of a live block is
+ * reported and nothing else happens. */
+void gk_free(void *ptr, size_t size, int device, void *stream);
+
+/* Hook init: nothing is to be done. */
+void gk_init(int device_count);
+
+/* Hook reset (torch.cuda.empty_cache): gives idle memory back to the driver, on all devices. Inert while active. */
+void gk_reset(void);
+
+/* Hook memory fraction: dedicated memory is limited to this part, 0 to 1, of the card. */
+void gk_memory_fraction(double fraction, int device);
+
+/* Hook base allocation: start of the block that holds `ptr`, its length in *size unless null; null for a foreign pointer. */
+void *gk_base_alloc(void *ptr, size_t *size);
+
+/* Hook record stream: `stream` uses the block that holds `ptr` as well; once freed, the block waits for that work. */
+void gk_record_stream(void *ptr, void *stream);
+
+/* Hooks of CUDA graph captures. The pool's name is PyTorch's MempoolId_t, two integers. `filter` points to a libstdc++
+ * std::function<bool(cudaStream_t)>, or is null to accept every stream. What is allocated between begin and end, on
+ * streams that the filter accepts, belongs to the pool until it was released as often as it was begun. */
+void gk_begin_allocate_to_pool(int device, uint64_t pool_a, uint64_t pool_b, const void *filter);
+void gk_end_allocate_to_pool(int device, uint64_t pool_a, uint64_t pool_b);
+void gk_release_pool(int device, uint64_t pool_a, uint64_t pool_b);
+
+/* ---- Control ----------------------------------------------------------------------------------------------------- */
+
+/* Sets options, over those of the environment variable. Only before the first allocation: GK_REFUSED after it.
+ * GK_ARGUMENT, with a sentence, for a text that is not understood; nothing has changed then. */
+int gk_configure(const char *options);
+
+struct gk_activation {
+    uint64_t reserve;  /* dedicated bytes that what lives now leaves to scratch */
+    uint64_t persist;  /* dedicated bytes withheld altogether */
+    int sort_reversed; /* not 0: large blocks claim dedicated memory first, instead of small ones */
+    int ignore_model;  /* not 0: blocks marked as the model's are not put before the others */
+};
+
+/* Places every live block: the model's first, then the others, each sorted by size, into the dedicated memory less reserve
+ * less persist; the rest into shared. Then freezes: nothing is released or moved until the next action, and new blocks get
+ * the reserve first. Null takes the options. GK_ARGUMENT or GK_REFUSED: nothing was moved. */
+int gk_activate(int device, const struct gk_activation *activation);
+
+/* Places every live block in the same order with all of the dedicated memory, and thaws. Only the order counts. */
+int gk_disable(int device, const struct gk_activation *activation);
+
+/* Moves every live block to shared and gives dedicated memory back to the driver. Blocks stay usable. */
+int gk_free_vram(int device);
+
+/* Says whether the block that holds `ptr` belongs to the model (not 0) or not (0). */
+int gk_mark(void *ptr, int model);
+
+/* How many bytes of the block that holds `ptr` lie in each tier; either may be null. */
+int gk_tier(void *ptr, uint64_t *dedicated, uint64_t *shared);
+
+/* Moves the block that holds `ptr` to GK_DEDICATED or GK_SHARED, with small blocks that share its granules. */
+int gk_move(void *ptr, int tier);
+
+/* Statistics of a device. Set `size` to sizeof(struct gk_stats) before the call; an older library fills in less and says
+ * so in `size`. */
+struct gk_stats {
+    uint32_t size;
+    uint32_t version;
+    uint64_t dedicated_capacity; /* what the tier may hold at most */
+    uint64_t shared_capacity;
+    uint64_t dedicated_allocated; /* live blocks, each rounded up to 512 */
+    uint64_t dedicated_allocated_peak;
+    uint64_t shared_allocated;
+    uint64_t shared_allocated_peak;
+    uint64_t dedicated_active; /* the same, and freed blocks that wait for other streams */
+    uint64_t dedicated_active_peak;
+    uint64_t shared_active;
+    uint64_t shared_active_peak;
+    uint64_t dedicated_mapped; /* backing mapped at addresses */
+    uint64_t dedicated_mapped_peak;
+    uint64_t shared_mapped;
+    uint64_t shared_mapped_peak;
+    uint64_t dedicated_reserved; /* backing held from the driver, mapped or in stock */
+    uint64_t dedicated_reserved_peak;
+    uint64_t shared_reserved;
+    uint64_t shared_reserved_peak;
+    uint64_t requested; /* what live blocks asked for, before rounding */
+    uint64_t requested_peak;
+    uint64_t phase;              /* GK_LOADING, GK_ACTIVE, GK_DISABLED, GK_FREED */
+    uint64_t reserve;            /* the reserve in force */
+    uint64_t reserve_used;       /* dedicated bytes of live scratch */
+    uint64_t reserve_high_water; /* its peak since the activation */
+    uint64_t persist;            /* persist in force */
+    uint64_t mallocs;            /* calls, without those of size 0 */
+    uint64_t frees;
+    uint64_t zero_mallocs;
+    uint64_t out_of_memory;        /* requests that neither tier could satisfy */
+    uint64_t retries;              /* requests satisfied only after idle backing was taken back */
+    uint64_t resets;               /* calls of gk_reset */
+    uint64_t migrations;           /* granules that changed tier */
+    uint64_t migrated_bytes;
+    uint64_t fell_to_shared;       /* blocks that lay in shared from the start */
+    uint64_t fell_to_shared_bytes;
+    uint64_t live_blocks;
+    uint64_t retired_blocks; /* freed, but waiting for other streams */
+};
+int gk_stats(int device, struct gk_stats *stats);
+
+/* The same as one JSON object. Returns the bytes needed, the terminating 0 included, or 0 after an error; writes only if
+ * `length` is enough. */
+size_t gk_stats_json(int device, char *buffer, size_t length);
+
+/* Forgets the peaks of a device. */
+int gk_reset_peaks(int device);
+
+/* The text of the last error on this thread, or "". Good until the next call on this thread. */
+const char *gk_last_error(void);
+
+/* The library's version. */
+const char *gk_version(void);
+
+#ifdef GK_SIMULATED
+/* Only in libraries built with the feature `sim`: puts the allocator on a simulated GPU, described by the name of a built-in
+ * hardware profile or the path of one. What was allocated before is gone. */
+int gk_simulate(const char *profile);
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
