@@ -1,1 +1,128 @@
+//! The simulated GPU as a driver.
 
+use kitten_sim::{Gpu, Profile, code};
+
+use super::{DeviceInfo, Driver, DriverError, Event, Handle, Result, Stream};
+use crate::core::Tier;
+
+/// A driver over a simulated machine.
+#[derive(Clone, Debug)]
+pub struct SimDriver {
+    gpu: Gpu,
+}
+
+impl SimDriver {
+    /// A driver over a machine.
+    pub fn new(gpu: Gpu) -> SimDriver {
+        SimDriver { gpu }
+    }
+
+    /// A driver over a new machine with one device, of a built-in hardware profile or one from a file.
+    ///
+    /// # Errors
+    /// A sentence about the profile.
+    pub fn of_profile(name_or_path: &str) -> std::result::Result<SimDriver, String> {
+        let profile = Profile::load(name_or_path)?;
+        Ok(SimDriver::new(Gpu::new(&[profile]).map_err(|why| why.to_string())?))
+    }
+
+    /// The machine.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+}
+
+fn told<T>(result: std::result::Result<T, kitten_sim::Error>) -> Result<T> {
+    result.map_err(|why| DriverError {
+        call: why.call,
+        code: why.code,
+        name: code::name(why.code).into(),
+        detail: why.rule,
+    })
+}
+
+fn tier_of(tier: Tier) -> kitten_sim::Tier {
+    match tier {
+        Tier::Dedicated => kitten_sim::Tier::Dedicated,
+        Tier::Shared => kitten_sim::Tier::Shared,
+    }
+}
+
+impl Driver for SimDriver {
+    fn device_count(&self) -> Result<usize> {
+        Ok(self.gpu.device_count())
+    }
+
+    fn device_info(&self, device: usize) -> Result<DeviceInfo> {
+        let profile = told(self.gpu.device_profile(device))?;
+        let (dedicated_total, dedicated_free) = told(self.gpu.memory_info(device, kitten_sim::Tier::Dedicated))?;
+        let (shared_total, _) = told(self.gpu.memory_info(device, kitten_sim::Tier::Shared))?;
+        Ok(DeviceInfo {
+            name: format!("simulated {}", profile.name),
+            granularity: profile.granularity,
+            dedicated_total,
+            dedicated_free,
+            shared_total,
+        })
+    }
+
+    fn reserve(&self, device: usize, bytes: u64, align: u64) -> Result<u64> {
+        told(self.gpu.reserve(device, bytes, align))
+    }
+
+    fn unreserve(&self, _device: usize, address: u64, bytes: u64) -> Result<()> {
+        told(self.gpu.unreserve(address, bytes))
+    }
+
+    fn create(&self, device: usize, tier: Tier, bytes: u64) -> Result<Handle> {
+        told(self.gpu.create(device, tier_of(tier), bytes)).map(Handle)
+    }
+
+    fn release(&self, device: usize, handle: Handle) -> Result<()> {
+        told(self.gpu.release(device, handle.0))
+    }
+
+    fn map(&self, device: usize, address: u64, bytes: u64, handle: Handle) -> Result<()> {
+        told(self.gpu.map(device, address, bytes, handle.0))
+    }
+
+    fn unmap(&self, device: usize, address: u64, bytes: u64) -> Result<()> {
+        told(self.gpu.unmap(device, address, bytes))
+    }
+
+    fn set_access(&self, device: usize, address: u64, bytes: u64) -> Result<()> {
+        told(self.gpu.set_access(device, address, bytes))
+    }
+
+    fn copy(&self, device: usize, to: u64, from: u64, bytes: u64) -> Result<()> {
+        told(self.gpu.copy(device, to, from, bytes))
+    }
+
+    fn create_event(&self, _device: usize) -> Result<Event> {
+        told(self.gpu.create_event()).map(Event)
+    }
+
+    fn destroy_event(&self, _device: usize, event: Event) -> Result<()> {
+        told(self.gpu.destroy_event(event.0))
+    }
+
+    fn record(&self, _device: usize, event: Event, stream: Stream) -> Result<()> {
+        told(self.gpu.record(event.0, stream.0))
+    }
+
+    fn is_done(&self, _device: usize, event: Event) -> Result<bool> {
+        told(self.gpu.query(event.0))
+    }
+
+    fn wait(&self, _device: usize, stream: Stream, event: Event) -> Result<()> {
+        told(self.gpu.wait(stream.0, event.0))
+    }
+
+    fn synchronize(&self, device: usize) -> Result<()> {
+        told(self.gpu.synchronize(device))
+    }
+
+    fn is_capturing(&self, _device: usize, stream: Stream) -> Result<bool> {
+        told(self.gpu.is_capturing(stream.0))
+    }
+}

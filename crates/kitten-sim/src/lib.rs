@@ -1,1 +1,24 @@
-//! The simulated GPU.
+//! A simulated GPU: devices with two tiers of memory that really hold bytes, the rules of virtual memory management, streams and
+//! events that finish when a test says so, and a detector of memory used too early.
+//!
+//! ```text
+//!   gpu.rs       the machine: every call a driver offers, counted, priced, and made to fail on demand
+//!   memory.rs    addresses, backing, mappings and their rules; the only file that assumes Linux
+//!   streams.rs   work, events, captures: what is ordered before what, what is done, what came too early
+//!   profile.rs   the hardware profile: capacities, bandwidths, rates, the cost of each call
+//!   code.rs      the driver's codes and the error
+//! ```
+//!
+//! Nothing here is a measurement: times are sums of a profile's figures.
+
+pub mod code;
+mod gpu;
+mod memory;
+mod profile;
+mod streams;
+
+pub use code::Error;
+pub use gpu::{Gpu, Outstanding};
+pub use memory::Tier;
+pub use profile::{CallSeconds, Profile};
+pub use streams::{Access, Completion, Fault};

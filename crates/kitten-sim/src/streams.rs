@@ -1,0 +1,407 @@
+//! Work, streams, events: what is ordered before what, what is done, and what came too early.
+//!
+//! Order and completion are apart. *Order* is what a program has made sure of: each stream has a clock of how much of every
+//! stream's work comes before its next; events carry clocks from stream to stream and to the host. *Completion* is what happens
+//! to have finished, and a test chooses it. A use of memory that is not ordered behind an earlier, conflicting one is a
+//! fault, whether or not the earlier one happened to be done.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use crate::code::{self, Result, error};
+
+/// One range that work reads or writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Its first address.
+    pub address: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// Whether it is written.
+    pub write: bool,
+}
+
+impl Access {
+    /// A range that is read.
+    pub fn read(address: u64, bytes: u64) -> Access {
+        Access { address, bytes, write: false }
+    }
+
+    /// A range that is written.
+    pub fn write(address: u64, bytes: u64) -> Access {
+        Access { address, bytes, write: true }
+    }
+
+    fn conflicts(&self, other: &Access) -> bool {
+        let overlap = self.address < other.address + other.bytes && other.address < self.address + self.bytes;
+        overlap && (self.write || other.write)
+    }
+}
+
+/// When work is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completion {
+    /// At once.
+    Immediate,
+    /// When something waits for it, or a test says so.
+    Late,
+}
+
+/// Memory used, unmapped or moved before the work that touches it was ordered to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault(pub String);
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How much of each stream's work is known to come before: serial number of the stream to count of its work.
+pub(crate) type Clock = HashMap<u64, u64>;
+
+fn merge(clock: &mut Clock, other: &Clock) {
+    for (stream, count) in other {
+        let known = clock.entry(*stream).or_default();
+        *known = (*known).max(*count);
+    }
+}
+
+/// What deferred work does to bytes.
+pub(crate) type Effect = Box<dyn FnOnce() + Send>;
+
+struct Work {
+    before: Clock,
+    effect: Option<Effect>,
+}
+
+struct StreamState {
+    serial: u64,
+    clock: Clock,
+    launched: u64,
+    done: u64,
+    queue: VecDeque<Work>,
+    capture: Option<u64>,
+}
+
+struct PastUse {
+    access: Access,
+    stream: u64,
+    nth: u64,
+    name: String,
+}
+
+/// The streams and events of one machine. Stream 0 is the default stream; 2 is the calling thread's own.
+pub(crate) struct Streams {
+    completion: Completion,
+    by_handle: BTreeMap<u64, u64>,
+    states: HashMap<u64, StreamState>,
+    next_serial: u64,
+    events: BTreeMap<u64, Option<Clock>>,
+    next_event: u64,
+    host: Clock,
+    uses: Vec<PastUse>,
+    faults: Vec<Fault>,
+    next_capture: u64,
+}
+
+/// The first handle of a created stream; the next lie 16 apart, as addresses would.
+const FIRST_STREAM: u64 = 0x5000_0000;
+
+/// A handle as the call sees it: the two default handles are one, the per-thread one is another in each thread.
+fn handle_key(handle: u64) -> u64 {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    thread_local! {
+        static THREAD: u64 = NEXT.fetch_add(1, Ordering::Relaxed);
+    }
+    match handle {
+        0 | 1 => 0,
+        2 => 1 << 63 | THREAD.with(|thread| *thread),
+        other => other,
+    }
+}
+
+impl Streams {
+    pub(crate) fn new() -> Streams {
+        Streams {
+            completion: Completion::Immediate,
+            by_handle: BTreeMap::new(),
+            states: HashMap::new(),
+            next_serial: 1,
+            events: BTreeMap::new(),
+            next_event: 1,
+            host: Clock::new(),
+            uses: Vec::new(),
+            faults: Vec::new(),
+            next_capture: 1,
+        }
+    }
+
+    pub(crate) fn set_completion(&mut self, completion: Completion) {
+        self.completion = completion;
+        if completion == Completion::Immediate {
+            self.run_all();
+        }
+    }
+
+    fn serial(&mut self, call: &'static str, handle: u64) -> Result<u64> {
+        let key = handle_key(handle);
+        if let Some(serial) = self.by_handle.get(&key) {
+            return Ok(*serial);
+        }
+        if key != 0 && key >> 63 == 0 {
+            return error(call, code::INVALID_HANDLE, format!("there is no stream {handle:#x}: it was destroyed or never made"));
+        }
+        Ok(self.add(key))
+    }
+
+    fn add(&mut self, key: u64) -> u64 {
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        let state = StreamState {
+            serial,
+            clock: Clock::new(),
+            launched: 0,
+            done: 0,
+            queue: VecDeque::new(),
+            capture: None,
+        };
+        self.states.insert(serial, state);
+        self.by_handle.insert(key, serial);
+        serial
+    }
+
+    /// A new stream; handles of destroyed streams come again, the lowest first.
+    pub(crate) fn create_stream(&mut self) -> u64 {
+        let handle = (0..).map(|i| FIRST_STREAM + 16 * i).find(|handle| !self.by_handle.contains_key(handle)).unwrap_or(0);
+        self.add(handle);
+        handle
+    }
+
+    pub(crate) fn destroy_stream(&mut self, handle: u64) -> Result<()> {
+        self.serial("cuStreamDestroy", handle)?;
+        self.by_handle.remove(&handle_key(handle));
+        Ok(())
+    }
+
+    /// Puts work in a stream. What it touches is checked against all that is not ordered before it.
+    pub(crate) fn launch(&mut self, handle: u64, name: &str, accesses: &[Access], effect: Option<Effect>) -> Result<()> {
+        let serial = self.serial("cuLaunchKernel", handle)?;
+        let host = self.host.clone();
+        let Some(state) = self.states.get_mut(&serial) else { return Ok(()) };
+        if state.capture.is_some() {
+            return Ok(());
+        }
+        merge(&mut state.clock, &host);
+        state.launched += 1;
+        let (before, nth) = (state.clock.clone(), state.launched);
+        state.clock.insert(serial, nth);
+        state.queue.push_back(Work { before: before.clone(), effect });
+        for access in accesses {
+            self.accuse(access, name, Some(serial), &before);
+        }
+        self.uses.extend(accesses.iter().map(|access| PastUse { access: *access, stream: serial, nth, name: name.into() }));
+        if self.uses.len() > 1 << 14 {
+            let host = &self.host;
+            self.uses.retain(|past| host.get(&past.stream).is_none_or(|known| *known < past.nth));
+        }
+        if self.completion == Completion::Immediate {
+            self.run_all();
+        }
+        Ok(())
+    }
+
+    /// Reports every past use that conflicts with `access` and that `known` does not order before it.
+    fn accuse(&mut self, access: &Access, name: &str, stream: Option<u64>, known: &Clock) {
+        for past in &self.uses {
+            let ordered = Some(past.stream) == stream || known.get(&past.stream).is_some_and(|count| *count >= past.nth);
+            if !ordered && past.access.conflicts(access) {
+                self.faults.push(Fault(format!(
+                    "{name} touches {:#x}+{:#x} before \"{}\" on stream #{}, which touches {:#x}+{:#x}, is sure to be done",
+                    access.address, access.bytes, past.name, past.stream, past.access.address, past.access.bytes
+                )));
+                return;
+            }
+        }
+    }
+
+    /// The host itself touches, moves or unmaps a range.
+    pub(crate) fn host_use(&mut self, name: &str, access: Access) {
+        let host = self.host.clone();
+        self.accuse(&access, name, None, &host);
+    }
+
+    fn is_done(&self, clock: &Clock) -> bool {
+        clock.iter().all(|(stream, count)| self.states.get(stream).is_none_or(|state| state.done >= *count))
+    }
+
+    /// Does one piece of work that nothing holds back, the lowest stream first from `start` on; whether there was one.
+    fn run_one(&mut self, start: u64) -> bool {
+        let mut serials: Vec<u64> = self.states.keys().copied().collect();
+        serials.sort_unstable();
+        let shift = serials.iter().position(|serial| *serial >= start).unwrap_or(0);
+        serials.rotate_left(shift);
+        for serial in serials {
+            let Some(work) = self.states[&serial].queue.front() else { continue };
+            let others: Clock = work.before.iter().filter(|(s, _)| **s != serial).map(|(s, c)| (*s, *c)).collect();
+            if !self.is_done(&others) {
+                continue;
+            }
+            if let Some(state) = self.states.get_mut(&serial)
+                && let Some(work) = state.queue.pop_front()
+            {
+                state.done += 1;
+                if let Some(effect) = work.effect {
+                    effect();
+                }
+            }
+            return true;
+        }
+        false
+    }
+
+    fn run_all(&mut self) {
+        while self.run_one(0) {}
+    }
+
+    /// Does one piece of late work, beginning the search at the stream a seed names; whether there was one.
+    pub(crate) fn complete_one(&mut self, seed: u64) -> bool {
+        let start = seed % self.next_serial;
+        self.run_one(start)
+    }
+
+    /// Pieces of work not done.
+    pub(crate) fn pending(&self) -> usize {
+        self.states.values().map(|state| state.queue.len()).sum()
+    }
+
+    fn any_capture(&self) -> bool {
+        self.states.values().any(|state| state.capture.is_some())
+    }
+
+    pub(crate) fn synchronize(&mut self) -> Result<()> {
+        if self.any_capture() {
+            let rule = "the device cannot be waited for while a stream is captured";
+            return error("cuCtxSynchronize", code::STREAM_CAPTURE_UNSUPPORTED, rule);
+        }
+        self.run_all();
+        for state in self.states.values() {
+            self.host.insert(state.serial, state.launched);
+        }
+        self.uses.clear();
+        Ok(())
+    }
+
+    pub(crate) fn synchronize_stream(&mut self, handle: u64) -> Result<()> {
+        let serial = self.serial("cuStreamSynchronize", handle)?;
+        if self.states[&serial].capture.is_some() {
+            return error("cuStreamSynchronize", code::STREAM_CAPTURE_UNSUPPORTED, "the stream is captured");
+        }
+        let clock = self.states[&serial].clock.clone();
+        self.finish(&clock);
+        Ok(())
+    }
+
+    /// Does all work of a clock, and lets the host know.
+    fn finish(&mut self, clock: &Clock) {
+        while !self.is_done(clock) && self.run_one(0) {}
+        merge(&mut self.host, clock);
+    }
+
+    pub(crate) fn create_event(&mut self) -> u64 {
+        let event = self.next_event;
+        self.next_event += 1;
+        self.events.insert(event, None);
+        event
+    }
+
+    pub(crate) fn destroy_event(&mut self, event: u64) -> Result<()> {
+        match self.events.remove(&event) {
+            Some(_) => Ok(()),
+            None => error("cuEventDestroy", code::INVALID_HANDLE, format!("there is no event {event}")),
+        }
+    }
+
+    pub(crate) fn record(&mut self, event: u64, handle: u64) -> Result<()> {
+        const CALL: &str = "cuEventRecord";
+        let serial = self.serial(CALL, handle)?;
+        if self.states[&serial].capture.is_some() {
+            return error(CALL, code::STREAM_CAPTURE_UNSUPPORTED, "the stream is captured: the event would belong to the graph");
+        }
+        let mut clock = self.states[&serial].clock.clone();
+        merge(&mut clock, &self.host);
+        match self.events.get_mut(&event) {
+            Some(recorded) => *recorded = Some(clock),
+            None => return error(CALL, code::INVALID_HANDLE, format!("there is no event {event}")),
+        }
+        Ok(())
+    }
+
+    fn clock_of(&self, call: &'static str, event: u64) -> Result<Clock> {
+        match self.events.get(&event) {
+            Some(clock) => Ok(clock.clone().unwrap_or_default()),
+            None => error(call, code::INVALID_HANDLE, format!("there is no event {event}")),
+        }
+    }
+
+    pub(crate) fn query(&mut self, event: u64) -> Result<bool> {
+        let clock = self.clock_of("cuEventQuery", event)?;
+        if self.any_capture() {
+            return error("cuEventQuery", code::STREAM_CAPTURE_UNSUPPORTED, "an event cannot be asked while a stream is captured");
+        }
+        let done = self.is_done(&clock);
+        if done {
+            merge(&mut self.host, &clock);
+        }
+        Ok(done)
+    }
+
+    pub(crate) fn synchronize_event(&mut self, event: u64) -> Result<()> {
+        let clock = self.clock_of("cuEventSynchronize", event)?;
+        self.finish(&clock);
+        Ok(())
+    }
+
+    pub(crate) fn wait(&mut self, handle: u64, event: u64) -> Result<()> {
+        let clock = self.clock_of("cuStreamWaitEvent", event)?;
+        let serial = self.serial("cuStreamWaitEvent", handle)?;
+        if let Some(state) = self.states.get_mut(&serial) {
+            merge(&mut state.clock, &clock);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn begin_capture(&mut self, handle: u64) -> Result<()> {
+        let serial = self.serial("cuStreamBeginCapture", handle)?;
+        if handle_key(handle) == 0 || self.states[&serial].capture.is_some() {
+            return error("cuStreamBeginCapture", code::ILLEGAL_STATE, "the default stream, or one captured already");
+        }
+        let capture = self.next_capture;
+        self.next_capture += 1;
+        if let Some(state) = self.states.get_mut(&serial) {
+            state.capture = Some(capture);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn end_capture(&mut self, handle: u64) -> Result<()> {
+        let serial = self.serial("cuStreamEndCapture", handle)?;
+        match self.states.get_mut(&serial).and_then(|state| state.capture.take()) {
+            Some(_) => Ok(()),
+            None => error("cuStreamEndCapture", code::ILLEGAL_STATE, "the stream is not captured"),
+        }
+    }
+
+    pub(crate) fn is_capturing(&mut self, handle: u64) -> Result<bool> {
+        let serial = self.serial("cuStreamIsCapturing", handle)?;
+        Ok(self.states[&serial].capture.is_some())
+    }
+
+    pub(crate) fn faults(&self) -> Vec<Fault> {
+        self.faults.clone()
+    }
+
+    pub(crate) fn live_events(&self) -> usize {
+        self.events.len()
+    }
+}
