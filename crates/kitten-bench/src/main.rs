@@ -1,2 +1,278 @@
-//! kitten-bench.
-fn main() {}
+//! The command line of kitten-bench.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use giant_kitten::{Activation, parse_size, show_size};
+use indicatif::{ProgressBar, ProgressStyle};
+use kitten_bench::replay::{Outcome, Policy, Setup, map_at, replay};
+use kitten_bench::trace::{BUNDLED, Trace};
+use kitten_bench::{demo, hotpath, picture, sweep};
+use kitten_sim::Profile;
+
+/// Replays traces of real models through giant-kitten on a simulated GPU. Without a command: a demo.
+#[derive(Parser)]
+#[command(version, after_help = bundled())]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+fn bundled() -> String {
+    format!("Bundled traces: {}.\nBuilt-in profiles: {}.", BUNDLED.join(", "), Profile::builtin_names().join(", "))
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// One trace, one placement: modelled seconds per step, and what crossed the link
+    Replay {
+        #[command(flatten)]
+        run: Run,
+        /// How memory is placed
+        #[arg(long, value_enum, default_value = "reserve")]
+        policy: Policy,
+        /// Dedicated memory kept for scratch
+        #[arg(long, default_value = "0", value_parser = parse_size)]
+        reserve: u64,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Seconds per step against the reserve
+    Sweep {
+        #[command(flatten)]
+        run: Run,
+        /// The smallest reserve
+        #[arg(long, value_parser = parse_size)]
+        from: u64,
+        /// The largest reserve
+        #[arg(long, value_parser = parse_size)]
+        to: u64,
+        /// From one to the next
+        #[arg(long, value_parser = parse_size)]
+        step: u64,
+        /// Write the points to this file
+        #[arg(long)]
+        csv: Option<PathBuf>,
+        /// Draw them into this file (.svg or .png)
+        #[arg(long)]
+        plot: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// A picture of what lies where, at the busiest moment of a phase
+    Map {
+        #[command(flatten)]
+        run: Run,
+        /// How memory is placed
+        #[arg(long, value_enum, default_value = "reserve")]
+        policy: Policy,
+        /// Dedicated memory kept for scratch
+        #[arg(long, default_value = "0", value_parser = parse_size)]
+        reserve: u64,
+        /// The phase
+        #[arg(long)]
+        at: String,
+        /// Where to draw it (.svg or .png)
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Nanoseconds per malloc and free on a log of calls, beside other allocators: measured on this machine's processor
+    Hotpath {
+        /// A log of malloc and free calls; otherwise that of genuine PyTorch running SD1.5
+        log: Option<String>,
+        /// This many more small blocks alive throughout
+        #[arg(long, default_value_t = 0)]
+        live: usize,
+        /// Rounds of each allocator
+        #[arg(long, default_value_t = 400)]
+        rounds: usize,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// The options of giant-kitten, as Markdown
+    Options,
+}
+
+#[derive(Args)]
+struct Run {
+    /// A bundled trace, or a file in the format gpu-op-trace/1, plain or .zst
+    trace: String,
+    /// A built-in hardware profile, or a file
+    #[arg(long, default_value = "nominal-6g")]
+    profile: String,
+    /// Dedicated memory, instead of the profile's
+    #[arg(long, value_parser = parse_size)]
+    dedicated: Option<u64>,
+    /// Shared memory, instead of the profile's
+    #[arg(long, value_parser = parse_size)]
+    shared: Option<u64>,
+    /// Dedicated memory withheld while active
+    #[arg(long, default_value = "0", value_parser = parse_size)]
+    persist: u64,
+    /// Large blocks claim dedicated memory first
+    #[arg(long)]
+    sort_reversed: bool,
+    /// The model's blocks are not put before the others
+    #[arg(long)]
+    ignore_model: bool,
+    /// How often a matmul or convolution reads each shared byte, instead of the profile's
+    #[arg(long)]
+    in_place_reread: Option<f64>,
+}
+
+impl Run {
+    fn setup(&self, policy: Policy, reserve: u64) -> Result<Setup> {
+        let mut profile = Profile::load(&self.profile).map_err(anyhow::Error::msg)?;
+        profile.dedicated_bytes = self.dedicated.unwrap_or(profile.dedicated_bytes);
+        profile.shared_bytes = self.shared.unwrap_or(profile.shared_bytes);
+        if let Some(reread) = self.in_place_reread {
+            if !(reread.is_finite() && reread > 0.0) {
+                bail!("--in-place-reread {reread}: it must be a number above 0, such as 1 or 8");
+            }
+            profile.in_place_reread = reread;
+        }
+        if profile.dedicated_bytes < profile.granularity {
+            bail!("--dedicated {}: less than one granule of {}", profile.dedicated_bytes, show_size(profile.granularity));
+        }
+        let activation = Activation {
+            reserve,
+            persist: self.persist,
+            sort_reversed: self.sort_reversed,
+            ignore_model: self.ignore_model,
+        };
+        Ok(Setup { profile, policy, activation })
+    }
+}
+
+fn progress(steps: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(steps);
+    bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} replays, {eta} left").unwrap_or(ProgressStyle::default_bar()));
+    bar
+}
+
+fn show(outcome: &Outcome) {
+    println!(
+        "{} on {} ({} dedicated, {} shared; modelled on the simulated GPU)",
+        outcome.trace,
+        outcome.profile,
+        show_size(outcome.dedicated_bytes),
+        show_size(outcome.shared_bytes)
+    );
+    for step in &outcome.steps {
+        println!(
+            "  {:<12} {:>8.3} s  (compute {:.3} s, {} over the link; {} dedicated, {} shared)",
+            step.name,
+            step.seconds,
+            step.compute_seconds,
+            show_size(step.link_bytes),
+            show_size(step.peak_dedicated_bytes),
+            show_size(step.peak_shared_bytes)
+        );
+    }
+    println!(
+        "  fragmentation {:.4} ({} mapped over {} live at their peaks), {} mallocs, {} migrated",
+        outcome.fragmentation,
+        show_size(outcome.peak_mapped_bytes),
+        show_size(outcome.peak_live_bytes),
+        outcome.mallocs,
+        show_size(outcome.migrated_bytes)
+    );
+}
+
+fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        None => {
+            let bar = progress(demo::replays());
+            let text = demo::demo(|| bar.inc(1))?;
+            bar.finish_and_clear();
+            print!("{text}");
+        }
+        Some(Command::Replay { run, policy, reserve, json }) => {
+            let setup = run.setup(policy, reserve)?;
+            let outcome = replay(&mut Trace::open(&run.trace)?, &setup, &mut |_, _| {})?;
+            if json {
+                println!("{}", serde_json::to_string_pretty(&outcome)?);
+            } else {
+                show(&outcome);
+            }
+            if let Some(oom) = outcome.oom {
+                bail!("{oom}");
+            }
+        }
+        Some(Command::Sweep { run, from, to, step, csv, plot, json }) => {
+            let reserves = sweep::reserves(from, to, step)?;
+            let setup = run.setup(Policy::Reserve, 0)?;
+            if let Some(plot) = &plot {
+                picture::check_extension(plot)?;
+            }
+            let bar = progress(reserves.len() as u64);
+            let sweep = sweep::sweep(|| Trace::open(&run.trace), &setup, &reserves, || bar.inc(1))?;
+            bar.finish_and_clear();
+            if let Some(path) = &csv {
+                let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+                sweep.write_csv(file)?;
+            }
+            if let Some(path) = &plot {
+                picture::plot_sweep(&sweep, path)?;
+            }
+            if json {
+                println!("{}", serde_json::to_string_pretty(&sweep)?);
+            } else {
+                let Some(best) = sweep.best() else { bail!("no reserve got through: {:?}", sweep.points.first()) };
+                let (low, high) = sweep.plateau().unwrap_or((best.reserve_bytes, best.reserve_bytes));
+                println!(
+                    "best: {:.3} s per step with a reserve of {} (good from {} to {}); first-come {:.3} s; all dedicated {:.3} s",
+                    best.seconds.unwrap_or(f64::NAN),
+                    show_size(best.reserve_bytes),
+                    show_size(low),
+                    show_size(high),
+                    sweep.first_come.unwrap_or(f64::NAN),
+                    sweep.limit.unwrap_or(f64::NAN)
+                );
+            }
+        }
+        Some(Command::Map { run, policy, reserve, at, out }) => {
+            picture::check_extension(&out)?;
+            let setup = run.setup(policy, reserve)?;
+            let mut trace = Trace::open(&run.trace)?;
+            let (map, stats) = map_at(&mut trace, &setup, &at)?;
+            picture::draw_map(&map, &stats, &format!("{}, {at}", trace.name()), &out)?;
+        }
+        Some(Command::Hotpath { log, live, rounds, json }) => {
+            if rounds == 0 {
+                bail!("--rounds 0 measures nothing");
+            }
+            let figures = hotpath::measure(&hotpath::Log::open(log.as_deref())?, live, rounds)?;
+            if json {
+                println!("{}", serde_json::to_string_pretty(&figures)?);
+            } else {
+                println!("{:.1} ns per malloc and free through gk_malloc and gk_free", figures.ns_per_pair);
+                for (name, ns) in &figures.peers {
+                    println!("{ns:.1} ns {name} (ours is {:.2} of it)", figures.ns_per_pair / ns);
+                }
+                println!("{} driver calls in {} rounds of {} pairs", figures.driver_calls_steady, figures.rounds, figures.pairs);
+            }
+        }
+        Some(Command::Options) => print!("{}", giant_kitten::reference()),
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("kitten-bench: {why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

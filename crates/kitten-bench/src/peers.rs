@@ -1,0 +1,117 @@
+//! Other allocators, to hold giant-kitten's hot path against: offsets in one range, no threads, no tiers, no streams.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// An allocator of offsets.
+pub trait Peer {
+    /// Its name in results.
+    fn name(&self) -> &'static str;
+    /// A block of at least `bytes`, by a token that [`free`](Peer::free) takes.
+    fn malloc(&mut self, bytes: u64) -> u64;
+    /// Gives a block back.
+    fn free(&mut self, token: u64);
+}
+
+const ALIGNMENT: u64 = 512;
+
+/// The plainest good allocator: best fit on two trees, one by size and one by address, with immediate coalescing.
+#[derive(Debug)]
+pub struct BestFit {
+    by_size: BTreeSet<(u64, u64)>,
+    by_offset: BTreeMap<u64, u64>,
+    used: BTreeMap<u64, u64>,
+}
+
+impl BestFit {
+    /// One free range of `bytes`.
+    pub fn new(bytes: u64) -> Self {
+        BestFit { by_size: BTreeSet::from([(bytes, 0)]), by_offset: BTreeMap::from([(0, bytes)]), used: BTreeMap::new() }
+    }
+
+    fn add(&mut self, offset: u64, bytes: u64) {
+        self.by_size.insert((bytes, offset));
+        self.by_offset.insert(offset, bytes);
+    }
+
+    fn remove(&mut self, offset: u64, bytes: u64) {
+        self.by_size.remove(&(bytes, offset));
+        self.by_offset.remove(&offset);
+    }
+}
+
+impl Peer for BestFit {
+    fn name(&self) -> &'static str {
+        "btreemap-best-fit"
+    }
+
+    fn malloc(&mut self, bytes: u64) -> u64 {
+        let bytes = bytes.next_multiple_of(ALIGNMENT);
+        let found = self.by_size.range((bytes, 0)..).next().copied();
+        let (length, offset) = found.expect("the range is larger than any log needs");
+        self.remove(offset, length);
+        if length > bytes {
+            self.add(offset + bytes, length - bytes);
+        }
+        self.used.insert(offset, bytes);
+        offset
+    }
+
+    fn free(&mut self, token: u64) {
+        let (mut offset, mut bytes) = (token, self.used.remove(&token).expect("a live block"));
+        if let Some((&before, &length)) = self.by_offset.range(..offset).next_back()
+            && before + length == offset
+        {
+            self.remove(before, length);
+            offset = before;
+            bytes += length;
+        }
+        if let Some(&length) = self.by_offset.get(&(offset + bytes)) {
+            self.remove(offset + bytes, length);
+            bytes += length;
+        }
+        self.add(offset, bytes);
+    }
+}
+
+/// The crate `offset-allocator`, in units of 512 bytes.
+pub struct OffsetAllocator {
+    inner: offset_allocator::Allocator<u32>,
+    blocks: Vec<Option<offset_allocator::Allocation<u32>>>,
+    vacant: Vec<u32>,
+}
+
+impl OffsetAllocator {
+    /// One free range of `bytes`.
+    pub fn new(bytes: u64) -> Self {
+        let units = u32::try_from(bytes / ALIGNMENT).unwrap_or(u32::MAX);
+        let inner = offset_allocator::Allocator::with_max_allocs(units, 1 << 20);
+        OffsetAllocator { inner, blocks: Vec::new(), vacant: Vec::new() }
+    }
+}
+
+impl Peer for OffsetAllocator {
+    fn name(&self) -> &'static str {
+        "offset-allocator"
+    }
+
+    fn malloc(&mut self, bytes: u64) -> u64 {
+        let units = bytes.div_ceil(ALIGNMENT) as u32;
+        let block = self.inner.allocate(units).expect("the range is larger than any log needs");
+        match self.vacant.pop() {
+            Some(slot) => {
+                self.blocks[slot as usize] = Some(block);
+                u64::from(slot)
+            }
+            None => {
+                self.blocks.push(Some(block));
+                self.blocks.len() as u64 - 1
+            }
+        }
+    }
+
+    fn free(&mut self, token: u64) {
+        let block = self.blocks[token as usize].take().expect("a live block");
+        self.inner.free(block);
+        self.vacant.push(token as u32);
+    }
+}

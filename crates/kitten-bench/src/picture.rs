@@ -1,0 +1,260 @@
+//! Pictures: the plot of a sweep, and the memory map. SVG or PNG by the file's extension.
+
+use std::path::Path;
+
+use anyhow::{Result, anyhow, bail};
+use giant_kitten::{MemoryMap, Stats, Tier, show_size};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+
+use crate::sweep::{PLATEAU, Sweep};
+
+/// Colours that differ for every kind of eye (Okabe and Ito's).
+const BLUE: RGBColor = RGBColor(0, 114, 178);
+const ORANGE: RGBColor = RGBColor(230, 159, 0);
+const GREEN: RGBColor = RGBColor(0, 158, 115);
+const VERMILION: RGBColor = RGBColor(213, 94, 0);
+const GREY: RGBColor = RGBColor(150, 150, 150);
+const FAINT: RGBColor = RGBColor(232, 232, 232);
+const FONT: &str = "sans-serif";
+
+/// Whether a picture can be written to this file.
+///
+/// # Errors
+/// An extension other than .svg and .png.
+pub fn check_extension(path: &Path) -> Result<()> {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("svg" | "png") => Ok(()),
+        _ => bail!("{}: pictures are written as .svg or .png", path.display()),
+    }
+}
+
+/// Makes the fonts known; pictures must not depend on what a machine has installed.
+fn fonts() -> Result<()> {
+    let font = epaint_default_fonts::UBUNTU_LIGHT;
+    plotters::style::register_font(FONT, FontStyle::Normal, font).map_err(|_| anyhow!("the built-in font is not readable"))
+}
+
+/// Draws on an area that becomes a file.
+fn draw(path: &Path, size: (u32, u32), paint: impl Fn(&dyn Canvas) -> Result<()>) -> Result<()> {
+    check_extension(path)?;
+    fonts()?;
+    let png = path.extension().is_some_and(|extension| extension == "png");
+    let drawn = if png {
+        let area = BitMapBackend::new(path, size).into_drawing_area();
+        paint(&area).and_then(|()| area.present().map_err(|why| anyhow!("{why}")))
+    } else {
+        let area = SVGBackend::new(path, size).into_drawing_area();
+        paint(&area).and_then(|()| area.present().map_err(|why| anyhow!("{why}")))
+    };
+    drawn.map_err(|why| anyhow!("cannot draw {}: {why}", path.display()))
+}
+
+/// What both kinds of file can do.
+trait Canvas {
+    fn sweep(&self, sweep: &Sweep) -> Result<()>;
+    fn map(&self, map: &MemoryMap, stats: &Stats, title: &str) -> Result<()>;
+}
+
+impl<B: DrawingBackend> Canvas for DrawingArea<B, Shift>
+where
+    B::ErrorType: 'static,
+{
+    fn sweep(&self, sweep: &Sweep) -> Result<()> {
+        paint_sweep(self, sweep).map_err(|why| anyhow!("{why}"))
+    }
+
+    fn map(&self, map: &MemoryMap, stats: &Stats, title: &str) -> Result<()> {
+        paint_map(self, map, stats, title).map_err(|why| anyhow!("{why}"))
+    }
+}
+
+/// Draws a sweep.
+///
+/// # Errors
+/// A file that cannot be written; a sweep without a single time.
+pub fn plot_sweep(sweep: &Sweep, path: &Path) -> Result<()> {
+    if sweep.best().is_none() {
+        bail!("there is nothing to draw: no reserve got through");
+    }
+    draw(path, (900, 560), |canvas| canvas.sweep(sweep))
+}
+
+const GIB: f64 = (1u64 << 30) as f64;
+
+fn paint_sweep<B: DrawingBackend>(
+    area: &DrawingArea<B, Shift>,
+    sweep: &Sweep,
+) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+    let points: Vec<(f64, f64)> =
+        sweep.points.iter().filter_map(|p| Some((p.reserve_bytes as f64 / GIB, p.seconds?))).collect();
+    let lines = [("first-come", sweep.first_come, VERMILION), ("all dedicated", sweep.limit, GREY)];
+    let highest = points.iter().map(|p| p.1).chain(lines.iter().filter_map(|l| l.1)).fold(0.0, f64::max) * 1.08;
+    let (left, right) = (points.first().map_or(0.0, |p| p.0), points.last().map_or(1.0, |p| p.0));
+    let right = if right > left { right } else { left + 1.0 };
+
+    area.fill(&WHITE)?;
+    let title = TextStyle::from((FONT, 22)).color(&BLACK);
+    area.draw(&Text::new(format!("Seconds per step against the reserve: {}", sweep.trace), (24, 16), title))?;
+    let subtitle = TextStyle::from((FONT, 15)).color(&RGBColor(90, 90, 90));
+    let under = format!("modelled on the simulated GPU, profile {}; nothing here is measured", sweep.profile);
+    area.draw(&Text::new(under, (24, 44), subtitle))?;
+
+    let mut chart = ChartBuilder::on(area)
+        .margin_top(72)
+        .margin_right(30)
+        .margin_bottom(12)
+        .margin_left(12)
+        .x_label_area_size(48)
+        .y_label_area_size(62)
+        .build_cartesian_2d(left..right, 0.0..highest)?;
+    chart
+        .configure_mesh()
+        .x_desc("reserve, GiB")
+        .y_desc("seconds per step")
+        .axis_desc_style((FONT, 16))
+        .label_style((FONT, 14))
+        .light_line_style(WHITE)
+        .bold_line_style(FAINT)
+        .x_labels(12)
+        .y_labels(8)
+        .draw()?;
+    if let Some((low, high)) = sweep.plateau() {
+        let (low, high) = (low as f64 / GIB, high as f64 / GIB);
+        let name = format!("within {:.0} % of the best: {low:.2} to {high:.2} GiB", (PLATEAU - 1.0) * 100.0);
+        let half = if high > low { 0.0 } else { (right - left) / 200.0 };
+        chart
+            .draw_series([Rectangle::new([(low - half, 0.0), (high + half, highest)], GREEN.mix(0.15).filled())])?
+            .label(name)
+            .legend(|(x, y)| Rectangle::new([(x, y - 6), (x + 22, y + 6)], GREEN.mix(0.3).filled()));
+    }
+    for (name, seconds, colour) in lines {
+        let Some(seconds) = seconds else { continue };
+        chart
+            .draw_series(DashedLineSeries::new([(left, seconds), (right, seconds)], 8, 5, colour.stroke_width(2)))?
+            .label(format!("{name}: {seconds:.2} s"))
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 22, y)], colour.stroke_width(2)));
+    }
+    chart
+        .draw_series(LineSeries::new(points.iter().copied(), BLUE.stroke_width(3)))?
+        .label("this reserve")
+        .legend(|(x, y)| PathElement::new([(x, y), (x + 22, y)], BLUE.stroke_width(3)));
+    if let Some((best, seconds)) = sweep.best().and_then(|p| Some((p.reserve_bytes as f64 / GIB, p.seconds?))) {
+        chart
+            .draw_series([Circle::new((best, seconds), 5, BLUE.filled())])?
+            .label(format!("best: {seconds:.2} s with {best:.2} GiB"))
+            .legend(|(x, y)| Circle::new((x + 11, y), 5, BLUE.filled()));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::Coordinate(((right - left) as i32).min(0) + 330, 90))
+        .label_font((FONT, 15))
+        .background_style(WHITE.mix(0.9))
+        .border_style(FAINT)
+        .legend_area_size(32)
+        .draw()?;
+    Ok(())
+}
+
+const CELL: i32 = 9;
+const COLUMNS: i32 = 100;
+
+/// Draws a memory map: one cell for each granule.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn draw_map(map: &MemoryMap, stats: &Stats, title: &str, path: &Path) -> Result<()> {
+    let rows: i32 = map.arenas.iter().map(|arena| (arena.granules.len() as i32 + COLUMNS - 1) / COLUMNS).sum();
+    let height = 150 + rows * CELL + 34 * map.arenas.len() as i32;
+    draw(path, (COLUMNS as u32 * CELL as u32 + 48, height as u32), |canvas| canvas.map(map, stats, title))
+}
+
+/// A granule's colour: its filling by hue, its tier by shade (shared is pale with a frame).
+fn paint_granule(kinds: [u64; 3]) -> RGBColor {
+    let [model, scratch, other] = kinds;
+    match model.max(scratch).max(other) {
+        0 => WHITE,
+        most if most == model => BLUE,
+        most if most == scratch => ORANGE,
+        _ => GREEN,
+    }
+}
+
+fn paint_map<B: DrawingBackend>(
+    area: &DrawingArea<B, Shift>,
+    map: &MemoryMap,
+    stats: &Stats,
+    title: &str,
+) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+    let text = |size: u32| TextStyle::from((FONT, size)).color(&BLACK);
+    area.fill(&WHITE)?;
+    area.draw(&Text::new(format!("Memory map: {title}"), (24, 14), text(22)))?;
+    let figures = |tier: Tier| {
+        let s = &stats.tiers[tier];
+        format!(
+            "{tier}: {} of blocks in {} mapped, of {}",
+            show_size(s.allocated.current),
+            show_size(s.mapped.current),
+            show_size(stats.capacity[tier])
+        )
+    };
+    let line = format!("{}   |   {}", figures(Tier::Dedicated), figures(Tier::Shared));
+    area.draw(&Text::new(line, (24, 42), text(14)))?;
+    let line = format!(
+        "phase {}, reserve {}, {} of it in stock; one cell is {}; on the simulated GPU",
+        stats.phase.name(),
+        show_size(stats.reserve),
+        show_size(map.stock_dedicated.min(stats.reserve)),
+        show_size(map.granule)
+    );
+    area.draw(&Text::new(line, (24, 62), text(14)))?;
+
+    let mut x = 24;
+    let legend = [
+        ("model", [1, 0, 0]),
+        ("scratch", [0, 1, 0]),
+        ("other", [0, 0, 1]),
+        ("free", [0, 0, 0]),
+    ];
+    for (name, kinds) in legend {
+        for tier in Tier::ALL {
+            cell(area, (x, 92), 14, kinds, tier)?;
+            let label = format!("{name}, {tier}");
+            area.draw(&Text::new(label.clone(), (x + 19, 91), text(13)))?;
+            x += 36 + 6 * label.len() as i32;
+        }
+    }
+
+    let mut y = 118;
+    for arena in &map.arenas {
+        let heading = format!("{} arena, {} blocks", arena.purpose, arena.class);
+        area.draw(&Text::new(heading, (24, y), text(14)))?;
+        y += 20;
+        for (i, granule) in arena.granules.iter().enumerate() {
+            let Some(tier) = granule.tier else { continue };
+            let at = (24 + (i as i32 % COLUMNS) * CELL, y + (i as i32 / COLUMNS) * CELL);
+            cell(area, at, CELL - 1, [granule.model, granule.scratch, granule.other], tier)?;
+        }
+        y += (arena.granules.len() as i32 + COLUMNS - 1) / COLUMNS * CELL + 14;
+    }
+    Ok(())
+}
+
+/// A granule: filled in the dedicated tier, a frame with a faint filling in the shared one.
+fn cell<B: DrawingBackend>(
+    area: &DrawingArea<B, Shift>,
+    (x, y): (i32, i32),
+    size: i32,
+    kinds: [u64; 3],
+    tier: Tier,
+) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+    let colour = paint_granule(kinds);
+    let frame = if colour == WHITE { GREY } else { colour };
+    let filling = match tier {
+        Tier::Dedicated if colour == WHITE => GREY.mix(0.45),
+        Tier::Dedicated => colour.mix(1.0),
+        Tier::Shared => colour.mix(0.22),
+    };
+    area.draw(&Rectangle::new([(x, y), (x + size, y + size)], filling.filled()))?;
+    area.draw(&Rectangle::new([(x, y), (x + size, y + size)], frame.stroke_width(1)))
+}

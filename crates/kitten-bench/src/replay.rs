@@ -1,0 +1,353 @@
+//! A trace through the real allocator on the simulated GPU, and the time that its placement would cost.
+//!
+//! The model, per operation: `max(flops / rate, bytes touched / VRAM bandwidth)`, plus the bytes of it that lie in the shared tier over
+//! the link. What a matmul or convolution reads in shared memory crosses the link `in_place_reread` times.
+//! Of a block in both tiers the touched bytes are shared in proportion. Nothing overlaps: the sum is an upper bound for
+//! hardware that can read ahead, and a lower one for kernels that re-read more than the profile says.
+
+use std::collections::HashMap;
+use std::ffi::{c_int, c_void};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+use giant_kitten::driver::sim::SimDriver;
+use giant_kitten::{Activation, Kitten, MemoryMap, Options, Stats, Tier, abi};
+use kitten_sim::{Gpu, Profile};
+use serde::Serialize;
+
+use crate::trace::{Event, Kind, Op, Trace};
+
+const DEVICE: usize = 0;
+
+/// How memory is placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// Blocks take dedicated memory as they come; nothing is activated. What a driver's own fallback amounts to.
+    FirstCome,
+    /// Loading leaves the reserve alone; activation after the load.
+    Reserve,
+}
+
+/// What to replay, and on what.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The device. Its capacities are what the allocator may use.
+    pub profile: Profile,
+    /// How memory is placed.
+    pub policy: Policy,
+    /// What the activation is to do.
+    pub activation: Activation,
+}
+
+/// What happened in one phase with operations.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Step {
+    /// The phase's name.
+    pub name: String,
+    /// Modelled: compute and link.
+    pub seconds: f64,
+    /// Modelled: as if everything were dedicated.
+    pub compute_seconds: f64,
+    /// Bytes over the link, both ways, with rereads.
+    pub link_bytes: u64,
+    /// Of these, to the device.
+    pub link_read_bytes: u64,
+    /// Of these, to the host.
+    pub link_write_bytes: u64,
+    /// The most bytes mapped in dedicated memory.
+    pub peak_dedicated_bytes: u64,
+    /// The most bytes mapped in shared memory.
+    pub peak_shared_bytes: u64,
+}
+
+/// What a replay found. Sizes in bytes; all seconds are modelled.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// The trace's name.
+    pub trace: String,
+    /// The profile's name.
+    pub profile: String,
+    /// How memory was placed.
+    pub policy: Policy,
+    /// The reserve of the activation.
+    pub reserve_bytes: u64,
+    /// Capacity of the dedicated tier.
+    pub dedicated_bytes: u64,
+    /// Capacity of the shared tier.
+    pub shared_bytes: u64,
+    /// Persist of the activation.
+    pub persist_bytes: u64,
+    /// The most bytes of live blocks.
+    pub peak_live_bytes: u64,
+    /// The most bytes mapped.
+    pub peak_mapped_bytes: u64,
+    /// Peak mapped over peak live.
+    pub fragmentation: f64,
+    /// Blocks given out.
+    pub mallocs: u64,
+    /// Blocks given back.
+    pub frees: u64,
+    /// Bytes that changed tier.
+    pub migrated_bytes: u64,
+    /// How often a matmul or convolution was taken to read each shared byte.
+    pub in_place_reread: f64,
+    /// Every phase with operations, in order, without loading.
+    pub steps: Vec<Step>,
+    /// The last step.
+    pub steady: Option<Step>,
+    /// Why the replay ended early, if it did.
+    pub oom: Option<String>,
+}
+
+struct LiveBlock {
+    address: u64,
+    bytes: u64,
+    stream: u64,
+}
+
+/// A replay under way.
+struct Replay<'a> {
+    setup: &'a Setup,
+    gpu: Gpu,
+    kitten: &'static Kitten,
+    live: HashMap<u64, LiveBlock>,
+    streams: HashMap<u64, u64>,
+    step: Step,
+    in_step: bool,
+    steps: Vec<Step>,
+    live_bytes: u64,
+    peak_live: u64,
+    peak_mapped: u64,
+}
+
+/// A moment of a replay: the begin of a phase, or just after an allocation.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment<'a> {
+    /// The phase.
+    pub phase: &'a str,
+    /// Whether it begins.
+    pub begins: bool,
+    /// Bytes of live blocks.
+    pub live_bytes: u64,
+}
+
+/// Called at every moment of a replay.
+pub type Watch<'a> = &'a mut dyn FnMut(Moment<'_>, &Kitten);
+
+/// Replays a trace.
+///
+/// # Errors
+/// A trace that is not good; an allocator that fails other than by running out of memory, which is an outcome.
+pub fn replay(trace: &mut Trace, setup: &Setup, watch: Watch<'_>) -> Result<Outcome> {
+    let gpu = Gpu::new(std::slice::from_ref(&setup.profile))?;
+    let reserve = if setup.policy == Policy::Reserve { setup.activation.reserve } else { 0 };
+    let options = Options { reserve, ..Options::default() };
+    let kitten = abi::install(Kitten::new(options, Arc::new(SimDriver::new(gpu.clone())))?);
+    let mut replay = Replay {
+        setup,
+        gpu,
+        kitten,
+        live: HashMap::new(),
+        streams: HashMap::from([(0, 0)]),
+        step: Step::default(),
+        in_step: false,
+        steps: Vec::new(),
+        live_bytes: 0,
+        peak_live: 0,
+        peak_mapped: 0,
+    };
+    let ended = replay.run(trace, watch);
+    let outcome = ended.and_then(|oom| replay.outcome(trace.name(), oom));
+    kitten.shutdown();
+    outcome
+}
+
+fn is_loading(phase: &str) -> bool {
+    matches!(phase, "load" | "inputs")
+}
+
+impl Replay<'_> {
+    /// Runs to the end; the text of an out-of-memory that ended it early.
+    fn run(&mut self, trace: &mut Trace, watch: Watch<'_>) -> Result<Option<String>> {
+        let mut placed = self.setup.policy == Policy::FirstCome;
+        while let Some(event) = trace.next_event()? {
+            match event {
+                Event::Phase(name) => {
+                    self.end_step();
+                    if !placed && !is_loading(&name) {
+                        placed = true;
+                        if let Err(why) = self.kitten.activate(DEVICE, &self.setup.activation) {
+                            return Ok(Some(why.to_string()));
+                        }
+                    }
+                    watch(Moment { phase: &name, begins: true, live_bytes: self.live_bytes }, self.kitten);
+                    self.in_step = !is_loading(&name) && name != "end";
+                    self.step = Step { name, ..Step::default() };
+                }
+                Event::Alloc { id, bytes, stream, kind } => {
+                    if let Some(oom) = self.alloc(id, bytes, stream, kind).with_context(|| trace.at())? {
+                        return Ok(Some(oom));
+                    }
+                    let moment = Moment { phase: &self.step.name, begins: false, live_bytes: self.live_bytes };
+                    watch(moment, self.kitten);
+                }
+                Event::Free { id } => self.free(id),
+                Event::Op(op) => self.charge(&op)?,
+            }
+        }
+        self.end_step();
+        Ok(None)
+    }
+
+    fn alloc(&mut self, id: u64, bytes: u64, stream: u64, kind: Kind) -> Result<Option<String>> {
+        let stream = match self.streams.get(&stream) {
+            Some(handle) => *handle,
+            None => {
+                let handle = self.gpu.create_stream()?;
+                self.streams.insert(stream, handle);
+                handle
+            }
+        };
+        let address = abi::gk_malloc(bytes as usize, DEVICE as c_int, stream as *mut c_void) as u64;
+        if address == 0 {
+            // SAFETY: the text is good until the next call of the interface on this thread.
+            let text = unsafe { std::ffi::CStr::from_ptr(abi::gk_last_error()) };
+            return Ok(Some(text.to_string_lossy().into_owned()));
+        }
+        if kind == Kind::Param {
+            self.kitten.mark(address, true)?;
+        }
+        self.live.insert(id, LiveBlock { address, bytes, stream });
+        self.live_bytes += bytes;
+        self.peak_live = self.peak_live.max(self.live_bytes);
+        self.look()?;
+        Ok(None)
+    }
+
+    fn free(&mut self, id: u64) {
+        if let Some(block) = self.live.remove(&id) {
+            let (address, stream) = (block.address as *mut c_void, block.stream as *mut c_void);
+            abi::gk_free(address, block.bytes as usize, DEVICE as c_int, stream);
+            self.live_bytes -= block.bytes;
+        }
+    }
+
+    /// Brings the peaks up to date.
+    fn look(&mut self) -> Result<()> {
+        let stats = self.kitten.stats(DEVICE)?;
+        let mapped = |tier: Tier| stats.tiers[tier].mapped.current;
+        self.peak_mapped = self.peak_mapped.max(mapped(Tier::Dedicated) + mapped(Tier::Shared));
+        self.step.peak_dedicated_bytes = self.step.peak_dedicated_bytes.max(mapped(Tier::Dedicated));
+        self.step.peak_shared_bytes = self.step.peak_shared_bytes.max(mapped(Tier::Shared));
+        Ok(())
+    }
+
+    /// Charges the time of an operation to the step.
+    fn charge(&mut self, op: &Op) -> Result<()> {
+        if !self.in_step {
+            return Ok(());
+        }
+        let profile = &self.setup.profile;
+        let bytes: u64 = op.reads.iter().chain(&op.writes).map(|(_, bytes)| bytes).sum();
+        self.step.compute_seconds += (op.flops / profile.fp16_rate).max(bytes as f64 / profile.vram_bandwidth);
+        let reread = if rereads(&op.name) { profile.in_place_reread } else { 1.0 };
+        self.step.link_read_bytes += (self.shared_bytes(&op.reads)? * reread).round() as u64;
+        self.step.link_write_bytes += self.shared_bytes(&op.writes)?.round() as u64;
+        Ok(())
+    }
+
+    /// Of the bytes touched, those in the shared tier.
+    fn shared_bytes(&self, touched: &[(u64, u64)]) -> Result<f64> {
+        let mut shared = 0.0;
+        for (id, bytes) in touched {
+            let block = self.live.get(id).ok_or_else(|| anyhow!("block {id} is not allocated"))?;
+            let lies = self.kitten.residency(block.address)?;
+            let all = lies[Tier::Dedicated] + lies[Tier::Shared];
+            shared += *bytes as f64 * lies[Tier::Shared] as f64 / all as f64;
+        }
+        Ok(shared)
+    }
+
+    fn end_step(&mut self) {
+        let mut step = std::mem::take(&mut self.step);
+        if !self.in_step || step.compute_seconds == 0.0 {
+            return;
+        }
+        let profile = &self.setup.profile;
+        step.link_bytes = step.link_read_bytes + step.link_write_bytes;
+        step.seconds = step.compute_seconds
+            + step.link_read_bytes as f64 / profile.link_to_device
+            + step.link_write_bytes as f64 / profile.link_to_host;
+        self.steps.push(step);
+    }
+
+    fn outcome(&mut self, trace: &str, oom: Option<String>) -> Result<Outcome> {
+        self.end_step();
+        let stats: Stats = self.kitten.stats(DEVICE)?;
+        let active = self.setup.policy == Policy::Reserve;
+        let activation = &self.setup.activation;
+        Ok(Outcome {
+            trace: trace.into(),
+            profile: self.setup.profile.name.clone(),
+            policy: self.setup.policy,
+            reserve_bytes: if active { activation.reserve } else { 0 },
+            dedicated_bytes: stats.capacity[Tier::Dedicated],
+            shared_bytes: stats.capacity[Tier::Shared],
+            persist_bytes: if active { activation.persist } else { 0 },
+            peak_live_bytes: self.peak_live,
+            peak_mapped_bytes: self.peak_mapped,
+            fragmentation: self.peak_mapped as f64 / self.peak_live.max(1) as f64,
+            mallocs: stats.mallocs,
+            frees: stats.frees,
+            migrated_bytes: stats.migrated_bytes,
+            in_place_reread: self.setup.profile.in_place_reread,
+            steady: self.steps.last().cloned(),
+            steps: std::mem::take(&mut self.steps),
+            oom,
+        })
+    }
+}
+
+/// Whether an operator reads its operands more than once: matmuls and convolutions, by their names in ATen.
+fn rereads(op: &str) -> bool {
+    let name = op.strip_prefix("aten::").unwrap_or(op);
+    let name = name.split('.').next().unwrap_or(name);
+    matches!(name, "mm" | "addmm" | "bmm" | "baddbmm" | "linear" | "matmul" | "_scaled_mm") || name.contains("convolution") || name.starts_with("conv")
+}
+
+/// The memory map of a phase at its busiest moment, and the statistics then.
+///
+/// # Errors
+/// As for [`replay`]; a phase that the trace does not have.
+pub fn map_at(trace: &mut Trace, setup: &Setup, phase: &str) -> Result<(MemoryMap, Stats)> {
+    let mut seen = Vec::new();
+    let mut busiest: Option<(u64, _, _)> = None;
+    replay(trace, setup, &mut |moment, kitten| {
+        if moment.begins {
+            seen.push(moment.phase.to_owned());
+        }
+        if moment.phase == phase && busiest.as_ref().is_none_or(|(bytes, ..)| moment.live_bytes > *bytes) {
+            busiest = Some((moment.live_bytes, kitten.map(DEVICE), kitten.stats(DEVICE)));
+        }
+    })?;
+    match busiest {
+        Some((_, map, stats)) => Ok((map?, stats?)),
+        None => Err(anyhow!("the trace has no phase \"{phase}\"; it has {}", seen.join(", "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matmuls_and_convolutions_reread() {
+        for name in ["aten::mm", "aten::addmm", "aten::bmm", "aten::convolution", "aten::conv2d.padding"] {
+            assert!(rereads(name), "{name}");
+        }
+        for name in ["aten::add.Tensor", "aten::mul", "aten::native_group_norm", "aten::_scaled_dot_product_flash_attention"] {
+            assert!(!rereads(name), "{name}");
+        }
+    }
+}

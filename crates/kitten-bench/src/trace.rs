@@ -1,0 +1,357 @@
+//! Traces in the format `gpu-op-trace/1`: JSON lines, plain or compressed by zstd, read as a stream and checked as they are read.
+//!
+//! The header comes first; then allocations, operations and frees in program order, and the names of phases between them.
+//! Unknown fields and unknown kinds of lines are passed over. Traces may come from anybody: whatever is wrong is an
+//! error that names the line.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// The format that is understood.
+pub const FORMAT: &str = "gpu-op-trace/1";
+/// No line of a trace may be longer: 4 MiB.
+const LONGEST_LINE: u64 = 4 << 20;
+/// Storages larger than this cannot be: 16 TiB.
+const LARGEST: u64 = 1 << 44;
+
+/// What a block is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A parameter or buffer of the model.
+    Param,
+    /// An input that lives through the run.
+    Input,
+    /// Everything else.
+    #[default]
+    #[serde(other)]
+    Act,
+}
+
+/// One line of a trace that means something.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A phase begins.
+    Phase(String),
+    /// A storage comes to life.
+    Alloc {
+        /// Its name in the trace; never used again.
+        id: u64,
+        /// Its length.
+        bytes: u64,
+        /// The number of the stream it is for.
+        stream: u64,
+        /// What it is for.
+        kind: Kind,
+    },
+    /// A storage dies.
+    Free {
+        /// Its name in the trace.
+        id: u64,
+    },
+    /// A kernel.
+    Op(Op),
+}
+
+/// A kernel, with the storages that it touches and how many bytes of each.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Op {
+    /// The operator (`aten::convolution`).
+    pub name: String,
+    /// Floating-point operations.
+    pub flops: f64,
+    /// Storages read, with the bytes of each.
+    pub reads: Vec<(u64, u64)>,
+    /// Storages written, with the bytes of each.
+    pub writes: Vec<(u64, u64)>,
+}
+
+#[derive(Deserialize)]
+struct Header {
+    ev: String,
+    #[serde(default)]
+    format: String,
+    trace: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Line {
+    ev: String,
+    name: Option<String>,
+    id: Option<u64>,
+    bytes: Option<u64>,
+    #[serde(default)]
+    stream: u64,
+    #[serde(default)]
+    kind: Kind,
+    #[serde(default)]
+    flops: f64,
+    #[serde(default)]
+    reads: Vec<u64>,
+    #[serde(default)]
+    writes: Vec<u64>,
+    #[serde(default)]
+    read_bytes: Vec<u64>,
+    #[serde(default)]
+    write_bytes: Vec<u64>,
+}
+
+/// A trace being read: an iterator over its events.
+pub struct Trace {
+    lines: BufReader<Box<dyn Read>>,
+    source: String,
+    name: String,
+    line: u64,
+    live: HashMap<u64, u64>,
+    dead: HashSet<u64>,
+    ended: bool,
+}
+
+macro_rules! bundled {
+    ($($name:literal),*) => {
+        /// The names of the traces in this program.
+        pub const BUNDLED: &[&str] = &[$($name),*];
+
+        fn bundled(name: &str) -> Option<&'static [u8]> {
+            match name {
+                $($name => Some(include_bytes!(concat!("../../../traces/", $name, ".jsonl.zst"))),)*
+                _ => None,
+            }
+        }
+    };
+}
+
+bundled!("sd15_unet_512", "sd15_unet_1024", "sdxl_unet_1024", "sdxl_unet_2048", "sdvae_dec_1024");
+
+/// Opens a file or something bundled, decompressed if it is compressed.
+pub(crate) fn open_bytes(path_or_name: &str, bundled: Option<&'static [u8]>, kind: &str) -> Result<Box<dyn Read>> {
+    let mut raw: BufReader<Box<dyn Read>> = match bundled {
+        Some(bytes) => BufReader::new(Box::new(bytes)),
+        None => {
+            let file = File::open(Path::new(path_or_name)).with_context(|| format!("cannot open the {kind} {path_or_name}"))?;
+            BufReader::new(Box::new(file))
+        }
+    };
+    let compressed = raw.fill_buf().with_context(|| format!("cannot read {path_or_name}"))?.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
+    Ok(if compressed { Box::new(zstd::stream::read::Decoder::with_buffer(raw)?) } else { Box::new(raw) })
+}
+
+impl Trace {
+    /// Opens a bundled trace by its name, or a file.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or that does not begin with the header of a trace.
+    pub fn open(path_or_name: &str) -> Result<Trace> {
+        let found = bundled(path_or_name);
+        if found.is_none() && !Path::new(path_or_name).exists() {
+            bail!("there is no trace {path_or_name}: neither a file nor one of those bundled ({})", BUNDLED.join(", "));
+        }
+        Trace::read(open_bytes(path_or_name, found, "trace")?, path_or_name)
+    }
+
+    /// A trace from any source of bytes; `source` names it in errors.
+    ///
+    /// # Errors
+    /// Where it does not begin with the header of a trace.
+    pub fn read(bytes: Box<dyn Read>, source: &str) -> Result<Trace> {
+        let mut trace = Trace {
+            lines: BufReader::new(bytes),
+            source: source.into(),
+            name: source.into(),
+            line: 0,
+            live: HashMap::new(),
+            dead: HashSet::new(),
+            ended: false,
+        };
+        let header: Header = trace.next_line()?.ok_or_else(|| anyhow!("{source} is empty: a trace begins with a header line"))?;
+        let format = header.format;
+        ensure!(
+            header.ev == "header" && format == FORMAT,
+            "{source} is not a trace that kitten-bench reads: its first line is not a header with \"format\":\"{FORMAT}\" but {}",
+            if format.is_empty() { format!("\"ev\":\"{}\"", header.ev) } else { format!("\"format\":\"{format}\"") }
+        );
+        trace.name = header.trace.unwrap_or_else(|| source.into());
+        Ok(trace)
+    }
+
+    /// The trace's own name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Adds where an error happened.
+    pub fn at(&self) -> String {
+        format!("{}, line {}", self.source, self.line)
+    }
+
+    fn next_line<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
+        let mut text = String::new();
+        loop {
+            text.clear();
+            self.line += 1;
+            let length = (&mut self.lines)
+                .take(LONGEST_LINE)
+                .read_line(&mut text)
+                .with_context(|| format!("{}: the file is damaged or cut off", self.at()))? as u64;
+            if length == 0 {
+                return Ok(None);
+            }
+            ensure!(length < LONGEST_LINE, "{}: the line is longer than {LONGEST_LINE} bytes", self.at());
+            if !text.trim().is_empty() {
+                break;
+            }
+        }
+        let shown: String = text.trim().chars().take(60).collect();
+        serde_json::from_str(&text).map(Some).with_context(|| format!("{}: not a line of a trace: {shown}", self.at()))
+    }
+
+    /// The next event; `None` at the end.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the line, by its number.
+    pub fn next_event(&mut self) -> Result<Option<Event>> {
+        while !self.ended {
+            let Some(line) = self.next_line::<Line>()? else {
+                bail!("{}: the trace is cut off: it has no line \"ev\":\"end\"", self.at());
+            };
+            let at = self.at();
+            let known = match line.ev.as_str() {
+                "phase" => Some(Event::Phase(line.name.ok_or_else(|| anyhow!("{at}: a phase without a name"))?)),
+                "alloc" => Some(self.alloc(&line).context(at)?),
+                "free" => Some(self.free(&line).context(at)?),
+                "op" => Some(self.op(line).context(at)?),
+                "end" => {
+                    self.ended = true;
+                    None
+                }
+                _ => None,
+            };
+            if known.is_some() {
+                return Ok(known);
+            }
+        }
+        Ok(None)
+    }
+
+    fn alloc(&mut self, line: &Line) -> Result<Event> {
+        let id = line.id.ok_or_else(|| anyhow!("an alloc without an id"))?;
+        let bytes = line.bytes.ok_or_else(|| anyhow!("alloc {id} without bytes"))?;
+        ensure!(bytes > 0 && bytes <= LARGEST, "alloc {id}: {bytes} bytes cannot be (1 to 16 TiB can)");
+        ensure!(!self.live.contains_key(&id), "alloc {id}: this id is in use");
+        ensure!(!self.dead.contains(&id), "alloc {id}: this id was used before, and ids are not used again");
+        self.live.insert(id, bytes);
+        Ok(Event::Alloc { id, bytes, stream: line.stream, kind: line.kind })
+    }
+
+    fn free(&mut self, line: &Line) -> Result<Event> {
+        let id = line.id.ok_or_else(|| anyhow!("a free without an id"))?;
+        if self.live.remove(&id).is_none() {
+            let why = if self.dead.contains(&id) { "it was freed already" } else { "it was never allocated" };
+            bail!("free {id}: {why}");
+        }
+        self.dead.insert(id);
+        Ok(Event::Free { id })
+    }
+
+    fn op(&self, line: Line) -> Result<Event> {
+        let name = line.name.unwrap_or_default();
+        ensure!(line.flops.is_finite() && line.flops >= 0.0, "op {name}: {} flops cannot be", line.flops);
+        let touched = |ids: Vec<u64>, bytes: Vec<u64>, what: &str| -> Result<Vec<(u64, u64)>> {
+            ensure!(ids.len() == bytes.len(), "op {name}: {} {what} but {} of their bytes", ids.len(), bytes.len());
+            for (id, bytes) in ids.iter().zip(&bytes) {
+                let size = *self.live.get(id).ok_or_else(|| anyhow!("op {name} touches block {id}, which is not allocated"))?;
+                ensure!(*bytes <= size, "op {name} touches {bytes} bytes of block {id}, which has {size}");
+            }
+            Ok(ids.into_iter().zip(bytes).collect())
+        };
+        let reads = touched(line.reads, line.read_bytes, "reads")?;
+        let writes = touched(line.writes, line.write_bytes, "writes")?;
+        Ok(Event::Op(Op { name, flops: line.flops, reads, writes }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: &str = r#"{"ev":"header","format":"gpu-op-trace/1","trace":"t"}"#;
+
+    fn read_all(lines: &[&str]) -> Result<Vec<Event>> {
+        let text = lines.join("\n");
+        let mut trace = Trace::read(Box::new(std::io::Cursor::new(text.into_bytes())), "test")?;
+        std::iter::from_fn(|| trace.next_event().transpose()).collect()
+    }
+
+    #[test]
+    fn unknown_fields_and_lines_are_passed_over() {
+        let events = read_all(&[
+            HEADER,
+            r#"{"ev":"weather","sun":true}"#,
+            r#"{"ev":"alloc","id":1,"bytes":10,"colour":"red","kind":"odd"}"#,
+            r#"{"ev":"op","name":"x","reads":[1],"read_bytes":[10],"writes":[],"write_bytes":[],"flops":3}"#,
+            r#"{"ev":"end"}"#,
+        ])
+        .unwrap();
+        assert_eq!(events.len(), 2);
+        assert_eq!(events[0], Event::Alloc { id: 1, bytes: 10, stream: 0, kind: Kind::Act });
+    }
+
+    #[test]
+    fn hostile_traces_are_named_by_line() {
+        let alloc = r#"{"ev":"alloc","id":1,"bytes":10}"#;
+        let free = r#"{"ev":"free","id":1}"#;
+        let cases: &[(&[&str], &str)] = &[
+            (&[], "empty"),
+            (&["garbage"], "line 1"),
+            (&[r#"{"ev":"header","format":"gpu-op-trace/9"}"#], "gpu-op-trace/9"),
+            (&[HEADER, alloc], "cut off"),
+            (&[HEADER, alloc, alloc], "in use"),
+            (&[HEADER, alloc, free, alloc], "used before"),
+            (&[HEADER, alloc, free, free], "freed already"),
+            (&[HEADER, free], "never allocated"),
+            (&[HEADER, r#"{"ev":"alloc","id":1,"bytes":1e30}"#], "line 2"),
+            (&[HEADER, r#"{"ev":"alloc","id":1,"bytes":-5}"#], "line 2"),
+            (&[HEADER, r#"{"ev":"alloc","id":1,"bytes":99999999999999999}"#], "cannot be"),
+            (&[HEADER, r#"{"ev":"alloc","id":1,"bytes":0}"#], "cannot be"),
+            (&[HEADER, r#"{"ev":"alloc","bytes":1}"#], "without an id"),
+            (&[HEADER, r#"{"ev":"op","name":"x","reads":[7],"read_bytes":[1]}"#], "not allocated"),
+            (&[HEADER, alloc, r#"{"ev":"op","name":"x","reads":[1],"read_bytes":[]}"#], "1 reads but 0"),
+            (&[HEADER, alloc, r#"{"ev":"op","name":"x","reads":[1],"read_bytes":[11]}"#], "which has 10"),
+            (&[HEADER, r#"{"ev":"op","name":"x","flops":-1}"#], "flops"),
+        ];
+        for (lines, named) in cases {
+            let why = format!("{:#}", read_all(lines).expect_err(named));
+            assert!(why.contains(named), "{lines:?}: {why}");
+        }
+    }
+
+    #[test]
+    fn damaged_compression_is_an_error() {
+        let mut bytes = zstd::encode_all(format!("{HEADER}\n{}", "{\"ev\":\"x\"}\n".repeat(10_000)).as_bytes(), 1).unwrap();
+        bytes.truncate(bytes.len() / 2);
+        let decoder = zstd::stream::read::Decoder::new(std::io::Cursor::new(bytes)).unwrap();
+        let read = Trace::read(Box::new(decoder), "test").and_then(|mut trace| {
+            while trace.next_event()?.is_some() {}
+            Ok(())
+        });
+        assert!(format!("{:#}", read.unwrap_err()).contains("cut off"));
+    }
+
+    #[test]
+    fn every_bundled_trace_reads_to_its_end() {
+        for name in BUNDLED {
+            let mut trace = Trace::open(name).unwrap();
+            let mut ops = 0;
+            while let Some(event) = trace.next_event().unwrap() {
+                ops += u32::from(matches!(event, Event::Op(_)));
+            }
+            assert!(ops > 500, "{name}");
+        }
+    }
+}
