@@ -64,14 +64,15 @@ impl Repairs {
     /// Gives the working addresses back.
     pub(super) fn close(&mut self, driver: &dyn Driver, device: usize, granule: u64) {
         for address in self.reserved.drain(..) {
-            if let Err(why) = driver.unreserve(device, address, granule) {
+            if let Err(why) = insist(|| driver.unreserve(device, address, granule)) {
                 log::debug!("addresses were left behind: {why}");
             }
         }
     }
 }
 
-fn insist(mut call: impl FnMut() -> driver::Result<()>) -> driver::Result<()> {
+/// Makes a call that undoes something, again if it fails.
+pub(super) fn insist(mut call: impl FnMut() -> driver::Result<()>) -> driver::Result<()> {
     let mut result = call();
     for _ in 1..ATTEMPTS {
         if result.is_ok() {

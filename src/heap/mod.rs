@@ -428,7 +428,7 @@ impl Heap {
             let all: Vec<u32> = (0..self.arenas[index].handles.len() as u32).collect();
             self.unmap_granules(index, &all);
             let (base, length) = (self.arenas[index].base, 1u64 << self.arena_shift);
-            if let Err(why) = self.driver.unreserve(self.device, base, length) {
+            if let Err(why) = migrate::insist(|| self.driver.unreserve(self.device, base, length)) {
                 log::debug!("addresses were left behind: {why}");
             }
         }

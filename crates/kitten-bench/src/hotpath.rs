@@ -24,11 +24,12 @@ use crate::trace::open_bytes;
 pub const BUNDLED: &str = "torch215_sd15_mallocs";
 const BUNDLED_BYTES: &[u8] = include_bytes!("../../../traces/torch215_sd15_mallocs.log.zst");
 
-/// One call of a log: which block, and its size if it is a malloc.
+/// One call of a log: which block, of what size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
     slot: u32,
-    malloc: Option<u64>,
+    malloc: bool,
+    bytes: u64,
 }
 
 /// A log, in two parts.
@@ -73,7 +74,7 @@ impl Log {
             Some(path) => (path, None),
         };
         let lines = BufReader::new(open_bytes(name, bundled, "log")?).lines();
-        let mut calls = Vec::new();
+        let (mut calls, mut sizes) = (Vec::new(), Vec::new());
         let (mut live, mut slots, mut zero_calls) = (HashMap::new(), 0u32, 0);
         for (number, line) in lines.enumerate() {
             let at = || format!("{name}, line {}", number + 1);
@@ -88,22 +89,24 @@ impl Log {
                 zero_calls += 1;
             } else if what == "A" {
                 ensure!(live.insert(address.to_owned(), slots).is_none(), "{}: {address} is given out twice", at());
-                calls.push(Call { slot: slots, malloc: Some(size) });
+                calls.push(Call { slot: slots, malloc: true, bytes: size });
+                sizes.push(size);
                 slots += 1;
             } else {
                 let slot = live.remove(address).ok_or_else(|| anyhow!("{}: {address} is not allocated", at()))?;
-                calls.push(Call { slot, malloc: None });
+                calls.push(Call { slot, malloc: false, bytes: sizes[slot as usize] });
             }
         }
         let mut log = Log { slots, zero_calls, ..Log::default() };
         let never_freed: std::collections::HashSet<u32> = live.into_values().collect();
         for call in calls {
-            match call.malloc {
-                Some(size) if never_freed.contains(&call.slot) => log.resident.push(size),
-                _ => log.round.push(call),
+            if never_freed.contains(&call.slot) {
+                log.resident.push(call.bytes);
+            } else {
+                log.round.push(call);
             }
         }
-        log.pairs = log.round.iter().filter(|call| call.malloc.is_some()).count();
+        log.pairs = log.round.iter().filter(|call| call.malloc).count();
         ensure!(log.pairs > 0, "{name} has no block that is allocated and freed again");
         Ok(log)
     }
@@ -122,8 +125,8 @@ impl Peer for Ours {
     }
 
     #[inline]
-    fn free(&mut self, token: u64) {
-        abi::gk_free(token as *mut c_void, 0, 0, std::ptr::null_mut());
+    fn free(&mut self, token: u64, bytes: u64) {
+        abi::gk_free(token as *mut c_void, bytes as usize, 0, std::ptr::null_mut());
     }
 }
 
@@ -131,9 +134,10 @@ impl Peer for Ours {
 fn round<P: Peer>(peer: &mut P, log: &Log, tokens: &mut [u64]) -> f64 {
     let start = Instant::now();
     for call in &log.round {
-        match call.malloc {
-            Some(bytes) => tokens[call.slot as usize] = black_box(peer.malloc(bytes)),
-            None => peer.free(tokens[call.slot as usize]),
+        if call.malloc {
+            tokens[call.slot as usize] = black_box(peer.malloc(call.bytes));
+        } else {
+            peer.free(tokens[call.slot as usize], call.bytes);
         }
     }
     start.elapsed().as_nanos() as f64
@@ -221,14 +225,15 @@ mod tests {
         let mut tokens = vec![0; log.slots as usize];
         let mut live: BTreeMap<u64, u64> = BTreeMap::new();
         for call in &log.round {
-            if let Some(bytes) = call.malloc {
+            let bytes = call.bytes;
+            if call.malloc {
                 let offset = peer.malloc(bytes);
                 assert!(live.range(..offset + bytes).next_back().is_none_or(|(o, b)| o + b <= offset));
                 live.insert(offset, bytes);
                 tokens[call.slot as usize] = offset;
             } else {
                 live.remove(&tokens[call.slot as usize]);
-                peer.free(tokens[call.slot as usize]);
+                peer.free(tokens[call.slot as usize], bytes);
             }
         }
     }

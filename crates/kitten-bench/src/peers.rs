@@ -8,24 +8,24 @@ pub trait Peer {
     fn name(&self) -> &'static str;
     /// A block of at least `bytes`, by a token that [`free`](Peer::free) takes.
     fn malloc(&mut self, bytes: u64) -> u64;
-    /// Gives a block back.
-    fn free(&mut self, token: u64);
+    /// Gives a block back; `bytes` is what was asked for.
+    fn free(&mut self, token: u64, bytes: u64);
 }
 
 const ALIGNMENT: u64 = 512;
 
 /// The plainest good allocator: best fit on two trees, one by size and one by address, with immediate coalescing.
+/// It is told a block's size when the block is given back, and so needs no table of what is in use.
 #[derive(Debug)]
 pub struct BestFit {
     by_size: BTreeSet<(u64, u64)>,
     by_offset: BTreeMap<u64, u64>,
-    used: BTreeMap<u64, u64>,
 }
 
 impl BestFit {
     /// One free range of `bytes`.
     pub fn new(bytes: u64) -> Self {
-        BestFit { by_size: BTreeSet::from([(bytes, 0)]), by_offset: BTreeMap::from([(0, bytes)]), used: BTreeMap::new() }
+        BestFit { by_size: BTreeSet::from([(bytes, 0)]), by_offset: BTreeMap::from([(0, bytes)]) }
     }
 
     fn add(&mut self, offset: u64, bytes: u64) {
@@ -52,12 +52,11 @@ impl Peer for BestFit {
         if length > bytes {
             self.add(offset + bytes, length - bytes);
         }
-        self.used.insert(offset, bytes);
         offset
     }
 
-    fn free(&mut self, token: u64) {
-        let (mut offset, mut bytes) = (token, self.used.remove(&token).expect("a live block"));
+    fn free(&mut self, token: u64, bytes: u64) {
+        let (mut offset, mut bytes) = (token, bytes.next_multiple_of(ALIGNMENT));
         if let Some((&before, &length)) = self.by_offset.range(..offset).next_back()
             && before + length == offset
         {
@@ -109,7 +108,7 @@ impl Peer for OffsetAllocator {
         }
     }
 
-    fn free(&mut self, token: u64) {
+    fn free(&mut self, token: u64, _bytes: u64) {
         let block = self.blocks[token as usize].take().expect("a live block");
         self.inner.free(block);
         self.vacant.push(token as u32);

@@ -31,6 +31,10 @@ impl Access {
         Access { address, bytes, write: true }
     }
 
+    fn covers(&self, other: &Access) -> bool {
+        self.address <= other.address && other.address + other.bytes <= self.address + self.bytes
+    }
+
     fn conflicts(&self, other: &Access) -> bool {
         let overlap = self.address < other.address + other.bytes && other.address < self.address + self.bytes;
         overlap && (self.write || other.write)
@@ -200,11 +204,12 @@ impl Streams {
         for access in accesses {
             self.accuse(access, name, Some(serial), &before);
         }
+        // A write that comes surely after a use of the same bytes stands for it from now on.
+        self.uses.retain(|past| {
+            let ordered = past.stream == serial || before.get(&past.stream).is_some_and(|known| *known >= past.nth);
+            !(ordered && accesses.iter().any(|access| access.write && access.covers(&past.access)))
+        });
         self.uses.extend(accesses.iter().map(|access| PastUse { access: *access, stream: serial, nth, name: name.into() }));
-        if self.uses.len() > 1 << 14 {
-            let host = &self.host;
-            self.uses.retain(|past| host.get(&past.stream).is_none_or(|known| *known < past.nth));
-        }
         if self.completion == Completion::Immediate {
             self.run_all();
         }

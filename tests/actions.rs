@@ -1,0 +1,301 @@
+//! The actions of the original, on live blocks: where everything lies afterwards, and that contents and addresses stay.
+
+mod common;
+
+use common::{DEFAULT, Filled, GRANULE, MIB, kitten_on, machine, setup, tier_of};
+use giant_kitten::core::placement::Order;
+use giant_kitten::{Activation, Error, Phase, Tier};
+
+const KEEP: Option<Tier> = Some(Tier::Dedicated);
+const SHARE: Option<Tier> = Some(Tier::Shared);
+
+fn reserve(bytes: u64) -> Activation {
+    Activation { reserve: bytes, ..Activation::default() }
+}
+
+#[test]
+fn the_layout_after_activate_is_the_originals() {
+    // Sixteen granules: two blocks of the model (6 and 2 granules), two others (4 and 3).
+    let sizes = [(6, true), (4, false), (2, true), (3, false)];
+    let cases = [
+        // reserve in granules, reversed, ignore the model: tiers of the four blocks
+        (0, false, false, [KEEP, KEEP, KEEP, KEEP]),
+        (5, false, false, [KEEP, SHARE, KEEP, KEEP]),
+        (8, false, false, [KEEP, SHARE, KEEP, SHARE]),
+        (14, false, false, [SHARE, SHARE, KEEP, SHARE]),
+        (16, false, false, [SHARE, SHARE, SHARE, SHARE]),
+        (10, true, false, [KEEP, SHARE, SHARE, SHARE]),
+        (4, true, false, [KEEP, KEEP, KEEP, SHARE]),
+        (11, false, true, [SHARE, SHARE, KEEP, KEEP]),
+        (6, true, true, [KEEP, KEEP, SHARE, SHARE]),
+    ];
+    for (kept, sort_reversed, ignore_model, expected) in cases {
+        let (gpu, kitten) = setup(16 * GRANULE, 32 * GRANULE, "");
+        let blocks = sizes.map(|(granules, model)| {
+            let block = Filled::new(&gpu, &kitten, granules * GRANULE, granules);
+            kitten.mark(block.address, model).unwrap();
+            block
+        });
+        let activation = Activation { reserve: kept * GRANULE, persist: 0, sort_reversed, ignore_model };
+        kitten.activate(0, &activation).unwrap();
+        assert_eq!(blocks.map(|block| tier_of(&kitten, &block)), expected, "{activation:?}");
+        blocks.iter().for_each(|block| block.check(&gpu));
+        let stats = kitten.stats(0).unwrap();
+        let resident = stats.tiers[Tier::Dedicated].mapped.current;
+        assert!(resident <= (16 - kept) * GRANULE, "the reserve is left alone");
+        assert!(stats.tiers[Tier::Dedicated].reserved.current >= resident + kept * GRANULE, "and its backing is held");
+        kitten.check().unwrap();
+    }
+}
+
+#[test]
+fn the_block_at_the_border_lies_in_both_tiers() {
+    let (gpu, kitten) = setup(8 * GRANULE, 32 * GRANULE, "");
+    let block = Filled::new(&gpu, &kitten, 8 * GRANULE, 1);
+    kitten.activate(0, &reserve(3 * GRANULE)).unwrap();
+    let bytes = kitten.residency(block.address).unwrap();
+    assert_eq!((bytes[Tier::Dedicated], bytes[Tier::Shared]), (5 * GRANULE, 3 * GRANULE));
+    block.check(&gpu);
+}
+
+#[test]
+fn scratch_gets_the_reserve_before_any_free_shared_block() {
+    let (gpu, kitten) = setup(16 * GRANULE, 32 * GRANULE, "");
+    let weights: Vec<_> = (0..7).map(|i| Filled::new(&gpu, &kitten, 2 * GRANULE, i)).collect();
+    // A first, overflowing generation leaves free shared blocks behind.
+    let scratch: Vec<_> = (0..4).map(|i| Filled::new(&gpu, &kitten, 2 * GRANULE, 100 + i)).collect();
+    assert_eq!(tier_of(&kitten, &scratch[3]), SHARE);
+    scratch.iter().for_each(|block| kitten.free(block.address, 0, DEFAULT).unwrap());
+    kitten.activate(0, &reserve(8 * GRANULE)).unwrap();
+
+    let scratch: Vec<_> = (0..5).map(|i| Filled::new(&gpu, &kitten, 2 * GRANULE, 200 + i)).collect();
+    let tiers: Vec<_> = scratch.iter().map(|block| tier_of(&kitten, block)).collect();
+    assert_eq!(tiers, [KEEP, KEEP, KEEP, KEEP, SHARE], "the reserve first, then shared");
+    let stats = kitten.stats(0).unwrap();
+    assert_eq!(stats.reserve_used.current, 8 * GRANULE);
+    scratch.iter().chain(&weights).for_each(|block| block.check(&gpu));
+
+    // Freed dedicated scratch is taken again before a free shared block.
+    for block in scratch {
+        kitten.free(block.address, 0, DEFAULT).unwrap();
+    }
+    let again = Filled::new(&gpu, &kitten, 2 * GRANULE, 300);
+    assert_eq!(tier_of(&kitten, &again), KEEP);
+    assert_eq!(kitten.stats(0).unwrap().reserve_used.peak, 8 * GRANULE);
+    // While frozen a freed weight's place serves scratch as well, before shared memory does.
+    let dedicated = weights.iter().find(|block| tier_of(&kitten, block) == KEEP).unwrap();
+    kitten.free(dedicated.address, 0, DEFAULT).unwrap();
+    let more: Vec<_> = (0..4).map(|i| Filled::new(&gpu, &kitten, 2 * GRANULE, 400 + i)).collect();
+    assert!(more.iter().all(|block| tier_of(&kitten, block) == KEEP));
+    kitten.check().unwrap();
+}
+
+#[test]
+fn loading_leaves_the_configured_reserve_alone() {
+    let (gpu, kitten) = setup(16 * GRANULE, 32 * GRANULE, &format!("reserve:{}", 6 * GRANULE));
+    let weights: Vec<_> = (0..12).map(|i| Filled::new(&gpu, &kitten, GRANULE, i)).collect();
+    let dedicated = weights.iter().filter(|block| tier_of(&kitten, block) == KEEP).count();
+    assert_eq!(dedicated, 10);
+    kitten.activate(0, &Activation::from(kitten.options())).unwrap();
+    assert_eq!(kitten.stats(0).unwrap().migrated_bytes, 0, "nothing had to move");
+}
+
+#[test]
+fn persist_makes_a_smaller_card() {
+    let (gpu, kitten) = setup(16 * GRANULE, 32 * GRANULE, "");
+    let blocks: Vec<_> = (0..12).map(|i| Filled::new(&gpu, &kitten, GRANULE, i)).collect();
+    kitten.activate(0, &Activation { reserve: 4 * GRANULE, persist: 6 * GRANULE, ..Activation::default() }).unwrap();
+    let stats = kitten.stats(0).unwrap();
+    assert_eq!(stats.tiers[Tier::Dedicated].mapped.current, 6 * GRANULE);
+    assert!(stats.tiers[Tier::Dedicated].reserved.current <= 10 * GRANULE, "persist is not even held");
+    let scratch: Vec<_> = (0..6).map(|i| Filled::new(&gpu, &kitten, GRANULE + 512, 50 + i)).collect();
+    assert!(kitten.stats(0).unwrap().tiers[Tier::Dedicated].mapped.current <= 10 * GRANULE);
+    kitten.disable(0, Order::default()).unwrap();
+    blocks.iter().chain(&scratch).for_each(|block| block.check(&gpu));
+    assert_eq!(kitten.stats(0).unwrap().persist, 0, "every action sets it anew");
+}
+
+#[test]
+fn free_vram_gives_everything_dedicated_back_and_blocks_stay_usable() {
+    let (gpu, kitten) = setup(16 * GRANULE, 32 * GRANULE, "");
+    let blocks: Vec<_> = (0..14).map(|i| Filled::new(&gpu, &kitten, GRANULE, i)).collect();
+    kitten.free_vram(0).unwrap();
+    let (capacity, free) = gpu.memory_info(0, kitten_sim::Tier::Dedicated).unwrap();
+    assert_eq!(free, capacity);
+    assert!(blocks.iter().all(|block| tier_of(&kitten, block) == SHARE));
+    blocks.iter().for_each(|block| block.check(&gpu));
+    assert_eq!(kitten.stats(0).unwrap().phase, Phase::Freed);
+    kitten.disable(0, Order::default()).unwrap();
+    assert!(blocks.iter().all(|block| tier_of(&kitten, block) == KEEP));
+    blocks.iter().for_each(|block| block.check(&gpu));
+}
+
+#[test]
+fn any_action_may_follow_any_other() {
+    let (gpu, kitten) = setup(16 * GRANULE, 40 * GRANULE, "");
+    let mut blocks: Vec<_> = (0..20).map(|i| Filled::new(&gpu, &kitten, GRANULE - 4096 * i, i)).collect();
+    blocks.extend((0..40).map(|i| Filled::new(&gpu, &kitten, 1000 * (i + 1), 100 + i)));
+    for (i, action) in [0, 0, 1, 1, 2, 2, 0, 2, 1, 0, 1, 2, 1].into_iter().enumerate() {
+        match action {
+            0 => kitten.activate(0, &reserve(i as u64 % 7 * GRANULE)).unwrap(),
+            1 => kitten.disable(0, Order { sort_reversed: i % 2 == 0, ignore_model: false }).unwrap(),
+            _ => kitten.free_vram(0).unwrap(),
+        };
+        kitten.check().unwrap();
+        blocks.iter().for_each(|block| block.check(&gpu));
+        let block = blocks.swap_remove(i);
+        kitten.free(block.address, 0, DEFAULT).unwrap();
+        blocks.push(Filled::new(&gpu, &kitten, GRANULE + 512 * i as u64, 1000 + i as u64));
+    }
+    assert_eq!(gpu.faults(), []);
+}
+
+#[test]
+fn migration_works_with_both_tiers_full() {
+    let (gpu, kitten) = setup(8 * GRANULE, 9 * GRANULE, "");
+    // Sixteen granules fill both tiers, save one of working room.
+    let blocks: Vec<_> = (0..16).map(|i| Filled::new(&gpu, &kitten, GRANULE, i)).collect();
+    assert!(kitten.malloc(GRANULE as usize, 0, DEFAULT).is_err());
+    for block in &blocks[8..] {
+        kitten.mark(block.address, true).unwrap();
+    }
+    kitten.activate(0, &reserve(0)).unwrap();
+    assert!(blocks[8..].iter().all(|block| tier_of(&kitten, block) == KEEP));
+    assert!(blocks[..8].iter().all(|block| tier_of(&kitten, block) == SHARE));
+    blocks.iter().for_each(|block| block.check(&gpu));
+    kitten.check().unwrap();
+}
+
+#[test]
+fn frozen_means_nothing_is_released_and_nothing_moves() {
+    let (gpu, kitten) = setup(16 * GRANULE, 32 * GRANULE, "");
+    let block = Filled::new(&gpu, &kitten, 4 * GRANULE, 1);
+    kitten.activate(0, &reserve(4 * GRANULE)).unwrap();
+    let scratch = Filled::new(&gpu, &kitten, 3 * GRANULE, 2);
+    kitten.free(scratch.address, 0, DEFAULT).unwrap();
+    let before = (gpu.outstanding(), kitten.map(0).unwrap());
+    let calls = gpu.total_calls();
+    kitten.reset().unwrap();
+    assert_eq!((gpu.outstanding(), kitten.map(0).unwrap()), before);
+    assert_eq!(gpu.total_calls(), calls, "reset is inert");
+    kitten.disable(0, Order::default()).unwrap();
+    kitten.free(block.address, 0, DEFAULT).unwrap();
+    kitten.reset().unwrap();
+    assert_eq!(gpu.memory_info(0, kitten_sim::Tier::Dedicated).map(|(c, f)| c - f), Ok(0), "thawed, reset gives back");
+}
+
+#[test]
+fn what_cannot_fit_moves_nothing_and_says_so() {
+    let (gpu, kitten) = setup(16 * GRANULE, 4 * GRANULE, "");
+    let blocks: Vec<_> = (0..12).map(|i| Filled::new(&gpu, &kitten, GRANULE, i)).collect();
+    let before = kitten.map(0).unwrap();
+    for result in [kitten.activate(0, &reserve(10 * GRANULE)), kitten.free_vram(0)] {
+        let why = result.unwrap_err().to_string();
+        assert!(why.contains("nothing was moved") && why.contains("MiB"), "{why}");
+    }
+    let why = kitten.activate(0, &reserve(17 * GRANULE)).unwrap_err();
+    assert!(matches!(&why, Error::Argument(text) if text.contains("more than")), "{why}");
+    assert_eq!(kitten.map(0).unwrap(), before);
+    assert_eq!(kitten.stats(0).unwrap().phase, Phase::Loading);
+    blocks.iter().for_each(|block| block.check(&gpu));
+}
+
+#[test]
+fn out_of_memory_tells_the_figures_of_both_tiers() {
+    let (_gpu, kitten) = setup(4 * GRANULE, 4 * GRANULE, "");
+    for _ in 0..7 {
+        kitten.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
+    }
+    let why = kitten.malloc(100 * MIB as usize, 0, DEFAULT).unwrap_err();
+    let text = why.to_string();
+    assert!(matches!(why, Error::OutOfMemory(_)));
+    for part in ["100.00 MiB", "dedicated: 8.00 MiB", "shared: 6.00 MiB", "device 0"] {
+        assert!(text.contains(part), "{part} in: {text}");
+    }
+    let stats = kitten.stats(0).unwrap();
+    assert_eq!((stats.out_of_memory, stats.fell_to_shared), (1, 3));
+}
+
+#[test]
+fn before_out_of_memory_everything_idle_is_taken_back() {
+    let (gpu, kitten) = setup(4 * GRANULE, 4 * GRANULE, "");
+    let blocks: Vec<_> = (0..7).map(|i| Filled::new(&gpu, &kitten, GRANULE, i)).collect();
+    for block in blocks.iter().step_by(2) {
+        kitten.free(block.address, 0, DEFAULT).unwrap();
+    }
+    // Two granules are idle in each tier, apart from one another: together they serve.
+    let large = Filled::new(&gpu, &kitten, 2 * GRANULE, 50);
+    large.check(&gpu);
+    assert_eq!(kitten.stats(0).unwrap().retries, 1);
+    blocks.iter().skip(1).step_by(2).for_each(|block| block.check(&gpu));
+    kitten.check().unwrap();
+}
+
+#[test]
+fn a_block_moves_alone_when_told_to() {
+    let (gpu, kitten) = setup(8 * GRANULE, 8 * GRANULE, "");
+    let blocks: Vec<_> = (0..4).map(|i| Filled::new(&gpu, &kitten, 2 * GRANULE, i)).collect();
+    kitten.move_block(blocks[1].address, Tier::Shared).unwrap();
+    assert_eq!(blocks.iter().map(|b| tier_of(&kitten, b)).collect::<Vec<_>>(), [KEEP, SHARE, KEEP, KEEP]);
+    kitten.move_block(blocks[1].address + 5, Tier::Dedicated).unwrap();
+    assert_eq!(tier_of(&kitten, &blocks[1]), KEEP);
+    blocks.iter().for_each(|block| block.check(&gpu));
+    for block in &blocks[..3] {
+        kitten.move_block(block.address, Tier::Shared).unwrap();
+    }
+    let why = kitten.move_block(blocks[3].address, Tier::Shared).unwrap_err().to_string();
+    assert!(why.contains("2.00 MiB left"), "{why}");
+    assert_eq!(tier_of(&kitten, &blocks[3]), KEEP);
+    kitten.check().unwrap();
+}
+
+#[test]
+fn another_process_may_take_the_card() {
+    let (gpu, kitten) = setup(8 * GRANULE, 8 * GRANULE, "");
+    let first = Filled::new(&gpu, &kitten, GRANULE, 1);
+    gpu.set_dedicated_taken(0, 7 * GRANULE);
+    let second = Filled::new(&gpu, &kitten, GRANULE, 2);
+    assert_eq!((tier_of(&kitten, &first), tier_of(&kitten, &second)), (KEEP, SHARE));
+}
+
+#[test]
+fn devices_are_apart() {
+    let gpu = machine(2, 8 * GRANULE, 8 * GRANULE);
+    let kitten = kitten_on(&gpu, "");
+    let on = |device| kitten.malloc(GRANULE as usize, device, DEFAULT);
+    let (a, b) = (on(0).unwrap(), on(1).unwrap());
+    kitten.free_vram(1).unwrap();
+    assert_eq!(kitten.residency(a).unwrap()[Tier::Dedicated], GRANULE);
+    assert_eq!(kitten.residency(b).unwrap()[Tier::Shared], GRANULE);
+    assert!(matches!(on(2), Err(Error::Argument(why)) if why.contains("no device 2")));
+    kitten.free(b, 0, DEFAULT).unwrap();
+    assert_eq!(kitten.stats(1).unwrap().live_blocks, 0, "found, whatever device is named");
+}
+
+#[test]
+fn wrong_pointers_change_nothing() {
+    let (gpu, kitten) = setup(8 * GRANULE, 8 * GRANULE, "");
+    let block = Filled::new(&gpu, &kitten, 1000, 7);
+    for address in [1, 0xdead_0000, block.address + 512, block.address + 1, u64::MAX] {
+        let result = kitten.free(address, 0, DEFAULT);
+        assert_eq!(result, Err(Error::NotAllocated { address }));
+    }
+    block.check(&gpu);
+    kitten.free(block.address, 0, DEFAULT).unwrap();
+    assert!(kitten.free(block.address, 0, DEFAULT).is_err(), "twice");
+    assert_eq!(kitten.free(0, 0, DEFAULT), Ok(()));
+    assert_eq!(kitten.malloc(0, 0, DEFAULT), Ok(0));
+    assert!(matches!(kitten.malloc(usize::MAX, 0, DEFAULT), Err(Error::OutOfMemory(_))));
+    kitten.check().unwrap();
+}
+
+#[test]
+fn closing_leaves_nothing_behind() {
+    let (gpu, kitten) = setup(16 * GRANULE, 16 * GRANULE, "reserve:8MiB");
+    for i in 0..20 {
+        Filled::new(&gpu, &kitten, GRANULE - i, i);
+    }
+    kitten.activate(0, &reserve(4 * GRANULE)).unwrap();
+    drop(kitten);
+    assert_eq!(gpu.outstanding(), kitten_sim::Outstanding::default());
+}

@@ -1,0 +1,97 @@
+//! What the tests share: small machines, and blocks that know their contents.
+#![allow(dead_code, reason = "each test uses a part")]
+
+use std::sync::Arc;
+
+use giant_kitten::driver::Stream;
+use giant_kitten::driver::sim::SimDriver;
+use giant_kitten::{Kitten, Options, Tier};
+use kitten_sim::{Gpu, Profile};
+
+pub const MIB: u64 = 1 << 20;
+pub const GRANULE: u64 = 2 * MIB;
+pub const DEFAULT: Stream = Stream(0);
+
+/// A machine with `devices` equal devices.
+pub fn machine(devices: usize, dedicated: u64, shared: u64) -> Gpu {
+    let card = Profile::builtin("nominal-6g").unwrap();
+    let card = Profile { dedicated_bytes: dedicated, shared_bytes: shared, ..card };
+    Gpu::new(&vec![card; devices]).unwrap()
+}
+
+pub fn kitten_on(gpu: &Gpu, options: &str) -> Kitten {
+    Kitten::new(Options::parse(options).unwrap(), Arc::new(SimDriver::new(gpu.clone()))).unwrap()
+}
+
+/// A machine with one device, and the allocator on it.
+pub fn setup(dedicated: u64, shared: u64, options: &str) -> (Gpu, Kitten) {
+    let gpu = machine(1, dedicated, shared);
+    let kitten = kitten_on(&gpu, options);
+    (gpu, kitten)
+}
+
+/// A block with its contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Filled {
+    pub address: u64,
+    pub bytes: u64,
+    pub seed: u64,
+}
+
+/// The contents of a block: numbers that follow from the seed, eight bytes each.
+fn contents(seed: u64, bytes: u64) -> Vec<u8> {
+    let words = (0..bytes.div_ceil(8)).flat_map(|at| (seed ^ at).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+    words.take(bytes as usize).collect()
+}
+
+impl Filled {
+    /// Allocates and fills.
+    pub fn new(gpu: &Gpu, kitten: &Kitten, bytes: u64, seed: u64) -> Filled {
+        let address = kitten.malloc(bytes as usize, 0, DEFAULT).unwrap();
+        Filled::at(gpu, address, bytes, seed)
+    }
+
+    /// Fills what is allocated already: all of it.
+    pub fn at(gpu: &Gpu, address: u64, bytes: u64, seed: u64) -> Filled {
+        assert!(address != 0 && address.is_multiple_of(512));
+        gpu.write(address, &contents(seed, bytes)).unwrap();
+        Filled { address, bytes, seed }
+    }
+
+    /// Every byte is what it was.
+    pub fn check(&self, gpu: &Gpu) {
+        let mut found = vec![0; self.bytes as usize];
+        gpu.read(self.address, &mut found).unwrap_or_else(|why| panic!("{self:x?}: {why}"));
+        let expected = contents(self.seed, self.bytes);
+        if found != expected {
+            let at = found.iter().zip(&expected).position(|(found, expected)| found != expected);
+            panic!("{self:x?} differs from its byte {at:?} on");
+        }
+    }
+}
+
+/// Which tier a block lies in, all of it.
+pub fn tier_of(kitten: &Kitten, block: &Filled) -> Option<Tier> {
+    let bytes = kitten.residency(block.address).unwrap();
+    match (bytes[Tier::Dedicated], bytes[Tier::Shared]) {
+        (_, 0) => Some(Tier::Dedicated),
+        (0, _) => Some(Tier::Shared),
+        _ => None,
+    }
+}
+
+/// A small generator of numbers, the same everywhere.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        (self.next() >> 11) % limit
+    }
+}

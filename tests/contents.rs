@@ -1,0 +1,107 @@
+//! A million operations beside an oracle: threads, devices and streams, with every action mixed in, and every byte checked.
+
+mod common;
+
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use common::{DEFAULT, Filled, GRANULE, Random, kitten_on, machine};
+use giant_kitten::core::placement::Order;
+use giant_kitten::driver::Stream;
+use giant_kitten::{Activation, Error, Kitten, Tier};
+use kitten_sim::Gpu;
+
+const THREADS: u64 = 4;
+const OPERATIONS: u64 = 1_000_000;
+
+/// Bytes are touched under a shared lock, and moved under an exclusive one: an action needs a safe point.
+static SAFE_POINT: RwLock<()> = RwLock::new(());
+
+/// What one thread does to one device. It knows what it owns, and nobody else touches that.
+fn worker(gpu: &Gpu, kitten: &Kitten, device: usize, seed: u64, operations: u64, actions: &AtomicU64) {
+    let mut random = Random(seed);
+    let stream = if seed % 2 == 0 { DEFAULT } else { Stream(gpu.create_stream().unwrap()) };
+    let mut live: Vec<Filled> = Vec::new();
+    for step in 0..operations {
+        let choice = random.below(1000);
+        if choice < 500 && live.len() < 600 {
+            let bytes = match random.below(400) {
+                0 if random.below(4) == 0 => 1 + random.below(3 * GRANULE),
+                0..40 => 1 + random.below(20_000),
+                _ => 1 + random.below(600),
+            };
+            match kitten.malloc(bytes as usize, device, stream) {
+                Ok(address) => {
+                    let _working = SAFE_POINT.read().unwrap();
+                    live.push(Filled::at(gpu, address, bytes, random.next()));
+                }
+                Err(Error::OutOfMemory(_)) => {}
+                Err(why) => panic!("{why}"),
+            }
+        } else if choice < 998 && !live.is_empty() {
+            let block = live.swap_remove(random.below(live.len() as u64) as usize);
+            {
+                let _working = SAFE_POINT.read().unwrap();
+                block.check(gpu);
+            }
+            kitten.free(block.address, device, stream).unwrap();
+        } else if let Some(block) = live.last() {
+            let _quiet = SAFE_POINT.write().unwrap();
+            match random.below(6) {
+                0 => kitten.mark(block.address, random.below(2) == 0).unwrap(),
+                1 => {
+                    let tier = if random.below(2) == 0 { Tier::Dedicated } else { Tier::Shared };
+                    let _ = kitten.move_block(block.address, tier);
+                }
+                _ if step % 8 == 0 => {
+                    actions.fetch_add(1, Ordering::Relaxed);
+                    let order = Order { sort_reversed: random.below(2) == 0, ignore_model: random.below(2) == 0 };
+                    let _ = match random.below(4) {
+                        0 | 1 => {
+                            let reserve = random.below(6) * GRANULE;
+                            kitten.activate(device, &Activation { reserve, ..Activation::default() })
+                        }
+                        2 => kitten.disable(device, order),
+                        _ => kitten.free_vram(device),
+                    };
+                }
+                _ => {
+                    let extent = kitten.extent(block.address + block.bytes - 1).unwrap();
+                    assert_eq!(extent.0, block.address);
+                }
+            }
+        }
+    }
+    let _working = SAFE_POINT.read().unwrap();
+    live.iter().for_each(|block| block.check(gpu));
+    for block in live {
+        kitten.free(block.address, device, stream).unwrap();
+    }
+}
+
+#[test]
+fn a_million_operations_lose_no_byte() {
+    let gpu = machine(2, 6 * GRANULE, 24 * GRANULE);
+    let kitten = kitten_on(&gpu, "reserve:4MiB");
+    let actions = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (gpu, kitten, actions) = (&gpu, &kitten, &actions);
+            let device = (thread / 2) as usize;
+            scope.spawn(move || worker(gpu, kitten, device, thread + 11, OPERATIONS / THREADS, actions));
+        }
+    });
+    kitten.check().unwrap();
+    assert!(actions.load(Ordering::Relaxed) > 100);
+    for device in 0..2 {
+        let stats = kitten.stats(device).unwrap();
+        assert_eq!((stats.live_blocks, stats.requested.current), (0, 0));
+        assert_eq!(stats.mallocs, stats.frees);
+        assert!(stats.migrations > 300, "{} migrations", stats.migrations);
+        for tier in Tier::ALL {
+            let tier = &stats.tiers[tier];
+            assert_eq!((tier.allocated.current, tier.active.current), (0, 0));
+        }
+    }
+    assert_eq!(gpu.faults(), []);
+}

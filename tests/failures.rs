@@ -1,0 +1,122 @@
+//! Every driver call of a workload made to fail, at every position: the operation succeeds another way or reports an error, no
+//! byte changes, no backing leaks, the invariants hold.
+
+mod common;
+
+use common::{DEFAULT, Filled, GRANULE, machine};
+use giant_kitten::core::placement::Order;
+use giant_kitten::driver::{Stream, sim::SimDriver};
+use giant_kitten::{Activation, Kitten, Options, Tier};
+use kitten_sim::{Gpu, Outstanding, code};
+use std::sync::Arc;
+
+/// A workload through every floor, which goes on after whatever fails. Returns how many operations failed.
+fn workload(gpu: &Gpu, kitten: &Kitten, other: Stream) -> u32 {
+    let mut failed = 0;
+    let mut blocks: Vec<Filled> = Vec::new();
+    fn attempt<T, E>(failed: &mut u32, result: Result<T, E>) -> Option<T> {
+        *failed += u32::from(result.is_err());
+        result.ok()
+    }
+    let mut allocate = |blocks: &mut Vec<Filled>, failed: &mut u32, bytes: u64, stream: Stream| {
+        if let Some(address) = attempt(failed, kitten.malloc(bytes as usize, 0, stream)) {
+            let seed = 1 + blocks.len() as u64;
+            blocks.push(Filled::at(gpu, address, bytes, seed));
+        }
+    };
+    for i in 0..6 {
+        allocate(&mut blocks, &mut failed, GRANULE + 4096 * i, DEFAULT);
+        allocate(&mut blocks, &mut failed, 3000 * (i + 1), DEFAULT);
+    }
+    let check = |blocks: &[Filled]| {
+        kitten.check().unwrap();
+        blocks.iter().for_each(|block| block.check(gpu));
+    };
+    check(&blocks);
+    let activation = Activation { reserve: 4 * GRANULE, ..Activation::default() };
+    attempt(&mut failed, kitten.activate(0, &activation));
+    check(&blocks);
+    for _ in 0..3 {
+        allocate(&mut blocks, &mut failed, 2 * GRANULE, other);
+    }
+    if let Some(block) = blocks.pop() {
+        kitten.record_stream(block.address, DEFAULT).unwrap();
+        kitten.free(block.address, 0, other).unwrap();
+    }
+    allocate(&mut blocks, &mut failed, 2 * GRANULE, DEFAULT);
+    check(&blocks);
+    attempt(&mut failed, kitten.free_vram(0));
+    check(&blocks);
+    if let Some(block) = blocks.first() {
+        attempt(&mut failed, kitten.move_block(block.address, Tier::Dedicated));
+    }
+    check(&blocks);
+    attempt(&mut failed, kitten.disable(0, Order::default()));
+    check(&blocks);
+    for block in blocks.split_off(blocks.len() / 2) {
+        kitten.free(block.address, 0, DEFAULT).unwrap();
+    }
+    attempt(&mut failed, kitten.reset());
+    check(&blocks);
+    allocate(&mut blocks, &mut failed, 5 * GRANULE, DEFAULT);
+    check(&blocks);
+    failed
+}
+
+/// Runs the workload with failures armed; `None` where not even the heap could be made.
+fn run(arm: impl Fn(&Gpu)) -> (Gpu, u32) {
+    let gpu = machine(1, 12 * GRANULE, 24 * GRANULE);
+    let other = Stream(gpu.create_stream().unwrap());
+    let options = Options { reserve: 2 * GRANULE, ..Options::default() };
+    let kitten = Kitten::new(options, Arc::new(SimDriver::new(gpu.clone()))).unwrap();
+    arm(&gpu);
+    let failed = workload(&gpu, &kitten, other);
+    gpu.clear_failures();
+    // With the failures gone, everything works again.
+    kitten.disable(0, Order::default()).unwrap();
+    kitten.check().unwrap();
+    drop(kitten);
+    (gpu, failed)
+}
+
+fn nothing_left(gpu: &Gpu, what: &str) {
+    assert_eq!(gpu.outstanding(), Outstanding::default(), "{what}");
+    assert_eq!(gpu.faults(), [], "{what}");
+}
+
+#[test]
+fn each_call_may_fail_once() {
+    let (gpu, failed) = run(|_| {});
+    assert_eq!(failed, 0);
+    nothing_left(&gpu, "without failures");
+    let calls = gpu.total_calls();
+    assert!(calls > 100, "the workload makes {calls} calls");
+    for nth in 1..=calls {
+        let code = if nth % 2 == 0 { code::OUT_OF_MEMORY } else { code::UNKNOWN };
+        let (gpu, _) = run(|gpu| gpu.fail_any(nth, code));
+        nothing_left(&gpu, &format!("call {nth} failed with {code}"));
+    }
+}
+
+#[test]
+fn pairs_of_calls_may_fail() {
+    let calls = run(|_| {}).0.total_calls();
+    for first in (1..calls).step_by(3) {
+        for gap in [1, 2] {
+            let (gpu, _) = run(|gpu| {
+                gpu.fail_any(first, 12_345);
+                gpu.fail_any(first + gap, code::DEINITIALIZED);
+            });
+            nothing_left(&gpu, &format!("calls {first} and {} failed", first + gap));
+        }
+    }
+}
+
+#[test]
+fn creating_may_fail_from_some_point_on() {
+    let creates = run(|_| {}).0.calls()["cuMemCreate"];
+    for nth in 1..=creates {
+        let (gpu, _) = run(|gpu| gpu.fail_from("cuMemCreate", nth, code::OUT_OF_MEMORY));
+        nothing_left(&gpu, &format!("no backing from the {nth}th on"));
+    }
+}

@@ -1,0 +1,227 @@
+//! Stream order: what is given back on one stream is not touched on another before its work is done, whatever completes late.
+
+mod common;
+
+use common::{DEFAULT, Filled, GRANULE, Random, kitten_on, machine, setup};
+use giant_kitten::driver::Stream;
+use giant_kitten::{Activation, Error, PoolId};
+use kitten_sim::{Access, Completion, Gpu};
+
+fn use_block(gpu: &Gpu, stream: Stream, address: u64, bytes: u64) {
+    gpu.launch(stream.0, "use", &[Access::write(address, bytes)]).unwrap();
+}
+
+#[test]
+fn the_same_stream_reuses_at_once() {
+    let (gpu, kitten) = setup(16 * GRANULE, 16 * GRANULE, "");
+    gpu.set_completion(Completion::Late);
+    let first = kitten.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
+    use_block(&gpu, DEFAULT, first, GRANULE);
+    kitten.free(first, 0, DEFAULT).unwrap();
+    let calls = gpu.total_calls();
+    assert_eq!(kitten.malloc(GRANULE as usize, 0, Stream(1)), Ok(first), "0 and 1 are one stream");
+    assert_eq!(gpu.total_calls(), calls, "without a driver call");
+    assert_eq!(gpu.faults(), []);
+}
+
+#[test]
+fn another_stream_gets_other_memory_while_there_is_some() {
+    let (gpu, kitten) = setup(4 * GRANULE, 4 * GRANULE, "");
+    let other = Stream(gpu.create_stream().unwrap());
+    gpu.set_completion(Completion::Late);
+    let first = kitten.malloc(2 * GRANULE as usize, 0, DEFAULT).unwrap();
+    use_block(&gpu, DEFAULT, first, 2 * GRANULE);
+    kitten.free(first, 0, DEFAULT).unwrap();
+    let second = kitten.malloc(2 * GRANULE as usize, 0, other).unwrap();
+    assert_ne!(second, first);
+    use_block(&gpu, other, second, 2 * GRANULE);
+    // The dedicated tier is full: now the first is taken, behind an event.
+    let third = kitten.malloc(2 * GRANULE as usize, 0, other).unwrap();
+    assert_eq!(third, first);
+    assert!(gpu.calls()["cuStreamWaitEvent"] > 0);
+    use_block(&gpu, other, third, 2 * GRANULE);
+    assert_eq!(gpu.faults(), []);
+}
+
+#[test]
+fn the_simulated_gpu_catches_reuse_without_order() {
+    let (gpu, kitten) = setup(8 * GRANULE, 8 * GRANULE, "");
+    let other = Stream(gpu.create_stream().unwrap());
+    let block = kitten.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
+    use_block(&gpu, DEFAULT, block, GRANULE);
+    use_block(&gpu, other, block, GRANULE);
+    assert_eq!(gpu.faults().len(), 1, "a use on a second stream that nothing orders");
+}
+
+#[test]
+fn a_recorded_block_waits_for_its_other_streams() {
+    let (gpu, kitten) = setup(8 * GRANULE, 8 * GRANULE, "");
+    let other = Stream(gpu.create_stream().unwrap());
+    gpu.set_completion(Completion::Late);
+    let block = kitten.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
+    use_block(&gpu, DEFAULT, block, GRANULE);
+    let event = gpu.create_event().unwrap();
+    gpu.record(event, 0).unwrap();
+    gpu.wait(other.0, event).unwrap();
+    use_block(&gpu, other, block, GRANULE);
+    kitten.record_stream(block + 100, other).unwrap();
+    kitten.free(block, 0, DEFAULT).unwrap();
+    assert_eq!(kitten.stats(0).unwrap().retired_blocks, 1);
+    let second = kitten.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
+    assert_ne!(second, block, "still in use on the other stream");
+    use_block(&gpu, DEFAULT, second, GRANULE);
+    while gpu.complete_one(0) {}
+    let third = kitten.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
+    assert_eq!(third, block);
+    use_block(&gpu, DEFAULT, third, GRANULE);
+    assert_eq!(gpu.faults(), []);
+}
+
+#[test]
+fn a_destroyed_stream_does_not_strand_a_block() {
+    let (gpu, kitten) = setup(2 * GRANULE, 2 * GRANULE, "");
+    let other = Stream(gpu.create_stream().unwrap());
+    let block = kitten.malloc(2 * GRANULE as usize, 0, DEFAULT).unwrap();
+    kitten.record_stream(block, other).unwrap();
+    gpu.destroy_stream(other.0).unwrap();
+    kitten.free(block, 0, DEFAULT).unwrap();
+    assert_eq!(kitten.stats(0).unwrap().retired_blocks, 1);
+    assert_eq!(kitten.malloc(2 * GRANULE as usize, 0, DEFAULT), Ok(block), "before giving up, the whole device is waited for");
+}
+
+#[test]
+fn each_thread_has_a_default_stream_of_its_own() {
+    let (gpu, kitten) = setup(2 * GRANULE, 0, "");
+    let own = Stream(2);
+    let block = kitten.malloc(2 * GRANULE as usize, 0, own).unwrap();
+    use_block(&gpu, own, block, 2 * GRANULE);
+    kitten.free(block, 0, own).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Nothing else is left, and this thread cannot name the other's stream: the device is waited for.
+            let again = kitten.malloc(2 * GRANULE as usize, 0, own).unwrap();
+            assert_eq!(again, block);
+            use_block(&gpu, own, again, 2 * GRANULE);
+        });
+    });
+    assert_eq!(gpu.faults(), []);
+}
+
+#[test]
+fn what_a_capture_allocates_is_its_own_until_release() {
+    let (gpu, kitten) = setup(16 * GRANULE, 16 * GRANULE, "");
+    let stream = Stream(gpu.create_stream().unwrap());
+    let pool = PoolId(7, 0);
+    let outside = Filled::new(&gpu, &kitten, GRANULE, 1);
+    kitten.begin_pool(0, pool, move |asked| asked == stream).unwrap();
+    gpu.begin_capture(stream.0).unwrap();
+    let kept = kitten.malloc(GRANULE as usize, 0, stream).unwrap();
+    let passing = kitten.malloc(GRANULE as usize, 0, stream).unwrap();
+    kitten.free(passing, 0, stream).unwrap();
+    assert_eq!(kitten.malloc(GRANULE as usize, 0, stream), Ok(passing), "reused within the capture");
+    kitten.free(passing, 0, stream).unwrap();
+    let eager = kitten.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
+    assert!(eager != passing && eager != kept);
+    for refused in [kitten.free_vram(0).map(drop), kitten.reset(), kitten.activate(0, &Activation::default()).map(drop)] {
+        assert!(matches!(refused, Err(Error::Refused(why)) if why.contains("captured")));
+    }
+    gpu.end_capture(stream.0).unwrap();
+    kitten.end_pool(0, pool).unwrap();
+
+    // Eager code gets nothing of the pool, on whatever stream, and the pool's backing stays where the graph expects it.
+    let mine: Vec<_> = (0..4).map(|_| kitten.malloc(GRANULE as usize, 0, stream).unwrap()).collect();
+    assert!(!mine.contains(&passing));
+    kitten.reset().unwrap();
+    kitten.activate(0, &Activation::default()).unwrap();
+    gpu.launch(stream.0, "replay", &[Access::write(passing, GRANULE), Access::write(kept, GRANULE)]).unwrap();
+    kitten.free_vram(0).unwrap();
+    gpu.launch(stream.0, "replay", &[Access::write(passing, GRANULE), Access::write(kept, GRANULE)]).unwrap();
+    outside.check(&gpu);
+
+    kitten.free(kept, 0, stream).unwrap();
+    kitten.release_pool(0, pool).unwrap();
+    assert!(kitten.release_pool(0, pool).is_err(), "once");
+    kitten.reset().unwrap();
+    assert!(gpu.launch(stream.0, "replay", &[Access::write(passing, GRANULE)]).is_err(), "gone with its graph");
+    kitten.begin_pool(0, PoolId(8, 0), |_| true).unwrap();
+    kitten.end_pool(0, PoolId(8, 0)).unwrap();
+    kitten.check().unwrap();
+    assert_eq!(gpu.faults(), []);
+}
+
+#[test]
+fn an_unconfirmed_block_waits_for_the_end_of_a_capture() {
+    let (gpu, kitten) = setup(16 * GRANULE, 16 * GRANULE, "");
+    let stream = Stream(gpu.create_stream().unwrap());
+    let side = Stream(gpu.create_stream().unwrap());
+    let block = kitten.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
+    kitten.record_stream(block, side).unwrap();
+    kitten.begin_pool(0, PoolId(1, 1), move |asked| asked == stream).unwrap();
+    gpu.begin_capture(stream.0).unwrap();
+    let calls = gpu.calls();
+    kitten.free(block, 0, DEFAULT).unwrap();
+    kitten.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
+    for forbidden in ["cuEventRecord", "cuEventQuery", "cuCtxSynchronize"] {
+        assert_eq!(gpu.calls().get(forbidden), calls.get(forbidden), "{forbidden} during a capture");
+    }
+    gpu.end_capture(stream.0).unwrap();
+    kitten.end_pool(0, PoolId(1, 1)).unwrap();
+    assert_eq!(kitten.malloc(GRANULE as usize, 0, DEFAULT), Ok(block));
+}
+
+/// Streams that allocate, use, hand over and free in random order, while work completes late and in random order.
+#[test]
+fn random_streams_never_meet_unordered() {
+    for seed in 1..6 {
+        let gpu = machine(1, 24 * GRANULE, 64 * GRANULE);
+        let kitten = kitten_on(&gpu, "");
+        let mut random = Random(seed * 7919);
+        let streams: Vec<Stream> = (0..4).map(|i| if i == 0 { DEFAULT } else { Stream(gpu.create_stream().unwrap()) }).collect();
+        gpu.set_completion(Completion::Late);
+        let mut live: Vec<(u64, u64, Stream)> = Vec::new();
+        for step in 0..6000 {
+            let stream = streams[random.below(4) as usize];
+            match random.below(100) {
+                0..45 => {
+                    let bytes = if random.below(3) == 0 { 1 + random.below(4 * GRANULE) } else { 1 + random.below(8192) };
+                    if let Ok(address) = kitten.malloc(bytes as usize, 0, stream) {
+                        use_block(&gpu, stream, address, bytes);
+                        live.push((address, bytes, stream));
+                    }
+                }
+                45..90 if !live.is_empty() => {
+                    let (address, _, stream) = live.swap_remove(random.below(live.len() as u64) as usize);
+                    kitten.free(address, 0, stream).unwrap();
+                }
+                90..96 if !live.is_empty() => {
+                    // Hand a block over to another stream, as programs do: order the streams, use it there, say so.
+                    let (address, bytes, owner) = live[random.below(live.len() as u64) as usize];
+                    let event = gpu.create_event().unwrap();
+                    gpu.record(event, owner.0).unwrap();
+                    gpu.wait(stream.0, event).unwrap();
+                    gpu.launch(stream.0, "elsewhere", &[Access::read(address, bytes)]).unwrap();
+                    kitten.record_stream(address, stream).unwrap();
+                    gpu.destroy_event(event).unwrap();
+                }
+                96..99 => {
+                    for _ in 0..random.below(20) {
+                        gpu.complete_one(random.next());
+                    }
+                }
+                _ if step % 16 == 0 => {
+                    let reserve = random.below(10) * GRANULE;
+                    let _ = match random.below(3) {
+                        0 => kitten.activate(0, &Activation { reserve, ..Activation::default() }),
+                        1 => kitten.disable(0, giant_kitten::core::placement::Order::default()),
+                        _ => kitten.free_vram(0),
+                    };
+                }
+                _ => {}
+            }
+            if step % 500 == 0 {
+                kitten.check().unwrap();
+            }
+        }
+        assert_eq!(gpu.faults().first(), None, "seed {seed}");
+    }
+}
