@@ -3,12 +3,17 @@
 
 mod common;
 
-use common::{DEFAULT, Filled, GRANULE, machine};
+use common::{DEFAULT, Filled};
 use giant_kitten::core::placement::Order;
 use giant_kitten::driver::{Stream, sim::SimDriver};
 use giant_kitten::{Activation, Kitten, Options, Tier};
-use kitten_sim::{Gpu, Outstanding, code};
+use kitten_sim::{Gpu, Outstanding, Profile, code};
 use std::sync::Arc;
+
+/// Small granules: there are many calls, and all bytes are looked at after each failure.
+const GRANULE: u64 = 1 << 19;
+/// More than the limit of small blocks.
+const LARGE: u64 = 3 * GRANULE;
 
 /// A workload through every floor, which goes on after whatever fails. Returns how many operations failed.
 fn workload(gpu: &Gpu, kitten: &Kitten, other: Stream) -> u32 {
@@ -18,14 +23,14 @@ fn workload(gpu: &Gpu, kitten: &Kitten, other: Stream) -> u32 {
         *failed += u32::from(result.is_err());
         result.ok()
     }
-    let mut allocate = |blocks: &mut Vec<Filled>, failed: &mut u32, bytes: u64, stream: Stream| {
+    let allocate = |blocks: &mut Vec<Filled>, failed: &mut u32, bytes: u64, stream: Stream| {
         if let Some(address) = attempt(failed, kitten.malloc(bytes as usize, 0, stream)) {
             let seed = 1 + blocks.len() as u64;
             blocks.push(Filled::at(gpu, address, bytes, seed));
         }
     };
-    for i in 0..6 {
-        allocate(&mut blocks, &mut failed, GRANULE + 4096 * i, DEFAULT);
+    for i in 0..3 {
+        allocate(&mut blocks, &mut failed, LARGE + 4096 * i, DEFAULT);
         allocate(&mut blocks, &mut failed, 3000 * (i + 1), DEFAULT);
     }
     let check = |blocks: &[Filled]| {
@@ -33,24 +38,22 @@ fn workload(gpu: &Gpu, kitten: &Kitten, other: Stream) -> u32 {
         blocks.iter().for_each(|block| block.check(gpu));
     };
     check(&blocks);
-    let activation = Activation { reserve: 4 * GRANULE, ..Activation::default() };
+    let activation = Activation { reserve: 2 * LARGE, ..Activation::default() };
     attempt(&mut failed, kitten.activate(0, &activation));
     check(&blocks);
-    for _ in 0..3 {
-        allocate(&mut blocks, &mut failed, 2 * GRANULE, other);
+    for _ in 0..2 {
+        allocate(&mut blocks, &mut failed, LARGE + GRANULE, other);
     }
     if let Some(block) = blocks.pop() {
         kitten.record_stream(block.address, DEFAULT).unwrap();
         kitten.free(block.address, 0, other).unwrap();
     }
-    allocate(&mut blocks, &mut failed, 2 * GRANULE, DEFAULT);
-    check(&blocks);
+    allocate(&mut blocks, &mut failed, LARGE + GRANULE, DEFAULT);
     attempt(&mut failed, kitten.free_vram(0));
     check(&blocks);
     if let Some(block) = blocks.first() {
         attempt(&mut failed, kitten.move_block(block.address, Tier::Dedicated));
     }
-    check(&blocks);
     attempt(&mut failed, kitten.disable(0, Order::default()));
     check(&blocks);
     for block in blocks.split_off(blocks.len() / 2) {
@@ -58,16 +61,18 @@ fn workload(gpu: &Gpu, kitten: &Kitten, other: Stream) -> u32 {
     }
     attempt(&mut failed, kitten.reset());
     check(&blocks);
-    allocate(&mut blocks, &mut failed, 5 * GRANULE, DEFAULT);
+    allocate(&mut blocks, &mut failed, 2 * LARGE, DEFAULT);
     check(&blocks);
     failed
 }
 
 /// Runs the workload with failures armed; `None` where not even the heap could be made.
 fn run(arm: impl Fn(&Gpu)) -> (Gpu, u32) {
-    let gpu = machine(1, 12 * GRANULE, 24 * GRANULE);
+    let card = Profile::builtin("nominal-6g").unwrap();
+    let card = Profile { granularity: GRANULE, dedicated_bytes: 5 * LARGE, shared_bytes: 10 * LARGE, ..card };
+    let gpu = Gpu::new(&[card]).unwrap();
     let other = Stream(gpu.create_stream().unwrap());
-    let options = Options { reserve: 2 * GRANULE, ..Options::default() };
+    let options = Options { reserve: LARGE, ..Options::default() };
     let kitten = Kitten::new(options, Arc::new(SimDriver::new(gpu.clone()))).unwrap();
     arm(&gpu);
     let failed = workload(&gpu, &kitten, other);
@@ -101,7 +106,7 @@ fn each_call_may_fail_once() {
 #[test]
 fn pairs_of_calls_may_fail() {
     let calls = run(|_| {}).0.total_calls();
-    for first in (1..calls).step_by(3) {
+    for first in (1..calls).step_by(5) {
         for gap in [1, 2] {
             let (gpu, _) = run(|gpu| {
                 gpu.fail_any(first, 12_345);

@@ -40,8 +40,12 @@ pub struct Filled {
 
 /// The contents of a block: numbers that follow from the seed, eight bytes each.
 fn contents(seed: u64, bytes: u64) -> Vec<u8> {
-    let words = (0..bytes.div_ceil(8)).flat_map(|at| (seed ^ at).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
-    words.take(bytes as usize).collect()
+    let mut bytes = vec![0; bytes as usize];
+    for (at, chunk) in bytes.chunks_mut(8).enumerate() {
+        let word = (seed ^ at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
+        chunk.copy_from_slice(&word[..chunk.len()]);
+    }
+    bytes
 }
 
 impl Filled {

@@ -1,0 +1,129 @@
+/* Calls every function of the interface, well and wrongly. C11 and C++17. */
+#include <giant_kitten.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHECK(condition)                                                                          \
+    do {                                                                                          \
+        if (!(condition)) {                                                                       \
+            fprintf(stderr, "line %d: %s; last error: %s\n", __LINE__, #condition, gk_last_error()); \
+            exit(1);                                                                              \
+        }                                                                                         \
+    } while (0)
+
+static const size_t MIB = (size_t)1 << 20;
+
+static struct gk_stats stats_of(int device) {
+    struct gk_stats stats;
+    memset(&stats, 0, sizeof stats);
+    stats.size = sizeof stats;
+    CHECK(gk_stats(device, &stats) == GK_OK);
+    CHECK(stats.size == sizeof stats && stats.version == 1);
+    return stats;
+}
+
+static void options(void) {
+    CHECK(gk_configure("reserve:1.6") == GK_ARGUMENT && strstr(gk_last_error(), "1.6GiB"));
+    CHECK(gk_configure("colour:red") == GK_ARGUMENT && strstr(gk_last_error(), "colour"));
+    CHECK(gk_configure(NULL) == GK_ARGUMENT);
+    CHECK(gk_configure("persist:1MiB,sort:reversed") == GK_OK);
+    CHECK(gk_configure("persist:0,sort:normal") == GK_OK);
+}
+
+static void blocks(void) {
+    CHECK(gk_malloc(0, 0, NULL) == NULL);
+    CHECK(gk_malloc((size_t)-1, 0, NULL) == NULL && strstr(gk_last_error(), "out of memory"));
+    CHECK(gk_malloc(1, 99, NULL) == NULL && strstr(gk_last_error(), "99"));
+    CHECK(gk_malloc(1, -1, NULL) == NULL && strstr(gk_last_error(), "-1"));
+    void *block = gk_malloc(3 * MIB, 0, NULL);
+    CHECK(block);
+    memset(block, 7, 3 * MIB); /* the simulated GPU's memory is this process's */
+    size_t length = 0;
+    CHECK(gk_base_alloc((char *)block + 5, &length) == block && length == 3 * MIB);
+    CHECK(gk_base_alloc(block, NULL) == block);
+    CHECK(gk_base_alloc(&length, NULL) == NULL);
+    gk_record_stream(NULL, NULL);
+    gk_record_stream(block, (void *)2);
+    gk_free(block, 3 * MIB, 0, NULL);
+    gk_free(block, 3 * MIB, 0, NULL); /* twice: reported, nothing else */
+    CHECK(strstr(gk_last_error(), "not the start of a live block"));
+    gk_free(&length, 1, 0, NULL);
+    gk_free(NULL, 0, 0, NULL);
+    CHECK(stats_of(0).live_blocks == 0 && stats_of(0).zero_mallocs == 1);
+}
+
+static void actions(void) {
+    unsigned char *block = (unsigned char *)gk_malloc(9 * MIB, 0, NULL);
+    CHECK(block && gk_mark(block, 1) == GK_OK);
+    CHECK(gk_mark(&block, 1) == GK_NOT_ALLOCATED);
+    memset(block, 42, 9 * MIB);
+    uint64_t dedicated = 0, shared = 0;
+    struct gk_activation activation;
+    memset(&activation, 0, sizeof activation);
+    activation.reserve = 100 * MIB;
+    CHECK(gk_activate(0, &activation) == GK_OK && stats_of(0).phase == GK_ACTIVE && stats_of(0).reserve == 100 * MIB);
+    activation.reserve = 1000000 * MIB;
+    CHECK(gk_activate(0, &activation) == GK_ARGUMENT && strstr(gk_last_error(), "choose smaller"));
+    CHECK(gk_activate(7, NULL) == GK_ARGUMENT);
+    gk_reset();
+    CHECK(gk_move(block, GK_SHARED) == GK_OK);
+    CHECK(gk_tier(block, &dedicated, &shared) == GK_OK && dedicated == 0 && shared == 9 * MIB);
+    CHECK(gk_move(block, 5) == GK_ARGUMENT);
+    CHECK(gk_disable(0, NULL) == GK_OK && stats_of(0).phase == GK_DISABLED);
+    CHECK(gk_tier(block, &dedicated, NULL) == GK_OK && dedicated == 9 * MIB);
+    CHECK(gk_free_vram(0) == GK_OK && stats_of(0).phase == GK_FREED && stats_of(0).dedicated_reserved == 0);
+    CHECK(gk_tier(block + 9 * MIB, NULL, NULL) == GK_NOT_ALLOCATED);
+    for (size_t i = 0; i < 9 * MIB; i++)
+        CHECK(block[i] == 42);
+    CHECK(gk_reset_peaks(0) == GK_OK);
+    gk_memory_fraction(0.5, 0);
+    gk_memory_fraction(2.0, 0);
+    CHECK(strstr(gk_last_error(), "between 0 and 1"));
+    gk_free(block, 9 * MIB, 0, NULL);
+}
+
+static void pools(void) {
+    gk_begin_allocate_to_pool(0, 1, 2, NULL);
+    void *captured = gk_malloc(MIB, 0, NULL);
+    CHECK(captured);
+    CHECK(gk_free_vram(0) == GK_REFUSED && strstr(gk_last_error(), "captured"));
+    gk_end_allocate_to_pool(0, 1, 2);
+    gk_free(captured, MIB, 0, NULL);
+    void *eager = gk_malloc(MIB, 0, NULL);
+    CHECK(eager && eager != captured);
+    gk_release_pool(0, 1, 2);
+    gk_free(eager, MIB, 0, NULL);
+}
+
+static void statistics(void) {
+    size_t needed = gk_stats_json(0, NULL, 0);
+    CHECK(needed > 100);
+    char *text = (char *)malloc(needed);
+    CHECK(gk_stats_json(0, text, needed) == needed && strlen(text) + 1 == needed);
+    CHECK(strstr(text, "\"phase_name\":\"freed\"") && strstr(text, "\"shared_capacity\":"));
+    free(text);
+    CHECK(gk_stats_json(9, NULL, 0) == 0);
+    CHECK(gk_stats(0, NULL) == GK_ARGUMENT);
+    struct gk_stats old;
+    memset(&old, 0xee, sizeof old);
+    old.size = 0;
+    CHECK(gk_stats(0, &old) == GK_ARGUMENT && strstr(gk_last_error(), "size"));
+    old.size = 16; /* a program that knows the first field only */
+    CHECK(gk_stats(0, &old) == GK_OK && old.size == 16 && old.shared_capacity == 0xeeeeeeeeeeeeeeeeu);
+}
+
+int main(void) {
+    CHECK(strlen(gk_version()) > 0 && strlen(gk_last_error()) == 0);
+    options();
+    CHECK(gk_simulate("no such profile") == GK_ARGUMENT && strstr(gk_last_error(), "nominal-6g"));
+    CHECK(gk_simulate("nominal-6g") == GK_OK);
+    gk_init(1);
+    CHECK(gk_configure("persist:0") == GK_REFUSED);
+    blocks();
+    actions();
+    pools();
+    statistics();
+    puts("everything was called");
+    return 0;
+}
