@@ -39,7 +39,10 @@ fn compile_and_run(compiler: &str, flags: &[&str], source: &str, environment: &[
         .arg(format!("-L{}", library.display()))
         .args(["-lgiant_kitten", "-lpthread"])
         .arg(format!("-Wl,-rpath,{}", library.display())));
-    run(Command::new(&program).env("LD_LIBRARY_PATH", &library).env_remove("GIANT_KITTEN").envs(environment.iter().copied()))
+    run(Command::new(&program)
+        .env("LD_LIBRARY_PATH", &library)
+        .env_remove("GIANT_KITTEN")
+        .envs(environment.iter().copied()))
 }
 
 #[test]
@@ -96,9 +99,14 @@ fn without_comments(header: &str) -> String {
 fn header_and_library_have_the_same_functions() {
     let header = without_comments(&std::fs::read_to_string(root().join("include/giant_kitten.h")).unwrap());
     let declared = functions(&header);
-    let symbols = run(Command::new("nm").args(["-D", "--defined-only"]).arg(library_folder().join("libgiant_kitten.so")));
-    let exported: BTreeSet<String> =
-        symbols.lines().filter_map(|line| line.split(' ').next_back()).filter(|name| name.starts_with("gk_")).map(Into::into).collect();
+    let symbols =
+        run(Command::new("nm").args(["-D", "--defined-only"]).arg(library_folder().join("libgiant_kitten.so")));
+    let exported: BTreeSet<String> = symbols
+        .lines()
+        .filter_map(|line| line.split(' ').next_back())
+        .filter(|name| name.starts_with("gk_"))
+        .map(Into::into)
+        .collect();
     assert_eq!(declared, exported);
     let called = functions(&std::fs::read_to_string(root().join("tests/c/everything.c")).unwrap());
     assert!(declared.is_subset(&called), "never called: {:?}", declared.difference(&called));

@@ -20,7 +20,7 @@ static SAFE_POINT: RwLock<()> = RwLock::new(());
 /// What one thread does to one device. It knows what it owns, and nobody else touches that.
 fn worker(gpu: &Gpu, kitten: &Kitten, device: usize, seed: u64, operations: u64, actions: &AtomicU64) {
     let mut random = Random(seed);
-    let stream = if seed % 2 == 0 { DEFAULT } else { Stream(gpu.create_stream().unwrap()) };
+    let stream = if seed.is_multiple_of(2) { DEFAULT } else { Stream(gpu.create_stream().unwrap()) };
     let mut live: Vec<Filled> = Vec::new();
     for step in 0..operations {
         let choice = random.below(1000);
@@ -53,7 +53,7 @@ fn worker(gpu: &Gpu, kitten: &Kitten, device: usize, seed: u64, operations: u64,
                     let tier = if random.below(2) == 0 { Tier::Dedicated } else { Tier::Shared };
                     let _ = kitten.move_block(block.address, tier);
                 }
-                _ if step % 8 == 0 => {
+                _ if step.is_multiple_of(8) => {
                     actions.fetch_add(1, Ordering::Relaxed);
                     let order = Order { sort_reversed: random.below(2) == 0, ignore_model: random.below(2) == 0 };
                     let _ = match random.below(4) {

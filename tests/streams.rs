@@ -86,7 +86,11 @@ fn a_destroyed_stream_does_not_strand_a_block() {
     gpu.destroy_stream(other.0).unwrap();
     kitten.free(block, 0, DEFAULT).unwrap();
     assert_eq!(kitten.stats(0).unwrap().retired_blocks, 1);
-    assert_eq!(kitten.malloc(2 * GRANULE as usize, 0, DEFAULT), Ok(block), "before giving up, the whole device is waited for");
+    assert_eq!(
+        kitten.malloc(2 * GRANULE as usize, 0, DEFAULT),
+        Ok(block),
+        "before giving up, the whole device is waited for"
+    );
 }
 
 #[test]
@@ -122,7 +126,8 @@ fn what_a_capture_allocates_is_its_own_until_release() {
     kitten.free(passing, 0, stream).unwrap();
     let eager = kitten.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
     assert!(eager != passing && eager != kept);
-    for refused in [kitten.free_vram(0).map(drop), kitten.reset(), kitten.activate(0, &Activation::default()).map(drop)] {
+    for refused in [kitten.free_vram(0).map(drop), kitten.reset(), kitten.activate(0, &Activation::default()).map(drop)]
+    {
         assert!(matches!(refused, Err(Error::Refused(why)) if why.contains("captured")));
     }
     gpu.end_capture(stream.0).unwrap();
@@ -176,14 +181,16 @@ fn random_streams_never_meet_unordered() {
         let gpu = machine(1, 24 * GRANULE, 64 * GRANULE);
         let kitten = kitten_on(&gpu, "");
         let mut random = Random(seed * 7919);
-        let streams: Vec<Stream> = (0..4).map(|i| if i == 0 { DEFAULT } else { Stream(gpu.create_stream().unwrap()) }).collect();
+        let streams: Vec<Stream> =
+            (0..4).map(|i| if i == 0 { DEFAULT } else { Stream(gpu.create_stream().unwrap()) }).collect();
         gpu.set_completion(Completion::Late);
         let mut live: Vec<(u64, u64, Stream)> = Vec::new();
         for step in 0..6000 {
             let stream = streams[random.below(4) as usize];
             match random.below(100) {
                 0..45 => {
-                    let bytes = if random.below(3) == 0 { 1 + random.below(4 * GRANULE) } else { 1 + random.below(8192) };
+                    let bytes =
+                        if random.below(3) == 0 { 1 + random.below(4 * GRANULE) } else { 1 + random.below(8192) };
                     if let Ok(address) = kitten.malloc(bytes as usize, 0, stream) {
                         use_block(&gpu, stream, address, bytes);
                         live.push((address, bytes, stream));

@@ -257,8 +257,12 @@ impl Kitten {
     /// # Errors
     /// The first device's that fails; the others were done all the same.
     pub fn reset(&self) -> Result<(), Error> {
-        let heaps = self.devices.iter().filter_map(|device| device.heap.get());
-        heaps.map(|heap| heap.lock().reset()).fold(Ok(()), |first, next| first.and(next))
+        let mut first = Ok(());
+        for heap in self.devices.iter().filter_map(|device| device.heap.get()) {
+            let result = heap.lock().reset();
+            first = first.and(result);
+        }
+        first
     }
 
     /// What is counted on a device.

@@ -46,7 +46,9 @@ pub fn demo(mut tick: impl FnMut()) -> Result<String> {
         let first = run(Policy::FirstCome, 0)?;
         let placed = RESERVES.map(|mib| run(Policy::Reserve, mib << 20));
         let meaning = if reread == 1.0 { "once: the optimistic bound" } else { "that often: a pessimistic guess" };
-        text += &format!("\nEach shared byte that a matmul or convolution reads crosses the link {reread} x ({meaning}).\n");
+        text += &format!(
+            "\nEach shared byte that a matmul or convolution reads crosses the link {reread} x ({meaning}).\n"
+        );
         text += &table(&first, placed.into_iter().collect::<Result<Vec<_>>>()?).to_string();
         text.push('\n');
     }
@@ -56,7 +58,7 @@ pub fn demo(mut tick: impl FnMut()) -> Result<String> {
 
 fn table(first: &Outcome, placed: Vec<Outcome>) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::ASCII_MARKDOWN);
     table.set_header(["placement", "s/step", "vs first-come", "dedicated", "shared", "over the link per step"]);
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -64,7 +66,14 @@ fn table(first: &Outcome, placed: Vec<Outcome>) -> Table {
     let reference = first.steady.as_ref().map_or(f64::NAN, |step| step.seconds);
     if let Some(step) = &first.steady {
         let speedup = format!("{:.2}x", reference / step.compute_seconds);
-        table.add_row(["all dedicated (the limit)", &format!("{:.2}", step.compute_seconds), &speedup, "-", "-", "0 bytes"]);
+        table.add_row([
+            "all dedicated (the limit)",
+            &format!("{:.2}", step.compute_seconds),
+            &speedup,
+            "-",
+            "-",
+            "0 bytes",
+        ]);
     }
     let mut row = |name: String, outcome: &Outcome| {
         let Some(step) = outcome.steady.as_ref().filter(|_| outcome.oom.is_none()) else {

@@ -193,10 +193,8 @@ pub fn measure(log: &Log, live: usize, rounds: usize) -> Result<Figures> {
         offset.run(log, 4);
     }
     let driver_calls_steady = gpu.total_calls() - before;
-    let peers = [
-        (best_fit.peer.name().to_owned(), best_fit.figure(log)),
-        (offset.peer.name().to_owned(), offset.figure(log)),
-    ];
+    let peers =
+        [(best_fit.peer.name().to_owned(), best_fit.figure(log)), (offset.peer.name().to_owned(), offset.figure(log))];
     Ok(Figures {
         ns_per_pair: ours.figure(log),
         peers: peers.into(),

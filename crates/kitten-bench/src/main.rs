@@ -138,7 +138,11 @@ impl Run {
             profile.in_place_reread = reread;
         }
         if profile.dedicated_bytes < profile.granularity {
-            bail!("--dedicated {}: less than one granule of {}", profile.dedicated_bytes, show_size(profile.granularity));
+            bail!(
+                "--dedicated {}: less than one granule of {}",
+                profile.dedicated_bytes,
+                show_size(profile.granularity)
+            );
         }
         let activation = Activation {
             reserve,
@@ -155,7 +159,10 @@ fn progress(steps: u64) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new(steps);
-    bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} replays, {eta} left").unwrap_or(ProgressStyle::default_bar()));
+    bar.set_style(
+        ProgressStyle::with_template("{bar:40} {pos}/{len} replays, {eta} left")
+            .unwrap_or(ProgressStyle::default_bar()),
+    );
     bar
 }
 
@@ -259,7 +266,10 @@ fn run(cli: Cli) -> Result<()> {
                 for (name, ns) in &figures.peers {
                     println!("{ns:.1} ns {name} (ours is {:.2} of it)", figures.ns_per_pair / ns);
                 }
-                println!("{} driver calls in {} rounds of {} pairs", figures.driver_calls_steady, figures.rounds, figures.pairs);
+                println!(
+                    "{} driver calls in {} rounds of {} pairs",
+                    figures.driver_calls_steady, figures.rounds, figures.pairs
+                );
             }
         }
         Some(Command::Options) => print!("{}", giant_kitten::reference()),

@@ -32,7 +32,8 @@ pub fn check_extension(path: &Path) -> Result<()> {
 /// Makes the fonts known; pictures must not depend on what a machine has installed.
 fn fonts() -> Result<()> {
     let font = epaint_default_fonts::UBUNTU_LIGHT;
-    plotters::style::register_font(FONT, FontStyle::Normal, font).map_err(|_| anyhow!("the built-in font is not readable"))
+    plotters::style::register_font(FONT, FontStyle::Normal, font)
+        .map_err(|_| anyhow!("the built-in font is not readable"))
 }
 
 /// Draws on an area that becomes a file.
@@ -210,18 +211,13 @@ fn paint_map<B: DrawingBackend>(
     area.draw(&Text::new(line, (24, 62), text(14)))?;
 
     let mut x = 24;
-    let legend = [
-        ("model", [1, 0, 0]),
-        ("scratch", [0, 1, 0]),
-        ("other", [0, 0, 1]),
-        ("free", [0, 0, 0]),
-    ];
+    let legend = [("model", [1, 0, 0]), ("scratch", [0, 1, 0]), ("other", [0, 0, 1]), ("free", [0, 0, 0])];
     for (name, kinds) in legend {
         for tier in Tier::ALL {
             cell(area, (x, 92), 14, kinds, tier)?;
             let label = format!("{name}, {tier}");
             area.draw(&Text::new(label.clone(), (x + 19, 91), text(13)))?;
-            x += 36 + 6 * label.len() as i32;
+            x += 24 + 6 * label.len() as i32;
         }
     }
 

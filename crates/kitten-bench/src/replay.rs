@@ -313,7 +313,9 @@ impl Replay<'_> {
 fn rereads(op: &str) -> bool {
     let name = op.strip_prefix("aten::").unwrap_or(op);
     let name = name.split('.').next().unwrap_or(name);
-    matches!(name, "mm" | "addmm" | "bmm" | "baddbmm" | "linear" | "matmul" | "_scaled_mm") || name.contains("convolution") || name.starts_with("conv")
+    matches!(name, "mm" | "addmm" | "bmm" | "baddbmm" | "linear" | "matmul" | "_scaled_mm")
+        || name.contains("convolution")
+        || name.starts_with("conv")
 }
 
 /// The memory map of a phase at its busiest moment, and the statistics then.
@@ -346,7 +348,9 @@ mod tests {
         for name in ["aten::mm", "aten::addmm", "aten::bmm", "aten::convolution", "aten::conv2d.padding"] {
             assert!(rereads(name), "{name}");
         }
-        for name in ["aten::add.Tensor", "aten::mul", "aten::native_group_norm", "aten::_scaled_dot_product_flash_attention"] {
+        for name in
+            ["aten::add.Tensor", "aten::mul", "aten::native_group_norm", "aten::_scaled_dot_product_flash_attention"]
+        {
             assert!(!rereads(name), "{name}");
         }
     }

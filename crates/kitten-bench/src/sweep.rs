@@ -54,7 +54,12 @@ pub fn reserves(from: u64, to: u64, step: u64) -> Result<Vec<u64>> {
 ///
 /// # Errors
 /// As for [`replay`].
-pub fn sweep(open: impl Fn() -> Result<Trace>, setup: &Setup, reserves: &[u64], mut tick: impl FnMut()) -> Result<Sweep> {
+pub fn sweep(
+    open: impl Fn() -> Result<Trace>,
+    setup: &Setup,
+    reserves: &[u64],
+    mut tick: impl FnMut(),
+) -> Result<Sweep> {
     let run = |setup: &Setup| replay(&mut open()?, setup, &mut |_, _| {});
     let first = run(&Setup { policy: Policy::FirstCome, ..setup.clone() })?;
     let steady = |outcome: &Outcome| outcome.steady.clone().filter(|_| outcome.oom.is_none());

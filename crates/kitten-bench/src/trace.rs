@@ -134,11 +134,13 @@ pub(crate) fn open_bytes(path_or_name: &str, bundled: Option<&'static [u8]>, kin
     let mut raw: BufReader<Box<dyn Read>> = match bundled {
         Some(bytes) => BufReader::new(Box::new(bytes)),
         None => {
-            let file = File::open(Path::new(path_or_name)).with_context(|| format!("cannot open the {kind} {path_or_name}"))?;
+            let file = File::open(Path::new(path_or_name))
+                .with_context(|| format!("cannot open the {kind} {path_or_name}"))?;
             BufReader::new(Box::new(file))
         }
     };
-    let compressed = raw.fill_buf().with_context(|| format!("cannot read {path_or_name}"))?.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
+    let compressed =
+        raw.fill_buf().with_context(|| format!("cannot read {path_or_name}"))?.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
     Ok(if compressed { Box::new(zstd::stream::read::Decoder::with_buffer(raw)?) } else { Box::new(raw) })
 }
 
@@ -169,7 +171,8 @@ impl Trace {
             dead: HashSet::new(),
             ended: false,
         };
-        let header: Header = trace.next_line()?.ok_or_else(|| anyhow!("{source} is empty: a trace begins with a header line"))?;
+        let header: Header =
+            trace.next_line()?.ok_or_else(|| anyhow!("{source} is empty: a trace begins with a header line"))?;
         let format = header.format;
         ensure!(
             header.ev == "header" && format == FORMAT,
@@ -198,7 +201,8 @@ impl Trace {
             let length = (&mut self.lines)
                 .take(LONGEST_LINE)
                 .read_line(&mut text)
-                .with_context(|| format!("{}: the file is damaged or cut off", self.at()))? as u64;
+                .with_context(|| format!("{}: the file is damaged or cut off", self.at()))?
+                as u64;
             if length == 0 {
                 return Ok(None);
             }
@@ -265,7 +269,10 @@ impl Trace {
         let touched = |ids: Vec<u64>, bytes: Vec<u64>, what: &str| -> Result<Vec<(u64, u64)>> {
             ensure!(ids.len() == bytes.len(), "op {name}: {} {what} but {} of their bytes", ids.len(), bytes.len());
             for (id, bytes) in ids.iter().zip(&bytes) {
-                let size = *self.live.get(id).ok_or_else(|| anyhow!("op {name} touches block {id}, which is not allocated"))?;
+                let size = *self
+                    .live
+                    .get(id)
+                    .ok_or_else(|| anyhow!("op {name} touches block {id}, which is not allocated"))?;
                 ensure!(*bytes <= size, "op {name} touches {bytes} bytes of block {id}, which has {size}");
             }
             Ok(ids.into_iter().zip(bytes).collect())
@@ -333,7 +340,8 @@ mod tests {
 
     #[test]
     fn damaged_compression_is_an_error() {
-        let mut bytes = zstd::encode_all(format!("{HEADER}\n{}", "{\"ev\":\"x\"}\n".repeat(10_000)).as_bytes(), 1).unwrap();
+        let mut bytes =
+            zstd::encode_all(format!("{HEADER}\n{}", "{\"ev\":\"x\"}\n".repeat(10_000)).as_bytes(), 1).unwrap();
         bytes.truncate(bytes.len() / 2);
         let decoder = zstd::stream::read::Decoder::new(std::io::Cursor::new(bytes)).unwrap();
         let read = Trace::read(Box::new(decoder), "test").and_then(|mut trace| {

@@ -140,7 +140,10 @@ impl Memory {
         let pools = profiles
             .iter()
             .map(|p| {
-                Ok([Pool::new(whole(p.dedicated_bytes, p.granularity))?, Pool::new(whole(p.shared_bytes, p.granularity))?])
+                Ok([
+                    Pool::new(whole(p.dedicated_bytes, p.granularity))?,
+                    Pool::new(whole(p.shared_bytes, p.granularity))?,
+                ])
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(Memory {
@@ -166,7 +169,11 @@ impl Memory {
     fn whole(&self, call: &'static str, device: usize, bytes: u64) -> Result<()> {
         let granularity = self.granularity[device];
         if bytes == 0 || !bytes.is_multiple_of(granularity) {
-            return error(call, code::INVALID_VALUE, format!("the size {bytes} is no multiple of the granularity {granularity}"));
+            return error(
+                call,
+                code::INVALID_VALUE,
+                format!("the size {bytes} is no multiple of the granularity {granularity}"),
+            );
         }
         Ok(())
     }
@@ -183,7 +190,11 @@ impl Memory {
         // SAFETY: a new mapping wherever the kernel likes.
         let at = unsafe { libc::mmap(ptr::null_mut(), padded, libc::PROT_NONE, flags, -1, 0) };
         if at == libc::MAP_FAILED {
-            return error(CALL, code::OUT_OF_MEMORY, format!("no {bytes} bytes of addresses: {}", std::io::Error::last_os_error()));
+            return error(
+                CALL,
+                code::OUT_OF_MEMORY,
+                format!("no {bytes} bytes of addresses: {}", std::io::Error::last_os_error()),
+            );
         }
         let start = (at as u64).next_multiple_of(align);
         let (before, after) = (start - at as u64, at as u64 + padded as u64 - start - bytes);
@@ -216,7 +227,11 @@ impl Memory {
         self.whole(CALL, device, bytes)?;
         let Some(offset) = self.pools[device][tier as usize].take(bytes) else {
             let (capacity, free) = self.info(device, tier);
-            return error(CALL, code::OUT_OF_MEMORY, format!("{bytes} bytes of {tier:?}: {free} of {capacity} are free"));
+            return error(
+                CALL,
+                code::OUT_OF_MEMORY,
+                format!("{bytes} bytes of {tier:?}: {free} of {capacity} are free"),
+            );
         };
         let handle = self.next_handle;
         self.next_handle += 1;
@@ -227,7 +242,13 @@ impl Memory {
     pub(crate) fn release(&mut self, handle: u64) -> Result<()> {
         match self.backings.get_mut(&handle) {
             Some(backing) if !backing.released => backing.released = true,
-            _ => return error("cuMemRelease", code::INVALID_VALUE, format!("handle {handle} is unknown or released already")),
+            _ => {
+                return error(
+                    "cuMemRelease",
+                    code::INVALID_VALUE,
+                    format!("handle {handle} is unknown or released already"),
+                );
+            }
         }
         self.drop_if_unused(handle);
         Ok(())
@@ -247,7 +268,11 @@ impl Memory {
             return error(CALL, code::INVALID_VALUE, format!("handle {handle} is unknown or released"));
         };
         if bytes != backing.bytes {
-            return error(CALL, code::INVALID_VALUE, format!("only whole backing is mapped: {bytes} of {} bytes", backing.bytes));
+            return error(
+                CALL,
+                code::INVALID_VALUE,
+                format!("only whole backing is mapped: {bytes} of {} bytes", backing.bytes),
+            );
         }
         if !address.is_multiple_of(self.granularity[device]) {
             return error(CALL, code::INVALID_VALUE, format!("{address:#x} is not at a granule"));
@@ -260,7 +285,11 @@ impl Memory {
         if let Some((at, mapping)) = overlap
             && at + mapping.bytes > address
         {
-            return error(CALL, code::INVALID_VALUE, format!("{address:#x}+{bytes:#x} overlaps the mapping at {at:#x}"));
+            return error(
+                CALL,
+                code::INVALID_VALUE,
+                format!("{address:#x}+{bytes:#x} overlaps the mapping at {at:#x}"),
+            );
         }
         let file = self.pools[backing.device][backing.tier as usize].file.as_raw_fd();
         // SAFETY: the range is inside a reservation of ours, and nothing is mapped in it.
@@ -280,7 +309,8 @@ impl Memory {
 
     /// The mappings that together are exactly `address..address + bytes`.
     fn exactly(&self, call: &'static str, address: u64, bytes: u64) -> Result<Vec<(u64, Mapping)>> {
-        let found: Vec<_> = self.mappings.range(address..address + bytes).map(|(at, mapping)| (*at, *mapping)).collect();
+        let found: Vec<_> =
+            self.mappings.range(address..address + bytes).map(|(at, mapping)| (*at, *mapping)).collect();
         let end = found.iter().try_fold(address, |end, (at, m)| (*at == end).then_some(end + m.bytes));
         if end != Some(address + bytes) || bytes == 0 {
             return error(call, code::INVALID_VALUE, format!("{address:#x}+{bytes:#x} is not made of whole mappings"));
@@ -326,7 +356,8 @@ impl Memory {
         let mut found = Vec::new();
         let (mut at, end) = (address, address.saturating_add(bytes));
         while at < end {
-            let mapping = self.mappings.range(..=at).next_back().filter(|(start, m)| at < **start + m.bytes && m.accessible);
+            let mapping =
+                self.mappings.range(..=at).next_back().filter(|(start, m)| at < **start + m.bytes && m.accessible);
             let backed = mapping.and_then(|(start, m)| self.backings.get(&m.handle).map(|b| (*start, m.bytes, *b)));
             let Some((start, length, backing)) = backed else {
                 let rule = format!("{at:#x}, of the range {address:#x}+{bytes:#x}, is not mapped with access");

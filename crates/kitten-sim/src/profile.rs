@@ -59,8 +59,7 @@ pub struct CallSeconds {
     pub synchronize: f64,
 }
 
-const BUILT_IN: [&str; 2] =
-    [include_str!("../profiles/nominal-6g.toml"), include_str!("../profiles/nominal-8g.toml")];
+const BUILT_IN: [&str; 2] = [include_str!("../profiles/nominal-6g.toml"), include_str!("../profiles/nominal-8g.toml")];
 
 fn two_mebibytes() -> u64 {
     2 << 20
@@ -103,7 +102,9 @@ impl Profile {
         }
         let text = std::fs::read_to_string(Path::new(name_or_path)).map_err(|why| {
             let names = Profile::builtin_names().join(", ");
-            format!("there is no built-in hardware profile \"{name_or_path}\" (there are {names}), and no such file: {why}")
+            format!(
+                "there is no built-in hardware profile \"{name_or_path}\" (there are {names}), and no such file: {why}"
+            )
         })?;
         Profile::parse(&text).map_err(|why| format!("{name_or_path}: {why}"))
     }
@@ -127,7 +128,8 @@ impl Profile {
             }
         }
         let s = profile.seconds;
-        let costs = [s.reserve, s.create_dedicated, s.create_shared, s.release, s.map, s.unmap, s.set_access, s.synchronize];
+        let costs =
+            [s.reserve, s.create_dedicated, s.create_shared, s.release, s.map, s.unmap, s.set_access, s.synchronize];
         if let Some(cost) = costs.into_iter().find(|cost| !(cost.is_finite() && *cost >= 0.0)) {
             return Err(format!("[seconds]: {cost} is not a time: it must be a finite number of at least 0"));
         }

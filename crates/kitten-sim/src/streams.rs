@@ -154,7 +154,11 @@ impl Streams {
             return Ok(*serial);
         }
         if key != 0 && key >> 63 == 0 {
-            return error(call, code::INVALID_HANDLE, format!("there is no stream {handle:#x}: it was destroyed or never made"));
+            return error(
+                call,
+                code::INVALID_HANDLE,
+                format!("there is no stream {handle:#x}: it was destroyed or never made"),
+            );
         }
         Ok(self.add(key))
     }
@@ -162,14 +166,8 @@ impl Streams {
     fn add(&mut self, key: u64) -> u64 {
         let serial = self.next_serial;
         self.next_serial += 1;
-        let state = StreamState {
-            serial,
-            clock: Clock::new(),
-            launched: 0,
-            done: 0,
-            queue: VecDeque::new(),
-            capture: None,
-        };
+        let state =
+            StreamState { serial, clock: Clock::new(), launched: 0, done: 0, queue: VecDeque::new(), capture: None };
         self.states.insert(serial, state);
         self.by_handle.insert(key, serial);
         serial
@@ -177,7 +175,8 @@ impl Streams {
 
     /// A new stream; handles of destroyed streams come again, the lowest first.
     pub(crate) fn create_stream(&mut self) -> u64 {
-        let handle = (0..).map(|i| FIRST_STREAM + 16 * i).find(|handle| !self.by_handle.contains_key(handle)).unwrap_or(0);
+        let handle =
+            (0..).map(|i| FIRST_STREAM + 16 * i).find(|handle| !self.by_handle.contains_key(handle)).unwrap_or(0);
         self.add(handle);
         handle
     }
@@ -189,7 +188,13 @@ impl Streams {
     }
 
     /// Puts work in a stream. What it touches is checked against all that is not ordered before it.
-    pub(crate) fn launch(&mut self, handle: u64, name: &str, accesses: &[Access], effect: Option<Effect>) -> Result<()> {
+    pub(crate) fn launch(
+        &mut self,
+        handle: u64,
+        name: &str,
+        accesses: &[Access],
+        effect: Option<Effect>,
+    ) -> Result<()> {
         let serial = self.serial("cuLaunchKernel", handle)?;
         let host = self.host.clone();
         let Some(state) = self.states.get_mut(&serial) else { return Ok(()) };
@@ -209,7 +214,12 @@ impl Streams {
             let ordered = past.stream == serial || before.get(&past.stream).is_some_and(|known| *known >= past.nth);
             !(ordered && accesses.iter().any(|access| access.write && access.covers(&past.access)))
         });
-        self.uses.extend(accesses.iter().map(|access| PastUse { access: *access, stream: serial, nth, name: name.into() }));
+        self.uses.extend(accesses.iter().map(|access| PastUse {
+            access: *access,
+            stream: serial,
+            nth,
+            name: name.into(),
+        }));
         if self.completion == Completion::Immediate {
             self.run_all();
         }
@@ -219,7 +229,8 @@ impl Streams {
     /// Reports every past use that conflicts with `access` and that `known` does not order before it.
     fn accuse(&mut self, access: &Access, name: &str, stream: Option<u64>, known: &Clock) {
         for past in &self.uses {
-            let ordered = Some(past.stream) == stream || known.get(&past.stream).is_some_and(|count| *count >= past.nth);
+            let ordered =
+                Some(past.stream) == stream || known.get(&past.stream).is_some_and(|count| *count >= past.nth);
             if !ordered && past.access.conflicts(access) {
                 self.faults.push(Fault(format!(
                     "{name} touches {:#x}+{:#x} before \"{}\" on stream #{}, which touches {:#x}+{:#x}, is sure to be done",
@@ -331,7 +342,11 @@ impl Streams {
         const CALL: &str = "cuEventRecord";
         let serial = self.serial(CALL, handle)?;
         if self.states[&serial].capture.is_some() {
-            return error(CALL, code::STREAM_CAPTURE_UNSUPPORTED, "the stream is captured: the event would belong to the graph");
+            return error(
+                CALL,
+                code::STREAM_CAPTURE_UNSUPPORTED,
+                "the stream is captured: the event would belong to the graph",
+            );
         }
         let mut clock = self.states[&serial].clock.clone();
         merge(&mut clock, &self.host);
@@ -352,7 +367,11 @@ impl Streams {
     pub(crate) fn query(&mut self, event: u64) -> Result<bool> {
         let clock = self.clock_of("cuEventQuery", event)?;
         if self.any_capture() {
-            return error("cuEventQuery", code::STREAM_CAPTURE_UNSUPPORTED, "an event cannot be asked while a stream is captured");
+            return error(
+                "cuEventQuery",
+                code::STREAM_CAPTURE_UNSUPPORTED,
+                "an event cannot be asked while a stream is captured",
+            );
         }
         let done = self.is_done(&clock);
         if done {
