@@ -330,6 +330,12 @@ impl Arena {
         (node.offset, node.size)
     }
 
+    /// What was asked for, without the rest.
+    #[inline]
+    pub fn requested(&self, id: BlockId) -> u64 {
+        self.nodes[id.0 as usize].requested
+    }
+
     /// The stream and marks of a block, without the rest.
     #[inline]
     pub fn owner(&self, id: BlockId) -> (StreamId, Marks) {

@@ -121,38 +121,39 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// A block came to life. O(1).
+    /// A block came to life, all of it in one tier. O(1).
     #[inline]
-    pub(crate) fn allocate(&mut self, bytes: PerTier<u64>, requested: u64, scratch: bool) {
+    pub(crate) fn allocate(&mut self, tier: Tier, bytes: u64, requested: u64, scratch: bool) {
         self.mallocs += 1;
         self.live_blocks += 1;
         self.requested.add(requested);
-        for tier in Tier::ALL {
-            if bytes[tier] != 0 {
-                self.tiers[tier].allocated.add(bytes[tier]);
-                self.tiers[tier].active.add(bytes[tier]);
-            }
-        }
-        if scratch {
-            self.reserve_used.add(bytes[Tier::Dedicated]);
+        let stats = &mut self.tiers[tier];
+        stats.allocated.add(bytes);
+        stats.active.add(bytes);
+        if scratch && tier == Tier::Dedicated {
+            self.reserve_used.add(bytes);
         }
     }
 
-    /// A block was given back; with `retired` its bytes stay active. O(1).
+    /// A part of a block, in one tier, was given back; with `retired` its bytes stay active. O(1).
     #[inline]
-    pub(crate) fn free(&mut self, bytes: PerTier<u64>, requested: u64, scratch: bool, retired: bool) {
+    pub(crate) fn free_part(&mut self, tier: Tier, bytes: u64, scratch: bool, retired: bool) {
+        let stats = &mut self.tiers[tier];
+        stats.allocated.sub(bytes);
+        if !retired {
+            stats.active.sub(bytes);
+        }
+        if scratch && tier == Tier::Dedicated {
+            self.reserve_used.sub(bytes);
+        }
+    }
+
+    /// A block was given back, besides what is said of its parts. O(1).
+    #[inline]
+    pub(crate) fn free(&mut self, requested: u64) {
         self.frees += 1;
         self.live_blocks -= 1;
         self.requested.sub(requested);
-        for tier in Tier::ALL {
-            self.tiers[tier].allocated.sub(bytes[tier]);
-            if !retired {
-                self.tiers[tier].active.sub(bytes[tier]);
-            }
-        }
-        if scratch {
-            self.reserve_used.sub(bytes[Tier::Dedicated]);
-        }
     }
 
     /// Forgets all peaks.

@@ -185,11 +185,7 @@ impl Heap {
         if scratch {
             bound.core.marks_mut(id).scratch = true;
         }
-        let in_tier = match tier {
-            Tier::Dedicated => PerTier::new(size, 0),
-            Tier::Shared => PerTier::new(0, size),
-        };
-        self.stats.allocate(in_tier, bytes, scratch);
+        self.stats.allocate(tier, size, bytes, scratch);
         bound.base + bound.core.extent(id).0
     }
 
@@ -205,13 +201,16 @@ impl Heap {
         let (owner, marks) = core.owner(id);
         let stream = self.streams.number_at_free(stream, owner)?;
         let (_, size) = core.extent(id);
-        let requested = core.block(id).requested;
-        let bytes = match core.tier(id) {
-            Some(Tier::Dedicated) => PerTier::new(size, 0),
-            Some(Tier::Shared) => PerTier::new(0, size),
-            None => core.residency(id),
-        };
-        self.stats.free(bytes, requested, marks.scratch, marks.shared_use);
+        self.stats.free(core.requested(id));
+        match core.tier(id) {
+            Some(tier) => self.stats.free_part(tier, size, marks.scratch, marks.shared_use),
+            None => {
+                let parts = core.residency(id);
+                Tier::ALL
+                    .into_iter()
+                    .for_each(|tier| self.stats.free_part(tier, parts[tier], marks.scratch, marks.shared_use));
+            }
+        }
         if marks.shared_use {
             self.retire(index, id, address, stream);
         } else {
