@@ -46,7 +46,8 @@ pub struct Sweep {
 pub fn reserves(from: u64, to: u64, step: u64) -> Result<Vec<u64>> {
     ensure!(step > 0, "--step 0 never gets anywhere: give a size such as 50MiB");
     ensure!(from <= to, "--from {from} lies beyond --to {to}");
-    ensure!((to - from) / step < 10_000, "{} reserves are too many: give a larger --step", (to - from) / step + 1);
+    let last = (to - from) / step;
+    ensure!(last < 10_000, "{last} reserves and more are too many: give a larger --step");
     Ok((from..=to).step_by(step as usize).collect())
 }
 

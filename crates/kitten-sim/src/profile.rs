@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn the_built_in_profiles_are_what_they_say() {
         let card = Profile::builtin("nominal-6g").unwrap();
-        assert_eq!(card.dedicated_bytes, (5.2 * (1u64 << 30) as f64) as u64);
+        assert_eq!(card.dedicated_bytes, 5_583_457_485, "5.2 GiB, rounded");
         assert_eq!((card.vram_bandwidth, card.link_to_device, card.fp16_rate), (360e9, 13e9, 25e12));
         assert_eq!(Profile::builtin_names(), ["nominal-6g", "nominal-8g"]);
         assert_eq!(Profile::parse(&card.to_toml()).unwrap(), card);

@@ -1,0 +1,191 @@
+//! The rules of virtual memory management, one by one, and the detector of memory used too early.
+
+use kitten_sim::{Access, Completion, Gpu, Profile, Tier, code};
+
+const G: u64 = 2 << 20;
+
+fn gpu() -> Gpu {
+    let card = Profile::builtin("nominal-6g").unwrap();
+    Gpu::new(&[Profile { dedicated_bytes: 8 * G, shared_bytes: 8 * G, ..card }]).unwrap()
+}
+
+fn broken<T: std::fmt::Debug>(result: Result<T, kitten_sim::Error>, code: i32, rule: &str) {
+    let why = result.expect_err(rule);
+    assert_eq!(why.code, code, "{why}");
+    assert!(why.rule.contains(rule), "{why}");
+}
+
+fn mapped(gpu: &Gpu, granules: u64) -> u64 {
+    let at = gpu.reserve(0, granules * G, G).unwrap();
+    for i in 0..granules {
+        let handle = gpu.create(0, Tier::Dedicated, G).unwrap();
+        gpu.map(0, at + i * G, G, handle).unwrap();
+        gpu.release(0, handle).unwrap();
+    }
+    gpu.set_access(0, at, granules * G).unwrap();
+    at
+}
+
+#[test]
+fn sizes_and_places_are_whole() {
+    let gpu = gpu();
+    broken(gpu.reserve(0, G + 1, G), code::INVALID_VALUE, "granularity");
+    broken(gpu.reserve(0, G, 3 * G), code::INVALID_VALUE, "power of two");
+    broken(gpu.create(0, Tier::Shared, 0), code::INVALID_VALUE, "granularity");
+    broken(gpu.create(1, Tier::Shared, G), code::INVALID_DEVICE, "no device 1");
+    let at = gpu.reserve(0, 4 * G, 64 * G).unwrap();
+    assert!(at.is_multiple_of(64 * G));
+    let handle = gpu.create(0, Tier::Shared, 2 * G).unwrap();
+    broken(gpu.map(0, at, G, handle), code::INVALID_VALUE, "whole backing");
+    broken(gpu.map(0, at + 4096, 2 * G, handle), code::INVALID_VALUE, "not at a granule");
+    broken(gpu.map(0, at + 3 * G, 2 * G, handle), code::INVALID_VALUE, "one reservation");
+    broken(gpu.map(0, at, 2 * G, 999), code::INVALID_VALUE, "unknown");
+    gpu.map(0, at + G, 2 * G, handle).unwrap();
+    broken(gpu.map(0, at, 2 * G, handle), code::INVALID_VALUE, "overlaps");
+    broken(gpu.unmap(0, at + G, G), code::INVALID_VALUE, "whole mappings");
+    broken(gpu.unreserve(at, 4 * G), code::INVALID_VALUE, "still mapped");
+    broken(gpu.read(at + G, &mut [0]), code::ILLEGAL_ADDRESS, "not mapped with access");
+    broken(gpu.set_access(0, at, 4 * G), code::INVALID_VALUE, "whole mappings");
+    gpu.set_access(0, at + G, 2 * G).unwrap();
+    gpu.read(at + G, &mut [0]).unwrap();
+    gpu.unmap(0, at + G, 2 * G).unwrap();
+    broken(gpu.unreserve(at, 2 * G), code::INVALID_VALUE, "whole reservation");
+    gpu.unreserve(at, 4 * G).unwrap();
+    gpu.release(0, handle).unwrap();
+    broken(gpu.release(0, handle), code::INVALID_VALUE, "released already");
+}
+
+#[test]
+fn capacity_is_kept_and_comes_back_with_the_last_mapping() {
+    let gpu = gpu();
+    let at = mapped(&gpu, 8);
+    broken(gpu.create(0, Tier::Dedicated, G), code::OUT_OF_MEMORY, "0 of");
+    gpu.unmap(0, at, G).unwrap();
+    gpu.create(0, Tier::Dedicated, G).unwrap();
+    gpu.set_dedicated_taken(0, 8 * G);
+    gpu.unmap(0, at + G, 2 * G).unwrap();
+    broken(gpu.create(0, Tier::Dedicated, G), code::OUT_OF_MEMORY, "Dedicated");
+}
+
+#[test]
+fn one_handle_may_lie_at_two_addresses() {
+    let gpu = gpu();
+    let at = gpu.reserve(0, 2 * G, G).unwrap();
+    let handle = gpu.create(0, Tier::Shared, G).unwrap();
+    gpu.map(0, at, G, handle).unwrap();
+    gpu.map(0, at + G, G, handle).unwrap();
+    gpu.set_access(0, at, 2 * G).unwrap();
+    gpu.write(at + 5, b"same").unwrap();
+    let mut seen = [0; 4];
+    gpu.read(at + G + 5, &mut seen).unwrap();
+    assert_eq!(&seen, b"same");
+}
+
+#[test]
+fn copies_take_bytes_and_holes_and_new_backing_is_zero() {
+    let gpu = gpu();
+    let at = mapped(&gpu, 4);
+    gpu.write(at + 100, b"here").unwrap();
+    gpu.write(at + 2 * G, &vec![9; G as usize]).unwrap();
+    gpu.copy(0, at + 2 * G, at, 2 * G).unwrap();
+    let mut seen = vec![1; 2 * G as usize];
+    gpu.read(at + 2 * G, &mut seen).unwrap();
+    assert_eq!(&seen[100..104], b"here");
+    assert!(seen[..100].iter().chain(&seen[104..]).all(|byte| *byte == 0), "what was there is gone");
+    broken(gpu.copy(0, at + G, at, 2 * G), code::INVALID_VALUE, "overlap");
+    gpu.unmap(0, at, 4 * G).unwrap();
+    let handle = gpu.create(0, Tier::Dedicated, G).unwrap();
+    gpu.map(0, at, G, handle).unwrap();
+    gpu.set_access(0, at, G).unwrap();
+    gpu.read(at, &mut seen[..G as usize]).unwrap();
+    assert!(seen[..G as usize].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn late_work_is_late_and_in_order() {
+    let gpu = gpu();
+    let at = mapped(&gpu, 1);
+    let (a, b) = (gpu.create_stream().unwrap(), gpu.create_stream().unwrap());
+    gpu.set_completion(Completion::Late);
+    let event = gpu.create_event().unwrap();
+    gpu.fill(a, at, 8, 1).unwrap();
+    gpu.record(event, a).unwrap();
+    gpu.wait(b, event).unwrap();
+    gpu.fill(b, at, 8, 2).unwrap();
+    assert_eq!((gpu.pending(), gpu.query(event)), (2, Ok(false)));
+    let mut seen = [7; 1];
+    gpu.read(at, &mut seen).unwrap();
+    assert_eq!(seen, [0], "nothing has happened yet");
+    assert!(gpu.complete_one(99));
+    gpu.read(at, &mut seen).unwrap();
+    assert_eq!((seen, gpu.query(event)), ([1], Ok(true)), "the second waits for the first");
+    gpu.synchronize_stream(b).unwrap();
+    gpu.read(at, &mut seen).unwrap();
+    assert_eq!((seen, gpu.faults()), ([2], vec![]));
+}
+
+#[test]
+fn unordered_uses_are_faults_and_ordered_ones_are_not() {
+    let gpu = gpu();
+    let at = mapped(&gpu, 2);
+    let (a, b) = (gpu.create_stream().unwrap(), gpu.create_stream().unwrap());
+    let touch = |stream, write| gpu.launch(stream, "touch", &[Access { address: at, bytes: G, write }]).unwrap();
+    touch(a, false);
+    touch(b, false);
+    assert_eq!(gpu.faults().len(), 0, "two readers");
+    touch(a, true);
+    assert_eq!(gpu.faults().len(), 1, "a writer beside a reader, though all work is done at once");
+    gpu.synchronize(0).unwrap();
+    touch(b, true);
+    assert_eq!(gpu.faults().len(), 1, "ordered by the host");
+    gpu.unmap(0, at + G, G).unwrap();
+    assert_eq!(gpu.faults().len(), 1, "nobody touches the second granule");
+    gpu.unmap(0, at, G).unwrap();
+    assert_eq!(gpu.faults().len(), 2, "unmapped under work that nobody waited for");
+    assert!(gpu.faults()[1].to_string().contains("cuMemUnmap"));
+    broken(gpu.launch(a, "late", &[Access::read(at, 1)]), code::ILLEGAL_ADDRESS, "not mapped");
+}
+
+#[test]
+fn captures_forbid_waiting() {
+    let gpu = gpu();
+    let stream = gpu.create_stream().unwrap();
+    broken(gpu.begin_capture(0), code::ILLEGAL_STATE, "default stream");
+    gpu.begin_capture(stream).unwrap();
+    assert_eq!((gpu.is_capturing(stream), gpu.is_capturing(0)), (Ok(true), Ok(false)));
+    broken(gpu.synchronize(0), code::STREAM_CAPTURE_UNSUPPORTED, "captured");
+    let event = gpu.create_event().unwrap();
+    broken(gpu.query(event), code::STREAM_CAPTURE_UNSUPPORTED, "captured");
+    broken(gpu.record(event, stream), code::STREAM_CAPTURE_UNSUPPORTED, "captured");
+    gpu.end_capture(stream).unwrap();
+    gpu.synchronize(0).unwrap();
+}
+
+#[test]
+fn handles_of_destroyed_streams_come_again() {
+    let gpu = gpu();
+    let (a, _b) = (gpu.create_stream().unwrap(), gpu.create_stream().unwrap());
+    gpu.destroy_stream(a).unwrap();
+    broken(gpu.destroy_stream(a), code::INVALID_HANDLE, "destroyed");
+    assert_eq!(gpu.create_stream(), Ok(a));
+}
+
+#[test]
+fn calls_fail_when_told_to_and_change_nothing() {
+    let gpu = gpu();
+    gpu.fail("cuMemCreate", 2, 4242);
+    gpu.create(0, Tier::Dedicated, G).unwrap();
+    let before = gpu.outstanding();
+    broken(gpu.create(0, Tier::Dedicated, G), 4242, "made to fail");
+    assert_eq!(gpu.outstanding(), before);
+    gpu.create(0, Tier::Dedicated, G).unwrap();
+    gpu.fail_from("cuMemCreate", 1, code::OUT_OF_MEMORY);
+    for _ in 0..3 {
+        assert!(gpu.create(0, Tier::Dedicated, G).is_err());
+    }
+    gpu.clear_failures();
+    gpu.fail_any(1, code::UNKNOWN);
+    assert!(gpu.create_event().is_err() && gpu.create_event().is_ok());
+    assert_eq!((code::name(2), code::name(4242)), ("CUDA_ERROR_OUT_OF_MEMORY", "unknown"));
+    assert!(gpu.modelled_seconds() > 0.0 && gpu.calls()["cuMemCreate"] == 6);
+}
