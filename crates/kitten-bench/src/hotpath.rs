@@ -112,7 +112,23 @@ impl Log {
     }
 }
 
-struct Ours;
+/// giant-kitten, through its C interface, on a simulated 8 GB card.
+pub struct Ours {
+    gpu: Gpu,
+}
+
+impl Ours {
+    /// Installs a new allocator in this process.
+    ///
+    /// # Errors
+    /// Where the simulated GPU cannot be made.
+    pub fn new() -> Result<Ours> {
+        let profile = Profile::builtin("nominal-8g").ok_or_else(|| anyhow!("the profile nominal-8g is missing"))?;
+        let gpu = Gpu::new(&[profile])?;
+        abi::install(Kitten::new(Options::default(), Arc::new(SimDriver::new(gpu.clone())))?);
+        Ok(Ours { gpu })
+    }
+}
 
 impl Peer for Ours {
     fn name(&self) -> &'static str {
@@ -130,6 +146,9 @@ impl Peer for Ours {
     }
 }
 
+/// The range that peers get: 1 TiB.
+pub const ROOM: u64 = 1 << 40;
+
 /// One round of the log, in nanoseconds.
 fn round<P: Peer>(peer: &mut P, log: &Log, tokens: &mut [u64]) -> f64 {
     let start = Instant::now();
@@ -143,14 +162,16 @@ fn round<P: Peer>(peer: &mut P, log: &Log, tokens: &mut [u64]) -> f64 {
     start.elapsed().as_nanos() as f64
 }
 
-struct Runner<P> {
+/// An allocator that goes through a log again and again.
+pub struct Runner<P> {
     peer: P,
     tokens: Vec<u64>,
     rounds: Vec<f64>,
 }
 
 impl<P: Peer> Runner<P> {
-    fn new(mut peer: P, log: &Log, live: usize) -> Self {
+    /// Readies an allocator: what the log never frees, `live` more small blocks, and one untimed round.
+    pub fn new(mut peer: P, log: &Log, live: usize) -> Self {
         for bytes in log.resident.iter().copied().chain((0..live).map(|i| 512 * (1 + i as u64 % 16))) {
             peer.malloc(bytes);
         }
@@ -160,7 +181,8 @@ impl<P: Peer> Runner<P> {
         runner
     }
 
-    fn run(&mut self, log: &Log, times: usize) {
+    /// Goes through the log some times.
+    pub fn run(&mut self, log: &Log, times: usize) {
         for _ in 0..times {
             let elapsed = round(&mut self.peer, log, &mut self.tokens);
             self.rounds.push(elapsed);
@@ -178,11 +200,9 @@ impl<P: Peer> Runner<P> {
 /// # Errors
 /// Where the simulated GPU cannot be made.
 pub fn measure(log: &Log, live: usize, rounds: usize) -> Result<Figures> {
-    const ROOM: u64 = 1 << 40;
-    let profile = Profile::builtin("nominal-8g").ok_or_else(|| anyhow!("the profile nominal-8g is missing"))?;
-    let gpu = Gpu::new(&[profile])?;
-    abi::install(Kitten::new(Options::default(), Arc::new(SimDriver::new(gpu.clone())))?);
-    let mut ours = Runner::new(Ours, log, live);
+    let ours = Ours::new()?;
+    let gpu = ours.gpu.clone();
+    let mut ours = Runner::new(ours, log, live);
     let mut best_fit = Runner::new(BestFit::new(ROOM), log, live);
     let mut offset = Runner::new(OffsetAllocator::new(ROOM), log, live);
     let before = gpu.total_calls();
