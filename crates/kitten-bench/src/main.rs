@@ -31,12 +31,8 @@ enum Command {
     Replay {
         #[command(flatten)]
         run: Run,
-        /// How memory is placed
-        #[arg(long, value_enum, default_value = "reserve")]
-        policy: Policy,
-        /// Dedicated memory kept for scratch
-        #[arg(long, default_value = "0", value_parser = parse_size)]
-        reserve: u64,
+        #[command(flatten)]
+        placed: Placed,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -68,12 +64,8 @@ enum Command {
     Map {
         #[command(flatten)]
         run: Run,
-        /// How memory is placed
-        #[arg(long, value_enum, default_value = "reserve")]
-        policy: Policy,
-        /// Dedicated memory kept for scratch
-        #[arg(long, default_value = "0", value_parser = parse_size)]
-        reserve: u64,
+        #[command(flatten)]
+        placed: Placed,
         /// The phase
         #[arg(long)]
         at: String,
@@ -124,6 +116,16 @@ struct Run {
     /// How often a matmul or convolution reads each shared byte, instead of the profile's
     #[arg(long)]
     in_place_reread: Option<f64>,
+}
+
+#[derive(Args)]
+struct Placed {
+    /// How memory is placed
+    #[arg(long, value_enum, default_value = "reserve")]
+    policy: Policy,
+    /// Dedicated memory kept for scratch
+    #[arg(long, default_value = "0", value_parser = parse_size)]
+    reserve: u64,
 }
 
 impl Run {
@@ -203,8 +205,8 @@ fn run(cli: Cli) -> Result<()> {
             bar.finish_and_clear();
             print!("{text}");
         }
-        Some(Command::Replay { run, policy, reserve, json }) => {
-            let setup = run.setup(policy, reserve)?;
+        Some(Command::Replay { run, placed, json }) => {
+            let setup = run.setup(placed.policy, placed.reserve)?;
             let outcome = replay(&mut Trace::open(&run.trace)?, &setup, &mut |_, _| {})?;
             if json {
                 println!("{}", serde_json::to_string_pretty(&outcome)?);
@@ -247,9 +249,9 @@ fn run(cli: Cli) -> Result<()> {
                 );
             }
         }
-        Some(Command::Map { run, policy, reserve, at, out }) => {
+        Some(Command::Map { run, placed, at, out }) => {
             picture::check_extension(&out)?;
-            let setup = run.setup(policy, reserve)?;
+            let setup = run.setup(placed.policy, placed.reserve)?;
             let mut trace = Trace::open(&run.trace)?;
             let (map, stats) = map_at(&mut trace, &setup, &at)?;
             picture::draw_map(&map, &stats, &format!("{}, {at}", trace.name()), &out)?;
