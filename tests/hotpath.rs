@@ -1,5 +1,6 @@
 //! The hot path by counting, not by time: a hit calls no driver and allocates nothing.
 
+#[path = "suite/common.rs"]
 mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -8,6 +9,10 @@ use std::cell::Cell;
 use common::{DEFAULT, GRANULE, MIB, Random, setup};
 use giant_kitten::{Activation, abi};
 use kitten_sim::{Gpu, Profile};
+
+fn driver(gpu: &Gpu) -> std::sync::Arc<dyn giant_kitten::driver::Driver> {
+    std::sync::Arc::new(giant_kitten::driver::sim::SimDriver::new(gpu.clone()))
+}
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -37,9 +42,8 @@ static COUNTING: Counting = Counting;
 fn a_hit_calls_no_driver_and_allocates_nothing() {
     let card = Profile::builtin("nominal-6g").unwrap();
     let gpu = Gpu::new(&[Profile { dedicated_bytes: 64 * GRANULE, shared_bytes: 64 * GRANULE, ..card }]).unwrap();
-    let driver = giant_kitten::driver::sim::SimDriver::new(gpu.clone());
     let options = giant_kitten::Options::default();
-    abi::install(giant_kitten::Kitten::new(options, std::sync::Arc::new(driver)).unwrap());
+    abi::install(giant_kitten::Kitten::new(options, driver(&gpu)).unwrap());
     let mut live: Vec<(*mut std::ffi::c_void, usize)> = Vec::with_capacity(256);
     let mut round = |random: &mut Random| {
         for _ in 0..20_000 {

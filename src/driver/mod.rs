@@ -1,7 +1,6 @@
 //! What the allocator needs from a GPU, and nothing more: the [`Driver`] trait.
 //!
-//! Implementations: [`sim`] (the simulated GPU, behind the feature `sim`). The real CUDA driver is
-//! to stand beside it.
+//! Implementations: [`cuda`] (the real CUDA driver, loaded at run time) and `sim` (the simulated GPU, behind the feature `sim`).
 //!
 //! Device addresses are plain `u64`: the allocator never reads or writes what they point to.
 
@@ -9,6 +8,8 @@ use std::fmt;
 
 use crate::core::Tier;
 
+pub mod cuda;
+mod host;
 #[cfg(feature = "sim")]
 pub mod sim;
 
@@ -25,6 +26,28 @@ pub struct Stream(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Event(pub u64);
 
+/// How the shared tier comes about on a device: the rungs of a ladder, tried from the top.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rung {
+    /// Backing on a node of host memory (CUDA 12.2 and later).
+    HostNuma,
+    /// Backing in host memory (CUDA 13.0 and later).
+    Host,
+    /// There is no shared tier.
+    Nothing,
+}
+
+impl Rung {
+    /// Its name, as statistics and messages have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Rung::HostNuma => "host_numa",
+            Rung::Host => "host",
+            Rung::Nothing => "none",
+        }
+    }
+}
+
 /// What a device is and how much memory it has, as the driver tells it at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceInfo {
@@ -36,8 +59,16 @@ pub struct DeviceInfo {
     pub dedicated_total: u64,
     /// Dedicated memory free at this moment.
     pub dedicated_free: u64,
-    /// Shared memory that may be mapped for the device; 0 where the driver has no shared tier.
+    /// Dedicated memory of what is free that others will want yet: the context, kernels loaded late, the desktop.
+    pub headroom: u64,
+    /// Shared memory that there is in all; 0 where the driver has no shared tier.
     pub shared_total: u64,
+    /// Shared memory that the host can spare at this moment.
+    pub shared_spare: u64,
+    /// How the shared tier comes about.
+    pub rung: Rung,
+    /// Why each better rung does not hold, in words.
+    pub refused: Vec<String>,
 }
 
 /// `CUDA_ERROR_OUT_OF_MEMORY`.
@@ -46,6 +77,10 @@ pub const OUT_OF_MEMORY: i32 = 2;
 pub const INVALID_HANDLE: i32 = 400;
 /// `CUDA_ERROR_DEINITIALIZED`: the process is exiting and the driver has gone already.
 pub const DEINITIALIZED: i32 = 4;
+/// `CUDA_ERROR_INVALID_CONTEXT`: what a context answers that is no more.
+pub const INVALID_CONTEXT: i32 = 201;
+/// `CUDA_ERROR_CONTEXT_IS_DESTROYED`.
+pub const CONTEXT_IS_DESTROYED: i32 = 709;
 
 /// A driver call that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,9 +101,9 @@ impl DriverError {
         self.code == OUT_OF_MEMORY
     }
 
-    /// Whether the driver has already shut down, as it has when Python finalises.
-    pub fn is_deinitialized(&self) -> bool {
-        self.code == DEINITIALIZED
+    /// Whether the driver, or the context in it, has gone already, as when a process exits.
+    pub fn is_gone(&self) -> bool {
+        matches!(self.code, DEINITIALIZED | INVALID_CONTEXT | CONTEXT_IS_DESTROYED)
     }
 }
 
@@ -82,6 +117,14 @@ impl std::error::Error for DriverError {}
 
 /// The result of a driver call.
 pub type Result<T, E = DriverError> = std::result::Result<T, E>;
+
+/// Makes a call that undoes something, again if it fails: up to three times.
+///
+/// # Errors
+/// The last one's.
+pub(crate) fn insist(mut call: impl FnMut() -> Result<()>) -> Result<()> {
+    call().or_else(|_| call()).or_else(|_| call())
+}
 
 /// The least the allocator needs from a GPU.
 ///
@@ -143,12 +186,10 @@ pub trait Driver: Send + Sync + fmt::Debug {
     fn is_capturing(&self, device: usize, stream: Stream) -> Result<bool>;
 }
 
-/// The driver of this machine.
+/// The CUDA driver of this machine.
 ///
 /// # Errors
-/// Where there is none: the real CUDA driver is not built yet.
-pub fn open() -> std::result::Result<std::sync::Arc<dyn Driver>, crate::Error> {
-    Err(crate::Error::Refused(
-        "this build of giant-kitten has no driver for a real GPU yet: it runs on the simulated GPU only".into(),
-    ))
+/// No library, one that is no driver, no device: each in words.
+pub fn open() -> Result<std::sync::Arc<dyn Driver>> {
+    Ok(std::sync::Arc::new(cuda::CudaDriver::open()?))
 }

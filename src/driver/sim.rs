@@ -2,7 +2,7 @@
 
 use kitten_sim::{Gpu, Profile, code};
 
-use super::{DeviceInfo, Driver, DriverError, Event, Handle, Result, Stream};
+use super::{DeviceInfo, Driver, DriverError, Event, Handle, Result, Rung, Stream};
 use crate::core::Tier;
 
 /// A driver over a simulated machine.
@@ -62,7 +62,11 @@ impl Driver for SimDriver {
             granularity: profile.granularity,
             dedicated_total,
             dedicated_free,
+            headroom: 0,
             shared_total,
+            shared_spare: shared_total,
+            rung: if shared_total == 0 { Rung::Nothing } else { Rung::HostNuma },
+            refused: Vec::new(),
         })
     }
 

@@ -23,9 +23,6 @@ use crate::core::{Phase, Tier, show_size};
 use crate::driver::{self, Driver, Handle};
 use crate::error::Error;
 
-/// How often a call that undoes something is tried.
-const ATTEMPTS: usize = 3;
-
 /// What an action moved. Bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moved {
@@ -40,8 +37,8 @@ pub struct Moved {
 pub(super) struct Repairs {
     /// Backing mapped where it ought not be.
     stuck: Vec<Stuck>,
-    /// Granules whose backing is mapped nowhere, or cannot be accessed.
-    detached: Vec<GranuleId>,
+    /// Granules whose backing is mapped nowhere, or is mapped and cannot be accessed.
+    detached: Vec<(GranuleId, Unattached)>,
     /// Where new backing is mapped while it is filled.
     working: Option<u64>,
     /// All addresses ever reserved for that.
@@ -55,6 +52,28 @@ struct Stuck {
     tier: Tier,
 }
 
+/// How a granule is left whose backing could not be attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unattached {
+    /// Mapped nowhere.
+    Unmapped,
+    /// Mapped, without access.
+    Inaccessible,
+}
+
+/// A granule that was not rehoused as it should.
+struct Halted {
+    /// Whether the new backing is under it all the same, with its contents.
+    moved: bool,
+    why: Error,
+}
+
+impl<E: Into<Error>> From<E> for Halted {
+    fn from(why: E) -> Self {
+        Halted { moved: false, why: why.into() }
+    }
+}
+
 impl Repairs {
     /// Bytes of stuck backing.
     pub(super) fn bytes(&self, tier: Tier, granule: u64) -> u64 {
@@ -64,23 +83,11 @@ impl Repairs {
     /// Gives the working addresses back.
     pub(super) fn close(&mut self, driver: &dyn Driver, device: usize, granule: u64) {
         for address in self.reserved.drain(..) {
-            if let Err(why) = insist(|| driver.unreserve(device, address, granule)) {
+            if let Err(why) = driver::insist(|| driver.unreserve(device, address, granule)) {
                 log::debug!("addresses were left behind: {why}");
             }
         }
     }
-}
-
-/// Makes a call that undoes something, again if it fails.
-pub(super) fn insist(mut call: impl FnMut() -> driver::Result<()>) -> driver::Result<()> {
-    let mut result = call();
-    for _ in 1..ATTEMPTS {
-        if result.is_ok() {
-            break;
-        }
-        result = call();
-    }
-    result
 }
 
 impl Heap {
@@ -264,9 +271,11 @@ impl Heap {
                 (Some(id), None) => (*id, Tier::Shared),
             };
             let (id, tier) = next;
-            if let Err(why) = self.rehouse(id, tier) {
-                break Err(why);
-            }
+            let halted = match self.rehouse(id, tier) {
+                Ok(()) => None,
+                Err(Halted { moved: true, why }) => Some(why),
+                Err(Halted { moved: false, why }) => break Err(why),
+            };
             changes.entry(id.arena).or_default().push((id.granule, Some(tier)));
             match tier {
                 Tier::Dedicated => {
@@ -277,6 +286,9 @@ impl Heap {
                     demote.next();
                     moved.demoted += self.granule;
                 }
+            }
+            if let Some(why) = halted {
+                break Err(why);
             }
         };
         for (arena, changes) in changes {
@@ -294,7 +306,7 @@ impl Heap {
     }
 
     /// Gives one granule backing in another tier, with its contents. The old backing goes to the stock.
-    fn rehouse(&mut self, id: GranuleId, tier: Tier) -> Result<(), Error> {
+    fn rehouse(&mut self, id: GranuleId, tier: Tier) -> Result<(), Halted> {
         let (device, granule) = (self.device, self.granule);
         let old = self.arenas[id.arena as usize].handles[id.granule as usize].ok_or_else(|| {
             Error::Refused(format!("granule {} of arena {} has no backing to move", id.granule, id.arena))
@@ -309,7 +321,7 @@ impl Heap {
             let filled = driver
                 .set_access(device, working, granule)
                 .and_then(|()| driver.copy(device, working, address, granule));
-            let cleared = insist(|| driver.unmap(device, working, granule));
+            let cleared = driver::insist(|| driver.unmap(device, working, granule));
             if cleared.is_err() {
                 self.repairs.working = None;
                 self.repairs.stuck.push(Stuck { address: working, handles: vec![new], tier });
@@ -317,36 +329,42 @@ impl Heap {
             filled.and(cleared)
         });
         let is_stuck = self.repairs.stuck.iter().any(|stuck| stuck.address == working);
-        let swapped = filled.and_then(|()| driver.unmap(device, address, granule)).and_then(|()| {
-            let attached = self.attach(address, new);
-            if attached.is_err() && insist(|| self.attach(address, old)).is_err() {
-                self.repairs.detached.push(id);
+        if let Err(why) = filled.and_then(|()| driver.unmap(device, address, granule)) {
+            if !is_stuck {
+                self.stock.put(tier, new);
             }
-            attached
-        });
-        match swapped {
-            Ok(()) => {
-                self.arenas[id.arena as usize].handles[id.granule as usize] = Some(new);
-                self.stock.put(tier.other(), old);
-                Ok(())
-            }
-            Err(why) => {
-                if !is_stuck {
-                    self.stock.put(tier, new);
-                }
-                Err(why.into())
-            }
+            return Err(why.into());
         }
+        let attached = self.attach(address, new);
+        if let Err((Unattached::Unmapped, why)) = attached {
+            self.stock.put(tier, new);
+            if let Err((how, _)) = self.attach(address, old) {
+                self.repairs.detached.push((id, how));
+            }
+            return Err(why.into());
+        }
+        self.arenas[id.arena as usize].handles[id.granule as usize] = Some(new);
+        self.stock.put(tier.other(), old);
+        attached.map_err(|(how, why)| {
+            self.repairs.detached.push((id, how));
+            Halted { moved: true, why: why.into() }
+        })
     }
 
-    /// Maps a handle at an address, accessible, or not at all.
-    fn attach(&self, address: u64, handle: Handle) -> driver::Result<()> {
-        self.driver.map(self.device, address, self.granule, handle)?;
-        insist(|| self.driver.set_access(self.device, address, self.granule)).inspect_err(|_| {
-            if let Err(why) = insist(|| self.driver.unmap(self.device, address, self.granule)) {
-                log::error!("a granule at {address:#x} is mapped but cannot be accessed: {why}");
+    /// Maps a handle at an address, accessible; or says how that was left.
+    fn attach(&self, address: u64, handle: Handle) -> Result<(), (Unattached, driver::DriverError)> {
+        let unmapped = |why| (Unattached::Unmapped, why);
+        driver::insist(|| self.driver.map(self.device, address, self.granule, handle)).map_err(unmapped)?;
+        self.make_accessible(address).map_err(|why| {
+            match driver::insist(|| self.driver.unmap(self.device, address, self.granule)) {
+                Ok(()) => (Unattached::Unmapped, why),
+                Err(_) => (Unattached::Inaccessible, why),
             }
         })
+    }
+
+    fn make_accessible(&self, address: u64) -> driver::Result<()> {
+        driver::insist(|| self.driver.set_access(self.device, address, self.granule))
     }
 
     fn address_of(&self, id: GranuleId) -> u64 {
@@ -390,7 +408,7 @@ impl Heap {
             let run: Vec<u32> = run.iter().copied().filter(|granule| handles[*granule as usize].is_some()).collect();
             for run in run.chunk_by(|a, b| a + 1 == *b) {
                 let address = *base + u64::from(run[0]) * self.granule;
-                if let Err(why) = insist(|| self.driver.unmap(self.device, address, run.len() as u64 * self.granule)) {
+                if let Err(why) = driver::insist(|| self.driver.unmap(self.device, address, run.len() as u64 * self.granule)) {
                     log::debug!("idle backing stays where it is: {why}");
                     continue;
                 }
@@ -412,7 +430,7 @@ impl Heap {
             return;
         }
         let bytes = handles.len() as u64 * self.granule;
-        match insist(|| self.driver.unmap(self.device, address, bytes)) {
+        match driver::insist(|| self.driver.unmap(self.device, address, bytes)) {
             Ok(()) => handles.iter().for_each(|handle| self.stock.put(tier, *handle)),
             Err(why) => {
                 log::debug!("{} at {address:#x} could not be unmapped yet: {why}", show_size(bytes));
@@ -426,17 +444,20 @@ impl Heap {
         for stuck in std::mem::take(&mut self.repairs.stuck) {
             self.undo_map(stuck.address, &stuck.handles, stuck.tier);
         }
-        for id in std::mem::take(&mut self.repairs.detached) {
-            let handle = self.arenas[id.arena as usize].handles[id.granule as usize];
-            if let Some(handle) = handle
-                && let Err(why) = insist(|| self.attach(self.address_of(id), handle))
-            {
+        for (id, how) in std::mem::take(&mut self.repairs.detached) {
+            let address = self.address_of(id);
+            let attached = match (how, self.arenas[id.arena as usize].handles[id.granule as usize]) {
+                (_, None) => Ok(()),
+                (Unattached::Unmapped, Some(handle)) => self.attach(address, handle),
+                (Unattached::Inaccessible, Some(_)) => self.make_accessible(address).map_err(|why| (how, why)),
+            };
+            if let Err((how, why)) = attached {
                 log::error!(
                     "granule {} of arena {} has lost its mapping and cannot get it back yet: {why}",
                     id.granule,
                     id.arena
                 );
-                self.repairs.detached.push(id);
+                self.repairs.detached.push((id, how));
             }
         }
     }

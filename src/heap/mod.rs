@@ -36,9 +36,11 @@ pub use report::{ArenaMap, GranuleMap, MemoryMap};
 /// How a heap is set up. Bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeapOptions {
-    /// Dedicated memory to use at most; otherwise what is free at the start.
+    /// Dedicated memory to use at most; otherwise what is free at the start, less the headroom.
     pub dedicated: Option<u64>,
-    /// Shared memory to use at most; otherwise what the driver offers.
+    /// Dedicated memory of what is free that is left to others; otherwise what the driver says they need.
+    pub headroom: Option<u64>,
+    /// Shared memory to use at most; otherwise what the host can spare.
     pub shared: Option<u64>,
     /// Size of a granule; otherwise the driver's granularity.
     pub granule: Option<u64>,
@@ -101,9 +103,10 @@ impl Heap {
             )));
         }
         let whole = |bytes: u64| bytes / granule * granule;
+        let free = info.dedicated_free.saturating_sub(options.headroom.unwrap_or(info.headroom));
         let capacity = PerTier::new(
-            whole(options.dedicated.unwrap_or(info.dedicated_free).min(info.dedicated_total)),
-            whole(options.shared.unwrap_or(info.shared_total).min(info.shared_total)),
+            whole(options.dedicated.unwrap_or(free).min(info.dedicated_total)),
+            whole(options.shared.unwrap_or(info.shared_spare).min(info.shared_total)),
         );
         let reserve = options.reserve.min(capacity[Tier::Dedicated]);
         if options.reserve > capacity[Tier::Dedicated] {
@@ -427,7 +430,7 @@ impl Heap {
             let all: Vec<u32> = (0..self.arenas[index].handles.len() as u32).collect();
             self.unmap_granules(index, &all);
             let (base, length) = (self.arenas[index].base, 1u64 << self.arena_shift);
-            if let Err(why) = migrate::insist(|| self.driver.unreserve(self.device, base, length)) {
+            if let Err(why) = crate::driver::insist(|| self.driver.unreserve(self.device, base, length)) {
                 log::debug!("addresses were left behind: {why}");
             }
         }

@@ -73,7 +73,7 @@ impl Stock {
         while self.bytes(tier) + refused.len() as u64 * self.granule > bytes
             && let Some(handle) = self.handles[tier].pop()
         {
-            match super::migrate::insist(|| self.driver.release(self.device, handle)) {
+            match driver::insist(|| self.driver.release(self.device, handle)) {
                 Ok(()) => self.held[tier] -= self.granule,
                 Err(why) => {
                     log::debug!("backing stays in stock: {why}");

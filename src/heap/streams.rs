@@ -155,7 +155,7 @@ impl Streams {
     /// Destroys the events that nothing waits for.
     pub(super) fn close(&mut self) {
         for event in self.events.drain(..) {
-            if let Err(why) = super::migrate::insist(|| self.driver.destroy_event(self.device, event)) {
+            if let Err(why) = driver::insist(|| self.driver.destroy_event(self.device, event)) {
                 log::debug!("an event was left behind: {why}");
             }
         }

@@ -124,6 +124,7 @@ impl Kitten {
     fn first_use<'a>(&'a self, device: usize, of: &'a Device) -> Result<MutexGuard<'a, Heap>, Error> {
         let options = HeapOptions {
             dedicated: self.options.dedicated,
+            headroom: self.options.headroom,
             shared: self.options.shared,
             granule: self.options.granule,
             reserve: self.options.reserve,

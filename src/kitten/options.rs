@@ -17,6 +17,8 @@ pub struct Options {
     pub ignore_model: bool,
     /// Dedicated memory to use at most.
     pub dedicated: Option<u64>,
+    /// Dedicated memory of what is free that is left alone.
+    pub headroom: Option<u64>,
     /// Shared memory to use at most.
     pub shared: Option<u64>,
     /// Size of a granule.
@@ -83,14 +85,21 @@ pub const OPTIONS: &[OptionRow] = &[
     OptionRow {
         name: "dedicated",
         values: "SIZE",
-        default: "what the device has free at the start",
+        default: "what the device has free at the start, less the headroom",
         help: "dedicated memory to use at most; a small value makes a large card act as a small one",
         set: |options, value| set_some_size(&mut options.dedicated, value),
     },
     OptionRow {
+        name: "headroom",
+        values: "SIZE",
+        default: "a thirty-second of the card, at least 256MiB and at most 1GiB",
+        help: "dedicated memory left to the CUDA context, to kernels that are loaded late, and to the desktop",
+        set: |options, value| set_some_size(&mut options.headroom, value),
+    },
+    OptionRow {
         name: "shared",
         values: "SIZE",
-        default: "what the driver offers",
+        default: "half of the host's memory, or what is available less a margin if that is less",
         help: "host memory to use at most as the shared tier; 0 for none",
         set: |options, value| set_some_size(&mut options.shared, value),
     },

@@ -215,6 +215,29 @@ impl Gpu {
         Ok(())
     }
 
+    /// Puts a copy in a stream, done when its turn comes.
+    ///
+    /// # Errors
+    /// A range that is not mapped with access; ranges that overlap; a stream that does not exist.
+    pub fn copy_in_stream(&self, stream: u64, to: u64, from: u64, bytes: u64) -> Result<()> {
+        const CALL: &str = "cuMemcpyDtoDAsync";
+        let mut state = self.enter(CALL, 0.0)?;
+        let seconds = state.profiles.first().map_or(0.0, |profile| bytes as f64 / profile.link_to_device);
+        state.seconds += seconds;
+        state.memory.can_copy(CALL, to, from, bytes)?;
+        let effect = Box::new(move |memory: &Memory| drop(memory.copy(to, from, bytes)));
+        let State { memory, streams, .. } = &mut *state;
+        streams.launch(stream, CALL, &[Access::read(from, bytes), Access::write(to, bytes)], Some(effect), memory)
+    }
+
+    /// Counts a call that the machine does nothing for, and fails it if it is to fail.
+    ///
+    /// # Errors
+    /// Only when made to fail.
+    pub fn note(&self, call: &'static str) -> Result<()> {
+        self.enter(call, 0.0).map(drop)
+    }
+
     /// Puts work in a stream that touches some ranges.
     ///
     /// # Errors
@@ -224,7 +247,8 @@ impl Gpu {
         for access in accesses {
             state.memory.accessible("cuLaunchKernel", access.address, access.bytes)?;
         }
-        state.streams.launch(stream, name, accesses, None)
+        let State { memory, streams, .. } = &mut *state;
+        streams.launch(stream, name, accesses, None, memory)
     }
 
     /// Puts work in a stream that fills a range with a byte, when it is done and not before.
@@ -234,12 +258,9 @@ impl Gpu {
     pub fn fill(&self, stream: u64, address: u64, bytes: u64, value: u8) -> Result<()> {
         let mut state = self.enter("cuMemsetD8Async", 0.0)?;
         state.memory.accessible("cuMemsetD8Async", address, bytes)?;
-        let effect = Box::new(move || {
-            // SAFETY: the range was mapped with access at the launch. Whoever unmaps it before the work is done has
-            // broken the rule that this machine is there to show, and dies here as a real kernel would.
-            unsafe { std::ptr::write_bytes(address as *mut u8, value, bytes as usize) }
-        });
-        state.streams.launch(stream, "fill", &[Access::write(address, bytes)], Some(effect))
+        let effect = Box::new(move |memory: &Memory| memory.fill(address, bytes, value));
+        let State { memory, streams, .. } = &mut *state;
+        streams.launch(stream, "fill", &[Access::write(address, bytes)], Some(effect), memory)
     }
 
     /// Makes a stream. Handles of destroyed streams come again.
@@ -263,7 +284,9 @@ impl Gpu {
     /// # Errors
     /// A stream that does not exist, or is captured.
     pub fn synchronize_stream(&self, stream: u64) -> Result<()> {
-        self.enter("cuStreamSynchronize", 0.0)?.streams.synchronize_stream(stream)
+        let mut state = self.enter("cuStreamSynchronize", 0.0)?;
+        let State { memory, streams, .. } = &mut *state;
+        streams.synchronize_stream(stream, memory)
     }
 
     /// Waits for everything.
@@ -271,7 +294,9 @@ impl Gpu {
     /// # Errors
     /// While a stream is captured; a device that does not exist.
     pub fn synchronize(&self, device: usize) -> Result<()> {
-        self.device_call("cuCtxSynchronize", device, |p| p.seconds.synchronize)?.streams.synchronize()
+        let mut state = self.device_call("cuCtxSynchronize", device, |p| p.seconds.synchronize)?;
+        let State { memory, streams, .. } = &mut *state;
+        streams.synchronize(memory)
     }
 
     /// Makes an event.
@@ -311,7 +336,9 @@ impl Gpu {
     /// # Errors
     /// An event that does not exist.
     pub fn synchronize_event(&self, event: u64) -> Result<()> {
-        self.enter("cuEventSynchronize", 0.0)?.streams.synchronize_event(event)
+        let mut state = self.enter("cuEventSynchronize", 0.0)?;
+        let State { memory, streams, .. } = &mut *state;
+        streams.synchronize_event(event, memory)
     }
 
     /// Makes later work in a stream wait for an event.
@@ -348,12 +375,16 @@ impl Gpu {
 
     /// Chooses when work is done from now on.
     pub fn set_completion(&self, completion: Completion) {
-        self.state().streams.set_completion(completion);
+        let mut state = self.state();
+        let State { memory, streams, .. } = &mut *state;
+        streams.set_completion(completion, memory);
     }
 
     /// Does one piece of late work, on a stream that the seed picks among those that may go on; whether there was one.
     pub fn complete_one(&self, seed: u64) -> bool {
-        self.state().streams.complete_one(seed)
+        let mut state = self.state();
+        let State { memory, streams, .. } = &mut *state;
+        streams.complete_one(seed, memory)
     }
 
     /// How many pieces of work are not done.

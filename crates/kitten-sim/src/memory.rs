@@ -375,12 +375,19 @@ impl Memory {
         self.stretches(call, address, bytes).map(drop)
     }
 
+    /// Whether a range may be copied to another.
+    pub(crate) fn can_copy(&self, call: &'static str, to: u64, from: u64, bytes: u64) -> Result<()> {
+        self.accessible(call, to, bytes)?;
+        self.accessible(call, from, bytes)?;
+        if from < to + bytes && to < from + bytes {
+            return error(call, code::INVALID_VALUE, format!("{from:#x} and {to:#x}, {bytes} bytes each, overlap"));
+        }
+        Ok(())
+    }
+
     pub(crate) fn copy(&self, to: u64, from: u64, bytes: u64) -> Result<()> {
         const CALL: &str = "cuMemcpyDtoD";
-        self.accessible(CALL, to, bytes)?;
-        if from < to + bytes && to < from + bytes {
-            return error(CALL, code::INVALID_VALUE, format!("{from:#x} and {to:#x}, {bytes} bytes each, overlap"));
-        }
+        self.can_copy(CALL, to, from, bytes)?;
         self.clear(to, bytes)?;
         for (at, length, backing, offset) in self.stretches(CALL, from, bytes)? {
             for (data, length) in self.pools[backing.device][backing.tier as usize].written(offset, length) {
@@ -392,6 +399,16 @@ impl Memory {
             }
         }
         Ok(())
+    }
+
+    /// Fills a range with a byte. One that is gone by now is left alone: whoever unmapped it was reported then.
+    pub(crate) fn fill(&self, address: u64, bytes: u64, value: u8) {
+        if value == 0 {
+            let _ = self.clear(address, bytes);
+        } else if self.accessible("cuMemsetD8Async", address, bytes).is_ok() {
+            // SAFETY: the range is mapped with access.
+            unsafe { ptr::write_bytes(address as *mut u8, value, bytes as usize) };
+        }
     }
 
     /// Makes a range zero, by holes where it can.

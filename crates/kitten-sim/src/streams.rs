@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::code::{self, Result, error};
+use crate::memory::Memory;
 
 /// One range that work reads or writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,8 +71,8 @@ fn merge(clock: &mut Clock, other: &Clock) {
     }
 }
 
-/// What deferred work does to bytes.
-pub(crate) type Effect = Box<dyn FnOnce() + Send>;
+/// What deferred work does to bytes, when its turn comes.
+pub(crate) type Effect = Box<dyn FnOnce(&Memory) + Send>;
 
 struct Work {
     before: Clock,
@@ -141,10 +142,10 @@ impl Streams {
         }
     }
 
-    pub(crate) fn set_completion(&mut self, completion: Completion) {
+    pub(crate) fn set_completion(&mut self, completion: Completion, memory: &Memory) {
         self.completion = completion;
         if completion == Completion::Immediate {
-            self.run_all();
+            self.run_all(memory);
         }
     }
 
@@ -194,6 +195,7 @@ impl Streams {
         name: &str,
         accesses: &[Access],
         effect: Option<Effect>,
+        memory: &Memory,
     ) -> Result<()> {
         let serial = self.serial("cuLaunchKernel", handle)?;
         let host = self.host.clone();
@@ -221,7 +223,7 @@ impl Streams {
             name: name.into(),
         }));
         if self.completion == Completion::Immediate {
-            self.run_all();
+            self.run_all(memory);
         }
         Ok(())
     }
@@ -252,7 +254,7 @@ impl Streams {
     }
 
     /// Does one piece of work that nothing holds back, the lowest stream first from `start` on; whether there was one.
-    fn run_one(&mut self, start: u64) -> bool {
+    fn run_one(&mut self, start: u64, memory: &Memory) -> bool {
         let mut serials: Vec<u64> = self.states.keys().copied().collect();
         serials.sort_unstable();
         let shift = serials.iter().position(|serial| *serial >= start).unwrap_or(0);
@@ -268,7 +270,7 @@ impl Streams {
             {
                 state.done += 1;
                 if let Some(effect) = work.effect {
-                    effect();
+                    effect(memory);
                 }
             }
             return true;
@@ -276,14 +278,14 @@ impl Streams {
         false
     }
 
-    fn run_all(&mut self) {
-        while self.run_one(0) {}
+    fn run_all(&mut self, memory: &Memory) {
+        while self.run_one(0, memory) {}
     }
 
     /// Does one piece of late work, beginning the search at the stream a seed names; whether there was one.
-    pub(crate) fn complete_one(&mut self, seed: u64) -> bool {
+    pub(crate) fn complete_one(&mut self, seed: u64, memory: &Memory) -> bool {
         let start = seed % self.next_serial;
-        self.run_one(start)
+        self.run_one(start, memory)
     }
 
     /// Pieces of work not done.
@@ -295,12 +297,12 @@ impl Streams {
         self.states.values().any(|state| state.capture.is_some())
     }
 
-    pub(crate) fn synchronize(&mut self) -> Result<()> {
+    pub(crate) fn synchronize(&mut self, memory: &Memory) -> Result<()> {
         if self.any_capture() {
             let rule = "the device cannot be waited for while a stream is captured";
             return error("cuCtxSynchronize", code::STREAM_CAPTURE_UNSUPPORTED, rule);
         }
-        self.run_all();
+        self.run_all(memory);
         for state in self.states.values() {
             self.host.insert(state.serial, state.launched);
         }
@@ -308,19 +310,19 @@ impl Streams {
         Ok(())
     }
 
-    pub(crate) fn synchronize_stream(&mut self, handle: u64) -> Result<()> {
+    pub(crate) fn synchronize_stream(&mut self, handle: u64, memory: &Memory) -> Result<()> {
         let serial = self.serial("cuStreamSynchronize", handle)?;
         if self.states[&serial].capture.is_some() {
             return error("cuStreamSynchronize", code::STREAM_CAPTURE_UNSUPPORTED, "the stream is captured");
         }
         let clock = self.states[&serial].clock.clone();
-        self.finish(&clock);
+        self.finish(&clock, memory);
         Ok(())
     }
 
     /// Does all work of a clock, and lets the host know.
-    fn finish(&mut self, clock: &Clock) {
-        while !self.is_done(clock) && self.run_one(0) {}
+    fn finish(&mut self, clock: &Clock, memory: &Memory) {
+        while !self.is_done(clock) && self.run_one(0, memory) {}
         merge(&mut self.host, clock);
     }
 
@@ -380,9 +382,9 @@ impl Streams {
         Ok(done)
     }
 
-    pub(crate) fn synchronize_event(&mut self, event: u64) -> Result<()> {
+    pub(crate) fn synchronize_event(&mut self, event: u64, memory: &Memory) -> Result<()> {
         let clock = self.clock_of("cuEventSynchronize", event)?;
-        self.finish(&clock);
+        self.finish(&clock, memory);
         Ok(())
     }
 

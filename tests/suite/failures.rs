@@ -1,14 +1,11 @@
 //! Every driver call of a workload made to fail, at every position: the operation succeeds another way or reports an error, no
 //! byte changes, no backing leaks, the invariants hold.
 
-mod common;
-
-use common::{DEFAULT, Filled};
+use super::common::{DEFAULT, Filled, kitten_on};
 use giant_kitten::core::placement::Order;
-use giant_kitten::driver::{Stream, sim::SimDriver};
-use giant_kitten::{Activation, Kitten, Options, Tier};
+use giant_kitten::driver::Stream;
+use giant_kitten::{Activation, Kitten, Tier};
 use kitten_sim::{Gpu, Outstanding, Profile, code};
-use std::sync::Arc;
 
 /// Small granules: there are many calls, and all bytes are looked at after each failure.
 const GRANULE: u64 = 1 << 19;
@@ -72,8 +69,7 @@ fn run(arm: impl Fn(&Gpu)) -> (Gpu, u32) {
     let card = Profile { granularity: GRANULE, dedicated_bytes: 5 * LARGE, shared_bytes: 10 * LARGE, ..card };
     let gpu = Gpu::new(&[card]).unwrap();
     let other = Stream(gpu.create_stream().unwrap());
-    let options = Options { reserve: LARGE, ..Options::default() };
-    let kitten = Kitten::new(options, Arc::new(SimDriver::new(gpu.clone()))).unwrap();
+    let kitten = kitten_on(&gpu, &format!("reserve:{LARGE}"));
     arm(&gpu);
     let failed = workload(&gpu, &kitten, other);
     gpu.clear_failures();

@@ -1,8 +1,6 @@
 //! The actions of the original, on live blocks: where everything lies afterwards, and that contents and addresses stay.
 
-mod common;
-
-use common::{DEFAULT, Filled, GRANULE, MIB, kitten_on, machine, setup, tier_of};
+use super::common::{DEFAULT, Filled, GRANULE, MIB, kitten_on, machine, setup, tier_of};
 use giant_kitten::core::placement::Order;
 use giant_kitten::{Activation, Error, Phase, Tier};
 

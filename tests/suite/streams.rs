@@ -1,8 +1,6 @@
 //! Stream order: what is given back on one stream is not touched on another before its work is done, whatever completes late.
 
-mod common;
-
-use common::{DEFAULT, Filled, GRANULE, Random, kitten_on, machine, setup};
+use super::common::{DEFAULT, Filled, GRANULE, Random, kitten_on, machine, setup};
 use giant_kitten::driver::Stream;
 use giant_kitten::{Activation, Error, PoolId};
 use kitten_sim::{Access, Completion, Gpu};

@@ -1,10 +1,7 @@
 //! What the tests share: small machines, and blocks that know their contents.
 #![allow(dead_code, reason = "each test uses a part")]
 
-use std::sync::Arc;
-
 use giant_kitten::driver::Stream;
-use giant_kitten::driver::sim::SimDriver;
 use giant_kitten::{Kitten, Options, Tier};
 use kitten_sim::{Gpu, Profile};
 
@@ -19,8 +16,11 @@ pub fn machine(devices: usize, dedicated: u64, shared: u64) -> Gpu {
     Gpu::new(&vec![card; devices]).unwrap()
 }
 
+/// The allocator on a machine, by the driver that this run of the suite is about. What the machine has may be used up.
 pub fn kitten_on(gpu: &Gpu, options: &str) -> Kitten {
-    Kitten::new(Options::parse(options).unwrap(), Arc::new(SimDriver::new(gpu.clone()))).unwrap()
+    let shared = gpu.device_profile(0).unwrap().shared_bytes;
+    let options = Options::parse(&format!("headroom:0,shared:{shared},{options}")).unwrap();
+    Kitten::new(options, crate::driver(gpu)).unwrap()
 }
 
 /// A machine with one device, and the allocator on it.

@@ -1,0 +1,144 @@
+//! Contexts: one primary context a device, and each thread's stack of current ones.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::{c_int, c_uint, c_void};
+
+use kitten_sim::code;
+
+use crate::answer::{Result, answer, put, refuse};
+use crate::machine::Machine;
+
+thread_local! {
+    static STACK: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+    static CAPTURE_MODE: Cell<c_int> = const { Cell::new(0) };
+}
+
+/// What a context of a device looks like from outside.
+fn context_of(device: usize) -> *mut c_void {
+    (0xC0DE_0000 + 16 * (device + 1)) as *mut c_void
+}
+
+fn device_in(machine: &Machine, context: *mut c_void) -> Result<usize> {
+    match (0..machine.gpu.device_count()).find(|device| context_of(*device) == context) {
+        Some(device) => Ok(device),
+        None => refuse(code::INVALID_CONTEXT, format!("{context:p} is no context")),
+    }
+}
+
+/// The device of this thread's current context.
+pub(crate) fn device_of_context() -> Result<usize> {
+    match STACK.with(|stack| stack.borrow().last().copied()) {
+        Some(device) => Ok(device),
+        None => refuse(code::INVALID_CONTEXT, "this thread has no current context"),
+    }
+}
+
+/// Gives the device's primary context.
+///
+/// # Safety
+/// `context` may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut *mut c_void, device: c_int) -> c_int {
+    answer(|machine| {
+        machine.gpu.note("cuDevicePrimaryCtxRetain")?;
+        let device = super::devices::known(machine, device)?;
+        // SAFETY: the caller's promise.
+        unsafe { put(context, context_of(device)) }
+    })
+}
+
+/// Gives the primary context up.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuDevicePrimaryCtxRelease_v2(device: c_int) -> c_int {
+    answer(|machine| super::devices::known(machine, device).map(drop))
+}
+
+/// Whether the primary context is there: always.
+///
+/// # Safety
+/// Both may be written to or are null.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDevicePrimaryCtxGetState(device: c_int, flags: *mut c_uint, active: *mut c_int) -> c_int {
+    answer(|machine| {
+        super::devices::known(machine, device)?;
+        // SAFETY: the caller's promise.
+        unsafe {
+            put(flags, 0)?;
+            put(active, 1)
+        }
+    })
+}
+
+/// Makes a context current, above the one that was.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuCtxPushCurrent_v2(context: *mut c_void) -> c_int {
+    answer(|machine| {
+        machine.gpu.note("cuCtxPushCurrent")?;
+        let device = device_in(machine, context)?;
+        STACK.with(|stack| stack.borrow_mut().push(device));
+        Ok(())
+    })
+}
+
+/// Makes the context below current again.
+///
+/// # Safety
+/// `context` is null or may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuCtxPopCurrent_v2(context: *mut *mut c_void) -> c_int {
+    answer(|_| match STACK.with(|stack| stack.borrow_mut().pop()) {
+        // SAFETY: the caller's promise.
+        Some(device) if !context.is_null() => unsafe { put(context, context_of(device)) },
+        Some(_) => Ok(()),
+        None => refuse(code::INVALID_CONTEXT, "there is no context to pop"),
+    })
+}
+
+/// The current context, or null.
+///
+/// # Safety
+/// `context` may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuCtxGetCurrent(context: *mut *mut c_void) -> c_int {
+    answer(|_| {
+        let current = STACK.with(|stack| stack.borrow().last().map_or(std::ptr::null_mut(), |device| context_of(*device)));
+        // SAFETY: the caller's promise.
+        unsafe { put(context, current) }
+    })
+}
+
+/// Replaces the current context; null leaves none.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuCtxSetCurrent(context: *mut c_void) -> c_int {
+    answer(|machine| {
+        let device = if context.is_null() { None } else { Some(device_in(machine, context)?) };
+        STACK.with(|stack| {
+            let mut stack = stack.borrow_mut();
+            stack.pop();
+            stack.extend(device);
+        });
+        Ok(())
+    })
+}
+
+/// Waits for all work.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuCtxSynchronize() -> c_int {
+    answer(|machine| Ok(machine.gpu.synchronize(device_of_context()?)?))
+}
+
+/// Exchanges what this thread may do while another captures.
+///
+/// # Safety
+/// `mode` may be read and written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuThreadExchangeStreamCaptureMode(mode: *mut c_int) -> c_int {
+    answer(|_| {
+        // SAFETY: the caller's promise.
+        let Some(wanted) = (unsafe { mode.as_ref() }).filter(|mode| (0..=2).contains(*mode)) else {
+            return refuse(code::INVALID_VALUE, "no such capture mode");
+        };
+        // SAFETY: the caller's promise.
+        unsafe { put(mode, CAPTURE_MODE.replace(*wanted)) }
+    })
+}

@@ -1,0 +1,101 @@
+//! Streams and events.
+
+use std::ffi::{c_int, c_uint, c_void};
+
+use kitten_sim::code;
+
+use crate::answer::{answer, put, refuse};
+use crate::driver::device_of_context;
+
+/// Makes a stream.
+///
+/// # Safety
+/// `stream` may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamCreate(stream: *mut *mut c_void, _flags: c_uint) -> c_int {
+    answer(|machine| {
+        device_of_context()?;
+        let made = machine.gpu.create_stream()?;
+        // SAFETY: the caller's promise.
+        unsafe { put(stream, made as *mut c_void) }
+    })
+}
+
+/// Unmakes a stream.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamDestroy_v2(stream: *mut c_void) -> c_int {
+    answer(|machine| Ok(machine.gpu.destroy_stream(stream as u64)?))
+}
+
+/// Waits for a stream.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamSynchronize(stream: *mut c_void) -> c_int {
+    answer(|machine| {
+        device_of_context()?;
+        Ok(machine.gpu.synchronize_stream(stream as u64)?)
+    })
+}
+
+/// Makes later work of a stream wait for an event.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamWaitEvent(stream: *mut c_void, event: *mut c_void, _flags: c_uint) -> c_int {
+    answer(|machine| {
+        device_of_context()?;
+        Ok(machine.gpu.wait(stream as u64, event as u64)?)
+    })
+}
+
+/// Whether a stream is captured: 0 or 1.
+///
+/// # Safety
+/// `status` may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamIsCapturing(stream: *mut c_void, status: *mut c_int) -> c_int {
+    answer(|machine| {
+        device_of_context()?;
+        let capturing = machine.gpu.is_capturing(stream as u64)?;
+        // SAFETY: the caller's promise.
+        unsafe { put(status, c_int::from(capturing)) }
+    })
+}
+
+/// Makes an event.
+///
+/// # Safety
+/// `event` may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuEventCreate(event: *mut *mut c_void, _flags: c_uint) -> c_int {
+    answer(|machine| {
+        device_of_context()?;
+        let made = machine.gpu.create_event()?;
+        // SAFETY: the caller's promise.
+        unsafe { put(event, made as *mut c_void) }
+    })
+}
+
+/// Unmakes an event.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuEventDestroy_v2(event: *mut c_void) -> c_int {
+    answer(|machine| {
+        device_of_context()?;
+        Ok(machine.gpu.destroy_event(event as u64)?)
+    })
+}
+
+/// Puts an event behind all work of a stream.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuEventRecord(event: *mut c_void, stream: *mut c_void) -> c_int {
+    answer(|machine| {
+        device_of_context()?;
+        Ok(machine.gpu.record(event as u64, stream as u64)?)
+    })
+}
+
+/// Whether the work before an event is done.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuEventQuery(event: *mut c_void) -> c_int {
+    answer(|machine| {
+        device_of_context()?;
+        if machine.gpu.query(event as u64)? { Ok(()) } else { refuse(code::NOT_READY, "the work is not done yet") }
+    })
+}

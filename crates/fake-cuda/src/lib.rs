@@ -1,0 +1,18 @@
+//! A fake `libcuda.so.1` over the simulated GPU: the driver's C functions with its calling convention and its rules.
+//!
+//! ```text
+//!   machine.rs   which simulated machine this copy of the library stands for, and how old or poor a driver it acts as
+//!   answer.rs    from a result to a code; no panic gets out
+//!   driver/      the functions, by what they are about, and how they are found by name
+//! ```
+//!
+//! A program that loads the library gets a machine as the environment says (see [`machine`]). A test in Rust loads its own copy of
+//! the file and [`install`](machine::install)s a machine in it, which it then holds the other end of.
+//!
+//! It proves that the calls are made rightly and in the right order. It proves nothing about a real driver's speed or faults.
+
+mod answer;
+pub mod driver;
+pub mod machine;
+
+pub use machine::{Setup, install_in};

@@ -1,0 +1,139 @@
+//! Which simulated machine this copy of the library stands for.
+//!
+//! From the environment, at the first call:
+//!
+//! | variable | meaning | default |
+//! |---|---|---|
+//! | `FAKE_CUDA_PROFILE` | one hardware profile for each device, by name or file, with commas between | `nominal-8g` |
+//! | `FAKE_CUDA_VERSION` | the CUDA version that the driver says it supports | `13000` |
+//! | `FAKE_CUDA_MISSING` | functions that the driver lacks, with commas between | none |
+//! | `FAKE_CUDA_RUNGS` | what it can place backing in besides the card: `host_numa`, `host` | both |
+//! | `FAKE_CUDA_FAULTS` | a file to which every use of memory that came too early is added at exit | none |
+
+use std::any::Any;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use kitten_sim::{Gpu, Profile, code};
+
+use crate::answer::{Result, refuse};
+
+/// What a copy of the library is to stand for.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The machine.
+    pub gpu: Gpu,
+    /// The CUDA version that the driver says it supports, as in 12040 for 12.4.
+    pub version: i32,
+    /// Functions that the driver lacks.
+    pub missing: Vec<String>,
+    /// Whether backing can be placed on a node of host memory.
+    pub host_numa: bool,
+    /// Whether backing can be placed in host memory without naming a node.
+    pub host: bool,
+    /// What the driver says is the node nearest to each device; -1 on a system without nodes.
+    pub numa_node: i32,
+}
+
+impl Setup {
+    /// A driver of today over a machine.
+    pub fn new(gpu: Gpu) -> Setup {
+        Setup { gpu, version: 13_000, missing: Vec::new(), host_numa: true, host: true, numa_node: 0 }
+    }
+
+    fn from_environment() -> std::result::Result<Setup, String> {
+        let variable = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.into());
+        let list = |text: String| text.split(',').filter(|part| !part.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+        let profiles = list(variable("FAKE_CUDA_PROFILE", "nominal-8g"))
+            .iter()
+            .map(|name| Profile::load(name))
+            .collect::<std::result::Result<Vec<_>, _>>()
+            .map_err(|why| format!("FAKE_CUDA_PROFILE: {why}"))?;
+        let version = variable("FAKE_CUDA_VERSION", "13000");
+        let rungs = list(variable("FAKE_CUDA_RUNGS", "host_numa,host"));
+        Ok(Setup {
+            version: version.parse().map_err(|why| format!("FAKE_CUDA_VERSION={version}: {why}"))?,
+            missing: list(variable("FAKE_CUDA_MISSING", "")),
+            host_numa: rungs.iter().any(|rung| rung == "host_numa"),
+            host: rungs.iter().any(|rung| rung == "host"),
+            ..Setup::new(Gpu::new(&profiles).map_err(|why| why.to_string())?)
+        })
+    }
+}
+
+/// A machine in use.
+pub(crate) type Machine = Setup;
+
+/// The machine in use. Those it pointed to before are leaked, so that a reference stays good for ever.
+static CURRENT: AtomicPtr<Machine> = AtomicPtr::new(std::ptr::null_mut());
+
+/// The machine in use: what was installed, or what the environment says.
+pub(crate) fn current() -> Result<&'static Machine> {
+    // SAFETY: the pointer is null or was leaked below.
+    if let Some(machine) = unsafe { CURRENT.load(Ordering::Acquire).as_ref() } {
+        return Ok(machine);
+    }
+    static FROM_ENVIRONMENT: OnceLock<std::result::Result<Setup, String>> = OnceLock::new();
+    match FROM_ENVIRONMENT.get_or_init(|| {
+        let setup = Setup::from_environment();
+        match &setup {
+            Ok(_) => tell_faults_at_exit(),
+            Err(why) => eprintln!("fake-cuda: {why}"),
+        }
+        setup
+    }) {
+        Ok(setup) => Ok(setup),
+        Err(why) => refuse(code::NOT_INITIALIZED, why.clone()),
+    }
+}
+
+fn tell_faults_at_exit() {
+    extern "C" fn tell() {
+        let (Ok(path), Ok(machine)) = (std::env::var("FAKE_CUDA_FAULTS"), current()) else { return };
+        let text: String = machine.gpu.faults().iter().map(|fault| format!("{fault}\n")).collect();
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
+        if let Err(why) = file.and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes())) {
+            eprintln!("fake-cuda: {path}: {why}");
+        }
+    }
+    unsafe extern "C" {
+        fn atexit(call: extern "C" fn()) -> std::ffi::c_int;
+    }
+    // SAFETY: the function lives as long as the library, which nobody unloads.
+    if unsafe { atexit(tell) } != 0 {
+        eprintln!("fake-cuda: faults will not be told");
+    }
+}
+
+/// Makes a copy of the library stand for a machine; a test holds the other end. Whether it could be, which takes that
+/// library and caller were compiled from the same simulator by the same compiler.
+#[unsafe(no_mangle)]
+pub extern "Rust" fn fake_cuda_install(setup: Box<dyn Any>) -> bool {
+    match setup.downcast::<Setup>() {
+        Ok(setup) => {
+            CURRENT.store(Box::leak(setup), Ordering::Release);
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+/// Loads the copy of the library in a file and makes it stand for a machine.
+///
+/// # Errors
+/// In words: no such library, or one of another build.
+pub fn install_in(library: &Path, setup: Setup) -> std::result::Result<(), String> {
+    // SAFETY: the file is a copy of this library, whose initialisers have no precondition.
+    let loaded = unsafe { libloading::Library::new(library) }.map_err(|why| format!("{}: {why}", library.display()))?;
+    // SAFETY: the symbol is the function above; that both sides mean the same by their types is what it tests.
+    let installed = unsafe {
+        let install = loaded
+            .get::<extern "Rust" fn(Box<dyn Any>) -> bool>("fake_cuda_install")
+            .map_err(|why| format!("{} is no copy of fake-cuda: {why}", library.display()))?;
+        install(Box::new(setup))
+    };
+    // Never unloaded: the machine is used through it.
+    std::mem::forget(loaded);
+    if installed { Ok(()) } else { Err(format!("{} is of another build: rebuild it", library.display())) }
+}

@@ -1,0 +1,86 @@
+//! Finds the driver's library: the one that the process has already first, so that there is only ever one.
+
+use std::ffi::{CStr, OsStr, c_char, c_int, c_ulonglong, c_void};
+use std::path::Path;
+use std::ptr::NonNull;
+
+use libloading::Library;
+
+use super::api::Api;
+use crate::driver::{DriverError, Result};
+
+#[cfg(windows)]
+const NAME: &str = "nvcuda.dll";
+#[cfg(not(windows))]
+const NAME: &str = "libcuda.so.1";
+
+/// `CUDA_ERROR_NO_DEVICE`, for a machine whose driver cannot be loaded.
+const NO_DEVICE: i32 = 100;
+
+/// Loads the driver of this machine, or the one in the file given.
+pub(super) fn load(path: Option<&Path>) -> Result<Api> {
+    let library = match path {
+        Some(path) => open(path.as_os_str()),
+        None => loaded_already(NAME).map_or_else(|| open(OsStr::new(NAME)), Ok),
+    };
+    let shown = path.map_or_else(|| NAME.into(), |path| path.display().to_string());
+    let library = library.map_err(|why| DriverError {
+        call: "loading the CUDA driver",
+        code: NO_DEVICE,
+        name: "CUDA_ERROR_NO_DEVICE".into(),
+        detail: format!("{shown} cannot be loaded ({why}): is the NVIDIA driver installed?"),
+    })?;
+    // SAFETY: a library that calls itself the CUDA driver is taken at its word.
+    let api = unsafe { Api::resolve(finder(&library)) };
+    log::debug!("the CUDA driver is {shown}; it lacks {:?}", api.missing());
+    // Never unloaded: work and memory outlive whatever is dropped here.
+    std::mem::forget(library);
+    Ok(api)
+}
+
+fn open(name: &OsStr) -> std::result::Result<Library, libloading::Error> {
+    // SAFETY: the initialisers of the NVIDIA driver have no precondition.
+    unsafe { Library::new(name) }
+}
+
+#[cfg(unix)]
+fn loaded_already(name: &str) -> Option<Library> {
+    use libloading::os::unix;
+    /// `RTLD_NOLOAD` of glibc and musl.
+    const NOLOAD: c_int = 0x4;
+    // SAFETY: nothing is loaded, so nothing is run.
+    unsafe { unix::Library::open(Some(name), unix::RTLD_NOW | unix::RTLD_LOCAL | NOLOAD) }.ok().map(Into::into)
+}
+
+#[cfg(windows)]
+fn loaded_already(name: &str) -> Option<Library> {
+    libloading::os::windows::Library::open_already_loaded(name).ok().map(Into::into)
+}
+
+type GetProcAddress = unsafe extern "C" fn(*const c_char, *mut *mut c_void, c_int, c_ulonglong, *mut c_int) -> c_int;
+type OldGetProcAddress = unsafe extern "C" fn(*const c_char, *mut *mut c_void, c_int, c_ulonglong) -> c_int;
+
+/// How a function is found: by `cuGetProcAddress`, which knows versions; where a driver is older than that (11.3), by its symbol.
+fn finder(library: &Library) -> impl Fn(&CStr, &CStr, c_int) -> Option<NonNull<c_void>> {
+    // SAFETY: the types are those of the driver's header.
+    let (ask, ask_old) = unsafe {
+        (
+            library.get::<GetProcAddress>("cuGetProcAddress_v2").ok().map(|symbol| *symbol),
+            library.get::<OldGetProcAddress>("cuGetProcAddress").ok().map(|symbol| *symbol),
+        )
+    };
+    move |name, direct, since| {
+        let mut found = std::ptr::null_mut();
+        // SAFETY: the driver reads the name and writes the address.
+        let answer = unsafe {
+            match (ask, ask_old) {
+                (Some(ask), _) => ask(name.as_ptr(), &mut found, since, 0, std::ptr::null_mut()),
+                (None, Some(ask)) => ask(name.as_ptr(), &mut found, since, 0),
+                (None, None) => {
+                    return library.get::<*mut c_void>(direct).ok().and_then(|symbol| NonNull::new(*symbol));
+                }
+            }
+        };
+        NonNull::new(found).filter(|_| answer == 0)
+    }
+}

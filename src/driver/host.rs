@@ -1,0 +1,53 @@
+//! How much of the host's memory may be pinned for the GPU without taking what the host needs.
+
+use sysinfo::{MemoryRefreshKind, RefreshKind, System};
+
+/// What is always left to the host of the memory available: a gibibyte, or a sixteenth of it all if that is more.
+fn margin(total: u64) -> u64 {
+    (total / 16).max(1 << 30)
+}
+
+/// The host's memory in all, and how much of it can be spared: the lesser of half (as Windows allows the GPU) and what is available
+/// less a margin. Both within the process's cgroup; bytes.
+pub(super) fn memory() -> (u64, u64) {
+    let wanted = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
+    let system = match System::new_with_specifics(wanted) {
+        Ok(system) => system,
+        Err(why) => {
+            log::warn!("no shared tier: the host's memory cannot be read: {why}");
+            return (0, 0);
+        }
+    };
+    let (mut total, mut available) = (system.total_memory(), system.available_memory());
+    if let Some(limits) = system.cgroup_limits() {
+        total = total.min(limits.total_memory);
+        available = available.min(limits.free_memory);
+    }
+    (total, spare(total, available))
+}
+
+fn spare(total: u64, available: u64) -> u64 {
+    (total / 2).min(available.saturating_sub(margin(total)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn the_host_keeps_what_it_needs() {
+        assert_eq!(spare(32 * GIB, 30 * GIB), 16 * GIB, "half of it all");
+        assert_eq!(spare(32 * GIB, 10 * GIB), 8 * GIB, "what is available, less a sixteenth of it all");
+        assert_eq!(spare(8 * GIB, 2 * GIB), GIB, "less at least a gibibyte");
+        assert_eq!(spare(8 * GIB, GIB / 2), 0);
+        assert_eq!(spare(0, 0), 0);
+    }
+
+    #[test]
+    fn this_machine_has_some() {
+        let (total, spare) = memory();
+        assert!(0 < spare && spare <= total / 2, "{spare} of {total}");
+    }
+}

@@ -1,0 +1,39 @@
+//! Copies of the fake `libcuda.so.1`: a copy stands for one machine, so each thread of tests has its own.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+
+use fake_cuda::Setup;
+use giant_kitten::driver::DriverError;
+use giant_kitten::driver::cuda::CudaDriver;
+use tempfile::TempDir;
+
+/// Where cargo puts the fake library that belongs to this test.
+pub fn library() -> PathBuf {
+    let path = std::env::current_exe().unwrap().parent().unwrap().join("libfake_cuda.so");
+    assert!(path.exists(), "there is no {}", path.display());
+    path
+}
+
+/// A copy of the fake library that nobody else uses: one for each thread, free again for its next test.
+fn copy_of_this_thread() -> PathBuf {
+    thread_local! {
+        static COPY: RefCell<Option<TempDir>> = const { RefCell::new(None) };
+    }
+    COPY.with(|copy| {
+        let mut copy = copy.borrow_mut();
+        let folder = copy.get_or_insert_with(|| {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::copy(library(), folder.path().join("libcuda.so.1")).unwrap();
+            folder
+        });
+        folder.path().join("libcuda.so.1")
+    })
+}
+
+/// The CUDA driver over a fake library that stands for a machine.
+pub fn cuda_driver(setup: Setup) -> Result<CudaDriver, DriverError> {
+    let copy = copy_of_this_thread();
+    fake_cuda::install_in(Path::new(&copy), setup).unwrap();
+    CudaDriver::open_library(&copy)
+}

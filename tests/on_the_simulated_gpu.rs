@@ -1,0 +1,13 @@
+//! The suite on the simulated GPU itself.
+
+mod suite;
+
+use std::sync::Arc;
+
+use giant_kitten::driver::{Driver, sim::SimDriver};
+use kitten_sim::Gpu;
+
+/// The driver that this run of the suite is about.
+fn driver(gpu: &Gpu) -> Arc<dyn Driver> {
+    Arc::new(SimDriver::new(gpu.clone()))
+}
