@@ -1,8 +1,12 @@
-/* Load, activate, generate, disable: the life of a model, in C, on a simulated 6 GB card.
+/* Load, activate, generate, disable: the life of a model, in C, on the first GPU of this machine, as if it had 5.2 GiB.
  *
- *   cargo build --features sim
- *   cc -DGK_SIMULATED -Iinclude examples/generate.c -Ltarget/debug -lgiant_kitten -o generate
- *   LD_LIBRARY_PATH=target/debug ./generate
+ *   cargo build --release
+ *   cc -Iinclude examples/generate.c -Ltarget/release -lgiant_kitten -o generate
+ *   LD_LIBRARY_PATH=target/release ./generate
+ *
+ * Without a GPU, on a simulated one:
+ *
+ *   cargo build --release -p fake-cuda && ln -s libfake_cuda.so target/release/libcuda.so.1
  */
 #include <giant_kitten.h>
 #include <inttypes.h>
@@ -45,7 +49,7 @@ static void generate(void) {
 }
 
 int main(void) {
-    must(gk_simulate("nominal-6g"), "simulated GPU");
+    must(gk_configure("dedicated:5.2GiB"), "options");
 
     void *weights[WEIGHTS];
     for (int i = 0; i < WEIGHTS; i++) {

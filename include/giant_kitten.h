@@ -146,7 +146,8 @@ struct gk_stats {
 };
 int gk_stats(int device, struct gk_stats *stats);
 
-/* The same as one JSON object. Returns the bytes needed, the terminating 0 included, or 0 after an error; writes only if
+/* The same as one JSON object, with the device's name, the rung of the ladder that its shared tier stands on, and why the
+ * better rungs do not hold. Returns the bytes needed, the terminating 0 included, or 0 after an error; writes only if
  * `length` is enough. */
 size_t gk_stats_json(int device, char *buffer, size_t length);
 
@@ -158,12 +159,6 @@ const char *gk_last_error(void);
 
 /* The library's version. */
 const char *gk_version(void);
-
-#ifdef GK_SIMULATED
-/* Only in libraries built with the feature `sim`: puts the allocator on a simulated GPU, described by the name of a built-in
- * hardware profile or the path of one. What was allocated before is gone. */
-int gk_simulate(const char *profile);
-#endif
 
 #ifdef __cplusplus
 }

@@ -1,4 +1,7 @@
-//! The C interface from C and C++, and that header and library say the same.
+//! The C interface from C and C++, on the library that users load, over a fake `libcuda.so.1`; and that header and library say the same.
+
+#[path = "fake/mod.rs"]
+mod fake;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -28,7 +31,8 @@ fn compile_and_run(compiler: &str, flags: &[&str], source: &str, environment: &[
     let library = library_folder();
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("program");
-    let strict = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-DGK_SIMULATED"];
+    std::os::unix::fs::symlink(fake::library(), folder.path().join("libcuda.so.1")).unwrap();
+    let strict = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"];
     run(Command::new(compiler)
         .args(flags)
         .args(strict)
@@ -40,7 +44,8 @@ fn compile_and_run(compiler: &str, flags: &[&str], source: &str, environment: &[
         .args(["-lgiant_kitten", "-lpthread"])
         .arg(format!("-Wl,-rpath,{}", library.display())));
     run(Command::new(&program)
-        .env("LD_LIBRARY_PATH", &library)
+        .env("LD_LIBRARY_PATH", format!("{}:{}", folder.path().display(), library.display()))
+        .env("FAKE_CUDA_PROFILE", "nominal-6g")
         .env_remove("GIANT_KITTEN")
         .envs(environment.iter().copied()))
 }
@@ -73,6 +78,25 @@ fn a_bad_variable_is_a_sentence() {
     }
     let said = compile_and_run("cc", &["-std=c11"], "tests/c/variable.c", &[("GIANT_KITTEN", "reserve:1.6GiB")]);
     assert_eq!(said, "reserve 1717986918\n");
+}
+
+#[test]
+fn a_forked_child_is_told() {
+    let said = compile_and_run("cc", &["-std=gnu11"], "tests/c/fork.c", &[]);
+    let (child, parent) = said.split_once('\n').unwrap();
+    assert!(child.starts_with("child: ") && child.contains("\"spawn\""), "{said}");
+    assert_eq!(parent, "parent: goes on\n");
+}
+
+#[test]
+fn a_machine_without_a_driver_is_a_sentence() {
+    let said = compile_and_run(
+        "cc",
+        &["-std=c11"],
+        "tests/c/variable.c",
+        &[("LD_LIBRARY_PATH", &library_folder().display().to_string())],
+    );
+    assert!(said.contains("libcuda.so.1 cannot be loaded") && said.contains("NVIDIA driver"), "{said}");
 }
 
 /// Every `gk_…` that a text follows by a bracket.

@@ -3,13 +3,12 @@
 //! No panic crosses it, and no lock is held when it returns or calls back.
 
 mod filter;
+mod fork;
 mod stats;
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-#[cfg(feature = "sim")]
-use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use parking_lot::Mutex;
@@ -75,6 +74,9 @@ fn current() -> Result<&'static Kitten, Error> {
 /// Makes the allocator at its first use, from `gk_configure` or the environment variable.
 #[cold]
 fn start() -> Result<&'static Kitten, Error> {
+    if fork::is_child() {
+        return Err(Error::Refused(fork::WHY.into()));
+    }
     let configured = STARTING.lock();
     // SAFETY: as in `current`. Another thread may have been first.
     if let Some(kitten) = unsafe { CURRENT.load(Ordering::Acquire).as_ref() } {
@@ -88,6 +90,7 @@ fn start() -> Result<&'static Kitten, Error> {
     };
     let kitten = Kitten::new(options, driver::open()?)?;
     let kitten: &'static mut Kitten = Box::leak(Box::new(kitten));
+    fork::watch();
     CURRENT.store(kitten, Ordering::Release);
     Ok(kitten)
 }
@@ -187,8 +190,18 @@ pub extern "C" fn gk_free(ptr: *mut c_void, _size: usize, device: c_int, stream:
         return;
     }
     let device = usize::try_from(device).unwrap_or(usize::MAX);
-    if guarded(|| current()?.free(ptr as u64, device, stream_of(stream))).is_err() {
-        complain("gk_free");
+    hook("gk_free", || current()?.free(ptr as u64, device, stream_of(stream)));
+}
+
+/// Runs a hook, which has no way to answer: an error is logged. None that only says that the process is at its end, or is a child
+/// that cannot use the GPU: then there is nothing left to do.
+#[inline]
+fn hook(call: &str, run: impl FnOnce() -> Result<(), Error>) {
+    let mut quiet = false;
+    let run =
+        || run().inspect_err(|error| quiet = fork::is_child() || matches!(error, Error::Driver(why) if why.is_gone()));
+    if guarded(run).is_err() && !quiet {
+        complain(call);
     }
 }
 
@@ -204,17 +217,13 @@ pub extern "C" fn gk_init(_device_count: c_int) {}
 /// PyTorch's reset hook (`empty_cache`).
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_reset() {
-    if guarded(|| current()?.reset()).is_err() {
-        complain("gk_reset");
-    }
+    hook("gk_reset", || current()?.reset());
 }
 
 /// PyTorch's memory fraction hook.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_memory_fraction(fraction: f64, device: c_int) {
-    if guarded(|| current()?.set_memory_fraction(device_number(device)?, fraction)).is_err() {
-        complain("gk_memory_fraction");
-    }
+    hook("gk_memory_fraction", || current()?.set_memory_fraction(device_number(device)?, fraction));
 }
 
 /// PyTorch's base allocation hook: start of the block that holds `ptr`, its length in `size` unless null. Null for a foreign pointer.
@@ -241,9 +250,7 @@ pub extern "C" fn gk_record_stream(ptr: *mut c_void, stream: *mut c_void) {
     if ptr.is_null() {
         return;
     }
-    if guarded(|| current()?.record_stream(ptr as u64, stream_of(stream))).is_err() {
-        complain("gk_record_stream");
-    }
+    hook("gk_record_stream", || current()?.record_stream(ptr as u64, stream_of(stream)));
 }
 
 /// PyTorch's hook at the begin of a graph capture: what `filter` accepts comes from the pool. A null filter accepts every stream.
@@ -252,31 +259,24 @@ pub extern "C" fn gk_record_stream(ptr: *mut c_void, stream: *mut c_void) {
 /// `filter` is null or points to a `std::function<bool(cudaStream_t)>` of libstdc++.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_begin_allocate_to_pool(device: c_int, pool_a: u64, pool_b: u64, filter: *const c_void) {
-    let begun = guarded(|| {
+    hook("gk_begin_allocate_to_pool", || {
         // SAFETY: the caller's promise.
         let filter = unsafe { filter::Filter::copy(filter) };
         let accepts = move |stream| filter.as_ref().is_none_or(|filter| filter.accepts(stream));
         current()?.begin_pool(device_number(device)?, PoolId(pool_a, pool_b), accepts)
     });
-    if begun.is_err() {
-        complain("gk_begin_allocate_to_pool");
-    }
 }
 
 /// PyTorch's hook at the end of a graph capture.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_end_allocate_to_pool(device: c_int, pool_a: u64, pool_b: u64) {
-    if guarded(|| current()?.end_pool(device_number(device)?, PoolId(pool_a, pool_b))).is_err() {
-        complain("gk_end_allocate_to_pool");
-    }
+    hook("gk_end_allocate_to_pool", || current()?.end_pool(device_number(device)?, PoolId(pool_a, pool_b)));
 }
 
 /// PyTorch's hook when a graph that used the pool is gone.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_release_pool(device: c_int, pool_a: u64, pool_b: u64) {
-    if guarded(|| current()?.release_pool(device_number(device)?, PoolId(pool_a, pool_b))).is_err() {
-        complain("gk_release_pool");
-    }
+    hook("gk_release_pool", || current()?.release_pool(device_number(device)?, PoolId(pool_a, pool_b)));
 }
 
 /// Sets options, as in the environment variable, before the first use; what the text does not name is as the variable says.
@@ -459,7 +459,8 @@ pub unsafe extern "C" fn gk_stats(device: c_int, stats: *mut GkStats) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_stats_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
     guarded(|| {
-        let text = stats::json(&current()?.stats(device_number(device)?)?);
+        let device = device_number(device)?;
+        let text = stats::json(&current()?.stats(device)?, &current()?.device_info(device)?);
         let needed = text.len() + 1;
         if !buffer.is_null() && length >= needed {
             // SAFETY: the caller's promise; `needed` fits.
@@ -493,24 +494,4 @@ pub extern "C" fn gk_version() -> *const c_char {
         Err(_) => c"",
     };
     VERSION.as_ptr()
-}
-
-/// Puts the allocator on a simulated GPU of a hardware profile (a name or a file). Only in builds with the feature `sim`.
-///
-/// # Safety
-/// `profile` is null or a string.
-#[cfg(feature = "sim")]
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn gk_simulate(profile: *const c_char) -> c_int {
-    status(|| {
-        // SAFETY: the caller's promise.
-        let name = unsafe { text_of(profile) }?;
-        let simulated = driver::sim::SimDriver::of_profile(name).map_err(Error::Argument)?;
-        let options = match &*STARTING.lock() {
-            Some(options) => options.clone(),
-            None => options_from_environment().map_err(Error::Argument)?,
-        };
-        install(Kitten::new(options, Arc::new(simulated))?);
-        Ok(())
-    })
 }

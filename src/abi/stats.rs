@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::core::{Stats, Tier};
+use crate::driver::DeviceInfo;
 
 /// The version of [`GkStats`]. Fields are only ever added at the end; `size` tells how many a caller knows.
 pub const STATS_VERSION: u32 = 1;
@@ -117,13 +118,46 @@ fields! {
     retired_blocks = |s| s.retired_blocks;
 }
 
-/// The statistics as one JSON object, the fields of [`GkStats`] by name, and `phase_name`.
-pub fn json(stats: &Stats) -> String {
+/// The statistics as one JSON object: the fields of [`GkStats`] by name, `phase_name`, the device's name, which rung of the ladder its
+/// shared tier stands on, and why the better ones do not hold.
+pub fn json(stats: &Stats, device: &DeviceInfo) -> String {
     let fields = GkStats::of(stats);
-    let mut text = format!("{{\"version\":{},\"phase_name\":\"{}\"", fields.version, stats.phase.name());
+    let refused: Vec<_> = device.refused.iter().map(|why| quoted(why)).collect();
+    let mut text = format!(
+        "{{\"version\":{},\"phase_name\":\"{}\",\"device\":{},\"rung\":\"{}\",\"rungs_refused\":[{}]",
+        fields.version,
+        stats.phase.name(),
+        quoted(&device.name),
+        device.rung.name(),
+        refused.join(",")
+    );
     for (name, value) in fields.fields() {
         let _ = write!(text, ",\"{name}\":{value}");
     }
     text.push('}');
     text
+}
+
+/// A JSON string.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c < ' ' => drop(write!(quoted, "\\u{:04x}", c as u32)),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn what_json_forbids_is_escaped() {
+        assert_eq!(quoted("a \"b\" \\ c\n\u{1}é"), "\"a \\\"b\\\" \\\\ c\\u000a\\u0001é\"");
+    }
 }

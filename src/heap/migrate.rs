@@ -408,7 +408,9 @@ impl Heap {
             let run: Vec<u32> = run.iter().copied().filter(|granule| handles[*granule as usize].is_some()).collect();
             for run in run.chunk_by(|a, b| a + 1 == *b) {
                 let address = *base + u64::from(run[0]) * self.granule;
-                if let Err(why) = driver::insist(|| self.driver.unmap(self.device, address, run.len() as u64 * self.granule)) {
+                if let Err(why) =
+                    driver::insist(|| self.driver.unmap(self.device, address, run.len() as u64 * self.granule))
+                {
                     log::debug!("idle backing stays where it is: {why}");
                     continue;
                 }

@@ -26,7 +26,7 @@ mod supply;
 use std::sync::Arc;
 
 use crate::core::{Arena, BlockId, Class, Ledger, PerTier, Phase, Stats, StreamId, Tier, rounded, show_size};
-use crate::driver::{Driver, DriverError, Handle, Stream};
+use crate::driver::{DeviceInfo, Driver, DriverError, Handle, Rung, Stream};
 use crate::error::Error;
 
 pub use migrate::Moved;
@@ -69,6 +69,7 @@ const FIRST_OF_POOLS: usize = 4;
 pub struct Heap {
     driver: Arc<dyn Driver>,
     device: usize,
+    info: DeviceInfo,
     granule: u64,
     ledger: Ledger,
     /// Every arena's reservation is this long and aligned to it, so the high bits of an address name its arena.
@@ -103,6 +104,19 @@ impl Heap {
             )));
         }
         let whole = |bytes: u64| bytes / granule * granule;
+        match info.rung {
+            Rung::Nothing => log::warn!(
+                "device {device}, {}, has no shared tier: what does not fit in its own memory is out of memory. {}",
+                info.name,
+                info.refused.join("; ")
+            ),
+            rung => log::info!(
+                "device {device}, {}: shared memory by {}. {}",
+                info.name,
+                rung.name(),
+                info.refused.join("; ")
+            ),
+        }
         let free = info.dedicated_free.saturating_sub(options.headroom.unwrap_or(info.headroom));
         let capacity = PerTier::new(
             whole(options.dedicated.unwrap_or(free).min(info.dedicated_total)),
@@ -128,6 +142,7 @@ impl Heap {
             repairs: migrate::Repairs::default(),
             driver,
             device,
+            info,
             granule,
             ledger,
             arena_shift: length.trailing_zeros(),
@@ -281,6 +296,11 @@ impl Heap {
             retired_blocks: self.retired.len() as u64,
             ..self.stats
         }
+    }
+
+    /// What the device was found to be and have when the heap was made.
+    pub fn device_info(&self) -> &DeviceInfo {
+        &self.info
     }
 
     /// The counters, to be reset.

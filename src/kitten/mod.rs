@@ -20,7 +20,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::core::placement::Order;
 use crate::core::{PerTier, Stats, Tier};
-use crate::driver::{Driver, Stream};
+use crate::driver::{DeviceInfo, Driver, Stream};
 use crate::error::Error;
 use crate::heap::{Heap, HeapOptions, MemoryMap, Moved, PoolId};
 
@@ -281,6 +281,14 @@ impl Kitten {
     pub fn reset_peaks(&self, device: usize) -> Result<(), Error> {
         self.heap(device)?.stats_mut().reset_peaks();
         Ok(())
+    }
+
+    /// What a device was found to be and have when it was first used.
+    ///
+    /// # Errors
+    /// As for [`stats`](Kitten::stats).
+    pub fn device_info(&self, device: usize) -> Result<DeviceInfo, Error> {
+        Ok(self.heap(device)?.device_info().clone())
     }
 
     /// The memory map of a device.

@@ -1,4 +1,5 @@
 //! Copies of the fake `libcuda.so.1`: a copy stands for one machine, so each thread of tests has its own.
+#![allow(dead_code, reason = "each test uses a part")]
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};

@@ -44,7 +44,8 @@ impl Setup {
 
     fn from_environment() -> std::result::Result<Setup, String> {
         let variable = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.into());
-        let list = |text: String| text.split(',').filter(|part| !part.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+        let list =
+            |text: String| text.split(',').filter(|part| !part.is_empty()).map(str::to_owned).collect::<Vec<_>>();
         let profiles = list(variable("FAKE_CUDA_PROFILE", "nominal-8g"))
             .iter()
             .map(|name| Profile::load(name))

@@ -101,7 +101,8 @@ pub unsafe extern "C" fn cuCtxPopCurrent_v2(context: *mut *mut c_void) -> c_int 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxGetCurrent(context: *mut *mut c_void) -> c_int {
     answer(|_| {
-        let current = STACK.with(|stack| stack.borrow().last().map_or(std::ptr::null_mut(), |device| context_of(*device)));
+        let current =
+            STACK.with(|stack| stack.borrow().last().map_or(std::ptr::null_mut(), |device| context_of(*device)));
         // SAFETY: the caller's promise.
         unsafe { put(context, current) }
     })

@@ -8,3 +8,4 @@ mod symbols;
 mod virtual_memory;
 
 pub(crate) use contexts::device_of_context;
+pub use symbols::names;

@@ -1,0 +1,245 @@
+//! The CUDA driver on drivers that are old, poor, strange, broken or absent, each a fake: the allocator works, or says why not.
+
+mod fake;
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use fake_cuda::Setup;
+use giant_kitten::driver::cuda::CudaDriver;
+use giant_kitten::driver::{Driver, Rung, Stream};
+use giant_kitten::{Activation, Error, Kitten, Options, Tier};
+use kitten_sim::{Gpu, Outstanding, Profile, code};
+
+const GRANULE: u64 = 2 << 20;
+
+fn machine(devices: usize) -> Gpu {
+    let card = Profile::builtin("nominal-6g").unwrap();
+    let card = Profile { dedicated_bytes: 16 * GRANULE, shared_bytes: 32 * GRANULE, ..card };
+    Gpu::new(&vec![card; devices]).unwrap()
+}
+
+fn kitten(driver: CudaDriver) -> Result<Kitten, Error> {
+    Kitten::new(Options::parse("headroom:0,shared:64MiB").unwrap(), Arc::new(driver))
+}
+
+/// Blocks that overflow the card, an activation that moves some, and all of it back.
+fn use_it(gpu: &Gpu, kitten: &Kitten) -> Result<(), Error> {
+    let blocks = (0..10).map(|_| kitten.malloc(2 * GRANULE as usize, 0, Stream(0))).collect::<Result<Vec<_>, _>>();
+    let blocks = blocks?;
+    for (at, block) in blocks.iter().enumerate() {
+        gpu.write(*block, &[at as u8 + 1; 4096]).unwrap();
+    }
+    kitten.activate(0, &Activation { reserve: 4 * GRANULE, ..Activation::default() })?;
+    let other = Stream(gpu.create_stream().unwrap());
+    let scratch = kitten.malloc(GRANULE as usize, 0, other)?;
+    kitten.record_stream(scratch, Stream(0))?;
+    kitten.free(scratch, 0, other)?;
+    kitten.disable(0, Activation::default().order())?;
+    for (at, block) in blocks.iter().enumerate() {
+        let mut found = [0; 4096];
+        gpu.read(*block, &mut found).unwrap();
+        assert_eq!(found, [at as u8 + 1; 4096]);
+        kitten.free(*block, 0, Stream(0))?;
+    }
+    kitten.check().map_err(Error::Refused)
+}
+
+#[test]
+fn the_ladder_is_climbed_down() {
+    let cases = [
+        ("all of it", true, true, 0, Rung::HostNuma, 0),
+        ("a system without nodes", true, true, -1, Rung::HostNuma, 0),
+        ("a node that is not there", true, true, 7, Rung::Host, 1),
+        ("no nodes", false, true, 0, Rung::Host, 1),
+        ("an old driver", false, false, 0, Rung::Nothing, 2),
+    ];
+    for (what, host_numa, host, numa_node, rung, refused) in cases {
+        let gpu = machine(1);
+        let driver = fake::cuda_driver(Setup { host_numa, host, numa_node, ..Setup::new(gpu.clone()) }).unwrap();
+        let info = driver.device_info(0).unwrap();
+        assert_eq!((info.rung, info.refused.len()), (rung, refused), "{what}: {:?}", info.refused);
+        assert!(info.refused.iter().all(|why| why.contains("host") && why.contains("cuMem")), "{:?}", info.refused);
+        assert_eq!(gpu.outstanding(), Outstanding::default(), "{what}: a trial leaves nothing behind");
+        let kitten = kitten(driver).unwrap();
+        match (rung, use_it(&gpu, &kitten)) {
+            (Rung::Nothing, Err(Error::OutOfMemory(why))) => assert_eq!(why.limit[Tier::Shared], 0),
+            (_, used) => assert_eq!(used, Ok(()), "{what}"),
+        }
+        kitten.shutdown();
+        assert_eq!((gpu.outstanding(), gpu.faults()), (Outstanding::default(), vec![]), "{what}");
+    }
+}
+
+#[test]
+fn any_function_may_be_missing() {
+    let all: Vec<_> = fake_cuda::driver::names().collect();
+    assert!(all.len() > 30);
+    let mut refusals = Vec::new();
+    for name in all {
+        let gpu = machine(1);
+        let setup = Setup { missing: vec![name.into()], ..Setup::new(gpu.clone()) };
+        let used = fake::cuda_driver(setup)
+            .map_err(Error::from)
+            .and_then(kitten)
+            .and_then(|kitten| use_it(&gpu, &kitten).inspect(|()| kitten.shutdown()));
+        match used {
+            Ok(()) => assert_eq!(gpu.outstanding().handles, 0, "without {name}"),
+            Err(why) => {
+                let text = why.to_string();
+                let said = text.contains(name) && text.contains("update the driver");
+                assert!(said || matches!(why, Error::OutOfMemory(_)), "without {name}: {text}");
+                refusals.push(name);
+            }
+        }
+    }
+    let optional =
+        ["cuGetErrorName", "cuGetErrorString", "cuDeviceGetName", "cuDeviceGetAttribute", "cuDriverGetVersion"];
+    let optional = optional.iter().chain(&["cuDeviceCanAccessPeer", "cuCtxGetCurrent", "cuStreamIsCapturing"]);
+    for name in optional.chain(&["cuThreadExchangeStreamCaptureMode", "cuEventQuery"]) {
+        assert!(!refusals.contains(name), "it works without {name}");
+    }
+}
+
+#[test]
+fn an_older_driver_has_an_older_ladder() {
+    for (version, host_numa, host, rung) in [
+        (12_020, true, false, Rung::HostNuma),
+        (11_040, false, false, Rung::Nothing),
+        (10_020, false, false, Rung::Nothing),
+    ] {
+        let gpu = machine(1);
+        let setup = Setup { version, host_numa, host, ..Setup::new(gpu.clone()) };
+        let driver = fake::cuda_driver(setup).unwrap();
+        assert_eq!((driver.version(), driver.device_info(0).unwrap().rung), (Ok(version), rung));
+    }
+    let before_virtual_memory = Setup { version: 9_000, ..Setup::new(machine(1)) };
+    let driver = fake::cuda_driver(before_virtual_memory).unwrap();
+    let why = driver.device_info(0).unwrap_err().to_string();
+    assert!(why.contains("CUDA 10.2"), "{why}");
+}
+
+#[test]
+fn unknown_codes_are_errors_with_call_code_and_arguments() {
+    let gpu = machine(1);
+    let driver = fake::cuda_driver(Setup::new(gpu.clone())).unwrap();
+    driver.device_info(0).unwrap();
+    gpu.fail("cuMemCreate", 1, 987_654);
+    let why = driver.create(0, Tier::Dedicated, GRANULE).unwrap_err();
+    assert_eq!((why.code, why.call), (987_654, "cuMemCreate"));
+    let text = why.to_string();
+    for part in ["cuMemCreate", "987654", "unknown", "size 2097152", "DEVICE 0"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let why = driver.create(0, Tier::Dedicated, 17 * GRANULE).unwrap_err();
+    assert!(why.is_out_of_memory() && why.name == "CUDA_ERROR_OUT_OF_MEMORY", "{why}");
+}
+
+#[test]
+fn every_failing_call_of_the_first_use_is_survived() {
+    // Also the calls that only the CUDA driver makes: contexts, granularities, the trial of the ladder.
+    let (mut nth, mut failed) = (0, 0);
+    loop {
+        nth += 1;
+        let gpu = machine(1);
+        gpu.fail_any(nth, 12_345);
+        let used =
+            fake::cuda_driver(Setup::new(gpu.clone())).map_err(Error::from).and_then(kitten).and_then(|kitten| {
+                let first = kitten.malloc(512, 0, Stream(0));
+                gpu.clear_failures();
+                let again = kitten.malloc(512, 0, Stream(0));
+                assert!(again.is_ok(), "call {nth}: {again:?}");
+                kitten.shutdown();
+                first
+            });
+        failed += u32::from(used.is_err());
+        assert_eq!((gpu.outstanding(), gpu.faults()), (Outstanding::default(), vec![]), "call {nth}");
+        if gpu.total_calls() < nth {
+            break;
+        }
+    }
+    assert!(nth > 20 && failed > 5, "{nth} calls, {failed} times an error");
+}
+
+#[test]
+fn no_driver_is_a_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let not_a_library = folder.path().join("text.so");
+    std::fs::write(&not_a_library, "no library").unwrap();
+    for path in [Path::new("/nonexistent/libcuda.so.1"), &not_a_library] {
+        let why = CudaDriver::open_library(path).unwrap_err().to_string();
+        assert!(why.contains(path.to_str().unwrap()) && why.contains("NVIDIA driver"), "{why}");
+    }
+    // A library that is no driver, and one of a driver that finds no card.
+    let cases = [
+        ("int nothing;", "cuInit"),
+        ("int cuInit(unsigned flags) { return flags + 100; }", "cuInit failed with unknown (100)"),
+    ];
+    for (number, (source, said)) in cases.into_iter().enumerate() {
+        let (file, library) = (folder.path().join(format!("{number}.c")), folder.path().join(format!("{number}.so")));
+        std::fs::write(&file, source).unwrap();
+        let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&file).status().unwrap();
+        assert!(built.success());
+        let why = CudaDriver::open_library(&library).unwrap_err().to_string();
+        assert!(why.contains(said), "{why}");
+    }
+}
+
+#[test]
+fn a_device_that_is_not_there_is_a_sentence() {
+    let driver = fake::cuda_driver(Setup::new(machine(2))).unwrap();
+    assert_eq!(driver.device_count(), Ok(2));
+    let why = driver.device_info(2).unwrap_err().to_string();
+    assert!(why.contains("there is no device 2: this machine has 2"), "{why}");
+}
+
+#[test]
+fn threads_without_a_context_and_with_another_devices() {
+    let gpu = machine(2);
+    let driver = fake::cuda_driver(Setup::new(gpu.clone())).unwrap();
+    let kitten = kitten(driver).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let kitten = &kitten;
+            scope.spawn(move || {
+                for turn in 0..50 {
+                    let device = (thread + turn) % 2;
+                    let block = kitten.malloc(GRANULE as usize, device, Stream(0)).unwrap();
+                    kitten.free(block, 1 - device, Stream(0)).unwrap();
+                    kitten.reset().unwrap();
+                }
+            });
+        }
+    });
+    kitten.shutdown();
+    drop(kitten);
+    assert_eq!((gpu.outstanding(), gpu.faults()), (Outstanding::default(), vec![]));
+}
+
+#[test]
+fn memory_taken_by_another_process_falls_to_the_shared_tier() {
+    let gpu = machine(1);
+    let kitten = kitten(fake::cuda_driver(Setup::new(gpu.clone())).unwrap()).unwrap();
+    kitten.malloc(512, 0, Stream(0)).unwrap();
+    gpu.set_dedicated_taken(0, 14 * GRANULE);
+    let block = kitten.malloc(4 * GRANULE as usize, 0, Stream(0)).unwrap();
+    assert_eq!(kitten.residency(block).unwrap()[Tier::Shared], 4 * GRANULE);
+}
+
+#[test]
+fn a_driver_that_has_gone_is_quiet() {
+    for gone in [code::DEINITIALIZED, code::CONTEXT_IS_DESTROYED, code::INVALID_CONTEXT] {
+        let gpu = machine(1);
+        let kitten = kitten(fake::cuda_driver(Setup::new(gpu.clone())).unwrap()).unwrap();
+        let block = kitten.malloc(4 * GRANULE as usize, 0, Stream(0)).unwrap();
+        kitten.record_stream(block, Stream(2)).unwrap();
+        gpu.fail_from("", 1, gone);
+        kitten.free(block, 0, Stream(0)).unwrap();
+        match kitten.reset() {
+            Ok(()) => {}
+            Err(Error::Driver(why)) => assert!(why.is_gone(), "{why}"),
+            Err(why) => panic!("{why}"),
+        }
+    }
+}
