@@ -15,6 +15,13 @@ pub(crate) struct Refusal {
     rule: String,
 }
 
+impl Refusal {
+    /// The code.
+    pub(crate) fn code(&self) -> c_int {
+        self.code
+    }
+}
+
 pub(crate) type Result<T = ()> = std::result::Result<T, Refusal>;
 
 impl From<kitten_sim::Error> for Refusal {

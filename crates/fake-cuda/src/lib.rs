@@ -1,9 +1,11 @@
-//! A fake `libcuda.so.1` over the simulated GPU: the driver's C functions with its calling convention and its rules.
+//! A fake `libcuda.so.1` over the simulated GPU: the driver's C functions with its calling convention and its rules. And those of
+//! the CUDA runtime that a genuine PyTorch needs, over the same machine.
 //!
 //! ```text
 //!   machine.rs   which simulated machine this copy of the library stands for, and how old or poor a driver it acts as
 //!   answer.rs    from a result to a code; no panic gets out
-//!   driver/      the functions, by what they are about, and how they are found by name
+//!   driver/      the driver's functions, by what they are about, and how they are found by name
+//!   runtime/     the runtime's functions
 //! ```
 //!
 //! A program that loads the library gets a machine as the environment says (see [`machine`]). A test in Rust loads its own copy of
@@ -14,5 +16,6 @@
 mod answer;
 pub mod driver;
 pub mod machine;
+pub mod runtime;
 
 pub use machine::{Setup, install_in};

@@ -230,6 +230,47 @@ impl Gpu {
         streams.launch(stream, CALL, &[Access::read(from, bytes), Access::write(to, bytes)], Some(effect), memory)
     }
 
+    /// Puts a copy from host memory in a stream. Pages of zeros cost nothing.
+    ///
+    /// # Errors
+    /// A range that is not mapped with access; a stream that does not exist.
+    ///
+    /// # Safety
+    /// `from` can be read for `bytes` until the copy is done.
+    pub unsafe fn upload(&self, stream: u64, to: u64, from: *const u8, bytes: u64) -> Result<()> {
+        const CALL: &str = "cuMemcpyHtoDAsync";
+        let mut state = self.enter(CALL, 0.0)?;
+        state.memory.accessible(CALL, to, bytes)?;
+        let from = from as usize;
+        // SAFETY: the caller's promise.
+        let effect = Box::new(move |memory: &Memory| unsafe { memory.upload(to, from as *const u8, bytes) });
+        let State { memory, streams, .. } = &mut *state;
+        streams.launch(stream, CALL, &[Access::write(to, bytes)], Some(effect), memory)
+    }
+
+    /// Puts a copy to host memory in a stream.
+    ///
+    /// # Errors
+    /// A range that is not mapped with access; a stream that does not exist.
+    ///
+    /// # Safety
+    /// `to` can be written for `bytes` until the copy is done.
+    pub unsafe fn download(&self, stream: u64, to: *mut u8, from: u64, bytes: u64) -> Result<()> {
+        const CALL: &str = "cuMemcpyDtoHAsync";
+        let mut state = self.enter(CALL, 0.0)?;
+        state.memory.accessible(CALL, from, bytes)?;
+        let to = to as usize;
+        // SAFETY: the caller's promise.
+        let effect = Box::new(move |memory: &Memory| unsafe { memory.download(to as *mut u8, from, bytes) });
+        let State { memory, streams, .. } = &mut *state;
+        streams.launch(stream, CALL, &[Access::read(from, bytes)], Some(effect), memory)
+    }
+
+    /// Whether an address lies in a reservation: it is a device's, not the host's.
+    pub fn is_device_address(&self, address: u64) -> bool {
+        self.state().memory.is_reserved(address)
+    }
+
     /// Counts a call that the machine does nothing for, and fails it if it is to fail.
     ///
     /// # Errors
@@ -357,12 +398,42 @@ impl Gpu {
         self.enter("cuStreamBeginCapture", 0.0)?.streams.begin_capture(stream)
     }
 
-    /// Ends a capture.
+    /// Ends a capture. The graph is known by the number returned.
     ///
     /// # Errors
     /// A stream that is not captured.
-    pub fn end_capture(&self, stream: u64) -> Result<()> {
+    pub fn end_capture(&self, stream: u64) -> Result<u64> {
         self.enter("cuStreamEndCapture", 0.0)?.streams.end_capture(stream)
+    }
+
+    /// The number of the capture that a stream is in, which its graph will have.
+    ///
+    /// # Errors
+    /// A stream that does not exist.
+    pub fn capture_of(&self, stream: u64) -> Result<Option<u64>> {
+        self.state().streams.capture_of(stream)
+    }
+
+    /// How many pieces of work a graph has.
+    ///
+    /// # Errors
+    /// A graph that does not exist.
+    pub fn graph_length(&self, graph: u64) -> Result<usize> {
+        self.state().streams.graph_length(graph)
+    }
+
+    /// Does a graph's work in a stream: it touches what the captured work touched. Bytes do not change.
+    ///
+    /// # Errors
+    /// A graph or stream that does not exist; a range that is no longer mapped with access.
+    pub fn replay(&self, graph: u64, stream: u64) -> Result<()> {
+        let work = self.enter("cuGraphLaunch", 0.0)?.streams.graph(graph)?;
+        work.iter().try_for_each(|(name, accesses)| self.launch(stream, name, accesses))
+    }
+
+    /// Unmakes a graph.
+    pub fn destroy_graph(&self, graph: u64) {
+        self.state().streams.destroy_graph(graph);
     }
 
     /// Whether a stream is captured.

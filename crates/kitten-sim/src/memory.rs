@@ -411,6 +411,44 @@ impl Memory {
         }
     }
 
+    /// Whether an address lies in a reservation.
+    pub(crate) fn is_reserved(&self, address: u64) -> bool {
+        self.reservations.range(..=address).next_back().is_some_and(|(start, (length, _))| address < start + length)
+    }
+
+    /// Copies from host memory, leaving holes where it is zero.
+    ///
+    /// # Safety
+    /// `from` can be read for `bytes`.
+    pub(crate) unsafe fn upload(&self, to: u64, from: *const u8, bytes: u64) {
+        const PIECE: usize = 1 << 16;
+        if self.accessible("cuMemcpyHtoDAsync", to, bytes).is_err() {
+            return;
+        }
+        // SAFETY: the caller's promise.
+        let source = unsafe { std::slice::from_raw_parts(from, bytes as usize) };
+        for (at, piece) in source.chunks(PIECE).enumerate() {
+            let to = to + (at * PIECE) as u64;
+            if piece.iter().all(|byte| *byte == 0) {
+                let _ = self.clear(to, piece.len() as u64);
+            } else {
+                // SAFETY: the range is mapped with access, and host memory is none of it.
+                unsafe { ptr::copy_nonoverlapping(piece.as_ptr(), to as *mut u8, piece.len()) };
+            }
+        }
+    }
+
+    /// Copies to host memory.
+    ///
+    /// # Safety
+    /// `to` can be written for `bytes`.
+    pub(crate) unsafe fn download(&self, to: *mut u8, from: u64, bytes: u64) {
+        if self.accessible("cuMemcpyDtoHAsync", from, bytes).is_ok() {
+            // SAFETY: the range is mapped with access; the caller's promise.
+            unsafe { ptr::copy_nonoverlapping(from as *const u8, to, bytes as usize) };
+        }
+    }
+
     /// Makes a range zero, by holes where it can.
     fn clear(&self, address: u64, bytes: u64) -> Result<()> {
         for (at, length, backing, offset) in self.stretches("cuMemsetD8", address, bytes)? {

@@ -101,13 +101,27 @@ pub(crate) struct Streams {
     by_handle: BTreeMap<u64, u64>,
     states: HashMap<u64, StreamState>,
     next_serial: u64,
-    events: BTreeMap<u64, Option<Clock>>,
+    events: BTreeMap<u64, Record>,
     next_event: u64,
     host: Clock,
     uses: Vec<PastUse>,
     faults: Vec<Fault>,
+    /// What each capture under way has recorded, by its number.
+    captures: BTreeMap<u64, Graph>,
     next_capture: u64,
+    graphs: BTreeMap<u64, Graph>,
 }
+
+/// What an event was recorded behind.
+enum Record {
+    Nothing,
+    Work(Clock),
+    /// A point in a capture.
+    Capture(u64),
+}
+
+/// The work of a captured graph: what it is called and what it touches.
+type Graph = Vec<(String, Vec<Access>)>;
 
 /// The first handle of a created stream; the next lie 16 apart, as addresses would.
 const FIRST_STREAM: u64 = 0x5000_0000;
@@ -138,7 +152,9 @@ impl Streams {
             host: Clock::new(),
             uses: Vec::new(),
             faults: Vec::new(),
+            captures: BTreeMap::new(),
             next_capture: 1,
+            graphs: BTreeMap::new(),
         }
     }
 
@@ -200,7 +216,8 @@ impl Streams {
         let serial = self.serial("cuLaunchKernel", handle)?;
         let host = self.host.clone();
         let Some(state) = self.states.get_mut(&serial) else { return Ok(()) };
-        if state.capture.is_some() {
+        if let Some(capture) = state.capture {
+            self.captures.entry(capture).or_default().push((name.into(), accesses.to_vec()));
             return Ok(());
         }
         merge(&mut state.clock, &host);
@@ -329,7 +346,7 @@ impl Streams {
     pub(crate) fn create_event(&mut self) -> u64 {
         let event = self.next_event;
         self.next_event += 1;
-        self.events.insert(event, None);
+        self.events.insert(event, Record::Nothing);
         event
     }
 
@@ -343,17 +360,16 @@ impl Streams {
     pub(crate) fn record(&mut self, event: u64, handle: u64) -> Result<()> {
         const CALL: &str = "cuEventRecord";
         let serial = self.serial(CALL, handle)?;
-        if self.states[&serial].capture.is_some() {
-            return error(
-                CALL,
-                code::STREAM_CAPTURE_UNSUPPORTED,
-                "the stream is captured: the event would belong to the graph",
-            );
-        }
-        let mut clock = self.states[&serial].clock.clone();
-        merge(&mut clock, &self.host);
+        let record = match self.states[&serial].capture {
+            Some(capture) => Record::Capture(capture),
+            None => {
+                let mut clock = self.states[&serial].clock.clone();
+                merge(&mut clock, &self.host);
+                Record::Work(clock)
+            }
+        };
         match self.events.get_mut(&event) {
-            Some(recorded) => *recorded = Some(clock),
+            Some(recorded) => *recorded = record,
             None => return error(CALL, code::INVALID_HANDLE, format!("there is no event {event}")),
         }
         Ok(())
@@ -361,7 +377,11 @@ impl Streams {
 
     fn clock_of(&self, call: &'static str, event: u64) -> Result<Clock> {
         match self.events.get(&event) {
-            Some(clock) => Ok(clock.clone().unwrap_or_default()),
+            Some(Record::Nothing) => Ok(Clock::new()),
+            Some(Record::Work(clock)) => Ok(clock.clone()),
+            Some(Record::Capture(_)) => {
+                error(call, code::CAPTURED_EVENT, format!("event {event} was recorded in a capture: it is never done"))
+            }
             None => error(call, code::INVALID_HANDLE, format!("there is no event {event}")),
         }
     }
@@ -389,8 +409,18 @@ impl Streams {
     }
 
     pub(crate) fn wait(&mut self, handle: u64, event: u64) -> Result<()> {
-        let clock = self.clock_of("cuStreamWaitEvent", event)?;
         let serial = self.serial("cuStreamWaitEvent", handle)?;
+        if let Some(Record::Capture(capture)) = self.events.get(&event) {
+            // The stream joins the capture, as long as that goes on.
+            let joined = self.captures.contains_key(capture).then_some(*capture);
+            if let Some(state) = self.states.get_mut(&serial)
+                && joined.is_some()
+            {
+                state.capture = joined;
+            }
+            return Ok(());
+        }
+        let clock = self.clock_of("cuStreamWaitEvent", event)?;
         if let Some(state) = self.states.get_mut(&serial) {
             merge(&mut state.clock, &clock);
         }
@@ -404,18 +434,50 @@ impl Streams {
         }
         let capture = self.next_capture;
         self.next_capture += 1;
+        self.captures.insert(capture, Graph::new());
         if let Some(state) = self.states.get_mut(&serial) {
             state.capture = Some(capture);
         }
         Ok(())
     }
 
-    pub(crate) fn end_capture(&mut self, handle: u64) -> Result<()> {
+    /// Ends a capture, with all streams that joined it; the graph is known by the number returned.
+    pub(crate) fn end_capture(&mut self, handle: u64) -> Result<u64> {
         let serial = self.serial("cuStreamEndCapture", handle)?;
-        match self.states.get_mut(&serial).and_then(|state| state.capture.take()) {
-            Some(_) => Ok(()),
-            None => error("cuStreamEndCapture", code::ILLEGAL_STATE, "the stream is not captured"),
+        let Some(capture) = self.states.get_mut(&serial).and_then(|state| state.capture.take()) else {
+            return error("cuStreamEndCapture", code::ILLEGAL_STATE, "the stream is not captured");
+        };
+        for state in self.states.values_mut().filter(|state| state.capture == Some(capture)) {
+            state.capture = None;
         }
+        self.graphs.insert(capture, self.captures.remove(&capture).unwrap_or_default());
+        Ok(capture)
+    }
+
+    /// How many pieces of work a graph has.
+    pub(crate) fn graph_length(&self, graph: u64) -> Result<usize> {
+        match self.graphs.get(&graph) {
+            Some(graph) => Ok(graph.len()),
+            None => error("cuGraphGetNodes", code::INVALID_VALUE, format!("there is no graph {graph}")),
+        }
+    }
+
+    /// All that a graph touches, in its order.
+    pub(crate) fn graph(&self, graph: u64) -> Result<Graph> {
+        match self.graphs.get(&graph) {
+            Some(graph) => Ok(graph.clone()),
+            None => error("cuGraphLaunch", code::INVALID_VALUE, format!("there is no graph {graph}")),
+        }
+    }
+
+    pub(crate) fn destroy_graph(&mut self, graph: u64) {
+        self.graphs.remove(&graph);
+    }
+
+    /// The number of the capture that a stream is in.
+    pub(crate) fn capture_of(&mut self, handle: u64) -> Result<Option<u64>> {
+        let serial = self.serial("cuStreamGetCaptureInfo", handle)?;
+        Ok(self.states[&serial].capture)
     }
 
     pub(crate) fn is_capturing(&mut self, handle: u64) -> Result<bool> {

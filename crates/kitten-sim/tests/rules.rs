@@ -156,7 +156,9 @@ fn captures_forbid_waiting() {
     broken(gpu.synchronize(0), code::STREAM_CAPTURE_UNSUPPORTED, "captured");
     let event = gpu.create_event().unwrap();
     broken(gpu.query(event), code::STREAM_CAPTURE_UNSUPPORTED, "captured");
-    broken(gpu.record(event, stream), code::STREAM_CAPTURE_UNSUPPORTED, "captured");
+    let inside = gpu.create_event().unwrap();
+    gpu.record(inside, stream).unwrap();
+    broken(gpu.query(inside), code::CAPTURED_EVENT, "recorded in a capture");
     gpu.end_capture(stream).unwrap();
     gpu.synchronize(0).unwrap();
 }

@@ -33,6 +33,25 @@ pub(crate) fn device_of_context() -> Result<usize> {
     }
 }
 
+/// Makes a device's context current, in place of the one that is.
+pub(crate) fn make_current(device: usize) {
+    STACK.with(|stack| {
+        let mut stack = stack.borrow_mut();
+        stack.pop();
+        stack.push(device);
+    });
+}
+
+/// Makes the first device's context current in a thread that has none, as the runtime does.
+pub(crate) fn have_context() {
+    STACK.with(|stack| {
+        let mut stack = stack.borrow_mut();
+        if stack.is_empty() {
+            stack.push(0);
+        }
+    });
+}
+
 /// Gives the device's primary context.
 ///
 /// # Safety

@@ -9,7 +9,7 @@ use crate::driver::device_of_context;
 use crate::machine::Machine;
 
 /// The device of a number that a program gave.
-pub(super) fn known(machine: &Machine, device: c_int) -> Result<usize> {
+pub(crate) fn known(machine: &Machine, device: c_int) -> Result<usize> {
     match usize::try_from(device).ok().filter(|device| *device < machine.gpu.device_count()) {
         Some(device) => Ok(device),
         None => refuse(code::INVALID_DEVICE, format!("there is no device {device}")),

@@ -7,5 +7,8 @@ mod streams;
 mod symbols;
 mod virtual_memory;
 
-pub(crate) use contexts::device_of_context;
+pub use contexts::cuThreadExchangeStreamCaptureMode;
+pub(crate) use contexts::{device_of_context, have_context, make_current};
+pub(crate) use devices::known;
 pub use symbols::names;
+pub(crate) use symbols::{find, no_operation};

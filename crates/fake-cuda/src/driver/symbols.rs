@@ -63,7 +63,16 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     TABLE.iter().map(|(name, ..)| *name)
 }
 
-unsafe fn find(symbol: *const c_char, found: *mut *mut c_void, version: c_int, status: *mut c_int) -> Result {
+/// A function that the fake does not have, for those who insist on finding one.
+pub(crate) extern "C" fn no_operation() -> c_int {
+    0
+}
+
+/// Finds a function as of a version, and says why not.
+///
+/// # Safety
+/// `symbol` is null or a string; `found` may be written to; `status` may be, or is null.
+pub(crate) unsafe fn find(symbol: *const c_char, found: *mut *mut c_void, version: c_int, status: *mut c_int) -> Result {
     let mut outcome = 0;
     let result = crate::machine::current().and_then(|machine| {
         if symbol.is_null() {

@@ -1,0 +1,15 @@
+/* What the C parts of the fake CUDA libraries share. */
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A function of a library that PyTorch links. Its arguments are the library's own, named where they are used. */
+#define FAKE __attribute__((visibility("default")))
+typedef void *any;
+
+/* From the Rust part. */
+unsigned long long fake_cuda_card_bytes(int device);
+unsigned long long fake_cuda_capture(unsigned long long stream);
+int fake_cuda_kind(uintptr_t pointer);

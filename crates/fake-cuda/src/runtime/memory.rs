@@ -1,0 +1,241 @@
+//! Memory: the runtime's own allocations, pinned host memory, copies, fills.
+
+use std::collections::BTreeMap;
+use std::ffi::{c_int, c_uint, c_void};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use kitten_sim::{Gpu, Tier, code};
+
+use super::call;
+use crate::answer::{Result, put, refuse};
+use crate::driver::device_of_context;
+
+/// What `cudaMalloc` gave out: by address, its length and backing.
+static ALLOCATIONS: Mutex<BTreeMap<u64, (usize, u64, u64)>> = Mutex::new(BTreeMap::new());
+/// Pinned host memory: by address, its length.
+static PINNED: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
+
+fn locked<T>(mutex: &'static Mutex<T>) -> MutexGuard<'static, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn allocate(gpu: &Gpu, size: usize) -> Result<u64> {
+    let device = device_of_context()?;
+    let bytes = (size as u64).next_multiple_of(gpu.device_profile(device)?.granularity);
+    let handle = gpu.create(device, Tier::Dedicated, bytes)?;
+    let address = gpu.reserve(device, bytes, 0).inspect_err(|_| drop(gpu.release(device, handle)))?;
+    gpu.map(device, address, bytes, handle)?;
+    gpu.set_access(device, address, bytes)?;
+    locked(&ALLOCATIONS).insert(address, (device, bytes, handle));
+    Ok(address)
+}
+
+fn free(gpu: &Gpu, pointer: u64) -> Result {
+    if pointer == 0 {
+        return Ok(());
+    }
+    let Some((device, bytes, handle)) = locked(&ALLOCATIONS).remove(&pointer) else {
+        return refuse(code::INVALID_VALUE, format!("{pointer:#x} was not given out by cudaMalloc"));
+    };
+    gpu.synchronize(device)?;
+    gpu.unmap(device, pointer, bytes)?;
+    gpu.release(device, handle)?;
+    Ok(gpu.unreserve(pointer, bytes)?)
+}
+
+/// Gives memory of the card.
+///
+/// # Safety
+/// `pointer` may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cudaMalloc(pointer: *mut u64, size: usize) -> c_int {
+    call(|machine| {
+        let address = if size == 0 { 0 } else { allocate(&machine.gpu, size)? };
+        // SAFETY: the caller's promise.
+        unsafe { put(pointer, address) }
+    })
+}
+
+/// Takes it back, once all work is done.
+#[unsafe(no_mangle)]
+pub extern "C" fn cudaFree(pointer: u64) -> c_int {
+    call(|machine| free(&machine.gpu, pointer))
+}
+
+/// Gives memory of the card, in stream order: at once.
+///
+/// # Safety
+/// `pointer` may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cudaMallocAsync(pointer: *mut u64, size: usize, _stream: u64) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { cudaMalloc(pointer, size) }
+}
+
+/// Takes it back, in stream order: once all work is done.
+#[unsafe(no_mangle)]
+pub extern "C" fn cudaFreeAsync(pointer: u64, _stream: u64) -> c_int {
+    cudaFree(pointer)
+}
+
+/// Gives pinned host memory.
+///
+/// # Safety
+/// `pointer` may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cudaHostAlloc(pointer: *mut *mut c_void, size: usize, _flags: c_uint) -> c_int {
+    unsafe extern "C" {
+        fn aligned_alloc(alignment: usize, size: usize) -> *mut c_void;
+    }
+    call(|_| {
+        // SAFETY: the alignment is a power of two, the size a multiple of it.
+        let address = unsafe { aligned_alloc(4096, size.max(1).next_multiple_of(4096)) };
+        if address.is_null() {
+            return refuse(code::OUT_OF_MEMORY, format!("the host has no {size} bytes"));
+        }
+        locked(&PINNED).insert(address as usize, size);
+        // SAFETY: the caller's promise.
+        unsafe { put(pointer, address) }
+    })
+}
+
+/// Gives pinned host memory.
+///
+/// # Safety
+/// `pointer` may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cudaMallocHost(pointer: *mut *mut c_void, size: usize) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { cudaHostAlloc(pointer, size, 0) }
+}
+
+/// Takes pinned host memory back.
+///
+/// # Safety
+/// It was given out and nobody uses it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cudaFreeHost(pointer: *mut c_void) -> c_int {
+    unsafe extern "C" {
+        fn free(pointer: *mut c_void);
+    }
+    call(|_| {
+        if pointer.is_null() {
+            return Ok(());
+        }
+        if locked(&PINNED).remove(&(pointer as usize)).is_none() {
+            return refuse(code::INVALID_VALUE, format!("{pointer:p} is no pinned memory"));
+        }
+        // SAFETY: it came from `aligned_alloc`.
+        unsafe { free(pointer) };
+        Ok(())
+    })
+}
+
+/// Pins host memory that is there.
+#[unsafe(no_mangle)]
+pub extern "C" fn cudaHostRegister(pointer: usize, size: usize, _flags: c_uint) -> c_int {
+    call(|_| {
+        locked(&PINNED).insert(pointer, size);
+        Ok(())
+    })
+}
+
+/// Unpins it.
+#[unsafe(no_mangle)]
+pub extern "C" fn cudaHostUnregister(pointer: usize) -> c_int {
+    call(|_| match locked(&PINNED).remove(&pointer) {
+        Some(_) => Ok(()),
+        None => refuse(code::INVALID_VALUE, format!("{pointer:#x} is not pinned")),
+    })
+}
+
+/// What kind of memory a pointer means, for the C part: 0 ordinary host memory, 1 pinned, 2 a device's.
+#[unsafe(no_mangle)]
+pub extern "C" fn fake_cuda_kind(pointer: usize) -> c_int {
+    let mut kind = 0;
+    call(|machine| {
+        let pinned = locked(&PINNED).range(..=pointer).next_back().is_some_and(|(start, size)| pointer < start + size);
+        kind = if machine.gpu.is_device_address(pointer as u64) { 2 } else { c_int::from(pinned) };
+        Ok(())
+    });
+    kind
+}
+
+fn copy(gpu: &Gpu, to: usize, from: usize, size: usize, stream: u64) -> Result {
+    if size == 0 {
+        return Ok(());
+    }
+    let (bytes, is_device) = (size as u64, |pointer: usize| gpu.is_device_address(pointer as u64));
+    match (is_device(to), is_device(from)) {
+        (true, true) => Ok(gpu.copy_in_stream(stream, to as u64, from as u64, bytes)?),
+        // SAFETY: the program's promise: host memory can be read and written until the copy is done.
+        (true, false) => Ok(unsafe { gpu.upload(stream, to as u64, from as *const u8, bytes) }?),
+        // SAFETY: as above.
+        (false, true) => Ok(unsafe { gpu.download(stream, to as *mut u8, from as u64, bytes) }?),
+        (false, false) => {
+            // SAFETY: as above.
+            unsafe { std::ptr::copy(from as *const u8, to as *mut u8, size) };
+            Ok(())
+        }
+    }
+}
+
+/// Copies, and waits.
+#[unsafe(no_mangle)]
+pub extern "C" fn cudaMemcpy(to: usize, from: usize, size: usize, _kind: c_int) -> c_int {
+    call(|machine| {
+        copy(&machine.gpu, to, from, size, 0)?;
+        Ok(machine.gpu.synchronize_stream(0)?)
+    })
+}
+
+/// Copies in stream order. Ordinary host memory is waited for: nobody promises that it stays.
+#[unsafe(no_mangle)]
+pub extern "C" fn cudaMemcpyAsync(to: usize, from: usize, size: usize, _kind: c_int, stream: u64) -> c_int {
+    call(|machine| {
+        copy(&machine.gpu, to, from, size, stream)?;
+        let ordinary = [to, from].into_iter().any(|pointer| fake_cuda_kind(pointer) == 0);
+        if ordinary && !machine.gpu.is_capturing(stream)? {
+            machine.gpu.synchronize_stream(stream)?;
+        }
+        Ok(())
+    })
+}
+
+/// Copies from device to device.
+#[unsafe(no_mangle)]
+pub extern "C" fn cudaMemcpyPeerAsync(to: usize, _: c_int, from: usize, _: c_int, size: usize, stream: u64) -> c_int {
+    cudaMemcpyAsync(to, from, size, 0, stream)
+}
+
+/// Copies rows.
+#[unsafe(no_mangle)]
+pub extern "C" fn cudaMemcpy2DAsync(
+    to: usize,
+    to_pitch: usize,
+    from: usize,
+    from_pitch: usize,
+    width: usize,
+    height: usize,
+    _kind: c_int,
+    stream: u64,
+) -> c_int {
+    call(|machine| {
+        (0..height).try_for_each(|row| copy(&machine.gpu, to + row * to_pitch, from + row * from_pitch, width, stream))
+    })
+}
+
+/// Fills, and waits.
+#[unsafe(no_mangle)]
+pub extern "C" fn cudaMemset(to: u64, value: c_int, size: usize) -> c_int {
+    call(|machine| {
+        machine.gpu.fill(0, to, size as u64, value as u8)?;
+        Ok(machine.gpu.synchronize_stream(0)?)
+    })
+}
+
+/// Fills in stream order.
+#[unsafe(no_mangle)]
+pub extern "C" fn cudaMemsetAsync(to: u64, value: c_int, size: usize, stream: u64) -> c_int {
+    call(|machine| if size == 0 { Ok(()) } else { Ok(machine.gpu.fill(stream, to, size as u64, value as u8)?) })
+}

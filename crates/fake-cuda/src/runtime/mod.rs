@@ -1,0 +1,44 @@
+//! The functions of the CUDA runtime whose arguments are the same in every version: what a PyTorch wheel needs of `libcudart` that
+//! is more than an answer of success. The rest, and what depends on a version's structs, is C beside it (`c/`).
+//!
+//! Kernels do nothing. Copies and fills are real, in stream order, and the simulated GPU knows what they touch.
+
+mod devices;
+mod graphs;
+mod launches;
+mod memory;
+mod streams;
+
+use std::cell::Cell;
+use std::ffi::c_int;
+
+use crate::answer::{Result, answer};
+use crate::machine::Machine;
+
+thread_local! {
+    static LAST_ERROR: Cell<c_int> = const { Cell::new(0) };
+}
+
+/// Runs a call of the runtime, which makes a device current where a thread has none, and remembers its last error.
+pub(crate) fn call(run: impl FnOnce(&Machine) -> Result) -> c_int {
+    let code = answer(|machine| {
+        crate::driver::have_context();
+        run(machine)
+    });
+    if code != 0 {
+        LAST_ERROR.with(|last| last.set(code));
+    }
+    code
+}
+
+/// The last error of this thread, which is forgotten with that.
+#[unsafe(no_mangle)]
+pub extern "C" fn cudaGetLastError() -> c_int {
+    LAST_ERROR.with(|last| last.replace(0))
+}
+
+/// The last error of this thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn cudaPeekAtLastError() -> c_int {
+    LAST_ERROR.with(Cell::get)
+}
