@@ -41,6 +41,10 @@ enum { GK_LOADING = 0, GK_ACTIVE = 1, GK_DISABLED = 2, GK_FREED = 3 };
  * tiers. */
 void *gk_malloc(size_t size, int device, void *stream);
 
+/* gk_malloc for PyTorch, which does not look at a null: what cannot be given is thrown as a C++ exception of PyTorch's own, out of memory
+ * as torch.OutOfMemoryError. In a process without PyTorch it is gk_malloc. */
+void *gk_torch_malloc(size_t size, int device, void *stream);
+
 /* Takes a block back; it may be reused at once by work on `stream`, which must be the last that uses it (for others, see
  * gk_record_stream). Null is nothing. `size` is not looked at. A pointer that is not the start of a live block is
  * reported and nothing else happens. */
@@ -141,8 +145,35 @@ struct gk_stats {
     uint64_t migrated_bytes;
     uint64_t fell_to_shared;       /* blocks that lay in shared from the start */
     uint64_t fell_to_shared_bytes;
-    uint64_t live_blocks;
     uint64_t retired_blocks; /* freed, but waiting for other streams */
+    uint64_t blocks; /* live blocks of both tiers, then the small and the large ones apart; _total: all ever */
+    uint64_t blocks_peak;
+    uint64_t blocks_total;
+    uint64_t allocated;
+    uint64_t allocated_peak;
+    uint64_t allocated_total;
+    uint64_t requested_total;
+    uint64_t small_blocks;
+    uint64_t small_blocks_peak;
+    uint64_t small_blocks_total;
+    uint64_t small_allocated;
+    uint64_t small_allocated_peak;
+    uint64_t small_allocated_total;
+    uint64_t small_requested;
+    uint64_t small_requested_peak;
+    uint64_t small_requested_total;
+    uint64_t large_blocks;
+    uint64_t large_blocks_peak;
+    uint64_t large_blocks_total;
+    uint64_t large_allocated;
+    uint64_t large_allocated_peak;
+    uint64_t large_allocated_total;
+    uint64_t large_requested;
+    uint64_t large_requested_peak;
+    uint64_t large_requested_total;
+    uint64_t reserved; /* held from the driver in both tiers */
+    uint64_t reserved_peak;
+    uint64_t reserved_total;
 };
 int gk_stats(int device, struct gk_stats *stats);
 
@@ -151,8 +182,14 @@ int gk_stats(int device, struct gk_stats *stats);
  * `length` is enough. */
 size_t gk_stats_json(int device, char *buffer, size_t length);
 
+/* Every segment (a run of backed granules of one arena) and block of a device as a JSON list; the buffer as above. */
+size_t gk_snapshot_json(int device, char *buffer, size_t length);
+
 /* Forgets the peaks of a device. */
 int gk_reset_peaks(int device);
+
+/* Begins anew to count on a device what only ever grows: calls, totals, migrations. */
+int gk_reset_totals(int device);
 
 /* The text of the last error on this thread, or "". Good until the next call on this thread. */
 const char *gk_last_error(void);

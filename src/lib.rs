@@ -29,5 +29,5 @@ mod kitten;
 
 pub use core::{PerTier, Phase, Stats, Tier, parse_size, show_size};
 pub use error::{Error, OutOfMemory};
-pub use heap::{MemoryMap, Moved, PoolId};
+pub use heap::{MemoryMap, Moved, PoolId, Segment};
 pub use kitten::{Activation, Kitten, OPTIONS, OptionRow, Options, reference};

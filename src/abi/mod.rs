@@ -4,7 +4,9 @@
 
 mod filter;
 mod fork;
+mod snapshot;
 mod stats;
+mod throw;
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -181,6 +183,26 @@ fn refuse(code: c_int) -> *mut c_void {
         let _ = LAST_ERROR.try_with(|last| log::error!("gk_malloc: {}", last.borrow().to_string_lossy()));
     }
     std::ptr::null_mut()
+}
+
+/// [`gk_malloc`] for PyTorch, which does not look at a null: what cannot be given is thrown, out of memory as `torch.OutOfMemoryError`.
+/// Null only for size 0, and in a process without a PyTorch to throw at.
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn gk_torch_malloc(size: usize, device: c_int, stream: *mut c_void) -> *mut c_void {
+    let given = guarded(|| current()?.malloc(size, device_number(device)?, stream_of(stream)));
+    match given {
+        Ok(address) => address as *mut c_void,
+        Err(code) => throw_last(code),
+    }
+}
+
+/// No lock is held here, and nothing is left to be destroyed in this frame when the exception leaves it.
+#[cold]
+fn throw_last(code: c_int) -> *mut c_void {
+    let exception = if code == GK_OUT_OF_MEMORY { throw::Exception::OutOfMemory } else { throw::Exception::Error };
+    // SAFETY: the text is this thread's and stays until its next error; it is copied before the exception flies.
+    throw::throw(exception, unsafe { CStr::from_ptr(gk_last_error()) });
+    refuse(code)
 }
 
 /// Takes a block back. Null is nothing. `size` is not needed: the allocator keeps its own account.
@@ -458,26 +480,52 @@ pub unsafe extern "C" fn gk_stats(device: c_int, stats: *mut GkStats) -> c_int {
 /// `buffer` is null or has room for `length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_stats_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
-    guarded(|| {
+    let text = guarded(|| {
         let device = device_number(device)?;
-        let text = stats::json(&current()?.stats(device)?, &current()?.device_info(device)?);
-        let needed = text.len() + 1;
-        if !buffer.is_null() && length >= needed {
-            // SAFETY: the caller's promise; `needed` fits.
-            unsafe {
-                std::ptr::copy_nonoverlapping(text.as_ptr().cast::<c_char>(), buffer, text.len());
-                buffer.add(text.len()).write(0);
-            }
+        Ok(stats::json(&current()?.stats(device)?, &current()?.device_info(device)?))
+    });
+    // SAFETY: the caller's promise.
+    unsafe { write_text(text, buffer, length) }
+}
+
+/// Every segment and block of a device as JSON; see [`gk_stats_json`] for the buffer.
+///
+/// # Safety
+/// `buffer` is null or has room for `length` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_snapshot_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
+    let text = guarded(|| Ok(snapshot::json(&current()?.segments(device_number(device)?)?)));
+    // SAFETY: the caller's promise.
+    unsafe { write_text(text, buffer, length) }
+}
+
+/// Writes a text where it fits; returns the bytes needed with the end, or 0 after an error.
+///
+/// # Safety
+/// `buffer` is null or has room for `length` bytes.
+unsafe fn write_text(text: Result<String, c_int>, buffer: *mut c_char, length: usize) -> usize {
+    let Ok(text) = text else { return 0 };
+    let needed = text.len() + 1;
+    if !buffer.is_null() && length >= needed {
+        // SAFETY: the caller's promise; `needed` fits.
+        unsafe {
+            std::ptr::copy_nonoverlapping(text.as_ptr().cast::<c_char>(), buffer, text.len());
+            buffer.add(text.len()).write(0);
         }
-        Ok(needed)
-    })
-    .unwrap_or(0)
+    }
+    needed
 }
 
 /// Forgets the peaks of a device.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_reset_peaks(device: c_int) -> c_int {
     status(|| current()?.reset_peaks(device_number(device)?))
+}
+
+/// Begins anew to count on a device what only ever grows.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_reset_totals(device: c_int) -> c_int {
+    status(|| current()?.reset_totals(device_number(device)?))
 }
 
 /// The text of the last error on this thread; empty if there was none. Good until the next call on this thread.

@@ -79,9 +79,9 @@ fields! {
     /// Its peak.
     shared_reserved_peak = |s| s.tiers[Shared].reserved.peak;
     /// What live blocks asked for, before rounding.
-    requested = |s| s.requested.current;
+    requested = |s| s.blocks.requested.current;
     /// Its peak.
-    requested_peak = |s| s.requested.peak;
+    requested_peak = |s| s.blocks.requested.peak;
     /// 0 loading, 1 active, 2 disabled, 3 freed.
     phase = |s| s.phase as u64;
     /// The reserve in force.
@@ -93,9 +93,9 @@ fields! {
     /// Persist in force.
     persist = |s| s.persist;
     /// Number of blocks given out.
-    mallocs = |s| s.mallocs;
+    mallocs = |s| s.blocks.count.total;
     /// Number of blocks given back.
-    frees = |s| s.frees;
+    frees = |s| s.blocks.count.taken();
     /// Number of requests for 0 bytes.
     zero_mallocs = |s| s.zero_mallocs;
     /// Number of requests that neither tier could satisfy.
@@ -112,10 +112,64 @@ fields! {
     fell_to_shared = |s| s.fell_to_shared;
     /// Bytes of them.
     fell_to_shared_bytes = |s| s.fell_to_shared_bytes;
-    /// Number of live blocks.
-    live_blocks = |s| s.live_blocks;
     /// Number of freed blocks that wait for other streams.
     retired_blocks = |s| s.retired_blocks;
+    /// Number of live blocks.
+    blocks = |s| s.blocks.count.current;
+    /// Its peak.
+    blocks_peak = |s| s.blocks.count.peak;
+    /// All of them ever, since the totals were reset.
+    blocks_total = |s| s.blocks.count.total;
+    /// Bytes of live blocks, rounded.
+    allocated = |s| s.blocks.allocated.current;
+    /// Its peak.
+    allocated_peak = |s| s.blocks.allocated.peak;
+    /// All of them ever, since the totals were reset.
+    allocated_total = |s| s.blocks.allocated.total;
+    /// All of them ever, since the totals were reset.
+    requested_total = |s| s.blocks.requested.total;
+    /// Number of live small blocks.
+    small_blocks = |s| s.classes[0].count.current;
+    /// Its peak.
+    small_blocks_peak = |s| s.classes[0].count.peak;
+    /// All of them ever, since the totals were reset.
+    small_blocks_total = |s| s.classes[0].count.total;
+    /// Bytes of live small blocks, rounded.
+    small_allocated = |s| s.classes[0].allocated.current;
+    /// Its peak.
+    small_allocated_peak = |s| s.classes[0].allocated.peak;
+    /// All of them ever, since the totals were reset.
+    small_allocated_total = |s| s.classes[0].allocated.total;
+    /// Bytes that live small blocks asked for.
+    small_requested = |s| s.classes[0].requested.current;
+    /// Its peak.
+    small_requested_peak = |s| s.classes[0].requested.peak;
+    /// All of them ever, since the totals were reset.
+    small_requested_total = |s| s.classes[0].requested.total;
+    /// Number of live large blocks.
+    large_blocks = |s| s.classes[1].count.current;
+    /// Its peak.
+    large_blocks_peak = |s| s.classes[1].count.peak;
+    /// All of them ever, since the totals were reset.
+    large_blocks_total = |s| s.classes[1].count.total;
+    /// Bytes of live large blocks, rounded.
+    large_allocated = |s| s.classes[1].allocated.current;
+    /// Its peak.
+    large_allocated_peak = |s| s.classes[1].allocated.peak;
+    /// All of them ever, since the totals were reset.
+    large_allocated_total = |s| s.classes[1].allocated.total;
+    /// Bytes that live large blocks asked for.
+    large_requested = |s| s.classes[1].requested.current;
+    /// Its peak.
+    large_requested_peak = |s| s.classes[1].requested.peak;
+    /// All of them ever, since the totals were reset.
+    large_requested_total = |s| s.classes[1].requested.total;
+    /// Backing held from the driver in both tiers.
+    reserved = |s| s.reserved.current;
+    /// Its peak.
+    reserved_peak = |s| s.reserved.peak;
+    /// All of it ever, since the totals were reset.
+    reserved_total = |s| s.reserved.total;
 }
 
 /// The statistics as one JSON object: the fields of [`GkStats`] by name, `phase_name`, the device's name, which rung of the ladder its

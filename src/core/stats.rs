@@ -1,14 +1,17 @@
 //! What is counted, for everybody who watches.
 
+use super::arena::Class;
 use super::tier::{PerTier, Tier};
 
-/// A quantity in bytes: now, and at most since the last reset of the peaks.
+/// A quantity, in bytes unless said otherwise: now, at most since the last reset of the peaks, and all that was ever added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gauge {
     /// Now.
     pub current: u64,
     /// The most since the peaks were last reset.
     pub peak: u64,
+    /// All that was added since the totals were last reset.
+    pub total: u64,
 }
 
 impl Gauge {
@@ -16,6 +19,7 @@ impl Gauge {
     #[inline]
     pub fn add(&mut self, bytes: u64) {
         self.current += bytes;
+        self.total += bytes;
         self.peak = self.peak.max(self.current);
     }
 
@@ -27,13 +31,41 @@ impl Gauge {
 
     /// Sets it.
     pub fn set(&mut self, bytes: u64) {
+        self.total += bytes.saturating_sub(self.current);
         self.current = bytes;
         self.peak = self.peak.max(bytes);
     }
 
-    /// Forgets the peak.
-    pub fn reset_peak(&mut self) {
-        self.peak = self.current;
+    /// All that was taken from it since the totals were last reset.
+    pub fn taken(&self) -> u64 {
+        self.total.saturating_sub(self.current)
+    }
+}
+
+/// The gauges of blocks, whichever tier they lie in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlockStats {
+    /// Number of live blocks.
+    pub count: Gauge,
+    /// Their bytes, rounded up to 512 each.
+    pub allocated: Gauge,
+    /// The bytes asked for, before rounding.
+    pub requested: Gauge,
+}
+
+impl BlockStats {
+    #[inline]
+    fn add(&mut self, bytes: u64, requested: u64) {
+        self.count.add(1);
+        self.allocated.add(bytes);
+        self.requested.add(requested);
+    }
+
+    #[inline]
+    fn sub(&mut self, bytes: u64, requested: u64) {
+        self.count.sub(1);
+        self.allocated.sub(bytes);
+        self.requested.sub(requested);
     }
 }
 
@@ -84,8 +116,12 @@ pub struct Stats {
     pub tiers: PerTier<TierStats>,
     /// What may be backed in each tier, at most.
     pub capacity: PerTier<u64>,
-    /// Bytes asked for by the live blocks, before rounding.
-    pub requested: Gauge,
+    /// All blocks.
+    pub blocks: BlockStats,
+    /// The small ones, and the large ones.
+    pub classes: [BlockStats; 2],
+    /// Bytes of backing held from the driver in both tiers.
+    pub reserved: Gauge,
     /// Which part of its life the device is in.
     pub phase: Phase,
     /// The reserve in force.
@@ -94,10 +130,6 @@ pub struct Stats {
     pub reserve_used: Gauge,
     /// Persist in force.
     pub persist: u64,
-    /// Blocks given out, without those of size 0.
-    pub mallocs: u64,
-    /// Blocks given back.
-    pub frees: u64,
     /// Requests for 0 bytes.
     pub zero_mallocs: u64,
     /// Requests that neither tier could satisfy.
@@ -114,8 +146,6 @@ pub struct Stats {
     pub fell_to_shared: u64,
     /// Bytes of them.
     pub fell_to_shared_bytes: u64,
-    /// Live blocks.
-    pub live_blocks: u64,
     /// Blocks given back that still wait for work on other streams.
     pub retired_blocks: u64,
 }
@@ -123,10 +153,9 @@ pub struct Stats {
 impl Stats {
     /// A block came to life, all of it in one tier. O(1).
     #[inline]
-    pub(crate) fn allocate(&mut self, tier: Tier, bytes: u64, requested: u64, scratch: bool) {
-        self.mallocs += 1;
-        self.live_blocks += 1;
-        self.requested.add(requested);
+    pub(crate) fn allocate(&mut self, tier: Tier, class: Class, bytes: u64, requested: u64, scratch: bool) {
+        self.blocks.add(bytes, requested);
+        self.classes[class as usize].add(bytes, requested);
         let stats = &mut self.tiers[tier];
         stats.allocated.add(bytes);
         stats.active.add(bytes);
@@ -150,29 +179,28 @@ impl Stats {
 
     /// A block was given back, besides what is said of its parts. O(1).
     #[inline]
-    pub(crate) fn free(&mut self, requested: u64) {
-        self.frees += 1;
-        self.live_blocks -= 1;
-        self.requested.sub(requested);
+    pub(crate) fn free(&mut self, class: Class, bytes: u64, requested: u64) {
+        self.blocks.sub(bytes, requested);
+        self.classes[class as usize].sub(bytes, requested);
+    }
+
+    fn gauges(&mut self) -> impl Iterator<Item = &mut Gauge> {
+        let tiers =
+            self.tiers.iter_mut().flat_map(|t| [&mut t.allocated, &mut t.active, &mut t.mapped, &mut t.reserved]);
+        let blocks = std::iter::once(&mut self.blocks).chain(&mut self.classes);
+        let blocks = blocks.flat_map(|b| [&mut b.count, &mut b.allocated, &mut b.requested]);
+        tiers.chain(blocks).chain([&mut self.reserved, &mut self.reserve_used])
     }
 
     /// Forgets all peaks.
     pub fn reset_peaks(&mut self) {
-        for tier in Tier::ALL {
-            let stats = &mut self.tiers[tier];
-            for gauge in [&mut stats.allocated, &mut stats.active, &mut stats.mapped, &mut stats.reserved] {
-                gauge.reset_peak();
-            }
-        }
-        self.requested.reset_peak();
-        self.reserve_used.reset_peak();
+        self.gauges().for_each(|gauge| gauge.peak = gauge.current);
     }
 
     /// Forgets what was counted since the beginning; what is true now stays.
-    pub fn reset_accumulated(&mut self) {
+    pub fn reset_totals(&mut self) {
+        self.gauges().for_each(|gauge| gauge.total = gauge.current);
         for count in [
-            &mut self.mallocs,
-            &mut self.frees,
             &mut self.zero_mallocs,
             &mut self.out_of_memory,
             &mut self.retries,

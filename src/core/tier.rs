@@ -51,6 +51,18 @@ impl<T> PerTier<T> {
     }
 }
 
+impl<T> PerTier<T> {
+    /// Each tier's.
+    pub fn iter(&self) -> std::slice::Iter<'_, T> {
+        self.0.iter()
+    }
+
+    /// Each tier's, to be changed.
+    pub fn iter_mut(&mut self) -> std::slice::IterMut<'_, T> {
+        self.0.iter_mut()
+    }
+}
+
 impl<T> Index<Tier> for PerTier<T> {
     type Output = T;
     fn index(&self, tier: Tier) -> &T {

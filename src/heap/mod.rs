@@ -31,7 +31,7 @@ use crate::error::Error;
 
 pub use migrate::Moved;
 pub use pools::PoolId;
-pub use report::{ArenaMap, GranuleMap, MemoryMap};
+pub use report::{ArenaMap, BlockState, GranuleMap, MemoryMap, Segment, SegmentBlock};
 
 /// How a heap is set up. Bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -203,7 +203,7 @@ impl Heap {
         if scratch {
             bound.core.marks_mut(id).scratch = true;
         }
-        self.stats.allocate(tier, size, bytes, scratch);
+        self.stats.allocate(tier, bound.core.class(), size, bytes, scratch);
         bound.base + bound.core.extent(id).0
     }
 
@@ -219,7 +219,7 @@ impl Heap {
         let (owner, marks) = core.owner(id);
         let stream = self.streams.number_at_free(stream, owner)?;
         let (_, size) = core.extent(id);
-        self.stats.free(core.requested(id));
+        self.stats.free(core.class(), size, core.requested(id));
         match core.tier(id) {
             Some(tier) => self.stats.free_part(tier, size, marks.scratch, marks.shared_use),
             None => {
@@ -367,6 +367,7 @@ impl Heap {
             self.stats.tiers[tier].mapped.set(mapped);
             self.stats.tiers[tier].reserved.set(reserved);
         }
+        self.stats.reserved.set(self.stats.tiers.iter().map(|tier| tier.reserved.current).sum());
     }
 
     /// Keeps in stock what is promised: the part of the reserve that is not handed out, and the working room. What the driver will

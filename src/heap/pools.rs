@@ -38,6 +38,11 @@ impl Pools {
         index >= FIRST_OF_POOLS && self.pools.iter().any(|pool| pool.arenas.contains(&index))
     }
 
+    /// The pool that an arena belongs to.
+    pub(super) fn of_arena(&self, index: usize) -> Option<PoolId> {
+        self.pools.iter().find(|pool| pool.arenas.contains(&index)).map(|pool| pool.id)
+    }
+
     fn find(&mut self, id: PoolId) -> Result<&mut Pool, Error> {
         let unknown = || Error::Argument(format!("no graph pool ({}, {}) was begun on this device", id.0, id.1));
         self.pools.iter_mut().find(|pool| pool.id == id).ok_or_else(unknown)

@@ -1,7 +1,7 @@
 //! The memory map: what lies where, for people and their tools.
 
-use super::{Heap, SCRATCH};
-use crate::core::Tier;
+use super::{Heap, PoolId, SCRATCH};
+use crate::core::{Block, Class, PerTier, Tier};
 
 /// One granule, and how many of its bytes each kind of block fills.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,7 +42,104 @@ pub struct MemoryMap {
     pub stock_shared: u64,
 }
 
+/// A block in a [`Segment`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentBlock {
+    /// Its first address.
+    pub address: u64,
+    /// Its length.
+    pub size: u64,
+    /// What was asked for; 0 for free space.
+    pub requested: u64,
+    /// The stream it belongs to, by its handle.
+    pub stream: u64,
+    /// Whether it is in use, waits for other streams, or is free space.
+    pub state: BlockState,
+    /// How many of its bytes lie in each tier.
+    pub residency: PerTier<u64>,
+}
+
+/// What a block is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockState {
+    /// In use.
+    Live,
+    /// Given back, and waiting for work on other streams.
+    Retired,
+    /// Free space.
+    Free,
+}
+
+/// A run of backed granules of one arena, with its blocks and the free space between them, in the order of their addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Its first address.
+    pub address: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// Which blocks its arena is for.
+    pub class: Class,
+    /// The graph pool that it belongs to.
+    pub pool: Option<PoolId>,
+    /// What lies in it.
+    pub blocks: Vec<SegmentBlock>,
+}
+
 impl Heap {
+    /// Every segment. O(blocks + granules).
+    pub fn segments(&self) -> Vec<Segment> {
+        let mut segments = Vec::new();
+        for (index, bound) in self.arenas.iter().enumerate() {
+            let mut blocks: Vec<Block> = bound.core.blocks().collect();
+            blocks.sort_unstable_by_key(|block| block.offset);
+            let mut blocks = blocks.into_iter().peekable();
+            let tiers: Vec<_> =
+                (0..bound.core.granule_count()).map(|granule| bound.core.tier_of_granule(granule)).collect();
+            let mut granule = 0;
+            for run in tiers.chunk_by(|a, b| a.is_some() == b.is_some()) {
+                let (start, bytes) = (granule * self.granule, run.len() as u64 * self.granule);
+                granule += run.len() as u64;
+                if run[0].is_none() {
+                    continue;
+                }
+                let (mut at, end, mut inside) = (start, start + bytes, Vec::new());
+                let free = |from: u64, to: u64| SegmentBlock {
+                    address: bound.base + from,
+                    size: to - from,
+                    requested: 0,
+                    stream: 0,
+                    state: BlockState::Free,
+                    residency: PerTier::default(),
+                };
+                while let Some(block) = blocks.next_if(|block| block.offset < end) {
+                    if block.offset > at {
+                        inside.push(free(at, block.offset));
+                    }
+                    inside.push(SegmentBlock {
+                        address: bound.base + block.offset,
+                        size: block.size,
+                        requested: block.requested,
+                        stream: self.streams.raw(block.stream),
+                        state: if block.retired { BlockState::Retired } else { BlockState::Live },
+                        residency: bound.core.residency(block.id),
+                    });
+                    at = block.offset + block.size;
+                }
+                if at < end {
+                    inside.push(free(at, end));
+                }
+                segments.push(Segment {
+                    address: bound.base + start,
+                    bytes,
+                    class: bound.core.class(),
+                    pool: self.pools.of_arena(index),
+                    blocks: inside,
+                });
+            }
+        }
+        segments
+    }
+
     /// What lies where. O(blocks + granules).
     pub fn map(&self) -> MemoryMap {
         let mut arenas = Vec::new();

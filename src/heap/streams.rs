@@ -91,6 +91,11 @@ impl Streams {
         self.number(stream)
     }
 
+    /// The handle by which a stream was first met.
+    pub(super) fn raw(&self, id: StreamId) -> u64 {
+        self.keys[id.0 as usize].raw
+    }
+
     /// The driver's handle of a stream, if this thread can name it.
     fn handle(&self, id: StreamId) -> Option<Stream> {
         let key = self.keys[id.0 as usize];

@@ -22,7 +22,7 @@ use crate::core::placement::Order;
 use crate::core::{PerTier, Stats, Tier};
 use crate::driver::{DeviceInfo, Driver, Stream};
 use crate::error::Error;
-use crate::heap::{Heap, HeapOptions, MemoryMap, Moved, PoolId};
+use crate::heap::{Heap, HeapOptions, MemoryMap, Moved, PoolId, Segment};
 
 pub use options::{OPTIONS, OptionRow, Options, reference};
 
@@ -283,6 +283,15 @@ impl Kitten {
         Ok(())
     }
 
+    /// Begins anew to count on a device what only ever grows.
+    ///
+    /// # Errors
+    /// As for [`stats`](Kitten::stats).
+    pub fn reset_totals(&self, device: usize) -> Result<(), Error> {
+        self.heap(device)?.stats_mut().reset_totals();
+        Ok(())
+    }
+
     /// What a device was found to be and have when it was first used.
     ///
     /// # Errors
@@ -297,6 +306,14 @@ impl Kitten {
     /// As for [`stats`](Kitten::stats).
     pub fn map(&self, device: usize) -> Result<MemoryMap, Error> {
         Ok(self.heap(device)?.map())
+    }
+
+    /// Every segment of a device, with its blocks.
+    ///
+    /// # Errors
+    /// As for [`stats`](Kitten::stats).
+    pub fn segments(&self, device: usize) -> Result<Vec<Segment>, Error> {
+        Ok(self.heap(device)?.segments())
     }
 
     /// Limits what a device's dedicated tier may hold to a fraction of the card.

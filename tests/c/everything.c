@@ -50,7 +50,7 @@ static void blocks(void) {
     CHECK(strstr(gk_last_error(), "not the start of a live block"));
     gk_free(&length, 1, 0, NULL);
     gk_free(NULL, 0, 0, NULL);
-    CHECK(stats_of(0).live_blocks == 0 && stats_of(0).zero_mallocs == 1);
+    CHECK(stats_of(0).blocks == 0 && stats_of(0).zero_mallocs == 1);
 }
 
 static void actions(void) {
@@ -76,7 +76,7 @@ static void actions(void) {
     CHECK(gk_tier(block + 9 * MIB, NULL, NULL) == GK_NOT_ALLOCATED);
     for (size_t i = 0; i < 9 * MIB; i++)
         CHECK(block[i] == 42);
-    CHECK(gk_reset_peaks(0) == GK_OK);
+    CHECK(gk_reset_peaks(0) == GK_OK && gk_reset_totals(0) == GK_OK);
     gk_memory_fraction(0.5, 0);
     gk_memory_fraction(2.0, 0);
     CHECK(strstr(gk_last_error(), "between 0 and 1"));
@@ -104,6 +104,11 @@ static void statistics(void) {
     CHECK(strstr(text, "\"phase_name\":\"freed\"") && strstr(text, "\"rung\":\"host_numa\"") && strstr(text, "\"shared_capacity\":"));
     free(text);
     CHECK(gk_stats_json(9, NULL, 0) == 0);
+    CHECK(gk_torch_malloc(0, 0, NULL) == NULL && gk_torch_malloc(1, 99, NULL) == NULL);
+    needed = gk_snapshot_json(0, NULL, 0);
+    text = (char *)malloc(needed);
+    CHECK(needed > 2 && gk_snapshot_json(0, text, needed) == needed && text[0] == '[');
+    free(text);
     CHECK(gk_stats(0, NULL) == GK_ARGUMENT);
     struct gk_stats old;
     memset(&old, 0xee, sizeof old);
@@ -117,7 +122,7 @@ int main(void) {
     CHECK(strlen(gk_version()) > 0 && strlen(gk_last_error()) == 0);
     options();
     gk_init(1);
-    CHECK(gk_reset_peaks(0) == GK_OK);
+    CHECK(gk_reset_peaks(0) == GK_OK && gk_reset_totals(0) == GK_OK);
     CHECK(gk_configure("persist:0") == GK_REFUSED);
     blocks();
     actions();

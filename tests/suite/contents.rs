@@ -93,8 +93,8 @@ fn a_million_operations_lose_no_byte() {
     assert!(actions.load(Ordering::Relaxed) > 100);
     for device in 0..2 {
         let stats = kitten.stats(device).unwrap();
-        assert_eq!((stats.live_blocks, stats.requested.current), (0, 0));
-        assert_eq!(stats.mallocs, stats.frees);
+        assert_eq!((stats.blocks.count.current, stats.blocks.requested.current), (0, 0));
+        assert_eq!(stats.blocks.count.total, stats.blocks.count.taken());
         assert!(stats.migrations > 100, "{} migrations", stats.migrations);
         for tier in Tier::ALL {
             let tier = &stats.tiers[tier];

@@ -72,7 +72,12 @@ pub(crate) extern "C" fn no_operation() -> c_int {
 ///
 /// # Safety
 /// `symbol` is null or a string; `found` may be written to; `status` may be, or is null.
-pub(crate) unsafe fn find(symbol: *const c_char, found: *mut *mut c_void, version: c_int, status: *mut c_int) -> Result {
+pub(crate) unsafe fn find(
+    symbol: *const c_char,
+    found: *mut *mut c_void,
+    version: c_int,
+    status: *mut c_int,
+) -> Result {
     let mut outcome = 0;
     let result = crate::machine::current().and_then(|machine| {
         if symbol.is_null() {

@@ -97,7 +97,11 @@ pub extern "C" fn cudaStreamWaitEvent(stream: u64, event: u64, _flags: c_uint) -
 /// # Safety
 /// `run` may be called with `data`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cudaLaunchHostFunc(stream: u64, run: unsafe extern "C" fn(*mut c_void), data: *mut c_void) -> c_int {
+pub unsafe extern "C" fn cudaLaunchHostFunc(
+    stream: u64,
+    run: unsafe extern "C" fn(*mut c_void),
+    data: *mut c_void,
+) -> c_int {
     let mut now = false;
     let code = call(|machine| {
         now = !machine.gpu.is_capturing(stream)?;

@@ -1,0 +1,167 @@
+//! Errors as C++ exceptions of PyTorch's own: PyTorch does not look whether an allocator returned null, so the only way to tell it of an
+//! out of memory is to throw, and what it turns into `torch.OutOfMemoryError` is `c10::OutOfMemoryError`.
+//!
+//! The classes are found at run time in the PyTorch that the process has, by their mangled names. Nothing here is linked.
+
+/// What is thrown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exception {
+    /// `c10::OutOfMemoryError`: Python's `torch.OutOfMemoryError`.
+    OutOfMemory,
+    /// `c10::Error`: Python's `RuntimeError`.
+    Error,
+}
+
+#[cfg(target_os = "linux")]
+pub(super) use linux::throw;
+
+/// There is no way known to throw here.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn throw(_exception: Exception, _text: &std::ffi::CStr) {}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::ffi::{CStr, c_char, c_int, c_void};
+    use std::ptr::NonNull;
+
+    use libloading::os::unix::{Library, RTLD_LAZY};
+    use once_cell::sync::OnceCell;
+
+    use super::Exception;
+
+    /// `RTLD_NOLOAD`.
+    const NOLOAD: c_int = 0x4;
+    /// More than any version of the exception takes up (some 150 bytes in PyTorch 2.15).
+    const ROOM: usize = 1024;
+    /// Where the functions of a vtable begin, behind the offset to the top and the type information (Itanium C++ ABI, 2.5.2).
+    const FUNCTIONS: usize = 2 * size_of::<usize>();
+
+    /// `c10::SourceLocation`.
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct SourceLocation {
+        function: *const c_char,
+        file: *const c_char,
+        line: u32,
+    }
+
+    /// Room for a `std::string` of either ABI of libstdc++: at most 32 bytes.
+    #[repr(C, align(8))]
+    struct Text([u8; 32]);
+
+    type ConstructText = unsafe extern "C" fn(*mut Text, *const c_char, *const u8);
+    type DestroyText = unsafe extern "C" fn(*mut Text);
+    /// `c10::Error::Error(SourceLocation, std::string)`; the string goes by hidden reference.
+    type ConstructError = unsafe extern "C-unwind" fn(*mut c_void, SourceLocation, *mut Text);
+    type Allocate = unsafe extern "C" fn(usize) -> *mut c_void;
+    type Destroy = unsafe extern "C" fn(*mut c_void);
+    type Throw = unsafe extern "C-unwind" fn(*mut c_void, *const c_void, Option<Destroy>) -> !;
+
+    /// A class: its type information and its vtable.
+    #[derive(Clone, Copy)]
+    struct Class {
+        info: NonNull<c_void>,
+        vtable: NonNull<c_void>,
+    }
+
+    /// What is needed to throw.
+    struct Thrower {
+        construct_text: ConstructText,
+        destroy_text: DestroyText,
+        construct_error: ConstructError,
+        allocate: Allocate,
+        throw: Throw,
+        out_of_memory: Option<Class>,
+        error: Class,
+    }
+
+    // SAFETY: the pointers are to what lives in libraries for good.
+    unsafe impl Send for Thrower {}
+    // SAFETY: as above.
+    unsafe impl Sync for Thrower {}
+
+    struct Libraries(Vec<Library>);
+
+    impl Libraries {
+        /// Those that the process has.
+        fn loaded() -> Libraries {
+            let open = |name: &&str| {
+                // SAFETY: nothing is loaded, so nothing is run.
+                unsafe { Library::open(Some(*name), RTLD_LAZY | NOLOAD) }.ok()
+            };
+            Libraries(["libc10.so", "libc10_cuda.so", "libstdc++.so.6"].iter().filter_map(open).collect())
+        }
+
+        fn find(&self, name: &str) -> Option<NonNull<c_void>> {
+            self.0.iter().find_map(|library| {
+                // SAFETY: the address is only looked at here.
+                let symbol = unsafe { library.get::<*mut c_void>(name) }.ok()?;
+                NonNull::new(symbol.into_raw())
+            })
+        }
+
+        fn class(&self, name: &str) -> Option<Class> {
+            Some(Class { info: self.find(&format!("_ZTI{name}"))?, vtable: self.find(&format!("_ZTV{name}"))? })
+        }
+    }
+
+    impl Thrower {
+        /// In the PyTorch of the process; of the two ABIs of `std::string`, the one that it was built with.
+        fn find() -> Option<Thrower> {
+            let libraries = Libraries::loaded();
+            let error = "_ZN3c105ErrorC2ENS_14SourceLocationE";
+            let new = "NSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE";
+            let (construct, destroy, found) = match libraries.find(&format!("{error}{new}")) {
+                Some(found) => {
+                    let text = "_ZNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEE";
+                    (format!("{text}C1EPKcRKS3_"), format!("{text}D1Ev"), found)
+                }
+                None => ("_ZNSsC1EPKcRKSaIcE".into(), "_ZNSsD1Ev".into(), libraries.find(&format!("{error}Ss"))?),
+            };
+            // SAFETY: the mangled names say what the functions take.
+            let thrower = unsafe {
+                Thrower {
+                    construct_text: std::mem::transmute::<NonNull<c_void>, ConstructText>(libraries.find(&construct)?),
+                    destroy_text: std::mem::transmute::<NonNull<c_void>, DestroyText>(libraries.find(&destroy)?),
+                    construct_error: std::mem::transmute::<NonNull<c_void>, ConstructError>(found),
+                    allocate: std::mem::transmute::<NonNull<c_void>, Allocate>(
+                        libraries.find("__cxa_allocate_exception")?,
+                    ),
+                    throw: std::mem::transmute::<NonNull<c_void>, Throw>(libraries.find("__cxa_throw")?),
+                    out_of_memory: libraries.class("N3c1016OutOfMemoryErrorE"),
+                    error: libraries.class("N3c105ErrorE")?,
+                }
+            };
+            // The libraries stay as long as the process: what was found points into them.
+            std::mem::forget(libraries);
+            Some(thrower)
+        }
+    }
+
+    /// Throws; returns only where the process has no PyTorch, or one that cannot be thrown at.
+    pub(in crate::abi) fn throw(exception: Exception, text: &CStr) {
+        static THROWER: OnceCell<Thrower> = OnceCell::new();
+        let Ok(thrower) = THROWER.get_or_try_init(|| Thrower::find().ok_or(())) else { return };
+        let class = match exception {
+            Exception::OutOfMemory => thrower.out_of_memory.unwrap_or(thrower.error),
+            Exception::Error => thrower.error,
+        };
+        let location =
+            SourceLocation { function: c"gk_torch_malloc".as_ptr(), file: c"giant-kitten".as_ptr(), line: 0 };
+        // SAFETY: the object has room for any version of the class, and is constructed as its base, of which it is no more than the
+        // name; then it gets its own vtable, whose first function destroys it. The string is destroyed before the throw, which
+        // unwinds through no frame of ours that has anything to destroy.
+        unsafe {
+            let object = (thrower.allocate)(ROOM);
+            let mut string = Text([0; 32]);
+            let allocator = 0;
+            (thrower.construct_text)(&mut string, text.as_ptr(), &allocator);
+            (thrower.construct_error)(object, location, &mut string);
+            (thrower.destroy_text)(&mut string);
+            let functions = class.vtable.as_ptr().byte_add(FUNCTIONS);
+            object.cast::<*mut c_void>().write(functions);
+            let destroy = functions.cast::<Destroy>().read();
+            (thrower.throw)(object, class.info.as_ptr(), Some(destroy))
+        }
+    }
+}
