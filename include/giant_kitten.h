@@ -85,6 +85,9 @@ struct gk_activation {
     int ignore_model;  /* not 0: blocks marked as the model's are not put before the others */
 };
 
+/* What the options say of an activation, for whoever wants to change a part of it. */
+int gk_defaults(struct gk_activation *activation);
+
 /* Places every live block: the model's first, then the others, each sorted by size, into the dedicated memory less reserve
  * less persist; the rest into shared. Then freezes: nothing is released or moved until the next action, and new blocks get
  * the reserve first. Null takes the options. GK_ARGUMENT or GK_REFUSED: nothing was moved. */
@@ -110,6 +113,7 @@ int gk_move(void *ptr, int tier);
 struct gk_stats {
     uint32_t size;
     uint32_t version;
+    uint64_t granule;            /* the unit in which memory is backed and moved */
     uint64_t dedicated_capacity; /* what the tier may hold at most */
     uint64_t shared_capacity;
     uint64_t dedicated_allocated; /* live blocks, each rounded up to 512 */
@@ -181,6 +185,13 @@ int gk_stats(int device, struct gk_stats *stats);
  * better rungs do not hold. Returns the bytes needed, the terminating 0 included, or 0 after an error; writes only if
  * `length` is enough. */
 size_t gk_stats_json(int device, char *buffer, size_t length);
+
+/* Where the calling thread's allocations go from now on: GK_SHARED, to the shared tier as long as that has room; GK_DEDICATED, as
+ * always. Returns what was so before. */
+int gk_prefer(int tier);
+
+/* Reads a size as in the options ("1.6GiB", or bytes) into *bytes. */
+int gk_parse_size(const char *text, uint64_t *bytes);
 
 /* Every segment (a run of backed granules of one arena) and block of a device as a JSON list; the buffer as above. */
 size_t gk_snapshot_json(int device, char *buffer, size_t length);

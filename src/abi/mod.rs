@@ -8,14 +8,14 @@ mod snapshot;
 mod stats;
 mod throw;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::core::{Tier, show_size};
+use crate::core::{Tier, parse_size, show_size};
 use crate::driver::{self, Stream};
 use crate::error::Error;
 use crate::heap::PoolId;
@@ -27,6 +27,13 @@ pub use stats::{GkStats, STATS_VERSION};
 pub const VARIABLE: &str = "GIANT_KITTEN";
 /// The environment variable that says what to log: `error`, `warn` (the default), `info`, `debug`.
 pub const LOG_VARIABLE: &str = "GIANT_KITTEN_LOG";
+
+/// How many threads prefer a tier; malloc looks here first.
+static PREFERENCES: AtomicU32 = AtomicU32::new(0);
+
+thread_local! {
+    static PREFERENCE: Cell<Option<Tier>> = const { Cell::new(None) };
+}
 
 /// What a call answers: done.
 pub const GK_OK: c_int = 0;
@@ -42,6 +49,11 @@ pub const GK_REFUSED: c_int = 4;
 pub const GK_DRIVER: c_int = 5;
 /// A fault of giant-kitten's own.
 pub const GK_INTERNAL: c_int = 6;
+
+/// The card's own memory.
+pub const GK_DEDICATED: c_int = 0;
+/// Host memory mapped for the GPU.
+pub const GK_SHARED: c_int = 1;
 
 /// The allocator that the functions below use. Those it pointed to before are leaked, so a reference stays good for ever.
 static CURRENT: AtomicPtr<Kitten> = AtomicPtr::new(std::ptr::null_mut());
@@ -167,11 +179,22 @@ fn stream_of(stream: *mut c_void) -> Stream {
     Stream(stream as u64)
 }
 
+#[inline]
+fn give(size: usize, device: c_int, stream: *mut c_void) -> Result<u64, Error> {
+    let kitten = current()?;
+    let device = device_number(device)?;
+    if PREFERENCES.load(Ordering::Relaxed) != 0
+        && let Some(Tier::Shared) = PREFERENCE.try_with(Cell::get).unwrap_or(None)
+    {
+        return kitten.malloc_shared(size, device, stream_of(stream));
+    }
+    kitten.malloc(size, device, stream_of(stream))
+}
+
 /// Gives out `size` bytes on `device` for `stream`. Null for size 0; null with `gk_last_error` set if there is none to give.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_malloc(size: usize, device: c_int, stream: *mut c_void) -> *mut c_void {
-    let given = guarded(|| current()?.malloc(size, device_number(device)?, stream_of(stream)));
-    match given {
+    match guarded(|| give(size, device, stream)) {
         Ok(address) => address as *mut c_void,
         Err(code) => refuse(code),
     }
@@ -189,8 +212,7 @@ fn refuse(code: c_int) -> *mut c_void {
 /// Null only for size 0, and in a process without a PyTorch to throw at.
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn gk_torch_malloc(size: usize, device: c_int, stream: *mut c_void) -> *mut c_void {
-    let given = guarded(|| current()?.malloc(size, device_number(device)?, stream_of(stream)));
-    match given {
+    match guarded(|| give(size, device, stream)) {
         Ok(address) => address as *mut c_void,
         Err(code) => throw_last(code),
     }
@@ -352,6 +374,17 @@ pub struct GkActivation {
     pub ignore_model: c_int,
 }
 
+impl From<Activation> for GkActivation {
+    fn from(from: Activation) -> Self {
+        GkActivation {
+            reserve: from.reserve,
+            persist: from.persist,
+            sort_reversed: c_int::from(from.sort_reversed),
+            ignore_model: c_int::from(from.ignore_model),
+        }
+    }
+}
+
 impl GkActivation {
     /// # Safety
     /// `given` is null or points to a struct.
@@ -367,6 +400,23 @@ impl GkActivation {
             },
         }
     }
+}
+
+/// What the options say of an activation: the start for whoever wants to change a part.
+///
+/// # Safety
+/// `activation` is null or may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_defaults(activation: *mut GkActivation) -> c_int {
+    status(|| {
+        let options: Activation = current()?.options().into();
+        // SAFETY: the caller's promise.
+        match unsafe { activation.as_mut() } {
+            Some(activation) => *activation = options.into(),
+            None => return Err(Error::Argument("gk_defaults needs a struct to write to: null was given".into())),
+        }
+        Ok(())
+    })
 }
 
 /// Places everything anew and freezes. Null takes the options. Nobody may launch work meanwhile.
@@ -440,11 +490,53 @@ pub unsafe extern "C" fn gk_tier(ptr: *mut c_void, dedicated: *mut u64, shared: 
 pub extern "C" fn gk_move(ptr: *mut c_void, tier: c_int) -> c_int {
     status(|| {
         let tier = match tier {
-            0 => Tier::Dedicated,
-            1 => Tier::Shared,
+            GK_DEDICATED => Tier::Dedicated,
+            GK_SHARED => Tier::Shared,
             _ => return Err(Error::Argument(format!("there is no tier {tier}: 0 is dedicated, 1 is shared"))),
         };
         current()?.move_block(ptr as u64, tier).map(drop)
+    })
+}
+
+/// Where the calling thread's allocations go from now on: 1 to the shared tier as long as that has room, anything else as always.
+/// Returns what was so before.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_prefer(tier: c_int) -> c_int {
+    let preference = (tier == GK_SHARED).then_some(Tier::Shared);
+    match (PREFERENCE.try_with(|kept| kept.replace(preference)).unwrap_or(None), preference) {
+        (None, Some(_)) => {
+            PREFERENCES.fetch_add(1, Ordering::Relaxed);
+            GK_DEDICATED
+        }
+        (Some(_), None) => {
+            PREFERENCES.fetch_sub(1, Ordering::Relaxed);
+            GK_SHARED
+        }
+        (before, _) => {
+            if before.is_some() {
+                GK_SHARED
+            } else {
+                GK_DEDICATED
+            }
+        }
+    }
+}
+
+/// Reads a size as in the options: a number with a unit, or bytes.
+///
+/// # Safety
+/// `text` is null or a string; `bytes` may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_parse_size(text: *const c_char, bytes: *mut u64) -> c_int {
+    status(|| {
+        // SAFETY: the caller's promise.
+        let (text, bytes) = unsafe { (text_of(text)?, bytes.as_mut()) };
+        let size = parse_size(text).map_err(Error::Argument)?;
+        match bytes {
+            Some(bytes) => *bytes = size,
+            None => return Err(Error::Argument("gk_parse_size needs a place for the answer: null was given".into())),
+        }
+        Ok(())
     })
 }
 

@@ -42,6 +42,8 @@ macro_rules! fields {
 use Tier::{Dedicated, Shared};
 
 fields! {
+    /// Bytes of a granule.
+    granule = |s| s.granule;
     /// What the dedicated tier may hold at most.
     dedicated_capacity = |s| s.capacity[Dedicated];
     /// What the shared tier may hold at most.

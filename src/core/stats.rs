@@ -114,6 +114,8 @@ impl Phase {
 pub struct Stats {
     /// The gauges of each tier.
     pub tiers: PerTier<TierStats>,
+    /// Bytes of a granule.
+    pub granule: u64,
     /// What may be backed in each tier, at most.
     pub capacity: PerTier<u64>,
     /// All blocks.

@@ -195,6 +195,16 @@ impl Heap {
         }
     }
 
+    /// [`malloc`](Heap::malloc) in the shared tier only; `None` where that has no room.
+    ///
+    /// # Errors
+    /// As for [`malloc`](Heap::malloc), but for out of memory.
+    pub fn malloc_shared(&mut self, bytes: u64, stream: Stream) -> Result<Option<u64>, Error> {
+        let Some(size) = rounded(bytes).filter(|_| !self.arenas.is_empty()) else { return Ok(None) };
+        let stream = self.streams.number(stream)?;
+        Ok(self.supply_shared(self.current + Class::of(size) as usize, size, bytes, stream))
+    }
+
     /// Counts a new block and says its address.
     #[inline]
     fn give(&mut self, index: usize, id: BlockId, size: u64, bytes: u64, tier: Tier) -> u64 {
@@ -290,6 +300,7 @@ impl Heap {
     /// What is counted.
     pub fn stats(&self) -> Stats {
         Stats {
+            granule: self.granule,
             capacity: self.ledger.capacity,
             reserve: self.ledger.reserve,
             persist: self.ledger.persist,

@@ -57,6 +57,12 @@ impl Heap {
         Err(self.out_of_memory(bytes))
     }
 
+    /// A block in the shared tier because the caller wants it there.
+    pub(super) fn supply_shared(&mut self, index: usize, size: u64, bytes: u64, stream: StreamId) -> Option<u64> {
+        let request = Request { index, size, bytes, stream };
+        self.take_elsewhere(request, Tier::Shared).or_else(|| self.grow(request, Tier::Shared))
+    }
+
     /// A free block of `tier` in arena `index`, of the request's own stream.
     fn take(&mut self, request: Request, index: usize, tier: Tier) -> Option<u64> {
         let id = self.arenas[index].core.take(request.size, request.bytes, tier, request.stream)?;

@@ -151,6 +151,20 @@ impl Kitten {
         heap.malloc(bytes as u64, stream, pool)
     }
 
+    /// [`malloc`](Kitten::malloc), in the shared tier as long as that has room; captures keep to their pools.
+    ///
+    /// # Errors
+    /// As for [`malloc`](Kitten::malloc).
+    pub fn malloc_shared(&self, bytes: usize, device: usize, stream: Stream) -> Result<u64, Error> {
+        if bytes > 0
+            && self.device(device)?.captures.load(Ordering::Acquire) == 0
+            && let Some(address) = self.heap(device)?.malloc_shared(bytes as u64, stream)?
+        {
+            return Ok(address);
+        }
+        self.malloc(bytes, device, stream)
+    }
+
     /// Which capture's pool an allocation belongs to. The filters are foreign code: no lock is held while they run.
     #[cold]
     fn pool_for(&self, device: usize, stream: Stream) -> Result<Option<PoolId>, Error> {

@@ -123,7 +123,8 @@ fn set_some_size(field: &mut Option<u64>, value: &str) -> Result<(), String> {
 }
 
 impl Options {
-    /// Reads the text of the environment variable `GIANT_KITTEN`. Empty, or `1`, is all defaults.
+    /// Reads the text of the environment variable `GIANT_KITTEN`. Empty, a `1` that only says
+    /// that giant-kitten is wanted, or a `0` that says it is not, is all defaults.
     ///
     /// # Errors
     /// A sentence for the first thing that is not understood, naming it and what may be given.
@@ -140,7 +141,7 @@ impl Options {
     pub fn apply(&mut self, text: &str) -> Result<(), String> {
         let mut options = self.clone();
         let text = text.trim();
-        if !matches!(text, "" | "1" | "on" | "true") {
+        if !matches!(text, "" | "1" | "on" | "true" | "0" | "off" | "false") {
             for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
                 options.apply_one(part)?;
             }

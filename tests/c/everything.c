@@ -105,6 +105,16 @@ static void statistics(void) {
     free(text);
     CHECK(gk_stats_json(9, NULL, 0) == 0);
     CHECK(gk_torch_malloc(0, 0, NULL) == NULL && gk_torch_malloc(1, 99, NULL) == NULL);
+    struct gk_activation defaults;
+    CHECK(gk_defaults(NULL) == GK_ARGUMENT && gk_defaults(&defaults) == GK_OK && defaults.sort_reversed == 0);
+    uint64_t bytes = 0, shared = 0;
+    CHECK(gk_parse_size("1.5GiB", &bytes) == GK_OK && bytes == (uint64_t)1536 * MIB);
+    CHECK(gk_parse_size("1.5", &bytes) == GK_ARGUMENT && gk_parse_size("1", NULL) == GK_ARGUMENT);
+    CHECK(gk_prefer(GK_SHARED) == GK_DEDICATED);
+    void *block = gk_malloc(5 * MIB, 0, NULL);
+    CHECK(gk_prefer(GK_DEDICATED) == GK_SHARED && gk_prefer(GK_DEDICATED) == GK_DEDICATED);
+    CHECK(gk_tier(block, &bytes, &shared) == GK_OK && bytes == 0 && shared == 5 * MIB);
+    gk_free(block, 5 * MIB, 0, NULL);
     needed = gk_snapshot_json(0, NULL, 0);
     text = (char *)malloc(needed);
     CHECK(needed > 2 && gk_snapshot_json(0, text, needed) == needed && text[0] == '[');
@@ -115,7 +125,7 @@ static void statistics(void) {
     old.size = 0;
     CHECK(gk_stats(0, &old) == GK_ARGUMENT && strstr(gk_last_error(), "size"));
     old.size = 16; /* a program that knows the first field only */
-    CHECK(gk_stats(0, &old) == GK_OK && old.size == 16 && old.shared_capacity == 0xeeeeeeeeeeeeeeeeu);
+    CHECK(gk_stats(0, &old) == GK_OK && old.size == 16 && old.dedicated_capacity == 0xeeeeeeeeeeeeeeeeu);
 }
 
 int main(void) {

@@ -1,0 +1,59 @@
+"""giant-kitten: a PyTorch CUDA allocator with two tiers of GPU memory.
+
+Dedicated memory is the card's own; shared memory is the host's, mapped for the GPU. `install()` before CUDA starts, or
+the environment variable `GIANT_KITTEN=1`, is all that a program needs; the rest is for those who want a say.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._install import install as install
+    from ._install import is_installed as is_installed
+    from ._library import Error as Error
+    from ._placement import activate as activate
+    from ._placement import dedicated as dedicated
+    from ._placement import disable as disable
+    from ._placement import free_vram as free_vram
+    from ._placement import mark as mark
+    from ._placement import residency as residency
+    from ._placement import shared as shared
+    from ._placement import tier as tier
+    from ._placement import to_dedicated as to_dedicated
+    from ._placement import to_shared as to_shared
+    from ._report import stats as stats
+    from ._report import summary as summary
+
+_HOMES = {
+    "install": "_install",
+    "is_installed": "_install",
+    "Error": "_library",
+    "activate": "_placement",
+    "dedicated": "_placement",
+    "disable": "_placement",
+    "free_vram": "_placement",
+    "mark": "_placement",
+    "residency": "_placement",
+    "shared": "_placement",
+    "tier": "_placement",
+    "to_dedicated": "_placement",
+    "to_shared": "_placement",
+    "stats": "_report",
+    "summary": "_report",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for when it is: at the start of every Python nothing is."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'giant_kitten' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,110 @@
+"""`python -m giant_kitten`: what was found on this machine, and programs run on the allocator."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+import sys
+
+from . import _library
+
+
+def doctor() -> int:
+    """Says what was found, and what to do about what is wrong. Returns how many things are."""
+    problems = 0
+
+    def say(name: str, found: str, remedy: str = "") -> None:
+        nonlocal problems
+        problems += bool(remedy)
+        print(f"{'!' if remedy else ' '} {name:12} {found}")
+        if remedy:
+            print(f"{'':15}{remedy}")
+
+    try:
+        version = _library.library().gk_version().decode()
+        say("library", f"giant-kitten {version}, {_library.path()}")
+    except _library.Error as why:
+        say("library", "cannot be loaded", str(why))
+        return problems
+    variable = os.environ.get("GIANT_KITTEN")
+    say("variable", f"GIANT_KITTEN={variable}" if variable else "GIANT_KITTEN is not set: programs must call install()")
+    from . import _install
+
+    for name in _install._VARIABLES:
+        text = os.environ.get(name, "")
+        if "backend" in text:
+            say(name, text, "the choice of a backend is ignored while giant-kitten is in use: take it out")
+        if "expandable_segments" in text:
+            say(name, f"{text}: without effect, giant-kitten's segments always grow")
+    try:
+        import torch
+
+        say("torch", f"{torch.__version__}, CUDA {torch.version.cuda}")
+        _install.install()
+    except ImportError as why:
+        say("torch", f"not here ({why})", "install a CUDA build of PyTorch beside giant-kitten")
+        return problems
+    except _library.Error as why:
+        say("torch", "cannot be served", str(why))
+        return problems
+    if not torch.cuda.is_available():
+        say("driver", "PyTorch finds no GPU", "is the NVIDIA driver installed, and recent enough for this PyTorch?")
+        return problems
+    from ._report import size, stats
+
+    for device in range(torch.cuda.device_count()):
+        try:
+            found = stats(device)
+        except _library.Error as why:
+            say(f"cuda:{device}", "cannot be used", str(why))
+            continue
+        say(f"cuda:{device}", f"{found['device']}: dedicated {size(found['dedicated_capacity'])}")
+        remedy = ""
+        if found["rung"] == "none":
+            remedy = "the driver offers no shared memory (it needs CUDA 12.2 or later): " + "; ".join(
+                found["rungs_refused"]
+            )
+        elif found["shared_capacity"] == 0:
+            remedy = 'the host has no memory to spare: close programs, or set the option "shared"'
+        say("", f"shared {size(found['shared_capacity'])} by {found['rung']}", remedy)
+    print("nothing is wrong" if problems == 0 else f"{problems} to mend")
+    return problems
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m giant_kitten", description=(__doc__ or "").split(": ")[1])
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("doctor", help="say what was found on this machine, and what to do about what is wrong")
+    commands.add_parser("stats", help="say what each device has, before anything is allocated")
+    runner = commands.add_parser("run", help="run a script on the allocator")
+    runner.add_argument("--options", help='as in GIANT_KITTEN: "reserve:1.6GiB,sort:reversed"')
+    runner.add_argument("script", help="the script")
+    runner.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
+    parsed = parser.parse_args(arguments)
+    if parsed.command == "doctor":
+        return 1 if doctor() else 0
+    from . import _install
+
+    try:
+        _install.install(getattr(parsed, "options", None))
+    except _library.Error as why:
+        print(f"giant-kitten: {why}", file=sys.stderr)
+        return 1
+    if parsed.command == "stats":
+        import torch
+
+        from ._report import summary
+
+        for device in range(torch.cuda.device_count()):
+            print(summary(device))
+        return 0
+    sys.argv = [parsed.script, *parsed.arguments]
+    sys.path[0] = os.path.dirname(os.path.abspath(parsed.script))
+    runpy.run_path(parsed.script, run_name="__main__")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""Devices as PyTorch's functions take them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def index(device: Any = None) -> int:
+    """The number of a device: of a number, a text such as "cuda:1", a torch.device, or None for the current one."""
+    import torch
+
+    if isinstance(device, int):
+        return device
+    if device is not None:
+        device = torch.device(device)
+        if device.type != "cuda":
+            raise ValueError(f"{device} is no CUDA device")
+        if device.index is not None:
+            return int(device.index)
+    return int(torch.cuda.current_device())

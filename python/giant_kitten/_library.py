@@ -1,0 +1,115 @@
+"""The library: its functions by ctypes, and its errors as exceptions."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+OUT_OF_MEMORY = 1
+
+DEDICATED, SHARED = 0, 1
+
+
+class Error(RuntimeError):
+    """What giant-kitten could not do: the text says why, and what to do about it."""
+
+
+class Activation(ctypes.Structure):
+    """`struct gk_activation`."""
+
+    _fields_ = (
+        ("reserve", ctypes.c_uint64),
+        ("persist", ctypes.c_uint64),
+        ("sort_reversed", ctypes.c_int),
+        ("ignore_model", ctypes.c_int),
+    )
+
+
+def path() -> Path:
+    """Where the library is: beside this file, or where GIANT_KITTEN_LIBRARY says."""
+    given = os.environ.get("GIANT_KITTEN_LIBRARY")
+    if given:
+        return Path(given)
+    name = {"win32": "giant_kitten.dll", "darwin": "libgiant_kitten.dylib"}.get(sys.platform, "libgiant_kitten.so")
+    return Path(__file__).with_name(name)
+
+
+_SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "gk_configure": (ctypes.c_int, (ctypes.c_char_p,)),
+    "gk_defaults": (ctypes.c_int, (ctypes.POINTER(Activation),)),
+    "gk_activate": (ctypes.c_int, (ctypes.c_int, ctypes.POINTER(Activation))),
+    "gk_disable": (ctypes.c_int, (ctypes.c_int, ctypes.POINTER(Activation))),
+    "gk_free_vram": (ctypes.c_int, (ctypes.c_int,)),
+    "gk_mark": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
+    "gk_tier": (ctypes.c_int, (ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_uint64))),
+    "gk_move": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
+    "gk_prefer": (ctypes.c_int, (ctypes.c_int,)),
+    "gk_parse_size": (ctypes.c_int, (ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint64))),
+    "gk_reset_peaks": (ctypes.c_int, (ctypes.c_int,)),
+    "gk_reset_totals": (ctypes.c_int, (ctypes.c_int,)),
+    "gk_memory_fraction": (None, (ctypes.c_double, ctypes.c_int)),
+    "gk_stats_json": (ctypes.c_size_t, (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)),
+    "gk_snapshot_json": (ctypes.c_size_t, (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)),
+    "gk_last_error": (ctypes.c_char_p, ()),
+    "gk_version": (ctypes.c_char_p, ()),
+}
+
+
+@functools.lru_cache(maxsize=1)
+def library() -> ctypes.PyDLL:
+    """The library. Its calls keep Python's lock, so that no Python thread launches work during an action."""
+    where = path()
+    try:
+        loaded = ctypes.PyDLL(str(where))
+    except OSError as why:
+        raise Error(
+            f"giant-kitten's library cannot be loaded from {where} ({why}): reinstall the package, or set "
+            "GIANT_KITTEN_LIBRARY to where it is"
+        ) from why
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = result, arguments
+    return loaded
+
+
+def fail() -> NoReturn:
+    """Raises what the library said last."""
+    raise Error(library().gk_last_error().decode("utf-8", "replace"))
+
+
+def call(name: str, *arguments: Any) -> None:
+    """Calls a function that answers with a code."""
+    if getattr(library(), name)(*arguments) != 0:
+        fail()
+
+
+def read_json(name: str, device: int) -> Any:
+    """Calls a function that writes JSON about a device."""
+    function = getattr(library(), name)
+    needed = function(device, None, 0)
+    while needed:
+        buffer = ctypes.create_string_buffer(needed)
+        again = function(device, buffer, needed)
+        if 0 < again <= needed:
+            return json.loads(buffer.value)
+        needed = again
+    fail()
+
+
+def parse_size(size: int | str) -> int:
+    """A size in bytes, of a number or of a text such as "1.6GiB"."""
+    if isinstance(size, int) and not isinstance(size, bool):
+        if size < 0:
+            raise ValueError(f"a size of {size} bytes cannot be")
+        return size
+    if not isinstance(size, str):
+        raise TypeError(f'a size is a number of bytes or a text such as "1.6GiB", not {size!r}')
+    parsed = ctypes.c_uint64()
+    if library().gk_parse_size(size.encode(), ctypes.byref(parsed)) != 0:
+        raise ValueError(library().gk_last_error().decode("utf-8", "replace"))
+    return parsed.value

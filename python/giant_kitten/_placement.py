@@ -1,0 +1,155 @@
+"""What lives where: the actions, and single tensors and modules."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from . import _library
+from ._device import index as _index
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+T = TypeVar("T")
+
+
+def activate(
+    reserve: int | str | None = None,
+    model: Any = None,
+    sort_reversed: bool | None = None,
+    ignore_model: bool | None = None,
+    persist: int | str | None = None,
+    device: Any = None,
+) -> None:
+    """Places everything on a device anew and freezes it; what comes afterwards gets the reserve first.
+
+    `reserve` and `persist` are sizes, in bytes or as "1.6GiB"; `model` is a module, a tensor, or several, to be placed
+    first. What is not given is as the options say. Tensors keep their addresses and contents.
+
+    To be called between two pieces of work, never while another thread launches any.
+    """
+    if model is not None:
+        mark(model)
+    request = _activation(reserve, persist, sort_reversed, ignore_model)
+    _library.call("gk_activate", _index(device), ctypes.byref(request))
+
+
+def disable(sort_reversed: bool | None = None, ignore_model: bool | None = None, device: Any = None) -> None:
+    """Places everything on a device anew without reserve and persist, and thaws it."""
+    request = _activation(None, None, sort_reversed, ignore_model)
+    _library.call("gk_disable", _index(device), ctypes.byref(request))
+
+
+def free_vram(device: Any = None) -> None:
+    """Moves everything on a device to shared memory and gives its own back to the driver. Tensors stay usable."""
+    _library.call("gk_free_vram", _index(device))
+
+
+def _activation(
+    reserve: int | str | None, persist: int | str | None, sort_reversed: bool | None, ignore_model: bool | None
+) -> _library.Activation:
+    wanted = _library.Activation()
+    _library.call("gk_defaults", ctypes.byref(wanted))
+    if reserve is not None:
+        wanted.reserve = _library.parse_size(reserve)
+    if persist is not None:
+        wanted.persist = _library.parse_size(persist)
+    if sort_reversed is not None:
+        wanted.sort_reversed = sort_reversed
+    if ignore_model is not None:
+        wanted.ignore_model = ignore_model
+    return wanted
+
+
+def mark(model: Any, is_model: bool = True) -> None:
+    """Says of modules or tensors that they belong to the model (or do not): `activate` places the model first."""
+    for pointer in _pointers(model):
+        _library.call("gk_mark", pointer, int(is_model))
+
+
+def residency(tensor: Any) -> dict[str, int]:
+    """Bytes of a tensor's memory in each tier: {"dedicated": ..., "shared": ...}."""
+    total = {"dedicated": 0, "shared": 0}
+    for pointer in _pointers(tensor):
+        dedicated, shared = ctypes.c_uint64(), ctypes.c_uint64()
+        _library.call("gk_tier", pointer, ctypes.byref(dedicated), ctypes.byref(shared))
+        total["dedicated"] += dedicated.value
+        total["shared"] += shared.value
+    return total
+
+
+def tier(tensor: Any) -> str:
+    """Where a tensor lies: "dedicated", "shared", or "both"."""
+    found = residency(tensor)
+    if found["shared"] == 0:
+        return "dedicated"
+    return "both" if found["dedicated"] else "shared"
+
+
+def to_shared(x: T) -> T:
+    """Moves a tensor, or a module's parameters and buffers, to shared memory, and returns it. No address changes."""
+    return _move(x, _library.SHARED)
+
+
+def to_dedicated(x: T) -> T:
+    """Moves a tensor, or a module's parameters and buffers, to the card's own memory, and returns it."""
+    return _move(x, _library.DEDICATED)
+
+
+def _move(x: T, to: int) -> T:
+    for pointer in _pointers(x):
+        _library.call("gk_move", pointer, to)
+    return x
+
+
+@contextlib.contextmanager
+def shared() -> Iterator[None]:
+    """What this thread allocates inside goes to shared memory, as long as that has room."""
+    with _preferring(_library.SHARED):
+        yield
+
+
+@contextlib.contextmanager
+def dedicated() -> Iterator[None]:
+    """What this thread allocates inside goes to the card's own memory as always, also within `shared()`."""
+    with _preferring(_library.DEDICATED):
+        yield
+
+
+@contextlib.contextmanager
+def _preferring(to: int) -> Iterator[None]:
+    before = _library.library().gk_prefer(to)
+    try:
+        yield
+    finally:
+        _library.library().gk_prefer(before)
+
+
+def _pointers(x: Any) -> list[int]:
+    """The storages of a tensor, a module, or several of them: each once, and only what is on a GPU."""
+    found: dict[int, None] = {}
+    for tensor in _tensors(x):
+        if tensor.device.type == "cuda":
+            pointer = tensor.untyped_storage().data_ptr()
+            if pointer:
+                found[pointer] = None
+    return list(found)
+
+
+def _tensors(x: Any) -> Iterable[Any]:
+    import torch
+
+    if isinstance(x, torch.Tensor):
+        yield x
+    elif isinstance(x, torch.nn.Module):
+        yield from x.parameters()
+        yield from x.buffers()
+    elif isinstance(x, (list, tuple, set, frozenset)):
+        for part in x:
+            yield from _tensors(part)
+    elif isinstance(x, dict):
+        yield from _tensors(list(x.values()))
+    else:
+        raise TypeError(f"a tensor, a module, or several of them are wanted, not {type(x).__name__}")

@@ -1,0 +1,42 @@
+"""The statistics, as numbers and for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import _library
+from ._device import index as _index
+
+
+def stats(device: Any = None) -> dict[str, Any]:
+    """Everything that is counted on a device, by name; bytes unless said otherwise (see docs/statistics.md)."""
+    found = _library.read_json("gk_stats_json", _index(device))
+    return dict(found)
+
+
+def summary(device: Any = None) -> str:
+    """What `stats` says, in a few lines."""
+    found = stats(device)
+    lines = [
+        f"giant-kitten on {found['device']}: {found['phase_name']}, shared memory by {found['rung']}",
+        f"{'':12}{'capacity':>12}{'allocated':>12}{'peak':>12}{'mapped':>12}{'held':>12}",
+    ]
+    for tier in ("dedicated", "shared"):
+        fields = ("capacity", "allocated", "allocated_peak", "mapped", "reserved")
+        lines.append(f"{tier:12}" + "".join(f"{size(found[f'{tier}_{field}']):>12}" for field in fields))
+    lines.append(
+        f"reserve {size(found['reserve'])}, in use {size(found['reserve_used'])}, "
+        f"high-water {size(found['reserve_high_water'])}; fell to shared {size(found['fell_to_shared_bytes'])} in "
+        f"{found['fell_to_shared']} blocks; moved {size(found['migrated_bytes'])}"
+    )
+    return "\n".join(lines)
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.2f} GiB"

@@ -1,0 +1,230 @@
+"""Completes PyTorch's own functions about memory, which refuse to work with any allocator but its own.
+
+They are replaced below `torch.cuda`, in `torch._C`, where everything that is derived from them looks them up.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+from . import _library
+
+_fractions: dict[int, float] = {}
+
+
+def complete(torch: Any) -> None:
+    """Replaces what would raise."""
+    c = torch._C
+    c._cuda_memoryStats = memory_stats
+    c._cuda_resetPeakMemoryStats = lambda device: _library.call("gk_reset_peaks", device)
+    c._cuda_resetAccumulatedMemoryStats = lambda device: _library.call("gk_reset_totals", device)
+    c._cuda_memorySnapshot = memory_snapshot
+    c._cuda_getMemoryFraction = lambda device: _fractions.get(device, 1.0)
+    c._cuda_setMemoryFraction = _remembering(c._cuda_setMemoryFraction)
+    c._cuda_record_memory_history = history.record
+    c._cuda_record_memory_history_legacy = history.record_legacy
+    c._cuda_isHistoryEnabled = lambda: history.enabled
+    c._cuda_attach_out_of_memory_observer = _refuse("an observer of out of memory cannot be attached")
+    _complete_mem_get_info(torch)
+    _complete_cudnn_benchmark(torch)
+
+
+def _refuse(what: str) -> Any:
+    def refused(*_: Any, **__: Any) -> None:
+        raise RuntimeError(f"{what} while giant-kitten is PyTorch's allocator; start without GIANT_KITTEN to use it")
+
+    return refused
+
+
+def _remembering(set_fraction: Any) -> Any:
+    def remembering(fraction: float, device: int) -> None:
+        set_fraction(fraction, device)
+        _fractions[device] = fraction
+
+    return remembering
+
+
+def _gauge(stats: dict[str, Any], name: str) -> dict[str, int]:
+    current, total = stats[name], stats[f"{name}_total"]
+    return {"current": current, "peak": stats[f"{name}_peak"], "allocated": total, "freed": max(0, total - current)}
+
+
+def _pools(stats: dict[str, Any], name: str) -> dict[str, dict[str, int]]:
+    return {
+        "all": _gauge(stats, name),
+        "small_pool": _gauge(stats, f"small_{name}"),
+        "large_pool": _gauge(stats, f"large_{name}"),
+    }
+
+
+_NOTHING = {"current": 0, "peak": 0, "allocated": 0, "freed": 0}
+
+
+def memory_stats(device: int) -> dict[str, Any]:
+    """PyTorch's statistics of a device, of ours: both tiers together, and each by itself under "giant_kitten"."""
+    stats = _library.read_json("gk_stats_json", device)
+    blocks, allocated = _pools(stats, "blocks"), _pools(stats, "allocated")
+    reserved = _gauge(stats, "reserved")
+    granule = stats["granule"]
+    idle = max(0, reserved["current"] - allocated["all"]["current"])
+    # What is held is not divided by the size of blocks: all of it is the large pool's but for what small blocks fill.
+    small = {key: min(value, reserved[key]) for key, value in _gauge(stats, "small_allocated").items()}
+    large = {key: reserved[key] - small[key] for key in reserved}
+    return {
+        "num_alloc_retries": stats["retries"],
+        "num_ooms": stats["out_of_memory"],
+        "num_sync_all_streams": 0,
+        "num_device_alloc": reserved["allocated"] // granule,
+        "num_device_free": reserved["freed"] // granule,
+        "max_split_size": -1,
+        "allocation": blocks,
+        "active": blocks,
+        "segment": {
+            "all": {key: value // granule for key, value in reserved.items()},
+            "small_pool": {key: -(-value // granule) for key, value in small.items()},
+            "large_pool": {key: value // granule for key, value in large.items()},
+        },
+        "inactive_split": {"all": dict(_NOTHING), "small_pool": dict(_NOTHING), "large_pool": dict(_NOTHING)},
+        "allocated_bytes": allocated,
+        "active_bytes": allocated,
+        "requested_bytes": _pools(stats, "requested"),
+        "reserved_bytes": {"all": reserved, "small_pool": small, "large_pool": large},
+        "reserved_bytes_by_private_pools": {},
+        "inactive_split_bytes": {
+            "all": {"current": idle, "peak": idle, "allocated": idle, "freed": 0},
+            "small_pool": dict(_NOTHING),
+            "large_pool": dict(_NOTHING),
+        },
+        "oversize_allocations": dict(_NOTHING),
+        "oversize_segments": dict(_NOTHING),
+        "giant_kitten": {name: value for name, value in stats.items() if isinstance(value, int)},
+    }
+
+
+def memory_snapshot(pool: Any = None, *_: Any) -> dict[str, Any]:
+    """PyTorch's snapshot of all devices in use: segments and blocks, and how much of each lies in which tier."""
+    import torch
+
+    wanted = None
+    if isinstance(pool, (tuple, list)) and len(pool) >= 2 and tuple(pool[:2]) != (0, 0):
+        wanted = list(pool[:2])
+    segments = []
+    for device in range(torch.cuda.device_count()):
+        for segment in _library.read_json("gk_snapshot_json", device):
+            if wanted is not None and segment["segment_pool_id"] != wanted:
+                continue
+            segments.append(_segment(segment, device))
+    return {
+        "segments": segments,
+        "device_traces": [[] for _ in range(torch.cuda.device_count())],
+        "allocator_settings": {
+            "PYTORCH_CUDA_ALLOC_CONF": os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ""),
+            "GIANT_KITTEN": os.environ.get("GIANT_KITTEN", ""),
+            "max_split_size": -1,
+            "garbage_collection_threshold": 0.0,
+            "expandable_segments": False,
+            "pinned_num_register_threads": 1,
+            "release_lock_on_cudamalloc": False,
+            "pinned_use_cuda_host_register": False,
+            "roundup_power2_divisions": {},
+        },
+        "external_annotations": [],
+        "host_segments": [],
+        "host_traces": [],
+    }
+
+
+def _segment(segment: dict[str, Any], device: int) -> dict[str, Any]:
+    blocks = segment["blocks"]
+    live = [block for block in blocks if block["state"] == "active_allocated"]
+    active = [block for block in blocks if block["state"] != "inactive"]
+    for block in blocks:
+        block["frames"] = []
+    return {
+        **segment,
+        "device": device,
+        "segment_pool_id": tuple(segment["segment_pool_id"]),
+        "is_expandable": True,
+        "frames": [],
+        "allocated_size": sum(block["size"] for block in live),
+        "active_size": sum(block["size"] for block in active),
+        "requested_size": sum(block["requested_size"] for block in live),
+        "dedicated_size": sum(block["dedicated_size"] for block in blocks),
+        "shared_size": sum(block["shared_size"] for block in blocks),
+    }
+
+
+class _History:
+    """PyTorch's recording of what is allocated: whether it is wanted. Snapshots have no traces yet, and a warning says so."""
+
+    def __init__(self) -> None:
+        self.enabled = False
+
+    def record(self, enabled: Any = "all", *_: Any, **__: Any) -> None:
+        """Replaces `_cuda_record_memory_history`."""
+        self._switch(enabled is not None)
+
+    def record_legacy(self, enabled: bool, *_: Any, **__: Any) -> None:
+        """Replaces `_cuda_record_memory_history_legacy`."""
+        self._switch(enabled)
+
+    def _switch(self, enabled: bool) -> None:
+        if enabled and not self.enabled:
+            warnings.warn(
+                "with giant-kitten, memory snapshots show what is allocated and where, but no history of it",
+                stacklevel=4,
+            )
+        self.enabled = enabled
+
+
+history = _History()
+
+
+def _complete_mem_get_info(torch: Any) -> None:
+    native = torch.cuda.mem_get_info
+
+    def mem_get_info(device: Any = None) -> tuple[int, int]:
+        """Free and total memory in bytes: that of the card and what may be shared, or the card's alone.
+
+        Programs that offload by themselves go by it, and would never let anything overflow if it told of the card alone.
+        The option is the environment variable GIANT_KITTEN_MEM_GET_INFO: "both" (the default) or "dedicated".
+        """
+        if os.environ.get("GIANT_KITTEN_MEM_GET_INFO", "both") == "dedicated":
+            free, total = native(device)
+            return int(free), int(total)
+        from ._device import index
+
+        stats = _library.read_json("gk_stats_json", index(device))
+        tiers = ("dedicated", "shared")
+        total = sum(stats[f"{tier}_capacity"] for tier in tiers)
+        free = sum(max(0, stats[f"{tier}_capacity"] - stats[f"{tier}_reserved"]) for tier in tiers)
+        return free, total
+
+    mem_get_info.__module__ = native.__module__
+    torch.cuda.mem_get_info = mem_get_info
+    torch.cuda.memory.mem_get_info = mem_get_info
+
+
+def _complete_cudnn_benchmark(torch: Any) -> None:
+    """cuDNN's benchmark mode asks the allocator what no allocator but PyTorch's own answers, and convolutions fail."""
+    set_benchmark = torch._C._set_cudnn_benchmark
+    warned = False
+
+    def harmless(wanted: bool) -> None:
+        nonlocal warned
+        if wanted and not warned:
+            warned = True
+            warnings.warn(
+                "torch.backends.cudnn.benchmark stays off: with it, convolutions fail under any allocator but PyTorch's own",
+                stacklevel=3,
+            )
+        set_benchmark(False)
+
+    if torch._C._get_cudnn_benchmark():
+        harmless(True)
+    torch._C._set_cudnn_benchmark = harmless
+    switch = type(torch.backends.cudnn).__dict__.get("benchmark")
+    if switch is not None and hasattr(switch, "setter"):
+        switch.setter = harmless
