@@ -56,7 +56,8 @@ impl fmt::Display for Error {
 
 impl fmt::Display for OutOfMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "out of memory on device {}: tried to allocate {}.", self.device, show_size(self.requested))?;
+        // The words that programs look for are PyTorch's.
+        write!(f, "CUDA out of memory. Tried to allocate {}. GPU {}:", show_size(self.requested), self.device)?;
         for tier in Tier::ALL {
             let (limit, mapped) = (self.limit[tier], self.mapped[tier]);
             write!(

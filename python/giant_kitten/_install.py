@@ -40,17 +40,20 @@ def install(options: str | None = None) -> None:
             )
         return
     strip_backend()
-    torch = _torch()
-    if torch.cuda.is_initialized():
-        raise _library.Error(
-            "CUDA has been initialised already, and PyTorch cannot swap its allocator then: call giant_kitten.install() "
-            "before the first tensor on the GPU, or start Python with the environment variable GIANT_KITTEN=1"
-        )
     if options:
         _library.call("gk_configure", options.encode())
     elif os.environ.get("GIANT_KITTEN"):
         # Read now, so that what is wrong with it is said here and not at the first allocation.
         _library.call("gk_configure", b"")
+    torch = _torch()
+    if _installed:
+        # By the environment variable, when torch was imported just now.
+        return
+    if torch.cuda.is_initialized():
+        raise _library.Error(
+            "CUDA has been initialised already, and PyTorch cannot swap its allocator then: call giant_kitten.install() "
+            "before the first tensor on the GPU, or start Python with the environment variable GIANT_KITTEN=1"
+        )
     _swap(torch)
     from . import _torch_memory
 

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   machine.rs   which simulated machine this copy of the library stands for, and how old or poor a driver it acts as
+//!   control.rs   what a test in another language may ask of the machine
 //!   answer.rs    from a result to a code; no panic gets out
 //!   driver/      the driver's functions, by what they are about, and how they are found by name
 //!   runtime/     the runtime's functions
@@ -14,6 +15,7 @@
 //! It proves that the calls are made rightly and in the right order. It proves nothing about a real driver's speed or faults.
 
 mod answer;
+pub mod control;
 pub mod driver;
 pub mod machine;
 pub mod runtime;

@@ -79,7 +79,7 @@ fn out_of_memory_is_a_failure_with_figures() {
     kitten_bench(&["replay", "sdxl_unet_1024", "--dedicated", "1GiB", "--shared", "1GiB", "--json"])
         .assert()
         .code(1)
-        .stdout(contains("\"oom\": \"out of memory on device 0"))
+        .stdout(contains("\"oom\": \"CUDA out of memory. Tried to allocate"))
         .stderr(contains("shared:"));
 }
 

@@ -1,0 +1,54 @@
+//! What a test in another language may ask of the machine, by functions that no driver has.
+
+use std::ffi::{CStr, c_char, c_int};
+
+use kitten_sim::Completion;
+
+use crate::machine;
+
+/// Every use of memory that came too early, a line each. Writes as much as fits, with an end; returns how many bytes there are.
+///
+/// # Safety
+/// `text` is null or has room for `length` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fake_cuda_faults(text: *mut c_char, length: usize) -> usize {
+    let Ok(machine) = machine::current() else { return 0 };
+    let faults: String = machine.gpu.faults().iter().map(|fault| format!("{fault}\n")).collect();
+    if !text.is_null() && length > 0 {
+        let kept = faults.len().min(length - 1);
+        // SAFETY: the caller's promise; it fits.
+        unsafe {
+            std::ptr::copy_nonoverlapping(faults.as_ptr().cast::<c_char>(), text, kept);
+            text.add(kept).write(0);
+        }
+    }
+    faults.len()
+}
+
+/// Chooses whether work is done at once (0) or as late as can be (1).
+#[unsafe(no_mangle)]
+pub extern "C" fn fake_cuda_complete_late(late: c_int) {
+    if let Ok(machine) = machine::current() {
+        machine.gpu.set_completion(if late == 0 { Completion::Immediate } else { Completion::Late });
+    }
+}
+
+/// Makes the n-th use of a driver call from now on fail with a code; of any call where the name is empty.
+///
+/// # Safety
+/// `call` is a string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fake_cuda_fail(call: *const c_char, nth: u64, code: c_int) {
+    if let Ok(machine) = machine::current() {
+        // SAFETY: the caller's promise.
+        machine.gpu.fail(&unsafe { CStr::from_ptr(call) }.to_string_lossy(), nth, code);
+    }
+}
+
+/// Another program takes so much of a card's memory.
+#[unsafe(no_mangle)]
+pub extern "C" fn fake_cuda_take(device: c_int, bytes: u64) {
+    if let (Ok(machine), Ok(device)) = (machine::current(), usize::try_from(device)) {
+        machine.gpu.set_dedicated_taken(device, bytes);
+    }
+}

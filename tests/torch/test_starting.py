@@ -1,0 +1,193 @@
+"""Beginnings and ends: the environment variable, too late, bad input, other interpreters, exit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import python
+
+IS_OURS = "import torch; print(torch.cuda.get_allocator_backend())"
+
+
+def test_the_variable_alone_is_enough() -> None:
+    assert python(IS_OURS) == "pluggable\n"
+    for off in ("0", "off", ""):
+        assert python(IS_OURS, GIANT_KITTEN=off) == "native\n"
+
+
+def test_options_in_the_variable() -> None:
+    program = "import torch, giant_kitten; torch.zeros(1, device='cuda'); print(giant_kitten.stats()['reserve'])"
+    assert python(program, GIANT_KITTEN="reserve:1GiB") == f"{1 << 30}\n"
+
+
+@pytest.mark.parametrize(("variable", "said"), [("reserve:1.6", "1.6GiB"), ("reserv:1GiB", "reserv"), ("yes", "yes")])
+def test_an_unreadable_option_is_said_and_the_program_goes_on(variable: str, said: str) -> None:
+    printed = python(IS_OURS, GIANT_KITTEN=variable)
+    assert printed.endswith("native\n") and "giant-kitten is not in use" in printed and said in printed
+
+
+def test_asking_for_torch_is_not_importing_it() -> None:
+    # As ComfyUI does.
+    program = "import importlib.util as u; print(u.find_spec('torch').name, u.find_spec('torch').origin[-11:]);" + IS_OURS
+    assert python(program) == "torch __init__.py\npluggable\n"
+
+
+def test_torch_is_loaded_as_it_would_have_been() -> None:
+    program = "import torch, inspect; print(type(torch.__loader__).__name__, 'def' in inspect.getsource(torch))"
+    assert python(program) == python(program, native=True)
+
+
+@pytest.mark.parametrize("text", ["backend:cudaMallocAsync", "backend:native,max_split_size_mb:64"])
+def test_the_choice_of_a_backend_is_taken_out(text: str) -> None:
+    program = "import torch; torch.zeros(9).pin_memory(); torch.zeros(9, device='cuda');" + IS_OURS
+    assert python(program, PYTORCH_CUDA_ALLOC_CONF=text) == "pluggable\n"
+    late = f"import os; os.environ['PYTORCH_CUDA_ALLOC_CONF'] = '{text}';" + program
+    assert python(late) == "pluggable\n"
+
+
+def test_nothing_is_imported_where_the_variable_is_not_set() -> None:
+    program = "import sys; print([name for name in sys.modules if 'kitten' in name or name == 'torch'])"
+    assert python(program, native=True) == "[]\n"
+    assert "'torch'" not in python(program)
+
+
+def test_installing_by_hand() -> None:
+    program = "import giant_kitten; giant_kitten.install('reserve:1GiB'); giant_kitten.install();" + IS_OURS
+    assert python(program, native=True) == "pluggable\n"
+
+
+def test_installing_too_late() -> None:
+    program = "import torch, giant_kitten; torch.zeros(1, device='cuda'); giant_kitten.install()"
+    printed = python(program, native=True, code_expected=1)
+    assert "CUDA has been initialised already" in printed and "GIANT_KITTEN=1" in printed
+
+
+def test_the_allocator_of_pytorchs_own_interface() -> None:
+    program = """
+import giant_kitten._library as library, torch
+memory = torch.cuda.memory
+memory.change_current_allocator(memory.CUDAPluggableAllocator(str(library.path()), "gk_torch_malloc", "gk_free"))
+print(torch.arange(9).cuda().cpu().sum().item())
+"""
+    assert python(program, native=True) == "36\n"
+
+
+@pytest.mark.parametrize(
+    ("torch_py", "said"),
+    [
+        ("", "there is none here"),
+        ("__version__ = '1.13.1'", "too old"),
+        ("__version__ = '2.4.0'\nclass version: cuda = None", "built without CUDA"),
+    ],
+)
+def test_a_torch_that_cannot_be_served(tmp_path: Path, torch_py: str, said: str) -> None:
+    if torch_py:
+        (tmp_path / "torch.py").write_text(torch_py)
+    else:
+        (tmp_path / "torch.py").write_text("raise ImportError('No module named torch')")
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import giant_kitten; giant_kitten.install()"
+    assert said in python(program, native=True, code_expected=1)
+
+
+def test_spawned_processes_have_it_and_forked_ones_are_told() -> None:
+    program = """
+import multiprocessing, sys, torch
+
+def work(pipe):
+    try:
+        pipe.send((torch.cuda.get_allocator_backend(), torch.zeros(4, device="cuda").numel()))
+    except BaseException as why:
+        pipe.send(str(why))
+
+if __name__ == "__main__":
+    kept = torch.zeros(4, device="cuda")
+    for method in ("spawn", "fork"):
+        ours, theirs = multiprocessing.Pipe()
+        child = multiprocessing.get_context(method).Process(target=work, args=(theirs,))
+        child.start(); print(ours.recv(), flush=True); child.join(); print(child.exitcode, flush=True)
+"""
+    folder = Path(os.environ.get("TMPDIR", "/tmp"))
+    file = folder / f"giant-kitten-spawn-{os.getpid()}.py"
+    file.write_text(program)
+    try:
+        spawned, code, forked, forked_code = python("", str(file)).splitlines()
+    finally:
+        file.unlink()
+    assert (spawned, code, forked_code) == ("('pluggable', 4)", "0", "0")
+    assert "fork" in forked
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "",
+        "sys.exit(3)",
+        "raise ValueError",
+        "os._exit(0)",
+        "del kept; gc.collect(); torch.cuda.empty_cache()",
+        "torch.cuda.synchronize(); builtins.kept = kept",
+        "threading.Thread(target=lambda: torch.zeros(9, device='cuda')).start()",
+        "atexit.register(lambda: torch.zeros(9, device='cuda').cpu())",
+        "giant_kitten.activate(reserve='1GiB'); giant_kitten.free_vram()",
+    ],
+)
+def test_the_end_of_the_interpreter_is_quiet(end: str) -> None:
+    program = f"""
+import atexit, builtins, gc, os, sys, threading, torch, giant_kitten
+kept = [torch.zeros(1 << 20, device="cuda") for _ in range(5)]
+side = torch.cuda.Stream()
+kept[0].record_stream(side)
+class Late:
+    def __del__(self, kept=kept): kept.clear()
+late = Late()
+{end}
+"""
+    expected = {"sys.exit(3)": 3, "raise ValueError": 1}.get(end, 0)
+    printed = python(program, code_expected=expected)
+    assert "kitten" not in printed and "Segmentation" not in printed
+
+
+def test_doctor_says_what_was_found() -> None:
+    healthy = python("", "-m", "giant_kitten", "doctor")
+    for part in ("giant-kitten 0.", "torch", "cuda:0", "dedicated 6.9", "by host_numa", "nothing is wrong"):
+        assert part in healthy, healthy
+    old = python("", "-m", "giant_kitten", "doctor", code_expected=1, FAKE_CUDA_RUNGS="none")
+    assert "no shared memory" in old and "cuMem" in old and "1 to mend" in old
+    both = python("", "-m", "giant_kitten", "doctor", code_expected=1, PYTORCH_CUDA_ALLOC_CONF="backend:cudaMallocAsync")
+    assert "take it out" in both
+
+
+def test_running_a_script(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import sys, torch; print(torch.cuda.get_allocator_backend(), sys.argv[1:], __name__)")
+    printed = python("", "-m", "giant_kitten", "run", str(script), "--its", "own", native=True)
+    assert printed == "pluggable ['--its', 'own'] __main__\n"
+    wrong = python("", "-m", "giant_kitten", "run", "--options", "reserve:1.6", str(script), native=True, code_expected=1)
+    assert "1.6GiB" in wrong and "Traceback" not in wrong
+    assert "dedicated" in python("", "-m", "giant_kitten", "stats")
+
+
+def test_a_device_without_a_shared_tier() -> None:
+    program = """
+import torch, giant_kitten
+try:
+    torch.empty(9 << 30, dtype=torch.uint8, device="cuda")
+except torch.cuda.OutOfMemoryError as why:
+    print(why)
+print(giant_kitten.stats()["rung"])
+"""
+    printed = python(program, FAKE_CUDA_RUNGS="none")
+    assert "CUDA out of memory" in printed and printed.endswith("none\n")
+
+
+def test_the_start_of_python_costs_nothing() -> None:
+    # By what is imported, not by time: nothing besides what Python itself imports.
+    program = "import sys, json; print(json.dumps(sorted(sys.modules)))"
+    here = set(json.loads(python(program, native=True)))
+    bare = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, check=True)
+    assert not {name for name in here - set(json.loads(bare.stdout)) if "kitten" in name or "ctypes" in name}
