@@ -51,7 +51,7 @@ def install(options: str | None = None) -> None:
         return
     if torch.cuda.is_initialized():
         raise _library.Error(
-            "CUDA has been initialised already, and PyTorch cannot swap its allocator then: call giant_kitten.install() "
+            "CUDA has been initialised already, and PyTorch cannot swap its allocator then: call install() "
             "before the first tensor on the GPU, or start Python with the environment variable GIANT_KITTEN=1"
         )
     _swap(torch)
@@ -71,7 +71,9 @@ def strip_backend() -> None:
         if any("backend" in part and "native" not in part for part in text.split(",")):
             import logging
 
-            logging.getLogger("giant_kitten").info("%s=%s names another allocator: giant-kitten is used", variable, text)
+            logging.getLogger("giant_kitten").info(
+                "%s=%s names another allocator: giant-kitten is used", variable, text
+            )
         if kept:
             os.environ[variable] = ",".join(kept)
         else:

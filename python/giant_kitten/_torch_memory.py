@@ -157,7 +157,7 @@ def _segment(segment: dict[str, Any], device: int) -> dict[str, Any]:
 
 
 class _History:
-    """PyTorch's recording of what is allocated: whether it is wanted. Snapshots have no traces yet, and a warning says so."""
+    """PyTorch's recording of what is allocated: whether it is wanted. There are no traces, and a warning says so."""
 
     def __init__(self) -> None:
         self.enabled = False
@@ -188,7 +188,7 @@ def _complete_mem_get_info(torch: Any) -> None:
     def mem_get_info(device: Any = None) -> tuple[int, int]:
         """Free and total memory in bytes: that of the card and what may be shared, or the card's alone.
 
-        Programs that offload by themselves go by it, and would never let anything overflow if it told of the card alone.
+        Programs that offload by themselves go by it, and would let nothing overflow if it told of the card alone.
         The option is the environment variable GIANT_KITTEN_MEM_GET_INFO: "both" (the default) or "dedicated".
         """
         if os.environ.get("GIANT_KITTEN_MEM_GET_INFO", "both") == "dedicated":
@@ -208,7 +208,7 @@ def _complete_mem_get_info(torch: Any) -> None:
 
 
 def _complete_cudnn_benchmark(torch: Any) -> None:
-    """cuDNN's benchmark mode asks the allocator what no allocator but PyTorch's own answers, and convolutions fail."""
+    """CuDNN's benchmark mode asks the allocator what no allocator but PyTorch's own answers, and convolutions fail."""
     set_benchmark = torch._C._set_cudnn_benchmark
     warned = False
 
@@ -217,7 +217,7 @@ def _complete_cudnn_benchmark(torch: Any) -> None:
         if wanted and not warned:
             warned = True
             warnings.warn(
-                "torch.backends.cudnn.benchmark stays off: with it, convolutions fail under any allocator but PyTorch's own",
+                "torch.backends.cudnn.benchmark stays off: with it convolutions fail under any allocator but its own",
                 stacklevel=3,
             )
         set_benchmark(False)

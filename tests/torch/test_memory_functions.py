@@ -114,7 +114,7 @@ def test_free_memory_counts_both_tiers_unless_told_otherwise() -> None:
 
 def test_what_a_program_offloads_by_free_memory_reaches_us() -> None:
     # As ComfyUI and Forge do: load as long as there is free memory, by their own account.
-    layers = []
+    layers: list[torch.Tensor] = []
     while torch.cuda.mem_get_info()[0] > (8 << 30) and len(layers) < 60:
         layers.append(torch.empty(256 << 20, dtype=torch.uint8, device="cuda"))
     assert {giant_kitten.tier(layer) for layer in layers} >= {"dedicated", "shared"}

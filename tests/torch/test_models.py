@@ -1,4 +1,4 @@
-"""Models of their real architectures, with weights of zeros: on ours and on PyTorch's own the same bytes are asked for."""
+"""Models of their real architectures, with weights of zeros: ours and PyTorch's own are asked for the same bytes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ step = lambda: model.decode(latent).sample
     "text_encoder": """
 from transformers import CLIPTextConfig, CLIPTextModel
 with torch.device("meta"):
-    model = CLIPTextModel(CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=12))
+    model = CLIPTextModel(CLIPTextConfig(
+        hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=12))
 model = model.to_empty(device="cuda").eval()
 tokens = torch.zeros(2, 77, dtype=torch.long)
 step = lambda: model(tokens).last_hidden_state
@@ -44,7 +45,8 @@ step = lambda: model(tokens).last_hidden_state
     "llama_with_a_growing_cache": """
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 with torch.device("meta"):
-    model = LlamaForCausalLM(LlamaConfig(hidden_size=1024, intermediate_size=2816, num_hidden_layers=8, num_attention_heads=16, vocab_size=8000))
+    model = LlamaForCausalLM(LlamaConfig(
+        hidden_size=1024, intermediate_size=2816, num_hidden_layers=8, num_attention_heads=16, vocab_size=8000))
 model = model.to_empty(device="cuda").eval()
 cache = DynamicCache()
 token = torch.zeros(1, 1, dtype=torch.long)

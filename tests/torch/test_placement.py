@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 
 import giant_kitten
 import pytest
@@ -15,7 +16,9 @@ MIB = 1 << 20
 def filled(count: int, bytes_each: int, seed: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Tensors on the GPU, and what they hold."""
     generator = torch.Generator().manual_seed(seed)
-    known = [torch.randint(0, 256, (bytes_each + 1000 * i,), dtype=torch.uint8, generator=generator) for i in range(count)]
+    known = [
+        torch.randint(0, 256, (bytes_each + 1000 * i,), dtype=torch.uint8, generator=generator) for i in range(count)
+    ]
     return [tensor.cuda() for tensor in known], known
 
 
@@ -32,7 +35,7 @@ def thawed() -> None:
 def test_every_action_keeps_addresses_and_bytes() -> None:
     tensors, known = filled(12, 9 * MIB, 1)
     addresses = [tensor.data_ptr() for tensor in tensors]
-    actions = [
+    actions: list[Callable[[], object]] = [
         lambda: giant_kitten.activate(reserve="6.9GiB", model=tensors[:4]),
         giant_kitten.free_vram,
         lambda: giant_kitten.activate(reserve=0, sort_reversed=True),

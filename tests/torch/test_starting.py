@@ -33,7 +33,9 @@ def test_an_unreadable_option_is_said_and_the_program_goes_on(variable: str, sai
 
 def test_asking_for_torch_is_not_importing_it() -> None:
     # As ComfyUI does.
-    program = "import importlib.util as u; print(u.find_spec('torch').name, u.find_spec('torch').origin[-11:]);" + IS_OURS
+    program = (
+        "import importlib.util as u; print(u.find_spec('torch').name, u.find_spec('torch').origin[-11:]);" + IS_OURS
+    )
     assert python(program) == "torch __init__.py\npluggable\n"
 
 
@@ -158,7 +160,9 @@ def test_doctor_says_what_was_found() -> None:
         assert part in healthy, healthy
     old = python("", "-m", "giant_kitten", "doctor", code_expected=1, FAKE_CUDA_RUNGS="none")
     assert "no shared memory" in old and "cuMem" in old and "1 to mend" in old
-    both = python("", "-m", "giant_kitten", "doctor", code_expected=1, PYTORCH_CUDA_ALLOC_CONF="backend:cudaMallocAsync")
+    both = python(
+        "", "-m", "giant_kitten", "doctor", code_expected=1, PYTORCH_CUDA_ALLOC_CONF="backend:cudaMallocAsync"
+    )
     assert "take it out" in both
 
 
@@ -167,7 +171,9 @@ def test_running_a_script(tmp_path: Path) -> None:
     script.write_text("import sys, torch; print(torch.cuda.get_allocator_backend(), sys.argv[1:], __name__)")
     printed = python("", "-m", "giant_kitten", "run", str(script), "--its", "own", native=True)
     assert printed == "pluggable ['--its', 'own'] __main__\n"
-    wrong = python("", "-m", "giant_kitten", "run", "--options", "reserve:1.6", str(script), native=True, code_expected=1)
+    wrong = python(
+        "", "-m", "giant_kitten", "run", "--options", "reserve:1.6", str(script), native=True, code_expected=1
+    )
     assert "1.6GiB" in wrong and "Traceback" not in wrong
     assert "dedicated" in python("", "-m", "giant_kitten", "stats")
 

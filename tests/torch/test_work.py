@@ -22,7 +22,11 @@ def test_operations() -> None:
     assert F.interpolate(F.silu(image), scale_factor=2).shape == (2, 4, 128, 128)
     assert torch.einsum("bij,bjk->bik", query[0], query[0].transpose(1, 2)).shape == (8, 64, 64)
     assert torch.rand(1000, device=DEVICE).sort().values.shape == (1000,)
-    assert torch.nn.Embedding(1000, 64, device=DEVICE)(torch.zeros(2, 7, dtype=torch.long, device=DEVICE)).shape == (2, 7, 64)
+    assert torch.nn.Embedding(1000, 64, device=DEVICE)(torch.zeros(2, 7, dtype=torch.long, device=DEVICE)).shape == (
+        2,
+        7,
+        64,
+    )
 
 
 def test_bytes_go_there_and_back() -> None:

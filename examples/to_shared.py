@@ -1,0 +1,16 @@
+"""A part of a model in shared memory by hand: what is read seldom, so that the rest has the card to itself."""
+
+import giant_kitten
+
+giant_kitten.install()
+
+import torch  # noqa: E402
+
+encoder = torch.nn.Sequential(torch.nn.Embedding(50_000, 512), torch.nn.Linear(512, 512)).to("cuda")
+decoder = torch.nn.Linear(512, 50_000).to("cuda")
+giant_kitten.to_shared(encoder)
+print("encoder:", giant_kitten.tier(encoder), "decoder:", giant_kitten.tier(decoder.weight))
+with giant_kitten.shared():
+    cache = torch.empty(64 << 20, dtype=torch.uint8, device="cuda")
+print("cache:", giant_kitten.tier(cache))
+print(decoder(encoder(torch.zeros(1, 7, dtype=torch.long, device="cuda"))).shape)

@@ -1,0 +1,27 @@
+"""The examples run, and say what they promise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conftest import python
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def test_change_current_allocator() -> None:
+    printed = python("", str(EXAMPLES / "change_current_allocator.py"), native=True)
+    assert printed == f"pluggable {list(range(10))}\n"
+
+
+def test_generate() -> None:
+    printed = python("", str(EXAMPLES / "generate.py"), native=True).splitlines()
+    assert printed[0] == "loaded     weights:   768 MiB dedicated,     0 MiB shared"
+    assert printed[1].startswith("activated  weights:   768 MiB dedicated")
+    assert "active, shared memory by host_numa" in printed[2]
+    assert printed[-1] == "freed      weights:     0 MiB dedicated,   768 MiB shared"
+
+
+def test_to_shared() -> None:
+    printed = python("", str(EXAMPLES / "to_shared.py"), native=True)
+    assert printed == "encoder: shared decoder: dedicated\ncache: shared\ntorch.Size([1, 7, 50000])\n"
