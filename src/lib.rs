@@ -26,6 +26,7 @@ pub mod driver;
 mod error;
 pub mod heap;
 mod kitten;
+mod sync;
 
 pub use core::{PerTier, Phase, Stats, Tier, parse_size, show_size};
 pub use error::{Error, OutOfMemory};

@@ -9,7 +9,7 @@ from ._device import index as _index
 
 
 def stats(device: Any = None) -> dict[str, Any]:
-    """Everything that is counted on a device, by name; bytes unless said otherwise (`struct gk_stats` in include/giant_kitten.h says what each is)."""
+    """Everything that is counted on a device, by the names of `struct gk_stats` in include/giant_kitten.h."""
     found = _library.read_json("gk_stats_json", _index(device))
     return dict(found)
 

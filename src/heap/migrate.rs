@@ -274,6 +274,14 @@ impl Heap {
             let halted = match self.rehouse(id, tier) {
                 Ok(()) => None,
                 Err(Halted { moved: true, why }) => Some(why),
+                Err(Halted { moved: false, why: Error::Driver(why) })
+                    if tier == Tier::Dedicated && why.is_out_of_memory() =>
+                {
+                    // Another program has taken it: what was to be promoted stays where it is.
+                    log::warn!("{} stay in the shared tier: {why}", show_size(promote.len() as u64 * self.granule));
+                    promote.by_ref().for_each(drop);
+                    continue;
+                }
                 Err(Halted { moved: false, why }) => break Err(why),
             };
             changes.entry(id.arena).or_default().push((id.granule, Some(tier)));

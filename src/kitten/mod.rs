@@ -13,16 +13,15 @@
 mod options;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use once_cell::sync::OnceCell;
-use parking_lot::{Mutex, MutexGuard};
 
 use crate::core::placement::Order;
 use crate::core::{PerTier, Stats, Tier};
 use crate::driver::{DeviceInfo, Driver, Stream};
 use crate::error::Error;
 use crate::heap::{Heap, HeapOptions, MemoryMap, Moved, PoolId, Segment};
+use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering};
 
 pub use options::{OPTIONS, OptionRow, Options, reference};
 
@@ -63,6 +62,8 @@ type Filter = Box<dyn Fn(Stream) -> bool + Send + Sync>;
 #[derive(Default)]
 struct Device {
     heap: OnceCell<Mutex<Heap>>,
+    /// Held while the heap is made.
+    making: Mutex<()>,
     /// How many captures are under way; malloc looks here first, without a lock.
     captures: AtomicU32,
     filters: Mutex<Vec<(PoolId, Arc<Filter>)>>,
@@ -129,8 +130,16 @@ impl Kitten {
             granule: self.options.granule,
             reserve: self.options.reserve,
         };
-        let heap = of.heap.get_or_try_init(|| Heap::new(self.driver.clone(), device, &options).map(Mutex::new))?;
-        Ok(heap.lock())
+        let _making = of.making.lock();
+        if of.heap.get().is_none() {
+            let heap = Heap::new(self.driver.clone(), device, &options)?;
+            // Nobody else can have set it: the lock is held.
+            let _ = of.heap.set(Mutex::new(heap));
+        }
+        match of.heap.get() {
+            Some(heap) => Ok(heap.lock()),
+            None => Err(Error::Refused(format!("the heap of device {device} could not be kept"))),
+        }
     }
 
     /// Gives out `bytes` on `device` for use on `stream`. Size 0 is address 0.

@@ -207,7 +207,7 @@ fn out_of_memory_tells_the_figures_of_both_tiers() {
     let why = kitten.malloc(100 * MIB as usize, 0, DEFAULT).unwrap_err();
     let text = why.to_string();
     assert!(matches!(why, Error::OutOfMemory(_)));
-    for part in ["100.00 MiB", "dedicated: 8.00 MiB", "shared: 6.00 MiB", "device 0"] {
+    for part in ["100.00 MiB", "dedicated: 8.00 MiB", "shared: 6.00 MiB", "GPU 0"] {
         assert!(text.contains(part), "{part} in: {text}");
     }
     let stats = kitten.stats(0).unwrap();

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A program that loads the library gets a machine as the environment says (see [`machine`]). A test in Rust loads its own copy of
-//! the file and [`install`](machine::install)s a machine in it, which it then holds the other end of.
+//! the file and installs a machine in it ([`install_in`]), which it then holds the other end of.
 //!
 //! It proves that the calls are made rightly and in the right order. It proves nothing about a real driver's speed or faults.
 

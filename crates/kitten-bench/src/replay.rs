@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow};
 use giant_kitten::driver::sim::SimDriver;
 use giant_kitten::{Activation, Kitten, MemoryMap, Options, Stats, Tier, abi};
-use kitten_sim::{Gpu, Profile};
+use kitten_sim::{Gpu, Load, Profile};
 use serde::Serialize;
 
 use crate::trace::{Event, Kind, Op, Trace};
@@ -250,7 +250,8 @@ impl Replay<'_> {
         }
         let profile = &self.setup.profile;
         let bytes: u64 = op.reads.iter().chain(&op.writes).map(|(_, bytes)| bytes).sum();
-        self.step.compute_seconds += (op.flops / profile.fp16_rate).max(bytes as f64 / profile.vram_bandwidth);
+        let load = Load { bytes: bytes as f64, flops: op.flops, ..Load::default() };
+        self.step.compute_seconds += profile.compute_seconds(&load);
         let reread = if rereads(&op.name) { profile.in_place_reread } else { 1.0 };
         self.step.link_read_bytes += (self.shared_bytes(&op.reads)? * reread).round() as u64;
         self.step.link_write_bytes += self.shared_bytes(&op.writes)?.round() as u64;
@@ -277,8 +278,11 @@ impl Replay<'_> {
         let profile = &self.setup.profile;
         step.link_bytes = step.link_read_bytes + step.link_write_bytes;
         step.seconds = step.compute_seconds
-            + step.link_read_bytes as f64 / profile.link_to_device
-            + step.link_write_bytes as f64 / profile.link_to_host;
+            + profile.seconds(&Load {
+                link_to_device: step.link_read_bytes as f64,
+                link_to_host: step.link_write_bytes as f64,
+                ..Load::default()
+            });
         self.steps.push(step);
     }
 

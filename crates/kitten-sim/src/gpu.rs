@@ -7,6 +7,7 @@ use crate::code::{self, Result, error};
 use crate::memory::{Memory, Tier};
 use crate::profile::Profile;
 use crate::streams::{Access, Completion, Fault, Streams};
+use crate::time::Load;
 
 /// What is held from the machine at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,7 +38,25 @@ struct State {
     calls: BTreeMap<&'static str, u64>,
     total_calls: u64,
     seconds: f64,
+    /// The modelled time of each event's last record.
+    recorded: BTreeMap<u64, f64>,
     failures: Vec<Failure>,
+}
+
+impl State {
+    /// Charges a copy by the tiers it reads and writes.
+    fn charge_copy(&mut self, device: usize, to: u64, from: u64, bytes: u64) {
+        let load = Load {
+            bytes: 2.0 * bytes as f64,
+            flops: 0.0,
+            link_to_device: self.memory.shared_bytes(from, bytes) as f64,
+            link_to_host: self.memory.shared_bytes(to, bytes) as f64,
+        };
+        let Some(profile) = self.profiles.get(device) else { return };
+        // The copy engine reads one side while it writes the other: a copy over the link takes the link's time.
+        let over_link = profile.seconds(&Load { bytes: 0.0, ..load });
+        self.seconds += if over_link > 0.0 { over_link } else { profile.seconds(&load) };
+    }
 }
 
 /// A simulated machine with a device for each hardware profile. Clones are the same machine; calls come from any thread.
@@ -66,6 +85,7 @@ impl Gpu {
             calls: BTreeMap::new(),
             total_calls: 0,
             seconds: 0.0,
+            recorded: BTreeMap::new(),
             failures: Vec::new(),
         }))))
     }
@@ -208,8 +228,9 @@ impl Gpu {
     /// # Errors
     /// A range that is not mapped with access; ranges that overlap.
     pub fn copy(&self, device: usize, to: u64, from: u64, bytes: u64) -> Result<()> {
-        let mut state = self.device_call("cuMemcpyDtoD", device, |p| bytes as f64 / p.link_to_device)?;
+        let mut state = self.device_call("cuMemcpyDtoD", device, |_| 0.0)?;
         state.memory.copy(to, from, bytes)?;
+        state.charge_copy(device, to, from, bytes);
         state.streams.host_use("cuMemcpyDtoD", Access::read(from, bytes));
         state.streams.host_use("cuMemcpyDtoD", Access::write(to, bytes));
         Ok(())
@@ -222,9 +243,8 @@ impl Gpu {
     pub fn copy_in_stream(&self, stream: u64, to: u64, from: u64, bytes: u64) -> Result<()> {
         const CALL: &str = "cuMemcpyDtoDAsync";
         let mut state = self.enter(CALL, 0.0)?;
-        let seconds = state.profiles.first().map_or(0.0, |profile| bytes as f64 / profile.link_to_device);
-        state.seconds += seconds;
         state.memory.can_copy(CALL, to, from, bytes)?;
+        state.charge_copy(0, to, from, bytes);
         let effect = Box::new(move |memory: &Memory| drop(memory.copy(to, from, bytes)));
         let State { memory, streams, .. } = &mut *state;
         streams.launch(stream, CALL, &[Access::read(from, bytes), Access::write(to, bytes)], Some(effect), memory)
@@ -269,6 +289,33 @@ impl Gpu {
     /// Whether an address lies in a reservation: it is a device's, not the host's.
     pub fn is_device_address(&self, address: u64) -> bool {
         self.state().memory.is_reserved(address)
+    }
+
+    /// Puts work in a stream, and charges what it takes: the bytes it touches by the tier they lie in, those it reads from the
+    /// shared tier `rereads` times over the link.
+    ///
+    /// # Errors
+    /// As for [`launch`](Gpu::launch).
+    pub fn work(&self, stream: u64, name: &str, accesses: &[Access], flops: f64, rereads: f64) -> Result<()> {
+        self.launch(stream, name, accesses)?;
+        let mut state = self.state();
+        let mut load = Load { flops, ..Load::default() };
+        for access in accesses {
+            load.bytes += access.bytes as f64;
+            let shared = state.memory.shared_bytes(access.address, access.bytes) as f64;
+            match access.write {
+                true => load.link_to_host += shared,
+                false => load.link_to_device += shared * rereads,
+            }
+        }
+        let seconds = state.profiles.first().map_or(0.0, |profile| profile.seconds(&load));
+        state.seconds += seconds;
+        Ok(())
+    }
+
+    /// The modelled time at which an event was recorded last. Modelled, not measured.
+    pub fn recorded_at(&self, event: u64) -> Option<f64> {
+        self.state().recorded.get(&event).copied()
     }
 
     /// Counts a call that the machine does nothing for, and fails it if it is to fail.
@@ -353,7 +400,9 @@ impl Gpu {
     /// # Errors
     /// An event that does not exist.
     pub fn destroy_event(&self, event: u64) -> Result<()> {
-        self.enter("cuEventDestroy", 0.0)?.streams.destroy_event(event)
+        let mut state = self.enter("cuEventDestroy", 0.0)?;
+        state.recorded.remove(&event);
+        state.streams.destroy_event(event)
     }
 
     /// Puts an event behind all work in a stream.
@@ -361,7 +410,11 @@ impl Gpu {
     /// # Errors
     /// A stream or event that does not exist; a captured stream.
     pub fn record(&self, event: u64, stream: u64) -> Result<()> {
-        self.enter("cuEventRecord", 0.0)?.streams.record(event, stream)
+        let mut state = self.enter("cuEventRecord", 0.0)?;
+        state.streams.record(event, stream)?;
+        let now = state.seconds;
+        state.recorded.insert(event, now);
+        Ok(())
     }
 
     /// Whether the work before an event is done.

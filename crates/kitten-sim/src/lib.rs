@@ -6,6 +6,7 @@
 //!   memory.rs    addresses, backing, mappings and their rules; the only file that assumes Linux
 //!   streams.rs   work, events, captures: what is ordered before what, what is done, what came too early
 //!   profile.rs   the hardware profile: capacities, bandwidths, rates, the cost of each call
+//!   time.rs      what work takes
 //!   code.rs      the driver's codes and the error
 //! ```
 //!
@@ -16,9 +17,11 @@ mod gpu;
 mod memory;
 mod profile;
 mod streams;
+mod time;
 
 pub use code::Error;
 pub use gpu::{Gpu, Outstanding};
 pub use memory::Tier;
 pub use profile::{CallSeconds, Profile};
 pub use streams::{Access, Completion, Fault};
+pub use time::Load;

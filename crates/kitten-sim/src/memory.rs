@@ -370,6 +370,12 @@ impl Memory {
         Ok(found)
     }
 
+    /// How many bytes of a range lie in the shared tier.
+    pub(crate) fn shared_bytes(&self, address: u64, bytes: u64) -> u64 {
+        let stretches = self.stretches("", address, bytes).unwrap_or_default();
+        stretches.iter().filter(|(.., backing, _)| backing.tier == Tier::Shared).map(|(_, length, ..)| length).sum()
+    }
+
     /// Whether a range may be read and written.
     pub(crate) fn accessible(&self, call: &'static str, address: u64, bytes: u64) -> Result<()> {
         self.stretches(call, address, bytes).map(drop)

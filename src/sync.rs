@@ -1,0 +1,31 @@
+//! The locks and atomics of the state machine: the real ones, or, with the feature `shuttle`, those of a model checker that tries
+//! out the orders in which threads may run (tests/threads.rs).
+
+#[cfg(not(feature = "shuttle"))]
+mod chosen {
+    pub(crate) use std::sync::atomic::{AtomicU32, Ordering};
+
+    pub(crate) use parking_lot::{Mutex, MutexGuard};
+}
+
+#[cfg(feature = "shuttle")]
+mod chosen {
+    pub(crate) use shuttle::sync::MutexGuard;
+    pub(crate) use shuttle::sync::atomic::{AtomicU32, Ordering};
+
+    /// Shuttle's lock with the face of the real one.
+    #[derive(Debug, Default)]
+    pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Mutex(shuttle::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        }
+    }
+}
+
+pub(crate) use chosen::{AtomicU32, Mutex, MutexGuard, Ordering};

@@ -1,0 +1,20 @@
+//! The corpus of the fuzz targets, replayed: what once was found stays mended.
+
+mod fuzzed;
+
+use std::path::Path;
+
+#[test]
+fn every_file_of_the_corpus_passes() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    for (name, target) in fuzzed::TARGETS {
+        let mut count = 0;
+        for file in std::fs::read_dir(corpus.join(name)).unwrap() {
+            let file = file.unwrap().path();
+            println!("{}", file.display());
+            target(&std::fs::read(&file).unwrap());
+            count += 1;
+        }
+        assert!(count > 0, "there is no corpus of {name}");
+    }
+}
