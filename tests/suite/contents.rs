@@ -1,6 +1,5 @@
 //! A million operations beside an oracle: threads, devices and streams, with every action mixed in, and every byte checked.
 
-use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::common::{DEFAULT, Filled, GRANULE, Random, kitten_on, machine};
@@ -8,6 +7,7 @@ use giant_kitten::core::placement::Order;
 use giant_kitten::driver::Stream;
 use giant_kitten::{Activation, Error, Kitten, Tier};
 use kitten_sim::Gpu;
+use parking_lot::RwLock;
 
 const THREADS: u64 = 4;
 /// A million, unless the variable says otherwise: under valgrind or a sanitizer fewer must do.
@@ -33,7 +33,7 @@ fn worker(gpu: &Gpu, kitten: &Kitten, device: usize, seed: u64, operations: u64,
             };
             match kitten.malloc(bytes as usize, device, stream) {
                 Ok(address) => {
-                    let _working = SAFE_POINT.read().unwrap();
+                    let _working = SAFE_POINT.read();
                     live.push(Filled::at(gpu, address, bytes, random.next()));
                 }
                 Err(Error::OutOfMemory(_)) => {}
@@ -42,12 +42,12 @@ fn worker(gpu: &Gpu, kitten: &Kitten, device: usize, seed: u64, operations: u64,
         } else if choice < 998 && !live.is_empty() {
             let block = live.swap_remove(random.below(live.len() as u64) as usize);
             {
-                let _working = SAFE_POINT.read().unwrap();
+                let _working = SAFE_POINT.read();
                 block.check(gpu);
             }
             kitten.free(block.address, device, stream).unwrap();
         } else if let Some(block) = live.last() {
-            let _quiet = SAFE_POINT.write().unwrap();
+            let _quiet = SAFE_POINT.write();
             match random.below(6) {
                 0 => kitten.mark(block.address, random.below(2) == 0).unwrap(),
                 1 => {
@@ -73,7 +73,7 @@ fn worker(gpu: &Gpu, kitten: &Kitten, device: usize, seed: u64, operations: u64,
             }
         }
     }
-    let _working = SAFE_POINT.read().unwrap();
+    let _working = SAFE_POINT.read();
     live.iter().for_each(|block| block.check(gpu));
     for block in live {
         kitten.free(block.address, device, stream).unwrap();

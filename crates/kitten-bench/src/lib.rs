@@ -5,6 +5,7 @@
 //!   replay.rs    a trace through the allocator; time by where the bytes lie
 //!   demo.rs      the table that kitten-bench shows without arguments
 //!   sweep.rs     seconds per step against the reserve
+//!   probe/       a card measured: its hardware profile
 //!   picture.rs   the plot of a sweep, the memory map
 //!   hotpath.rs   nanoseconds per malloc and free, beside peers
 //!   peers.rs     other allocators, as offsets in one range
@@ -16,6 +17,7 @@ pub mod demo;
 pub mod hotpath;
 pub mod peers;
 pub mod picture;
+pub mod probe;
 pub mod replay;
 pub mod sweep;
 pub mod trace;

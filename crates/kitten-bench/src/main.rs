@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use giant_kitten::{Activation, parse_size, show_size};
 use indicatif::{ProgressBar, ProgressStyle};
+use kitten_bench::probe::{self, Card, Cuda, Simulated};
 use kitten_bench::replay::{Outcome, Policy, Setup, map_at, replay};
 use kitten_bench::trace::{BUNDLED, Trace};
 use kitten_bench::{demo, hotpath, picture, sweep};
@@ -86,6 +87,21 @@ enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Measure a card and write its hardware profile: a real one, or the simulated GPU, which gives back what it was given
+    Probe {
+        /// Probe the simulated GPU with this profile (a name or a file) instead of the real card
+        #[arg(long)]
+        profile: Option<String>,
+        /// The profile's name; otherwise the card's
+        #[arg(long)]
+        name: Option<String>,
+        /// Where to write the profile (TOML)
+        #[arg(short, long)]
+        out: PathBuf,
+        /// Where to write everything that was measured (JSON)
+        #[arg(long)]
+        json: Option<PathBuf>,
     },
     /// The options of giant-kitten, as Markdown
     Options,
@@ -273,6 +289,31 @@ fn run(cli: Cli) -> Result<()> {
                     figures.driver_calls_steady, figures.rounds, figures.pairs
                 );
             }
+        }
+        Some(Command::Probe { profile, name, out, json }) => {
+            let card: Box<dyn Card> = match &profile {
+                Some(profile) => Box::new(Simulated::new(&Profile::load(profile).map_err(anyhow::Error::msg)?)?),
+                None => Box::new(Cuda::new()?),
+            };
+            let measured = probe::measure(&*card, name.as_deref().unwrap_or(&card.name()))?;
+            let write = |path: &PathBuf, text: String| {
+                std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+            };
+            write(&out, measured.profile.to_toml())?;
+            if let Some(path) = &json {
+                write(path, serde_json::to_string_pretty(&measured)?)?;
+            }
+            let gigabytes = |rate: f64| rate / 1e9;
+            println!(
+                "{} ({}): memory {:.1} GB/s, link {:.1} GB/s to the device and {:.1} GB/s to the host, read in place {:.1} GB/s",
+                measured.card,
+                if measured.card.starts_with("simulated") || profile.is_some() { "modelled" } else { "measured" },
+                gigabytes(measured.profile.vram_bandwidth),
+                gigabytes(measured.copy_to_device),
+                gigabytes(measured.copy_to_host),
+                gigabytes(measured.rates[1].read)
+            );
+            println!("the profile is in {}", out.display());
         }
         Some(Command::Options) => print!("{}", giant_kitten::reference()),
     }

@@ -159,3 +159,23 @@ fn wrong_inputs_are_answered_in_words() {
         kitten_bench(arguments).assert().code(*code).stderr(contains(*said));
     }
 }
+
+#[test]
+fn the_probe_of_the_simulated_gpu_writes_its_profile() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, json) = (folder.path().join("out.toml"), folder.path().join("out.json"));
+    let (out_path, json_path) = (out.to_str().unwrap(), json.to_str().unwrap());
+    kitten_bench(&["probe", "--profile", "nominal-8g", "--name", "found", "-o", out_path, "--json", json_path])
+        .assert()
+        .success()
+        .stdout(contains("(modelled)"));
+    let found = kitten_sim::Profile::load(out_path).unwrap();
+    assert_eq!((found.name.as_str(), found.vram_bandwidth.round()), ("found", 360e9));
+    assert!(std::fs::read_to_string(&json).unwrap().contains("\"copy_both_ways\""));
+    kitten_bench(&["probe", "-o", out_path])
+        .env("LD_LIBRARY_PATH", "/nonexistent")
+        .assert()
+        .failure()
+        .stderr(contains("is the NVIDIA driver installed?"));
+    kitten_bench(&["probe", "--profile", "nonesuch", "-o", out_path]).assert().failure().stderr(contains("nominal-6g"));
+}

@@ -1,7 +1,9 @@
 //! The machine: every call that a driver offers, counted, priced, and made to fail on demand.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::code::{self, Result, error};
 use crate::memory::{Memory, Tier};
@@ -91,7 +93,7 @@ impl Gpu {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Counts and prices a call, and fails it if it is to fail.

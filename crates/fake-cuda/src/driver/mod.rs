@@ -2,6 +2,7 @@
 
 mod contexts;
 mod devices;
+mod kernels;
 mod memory;
 mod streams;
 mod symbols;

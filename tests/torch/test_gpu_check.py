@@ -1,0 +1,23 @@
+"""The check for a real GPU, on the fake one: that it runs, not what it finds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from conftest import python
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "gpu_check_products.py"
+
+
+def test_products_are_timed_with_their_weights_in_both_tiers(tmp_path: Path) -> None:
+    profile, out = tmp_path / "profile.toml", tmp_path / "products.json"
+    profile.write_text("link_to_device = 13000000000.0\nin_place_reread = 1.0\n")
+    printed = python("", str(SCRIPT), str(out), str(profile), native=True)
+    rows = json.loads(out.read_text())["rows"]
+    assert len(rows) == 8 and len(printed.splitlines()) == 8
+    assert all(row["weight_bytes"] > 0 and row["reread"] >= 0 for row in rows)
+    # What a fake card is timed at goes into no profile.
+    assert "in_place_reread = 1.0\n" in profile.read_text()
+    profile.write_text("")
+    assert "run kitten-bench probe first" in python("", str(SCRIPT), str(out), str(profile), code_expected=1)
