@@ -185,7 +185,10 @@ pub fn measure(card: &dyn Card, name: &str) -> Result<Measured> {
     let reserve = best(|| {
         let mut reserved = Vec::new();
         let seconds = card.time_calls(&mut |driver| {
-            (0..HANDLES).try_for_each(|_| Ok(reserved.push(driver.reserve(DEVICE, granule, granule)?)))
+            for _ in 0..HANDLES {
+                reserved.push(driver.reserve(DEVICE, granule, granule)?);
+            }
+            Ok(())
         })?;
         reserved.into_iter().try_for_each(|address| driver.unreserve(DEVICE, address, granule))?;
         Ok(seconds / HANDLES as f64)
@@ -303,7 +306,12 @@ fn handle_costs(card: &dyn Card, tier: Tier, size: u64) -> Result<HandleCosts> {
         let mut handles = Vec::new();
         let timed = |calls: &mut dyn FnMut(&dyn Driver) -> Result<()>| card.time_calls(calls);
         let seconds = [
-            timed(&mut |driver| (0..HANDLES).try_for_each(|_| Ok(handles.push(driver.create(DEVICE, tier, size)?))))?,
+            timed(&mut |driver| {
+                for _ in 0..HANDLES {
+                    handles.push(driver.create(DEVICE, tier, size)?);
+                }
+                Ok(())
+            })?,
             timed(&mut |driver| {
                 handles.iter().enumerate().try_for_each(|(i, handle)| Ok(driver.map(DEVICE, at(i), size, *handle)?))
             })?,
