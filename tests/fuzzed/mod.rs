@@ -10,7 +10,10 @@ use kitten_bench::trace::Trace;
 use kitten_sim::{Access, Completion, Gpu, Outstanding, Profile};
 
 /// A target: its name, which is that of its folder of the corpus, and what it does.
-pub const TARGETS: &[(&str, fn(&[u8]))] =
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: &[Target] =
     &[("operations", operations), ("options", options), ("trace", trace), ("profile", profile)];
 
 /// The option parser: whatever it takes, it takes again and means the same.
