@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ._install import install as install
     from ._install import is_installed as is_installed
     from ._library import Error as Error
+    from ._library import library_path as library_path
     from ._placement import activate as activate
     from ._placement import dedicated as dedicated
     from ._placement import disable as disable
@@ -29,6 +30,7 @@ _HOMES = {
     "install": "_install",
     "is_installed": "_install",
     "Error": "_library",
+    "library_path": "_library",
     "activate": "_placement",
     "dedicated": "_placement",
     "disable": "_placement",

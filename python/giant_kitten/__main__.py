@@ -23,7 +23,7 @@ def doctor() -> int:
 
     try:
         version = _library.library().gk_version().decode()
-        say("library", f"giant-kitten {version}, {_library.path()}")
+        say("library", f"giant-kitten {version}, {_library.library_path()}")
     except _library.Error as why:
         say("library", "cannot be loaded", str(why))
         return problems

@@ -114,7 +114,7 @@ _HOOKS = (
 
 def _swap(torch: Any) -> None:
     library = _library.library()
-    allocator = torch.cuda.memory.CUDAPluggableAllocator(str(_library.path()), "gk_torch_malloc", "gk_free")
+    allocator = torch.cuda.memory.CUDAPluggableAllocator(str(_library.library_path()), "gk_torch_malloc", "gk_free")
     inner = allocator.allocator()
     for names, ours in _HOOKS:
         setter = next((getattr(inner, name) for name in names if hasattr(inner, name)), None)

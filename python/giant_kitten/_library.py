@@ -30,7 +30,7 @@ class Activation(ctypes.Structure):
     )
 
 
-def path() -> Path:
+def library_path() -> Path:
     """Where the library is: beside this file, or where GIANT_KITTEN_LIBRARY says."""
     given = os.environ.get("GIANT_KITTEN_LIBRARY")
     if given:
@@ -63,7 +63,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 @functools.lru_cache(maxsize=1)
 def library() -> ctypes.PyDLL:
     """The library. Its calls keep Python's lock, so that no Python thread launches work during an action."""
-    where = path()
+    where = library_path()
     try:
         loaded = ctypes.PyDLL(str(where))
     except OSError as why:

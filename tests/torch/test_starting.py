@@ -71,9 +71,9 @@ def test_installing_too_late() -> None:
 
 def test_the_allocator_of_pytorchs_own_interface() -> None:
     program = """
-import giant_kitten._library as library, torch
-memory = torch.cuda.memory
-memory.change_current_allocator(memory.CUDAPluggableAllocator(str(library.path()), "gk_torch_malloc", "gk_free"))
+import giant_kitten, torch
+memory, library = torch.cuda.memory, str(giant_kitten.library_path())
+memory.change_current_allocator(memory.CUDAPluggableAllocator(library, "gk_torch_malloc", "gk_free"))
 print(torch.arange(9).cuda().cpu().sum().item())
 """
     assert python(program, native=True) == "36\n"
