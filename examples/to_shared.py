@@ -6,8 +6,8 @@ giant_kitten.install()
 
 import torch  # noqa: E402
 
-encoder = torch.nn.Sequential(torch.nn.Embedding(50_000, 512), torch.nn.Linear(512, 512)).to("cuda")
-decoder = torch.nn.Linear(512, 50_000).to("cuda")
+encoder = torch.nn.Sequential(torch.nn.Embedding(49_152, 512), torch.nn.Linear(512, 512)).to("cuda")
+decoder = torch.nn.Linear(512, 49_152).to("cuda")
 giant_kitten.to_shared(encoder)
 print("encoder:", giant_kitten.tier(encoder), "decoder:", giant_kitten.tier(decoder.weight))
 with giant_kitten.shared():

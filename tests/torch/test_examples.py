@@ -24,4 +24,4 @@ def test_generate() -> None:
 
 def test_to_shared() -> None:
     printed = python("", str(EXAMPLES / "to_shared.py"), native=True)
-    assert printed == "encoder: shared decoder: dedicated\ncache: shared\ntorch.Size([1, 7, 50000])\n"
+    assert printed == "encoder: shared decoder: dedicated\ncache: shared\ntorch.Size([1, 7, 49152])\n"
