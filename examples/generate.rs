@@ -7,7 +7,7 @@ use std::sync::Arc;
 use giant_kitten::core::placement::Order;
 use giant_kitten::driver::Stream;
 use giant_kitten::driver::sim::SimDriver;
-use giant_kitten::{Activation, Error, Kitten, Options, Tier, show_size};
+use giant_kitten::{Activation, Error, Kitten, Options, Reserve, Tier, show_size};
 
 const DEVICE: usize = 0;
 const MIB: usize = 1 << 20;
@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     report(&kitten, "load")?;
     generate(&kitten)?; // first come, first served: the scratch overflows into shared memory
 
-    kitten.activate(DEVICE, &Activation { reserve: 1300 << 20, ..Activation::default() })?;
+    kitten.activate(DEVICE, &Activation { reserve: Reserve::Fixed(1300 << 20), ..Activation::default() })?;
     report(&kitten, "activate")?;
     generate(&kitten)?; // the scratch is dedicated now, and some weights are shared instead
 

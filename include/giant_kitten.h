@@ -78,8 +78,11 @@ void gk_release_pool(int device, uint64_t pool_a, uint64_t pool_b);
  * GK_ARGUMENT, with a sentence, for a text that is not understood; nothing has changed then. */
 int gk_configure(const char *options);
 
+/* A reserve that is found from what the work asks for. */
+#define GK_AUTO UINT64_MAX
+
 struct gk_activation {
-    uint64_t reserve;  /* dedicated bytes that what lives now leaves to scratch */
+    uint64_t reserve;  /* dedicated bytes that what lives now leaves to scratch, or GK_AUTO */
     uint64_t persist;  /* dedicated bytes withheld altogether */
     int sort_reversed; /* not 0: large blocks claim dedicated memory first, instead of small ones */
     int ignore_model;  /* not 0: blocks marked as the model's are not put before the others */
@@ -92,6 +95,17 @@ int gk_defaults(struct gk_activation *activation);
  * less persist; the rest into shared. Then freezes: nothing is released or moved until the next action, and new blocks get
  * the reserve first. Null takes the options. GK_ARGUMENT or GK_REFUSED: nothing was moved. */
 int gk_activate(int device, const struct gk_activation *activation);
+
+/* The automatic mode: on from the beginning where no reserve is given, and after an activation with GK_AUTO; any other action ends
+ * it. A safe point is a moment at which nobody launches work until the call returns; `label` says which kind of work comes
+ * next, by any number that is the same for the same kind, or 0. What scratch lacked since the last one, and what it needed when this
+ * kind of work was done before, is made room for now if that pays: resident memory moves, no address changes, and where
+ * everything fits nothing is done. gk_reset is a safe point too. */
+int gk_safe_point(int device, uint64_t label);
+
+/* Tells the automatic mode that the work between two safe points reads `bytes` of the block that holds `ptr`. Where nothing is
+ * told, every block that lives at a safe point counts as read once. */
+int gk_touch(const void *ptr, size_t bytes);
 
 /* Places every live block in the same order with all of the dedicated memory, and thaws. Only the order counts. */
 int gk_disable(int device, const struct gk_activation *activation);
@@ -178,6 +192,12 @@ struct gk_stats {
     uint64_t reserved; /* held from the driver in both tiers */
     uint64_t reserved_peak;
     uint64_t reserved_total;
+    uint64_t automatic;           /* 1 where the reserve is found automatically */
+    uint64_t safe_points;         /* at which the automatic mode looked */
+    uint64_t rebalances;          /* at which it moved something */
+    uint64_t rebalanced_demoted;  /* bytes that it moved to the shared tier */
+    uint64_t rebalanced_promoted; /* bytes that it moved to the dedicated tier */
+    uint64_t scratch_peak;        /* the most scratch at once since the last safe point */
 };
 int gk_stats(int device, struct gk_stats *stats);
 

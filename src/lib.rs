@@ -6,13 +6,13 @@
 //! ```
 //! # #[cfg(feature = "sim")] {
 //! use std::sync::Arc;
-//! use giant_kitten::{Activation, Kitten, Options, Tier, driver::{Stream, sim::SimDriver}};
+//! use giant_kitten::{Activation, Kitten, Options, Reserve, Tier, driver::{Stream, sim::SimDriver}};
 //!
 //! let driver = SimDriver::of_profile("nominal-6g")?;
 //! let kitten = Kitten::new(Options::default(), Arc::new(driver))?;
 //! let weight = kitten.malloc(64 << 20, 0, Stream(0))?;
 //! kitten.mark(weight, true)?;
-//! kitten.activate(0, &Activation { reserve: 1 << 30, ..Activation::default() })?;
+//! kitten.activate(0, &Activation { reserve: Reserve::Fixed(1 << 30), ..Activation::default() })?;
 //! assert_eq!(kitten.residency(weight)?[Tier::Dedicated], 64 << 20);
 //! # }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -28,7 +28,7 @@ pub mod heap;
 mod kitten;
 mod sync;
 
-pub use core::{PerTier, Phase, Stats, Tier, parse_size, show_size};
+pub use core::{PerTier, Phase, Reserve, Stats, Tier, parse_size, show_size};
 pub use error::{Error, OutOfMemory};
 pub use heap::{MemoryMap, Moved, PoolId, Segment};
 pub use kitten::{Activation, Kitten, OPTIONS, OptionRow, Options, reference};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use fake_cuda::Setup;
 use giant_kitten::driver::cuda::CudaDriver;
 use giant_kitten::driver::{Driver, Rung, Stream};
-use giant_kitten::{Activation, Error, Kitten, Options, Tier};
+use giant_kitten::{Activation, Error, Kitten, Options, Reserve, Tier};
 use kitten_sim::{Gpu, Outstanding, Profile, code};
 
 const GRANULE: u64 = 2 << 20;
@@ -31,7 +31,7 @@ fn use_it(gpu: &Gpu, kitten: &Kitten) -> Result<(), Error> {
     for (at, block) in blocks.iter().enumerate() {
         gpu.write(*block, &[at as u8 + 1; 4096]).unwrap();
     }
-    kitten.activate(0, &Activation { reserve: 4 * GRANULE, ..Activation::default() })?;
+    kitten.activate(0, &Activation { reserve: Reserve::Fixed(4 * GRANULE), ..Activation::default() })?;
     let other = Stream(gpu.create_stream().unwrap());
     let scratch = kitten.malloc(GRANULE as usize, 0, other)?;
     kitten.record_stream(scratch, Stream(0))?;

@@ -7,7 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use common::{DEFAULT, GRANULE, MIB, Random, setup};
-use giant_kitten::{Activation, abi};
+use giant_kitten::{Activation, Reserve, abi};
 use kitten_sim::{Gpu, Profile};
 
 fn driver(gpu: &Gpu) -> std::sync::Arc<dyn giant_kitten::driver::Driver> {
@@ -67,7 +67,7 @@ fn a_hit_calls_no_driver_and_allocates_nothing() {
 fn the_frozen_hot_path_calls_no_driver_either() {
     let (gpu, kitten) = setup(32 * GRANULE, 32 * GRANULE, "");
     kitten.malloc(8 * GRANULE as usize, 0, DEFAULT).unwrap();
-    kitten.activate(0, &Activation { reserve: 16 * GRANULE, ..Activation::default() }).unwrap();
+    kitten.activate(0, &Activation { reserve: Reserve::Fixed(16 * GRANULE), ..Activation::default() }).unwrap();
     let generate = || {
         let blocks =
             [3 * GRANULE, 1000, 5 * GRANULE, 70_000].map(|bytes| kitten.malloc(bytes as usize, 0, DEFAULT).unwrap());

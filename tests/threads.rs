@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use giant_kitten::driver::{Stream, sim::SimDriver};
-use giant_kitten::{Activation, Error, Kitten, Options, PoolId};
+use giant_kitten::{Activation, Error, Kitten, Options, PoolId, Reserve};
 use kitten_sim::{Gpu, Profile};
 use shuttle::thread;
 
@@ -61,7 +61,7 @@ fn blocks_are_freed_by_other_threads_while_actions_move_them() {
         let freeing = thread::spawn(move || other.free(block, 0, Stream(0)).unwrap());
         let other = kitten.clone();
         let moving = thread::spawn(move || {
-            other.activate(0, &Activation { reserve: 6 * GRANULE, ..Activation::default() }).unwrap();
+            other.activate(0, &Activation { reserve: Reserve::Fixed(6 * GRANULE), ..Activation::default() }).unwrap();
             match other.residency(block) {
                 // Its own, or those of the block that has its address by now.
                 Ok(bytes) => assert!([3 * GRANULE, 2 * GRANULE].contains(&bytes.iter().sum())),

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::core::{Tier, parse_size, show_size};
+use crate::core::{Reserve, Tier, parse_size, show_size};
 use crate::driver::{self, Stream};
 use crate::error::Error;
 use crate::heap::PoolId;
@@ -360,11 +360,14 @@ unsafe fn text_of<'a>(text: *const c_char) -> Result<&'a str, Error> {
     unsafe { CStr::from_ptr(text) }.to_str().map_err(|_| Error::Argument("a text is not UTF-8".into()))
 }
 
+/// A reserve that is found automatically.
+pub const GK_AUTO: u64 = u64::MAX;
+
 /// What an action is to do, in C.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GkActivation {
-    /// Dedicated bytes left to scratch.
+    /// Dedicated bytes left to scratch, or [`GK_AUTO`].
     pub reserve: u64,
     /// Dedicated bytes withheld.
     pub persist: u64,
@@ -377,7 +380,7 @@ pub struct GkActivation {
 impl From<Activation> for GkActivation {
     fn from(from: Activation) -> Self {
         GkActivation {
-            reserve: from.reserve,
+            reserve: from.reserve.fixed().unwrap_or(GK_AUTO),
             persist: from.persist,
             sort_reversed: c_int::from(from.sort_reversed),
             ignore_model: c_int::from(from.ignore_model),
@@ -393,7 +396,7 @@ impl GkActivation {
         match unsafe { given.as_ref() } {
             None => kitten.options().into(),
             Some(given) => Activation {
-                reserve: given.reserve,
+                reserve: if given.reserve == GK_AUTO { Reserve::Auto } else { Reserve::Fixed(given.reserve) },
                 persist: given.persist,
                 sort_reversed: given.sort_reversed != 0,
                 ignore_model: given.ignore_model != 0,
@@ -432,13 +435,26 @@ pub unsafe extern "C" fn gk_activate(device: c_int, activation: *const GkActivat
         let moved = kitten.activate(device_number(device)?, &activation)?;
         log::info!(
             "device {device} active: reserve {}, persist {}; {} promoted, {} demoted",
-            show_size(activation.reserve),
+            activation.reserve,
             show_size(activation.persist),
             show_size(moved.promoted),
             show_size(moved.demoted)
         );
         Ok(())
     })
+}
+
+/// A safe point: nobody launches work until this returns. `label` says which kind of work comes next: any number, the same
+/// for the same kind; 0 where nobody knows. Moves memory in the automatic mode, if that pays.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_safe_point(device: c_int, label: u64) -> c_int {
+    status(|| current()?.safe_point(device_number(device)?, label).map(drop))
+}
+
+/// Tells the automatic mode that the work from the last safe point to the next one reads `bytes` of the block that holds `ptr`.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_touch(ptr: *const c_void, bytes: usize) -> c_int {
+    status(|| current()?.touch(ptr as u64, bytes as u64))
 }
 
 /// Places everything anew without reserve and persist, and thaws. Null takes the options' order. Nobody may launch work meanwhile.

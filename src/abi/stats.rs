@@ -172,6 +172,18 @@ fields! {
     reserved_peak = |s| s.reserved.peak;
     /// All of it ever, since the totals were reset.
     reserved_total = |s| s.reserved.total;
+    /// 1 where the reserve is found automatically.
+    automatic = |s| u64::from(s.automatic);
+    /// Number of safe points at which the automatic mode looked.
+    safe_points = |s| s.safe_points;
+    /// Number of times that it moved something.
+    rebalances = |s| s.rebalances;
+    /// Bytes that it moved to the shared tier.
+    rebalanced_demoted = |s| s.rebalanced_demoted;
+    /// Bytes that it moved to the dedicated tier.
+    rebalanced_promoted = |s| s.rebalanced_promoted;
+    /// The most scratch at once since the last safe point.
+    scratch_peak = |s| s.scratch_peak;
 }
 
 /// The statistics as one JSON object: the fields of [`GkStats`] by name, `phase_name`, the device's name, which rung of the ladder its

@@ -9,7 +9,7 @@
 //! The nodes tile the arena from its first byte to its last, linked in address order. A node is in use, retired
 //! (given back, but work on another stream may still touch it), or free. What is free is one of one kind: a hole (no
 //! backing), or wholly in one tier and given back on one stream. Neighbours of one kind are always merged.
-//! A used block may lie in both tiers, once a placement has moved some of its granules.
+//! A used block may lie in both tiers: where no more could be dedicated, or once a placement has moved some of its granules.
 //!
 //! Invariants, which [`Arena::check`] tests: the nodes tile the arena; no two free neighbours are of one kind;
 //! holes begin and end at granules and cover exactly the granules without backing; each free node is in its list.
@@ -86,6 +86,8 @@ pub struct Marks {
     pub scratch: bool,
     /// Used on streams besides its own.
     pub shared_use: bool,
+    /// The interval between safe points in which it came to life.
+    pub born: u32,
 }
 
 /// A block as others see it.
@@ -233,25 +235,88 @@ impl Arena {
         None
     }
 
-    /// Which granules to back in `tier` so that `bytes` can be taken on `stream`: as few as can be, using what is free beside a
-    /// hole; of equals the lowest. `None` where no hole is long enough. O(holes).
-    pub fn plan_growth(&self, bytes: u64, tier: Tier, stream: StreamId) -> Option<Growth> {
-        let usable = |id: u32| {
-            if id == NIL {
-                return 0;
+    /// Takes a block out of free neighbours for `stream` that are long enough only together, as one lies in each tier: best fit, the
+    /// lowest of equals, with as much of it dedicated as can be. O(nodes).
+    pub fn take_across(&mut self, bytes: u64, requested: u64, stream: StreamId) -> Option<BlockId> {
+        let (mut best, mut id): (Option<(u64, u32)>, _) = (None, 0);
+        while id != NIL {
+            let mut length = 0;
+            let first = id;
+            while id != NIL && self.is_free_for(id, stream) {
+                length += self.nodes[id as usize].size;
+                id = self.nodes[id as usize].next;
             }
-            let node = &self.nodes[id as usize];
-            let fits = node.state == State::Free && node.backing == Backing::In(tier) && node.stream == stream;
-            if fits { node.size } else { 0 }
+            if length >= bytes && best.is_none_or(|(shortest, _)| length < shortest) {
+                best = Some((length, first));
+            }
+            if id == first {
+                id = self.nodes[id as usize].next;
+            }
+        }
+        let (length, run) = best?;
+        let Node { offset, .. } = self.nodes[run as usize];
+        let behind = length - bytes;
+        let dedicated = |from: u64| self.residency_of(from, bytes)[Tier::Dedicated];
+        let start = if dedicated(offset + behind) > dedicated(offset) { offset + behind } else { offset };
+        self.unlist(run);
+        while self.nodes[run as usize].size < length {
+            self.unlist(self.nodes[run as usize].next);
+            self.absorb_next(run);
+        }
+        let block = if start > offset { self.split(run, start - offset) } else { run };
+        let rest = (start + bytes < offset + length).then(|| self.split(block, bytes));
+        let node = &mut self.nodes[block as usize];
+        (node.state, node.stream) = (State::Used, stream);
+        self.nodes[block as usize].backing = self.backing_of(start, bytes);
+        // Not before the block is in use: what is left over must not be merged with it.
+        rest.into_iter().chain((block != run).then_some(run)).for_each(|left| self.release_mixed(left));
+        Some(self.carve(block, bytes, requested))
+    }
+
+    fn is_free_for(&self, id: u32, stream: StreamId) -> bool {
+        self.is_backed_and_free(id) && self.nodes[id as usize].stream == stream
+    }
+
+    /// Cuts an unlisted free node behind its first `bytes`; the number of the second part, unlisted as well.
+    fn split(&mut self, id: u32, bytes: u64) -> u32 {
+        let Node { offset, size, backing, stream, .. } = self.nodes[id as usize];
+        let rest = self.new_node(offset + bytes, size - bytes, backing, stream);
+        self.link_after(id, rest);
+        self.nodes[id as usize].size = bytes;
+        rest
+    }
+
+    /// Which granules to back in `tier` so that `bytes`, which nothing free can serve, can be taken on `stream`: as few as can be, using
+    /// what is free in that tier beside a hole; of equals the lowest. `None` where no hole is long enough. O(holes).
+    pub fn plan_growth(&self, bytes: u64, tier: Tier, stream: StreamId) -> Option<Growth> {
+        self.plan(bytes, stream, |backing| backing == Backing::In(tier))
+    }
+
+    /// The same for [`take_across`](Arena::take_across), which uses what is free in either tier. O(holes).
+    pub fn plan_growth_across(&self, bytes: u64, stream: StreamId) -> Option<Growth> {
+        self.plan(bytes, stream, |backing| backing != Backing::None)
+    }
+
+    fn plan(&self, bytes: u64, stream: StreamId, wanted: impl Fn(Backing) -> bool) -> Option<Growth> {
+        let usable = |mut id: u32, onward: fn(&Node) -> u32| {
+            let mut bytes = 0;
+            while id != NIL && self.is_free_for(id, stream) && wanted(self.nodes[id as usize].backing) {
+                let node = &self.nodes[id as usize];
+                bytes += node.size;
+                id = onward(node);
+            }
+            bytes
         };
+        let before = |hole: &Node| usable(hole.prev, |node| node.prev);
+        let behind = |hole: &Node| usable(hole.next, |node| node.next);
         let mut best: Option<(Growth, u64)> = None;
         for &hole in &self.holes {
             let node = &self.nodes[hole as usize];
-            let missing = bytes.saturating_sub(usable(node.prev));
-            let wanted = missing.next_multiple_of(self.granule);
+            let missing = bytes.saturating_sub(before(node));
+            let wanted = missing.next_multiple_of(self.granule).max(self.granule);
             let backed = if wanted <= node.size {
                 wanted
-            } else if missing <= node.size + usable(node.next) {
+            } else if missing <= node.size + behind(node) {
                 node.size
             } else {
                 continue;
@@ -278,9 +343,7 @@ impl Arena {
         self.unlist(growth.hole);
         let hole = self.nodes[growth.hole as usize];
         if hole.size > bytes {
-            let rest = self.new_node(hole.offset + bytes, hole.size - bytes, Backing::None, StreamId(0));
-            self.link_after(growth.hole, rest);
-            self.nodes[growth.hole as usize].size = bytes;
+            let rest = self.split(growth.hole, bytes);
             self.list(rest);
         }
         let node = &mut self.nodes[growth.hole as usize];
@@ -559,15 +622,13 @@ impl Arena {
     /// Makes a listed-out free node into a used block of `bytes` at its start, and lists the rest.
     #[inline]
     fn carve(&mut self, id: u32, bytes: u64, requested: u64) -> BlockId {
-        let Node { offset, size, backing, stream, .. } = self.nodes[id as usize];
+        let Node { offset, size, .. } = self.nodes[id as usize];
         debug_assert!(size >= bytes);
         if size > bytes {
-            let rest = self.new_node(offset + bytes, size - bytes, backing, stream);
-            self.link_after(id, rest);
+            let rest = self.split(id, bytes);
             self.list(rest);
         }
         let node = &mut self.nodes[id as usize];
-        node.size = bytes;
         node.requested = requested;
         node.state = State::Used;
         let slot = (offset >> self.slot_shift) as usize;

@@ -8,6 +8,41 @@
 
 use super::tier::{PerTier, Tier};
 
+/// How much dedicated memory is kept for scratch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reserve {
+    /// Found from what the work asks for.
+    #[default]
+    Auto,
+    /// So many bytes.
+    Fixed(u64),
+}
+
+impl Reserve {
+    /// The bytes, if they are given.
+    pub fn fixed(self) -> Option<u64> {
+        match self {
+            Reserve::Auto => None,
+            Reserve::Fixed(bytes) => Some(bytes),
+        }
+    }
+}
+
+impl From<u64> for Reserve {
+    fn from(bytes: u64) -> Self {
+        Reserve::Fixed(bytes)
+    }
+}
+
+impl std::fmt::Display for Reserve {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Reserve::Auto => f.write_str("auto"),
+            Reserve::Fixed(bytes) => f.write_str(&super::show_size(*bytes)),
+        }
+    }
+}
+
 /// Capacities and promises of one device, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {

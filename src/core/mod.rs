@@ -2,7 +2,10 @@
 #![forbid(unsafe_code)]
 
 mod arena;
+pub mod balance;
 mod bins;
+mod demand;
+mod forecast;
 mod ledger;
 pub mod placement;
 mod size;
@@ -10,7 +13,9 @@ mod stats;
 mod tier;
 
 pub use arena::{Arena, Block, BlockId, Class, Growth, Marks, StreamId};
-pub use ledger::Ledger;
+pub use demand::Demand;
+pub use forecast::Forecast;
+pub use ledger::{Ledger, Reserve};
 pub use size::{ALIGNMENT, LARGEST, SMALL_LIMIT, parse_size, rounded, show_size};
 pub use stats::{Gauge, Phase, Stats, TierStats};
 pub use tier::{PerTier, Tier};

@@ -128,6 +128,18 @@ pub struct Stats {
     pub phase: Phase,
     /// The reserve in force.
     pub reserve: u64,
+    /// Whether the reserve is found automatically.
+    pub automatic: bool,
+    /// Safe points at which the automatic mode looked at what there is.
+    pub safe_points: u64,
+    /// Times that it moved something.
+    pub rebalances: u64,
+    /// Bytes that it moved to the shared tier.
+    pub rebalanced_demoted: u64,
+    /// Bytes that it moved to the dedicated tier.
+    pub rebalanced_promoted: u64,
+    /// The most scratch at once since the last safe point.
+    pub scratch_peak: u64,
     /// Dedicated bytes of live scratch: what of the reserve, and beyond it, is in use. The peak is the high-water mark.
     pub reserve_used: Gauge,
     /// Persist in force.
@@ -144,20 +156,25 @@ pub struct Stats {
     pub migrations: u64,
     /// Bytes of them.
     pub migrated_bytes: u64,
-    /// Blocks that lay in the shared tier from their first byte.
+    /// Blocks that lay in the shared tier, all or a part of them, from the first.
     pub fell_to_shared: u64,
-    /// Bytes of them.
+    /// Their bytes in the shared tier.
     pub fell_to_shared_bytes: u64,
     /// Blocks given back that still wait for work on other streams.
     pub retired_blocks: u64,
 }
 
 impl Stats {
-    /// A block came to life, all of it in one tier. O(1).
+    /// A block came to life, besides what is said of its parts. O(1).
     #[inline]
-    pub(crate) fn allocate(&mut self, tier: Tier, class: Class, bytes: u64, requested: u64, scratch: bool) {
+    pub(crate) fn allocate(&mut self, class: Class, bytes: u64, requested: u64) {
         self.blocks.add(bytes, requested);
         self.classes[class as usize].add(bytes, requested);
+    }
+
+    /// A part of a block, in one tier, came to life. O(1).
+    #[inline]
+    pub(crate) fn allocate_part(&mut self, tier: Tier, bytes: u64, scratch: bool) {
         let stats = &mut self.tiers[tier];
         stats.allocated.add(bytes);
         stats.active.add(bytes);
@@ -211,6 +228,10 @@ impl Stats {
             &mut self.migrated_bytes,
             &mut self.fell_to_shared,
             &mut self.fell_to_shared_bytes,
+            &mut self.safe_points,
+            &mut self.rebalances,
+            &mut self.rebalanced_demoted,
+            &mut self.rebalanced_promoted,
         ] {
             *count = 0;
         }

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 
 use super::{Bound, Heap, RESIDENT, SCRATCH};
 use crate::core::placement::{self, GranuleId, Order, Resident};
-use crate::core::{Phase, Tier, show_size};
+use crate::core::{Phase, Reserve, Tier, show_size};
 use crate::driver::{self, Driver, Handle};
 use crate::error::Error;
 
@@ -92,14 +92,18 @@ impl Repairs {
 
 impl Heap {
     /// Activates: model blocks first, then the others, each in `order`, into what is dedicated less `reserve` less `persist`; then
-    /// freezes. New blocks get the reserve first.
+    /// freezes. New blocks get the reserve first. An automatic reserve begins with what past work has asked for, and goes on to
+    /// follow it.
     ///
     /// # Errors
     /// Where reserve and persist are more than there is, or the rest does not fit the shared tier: nothing has moved then. While a
     /// graph is captured. The driver's: what had moved stays moved, everything stays usable, and the state is the old one.
-    pub fn activate(&mut self, reserve: u64, persist: u64, order: Order) -> Result<Moved, Error> {
+    pub fn activate(&mut self, reserve: Reserve, persist: u64, order: Order) -> Result<Moved, Error> {
+        let automatic = reserve == Reserve::Auto;
+        let reserve = reserve.fixed().unwrap_or_else(|| self.found_reserve(persist));
         let budget = self.ledger.resident_budget(reserve, persist).map_err(Error::Argument)?;
         let moved = self.place(order, budget / self.granule)?;
+        self.set_automatic(automatic);
         self.settle(Phase::Active, reserve, persist);
         Ok(moved)
     }
@@ -110,6 +114,7 @@ impl Heap {
     /// As for [`activate`](Heap::activate).
     pub fn disable(&mut self, order: Order) -> Result<Moved, Error> {
         let moved = self.place(order, self.ledger.capacity[Tier::Dedicated] / self.granule)?;
+        self.set_automatic(false);
         self.settle(Phase::Disabled, 0, 0);
         Ok(moved)
     }
@@ -120,25 +125,29 @@ impl Heap {
     /// Where not everything fits the shared tier: nothing has moved then. Otherwise as for [`activate`](Heap::activate).
     pub fn free_vram(&mut self) -> Result<Moved, Error> {
         let moved = self.place(Order::default(), 0)?;
+        self.set_automatic(false);
         self.settle(Phase::Freed, 0, 0);
         self.stock.trim(Tier::Dedicated, 0);
         self.note();
         Ok(moved)
     }
 
-    /// PyTorch's `empty_cache`: gives idle backing back to the driver. Does nothing while frozen.
+    /// PyTorch's `empty_cache`: gives idle backing back to the driver. Does nothing while frozen, but that it is a safe point for the
+    /// automatic mode.
     ///
     /// # Errors
     /// While a graph is captured; the driver's.
     pub fn reset(&mut self) -> Result<(), Error> {
         self.stats.resets += 1;
-        if self.is_frozen() {
+        if self.automatic.on && !self.pools.is_capturing() {
+            self.safe_point(self.automatic.label)?;
+        }
+        if self.is_frozen() && !self.automatic.on {
             return Ok(());
         }
         self.quiesce()?;
         self.strip();
-        let reserve = if self.ledger.reserve_open { 0 } else { self.ledger.reserve };
-        self.stock.trim(Tier::Dedicated, reserve);
+        self.stock.trim(Tier::Dedicated, self.ledger.reserve);
         self.stock.trim(Tier::Shared, self.ledger.working);
         self.note();
         Ok(())
@@ -187,7 +196,7 @@ impl Heap {
     }
 
     /// The state after a placement.
-    fn settle(&mut self, phase: Phase, reserve: u64, persist: u64) {
+    pub(super) fn settle(&mut self, phase: Phase, reserve: u64, persist: u64) {
         self.stats.phase = phase;
         self.stats.reserve_used = Default::default();
         let active = phase == Phase::Active;
@@ -259,7 +268,7 @@ impl Heap {
     }
 
     /// Moves granules in both directions, a demotion's backing serving the next promotion. The device must be quiet.
-    fn swap(&mut self, promote: Vec<GranuleId>, demote: Vec<GranuleId>) -> Result<Moved, Error> {
+    pub(super) fn swap(&mut self, promote: Vec<GranuleId>, demote: Vec<GranuleId>) -> Result<Moved, Error> {
         let (mut promote, mut demote) = (promote.into_iter().peekable(), demote.into_iter().peekable());
         let mut changes: BTreeMap<u32, Vec<(u32, Option<Tier>)>> = BTreeMap::new();
         let mut moved = Moved::default();
@@ -309,7 +318,7 @@ impl Heap {
         result.map(|()| moved)
     }
 
-    fn can_take(&self, tier: Tier) -> bool {
+    pub(super) fn can_take(&self, tier: Tier) -> bool {
         self.stock.bytes(tier) > 0 || self.stock.held(tier) + self.granule <= self.ledger.capacity[tier]
     }
 
@@ -390,7 +399,7 @@ impl Heap {
     }
 
     /// Takes the backing of idle granules back to the stock, other than pools'. The device must be quiet. Returns bytes.
-    fn strip(&mut self) -> u64 {
+    pub(super) fn strip(&mut self) -> u64 {
         let mut stripped = 0;
         for index in 0..self.arenas.len() {
             if self.pools.owns(index) {

@@ -7,6 +7,7 @@
 //!               supply.rs   the order of supply, growth by granules
 //!               stock.rs    handles mapped nowhere: the reserve, and what was taken back
 //!               migrate.rs  granules change tier under stable addresses
+//!               automatic.rs the reserve that finds itself, at safe points
 //!               streams.rs  streams by number, events
 //!               retired.rs  blocks given back that other streams still use
 //!               pools.rs    what graph captures allocate
@@ -15,6 +16,7 @@
 //!
 //! A heap is used under its device's lock and takes none itself.
 
+mod automatic;
 mod migrate;
 mod pools;
 mod report;
@@ -25,7 +27,7 @@ mod supply;
 
 use std::sync::Arc;
 
-use crate::core::{Arena, BlockId, Class, Ledger, PerTier, Phase, Stats, StreamId, Tier, rounded, show_size};
+use crate::core::{Arena, BlockId, Class, Ledger, PerTier, Phase, Reserve, Stats, StreamId, Tier, rounded, show_size};
 use crate::driver::{DeviceInfo, Driver, DriverError, Handle, Rung, Stream};
 use crate::error::Error;
 
@@ -44,8 +46,8 @@ pub struct HeapOptions {
     pub shared: Option<u64>,
     /// Size of a granule; otherwise the driver's granularity.
     pub granule: Option<u64>,
-    /// Dedicated memory that loading leaves alone.
-    pub reserve: u64,
+    /// Dedicated memory that loading leaves alone; nothing where it is found automatically.
+    pub reserve: Reserve,
 }
 
 /// An arena with its addresses and its backing.
@@ -83,6 +85,7 @@ pub struct Heap {
     retired: retired::RetiredBlocks,
     pools: pools::Pools,
     repairs: migrate::Repairs,
+    automatic: automatic::Automatic,
     stats: Stats,
     last_refusal: Option<DriverError>,
 }
@@ -122,11 +125,12 @@ impl Heap {
             whole(options.dedicated.unwrap_or(free).min(info.dedicated_total)),
             whole(options.shared.unwrap_or(info.shared_spare).min(info.shared_total)),
         );
-        let reserve = options.reserve.min(capacity[Tier::Dedicated]);
-        if options.reserve > capacity[Tier::Dedicated] {
+        let wanted = options.reserve.fixed().unwrap_or(0);
+        let reserve = wanted.min(capacity[Tier::Dedicated]);
+        if wanted > reserve {
             log::warn!(
                 "the reserve {} is more than the {} of dedicated memory on device {device}: all of it is kept for scratch",
-                show_size(options.reserve),
+                show_size(wanted),
                 show_size(capacity[Tier::Dedicated])
             );
         }
@@ -149,6 +153,7 @@ impl Heap {
             arena_keys: Vec::new(),
             arenas: Vec::new(),
             current: RESIDENT,
+            automatic: automatic::Automatic::new(options.reserve == Reserve::Auto, granule),
             stats: Stats::default(),
             last_refusal: None,
         };
@@ -190,7 +195,7 @@ impl Heap {
             Some(pool) => self.pool_arena(pool, class)?,
         };
         match self.arenas[index].core.take(size, bytes, Tier::Dedicated, stream) {
-            Some(id) => Ok(self.give(index, id, size, bytes, Tier::Dedicated)),
+            Some(id) => Ok(self.give(index, id, size, bytes, Some(Tier::Dedicated))),
             None => self.supply(index, size, bytes, stream),
         }
     }
@@ -205,15 +210,23 @@ impl Heap {
         Ok(self.supply_shared(self.current + Class::of(size) as usize, size, bytes, stream))
     }
 
-    /// Counts a new block and says its address.
+    /// Counts a new block and says its address. `tier` is where it lies, if in one.
     #[inline]
-    fn give(&mut self, index: usize, id: BlockId, size: u64, bytes: u64, tier: Tier) -> u64 {
+    fn give(&mut self, index: usize, id: BlockId, size: u64, bytes: u64, tier: Option<Tier>) -> u64 {
         let scratch = self.current == SCRATCH;
         let bound = &mut self.arenas[index];
-        if scratch {
-            bound.core.marks_mut(id).scratch = true;
+        let marks = bound.core.marks_mut(id);
+        marks.scratch = scratch;
+        marks.born = self.automatic.interval;
+        self.automatic.demand.take(size);
+        self.stats.allocate(bound.core.class(), size, bytes);
+        match tier {
+            Some(tier) => self.stats.allocate_part(tier, size, scratch),
+            None => {
+                let parts = bound.core.residency(id);
+                Tier::ALL.into_iter().for_each(|tier| self.stats.allocate_part(tier, parts[tier], scratch));
+            }
         }
-        self.stats.allocate(tier, bound.core.class(), size, bytes, scratch);
         bound.base + bound.core.extent(id).0
     }
 
@@ -230,6 +243,9 @@ impl Heap {
         let stream = self.streams.number_at_free(stream, owner)?;
         let (_, size) = core.extent(id);
         self.stats.free(core.class(), size, core.requested(id));
+        if marks.born == self.automatic.interval {
+            self.automatic.demand.give_back(size);
+        }
         match core.tier(id) {
             Some(tier) => self.stats.free_part(tier, size, marks.scratch, marks.shared_use),
             None => {
@@ -305,6 +321,8 @@ impl Heap {
             reserve: self.ledger.reserve,
             persist: self.ledger.persist,
             retired_blocks: self.retired.len() as u64,
+            automatic: self.automatic.on,
+            scratch_peak: self.automatic.demand.peak(),
             ..self.stats
         }
     }

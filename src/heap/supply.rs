@@ -4,13 +4,13 @@
 //! 2. new dedicated granules: while active the reserve first, then whatever else of the tier is left;
 //! 3. other free dedicated blocks: of the sister arena, then of other streams, which are waited for by the GPU;
 //! 4. a free shared block, in the same order;
-//! 5. new shared granules;
+//! 5. free neighbours of both tiers, enough together; then with new shared granules beside them;
 //! 6. before giving up: all idle backing is taken back, and 2 and 5 are tried again.
 //!
 //! So never a free shared block before the reserve, and never out of memory while anything is idle.
 
 use super::{Bound, FIRST_OF_POOLS, Heap};
-use crate::core::{StreamId, Tier};
+use crate::core::{BlockId, Growth, StreamId, Tier};
 use crate::driver::{DriverError, Handle};
 use crate::error::Error;
 
@@ -43,11 +43,11 @@ impl Heap {
                 return Ok(address);
             }
         }
-        if let Some(address) = self.grow(request, Tier::Shared) {
+        if let Some(address) = self.take_across(request).or_else(|| self.grow_across(request)) {
             return Ok(address);
         }
         if self.reclaim_idle() {
-            let found = self.grow(request, Tier::Dedicated).or_else(|| self.grow(request, Tier::Shared));
+            let found = self.grow(request, Tier::Dedicated).or_else(|| self.grow_across(request));
             if let Some(address) = found {
                 self.stats.retries += 1;
                 return Ok(address);
@@ -66,7 +66,7 @@ impl Heap {
     /// A free block of `tier` in arena `index`, of the request's own stream.
     fn take(&mut self, request: Request, index: usize, tier: Tier) -> Option<u64> {
         let id = self.arenas[index].core.take(request.size, request.bytes, tier, request.stream)?;
-        Some(self.give_from(index, id, request, tier))
+        Some(self.give_from(index, id, request))
     }
 
     /// A free block of `tier` wherever the request may look.
@@ -88,23 +88,48 @@ impl Heap {
                     streams.order(other, request.stream)
                 });
             if let Some((id, _)) = taken {
-                return Some(self.give_from(index, id, request, tier));
+                return Some(self.give_from(index, id, request));
             }
         }
         None
     }
 
-    fn give_from(&mut self, index: usize, id: crate::core::BlockId, request: Request, tier: Tier) -> u64 {
-        if tier == Tier::Shared {
+    /// A block out of what is free in both tiers side by side, where neither is long enough alone.
+    fn take_across(&mut self, request: Request) -> Option<u64> {
+        let own = request.index;
+        let sister = (own < FIRST_OF_POOLS).then_some(own ^ 2);
+        [own].into_iter().chain(sister).find_map(|index| {
+            let id = self.arenas[index].core.take_across(request.size, request.bytes, request.stream)?;
+            Some(self.give_from(index, id, request))
+        })
+    }
+
+    fn give_from(&mut self, index: usize, id: BlockId, request: Request) -> u64 {
+        let core = &self.arenas[index].core;
+        let shared = core.residency(id)[Tier::Shared];
+        if shared > 0 {
             self.stats.fell_to_shared += 1;
-            self.stats.fell_to_shared_bytes += request.size;
+            self.stats.fell_to_shared_bytes += shared;
         }
-        self.give(index, id, request.size, request.bytes, tier)
+        self.give(index, id, request.size, request.bytes, core.tier(id))
     }
 
     /// A block on newly backed granules, as far as the ledger and the driver allow.
     fn grow(&mut self, request: Request, tier: Tier) -> Option<u64> {
         let growth = self.arenas[request.index].core.plan_growth(request.size, tier, request.stream)?;
+        self.back(request, growth, tier)?;
+        self.take(request, request.index, tier)
+    }
+
+    /// A block on newly backed shared granules and what is free beside them, in either tier.
+    fn grow_across(&mut self, request: Request) -> Option<u64> {
+        let growth = self.arenas[request.index].core.plan_growth_across(request.size, request.stream)?;
+        self.back(request, growth, Tier::Shared)?;
+        self.take_across(request)
+    }
+
+    /// Backs what a request grows by; `None` where the ledger or the driver does not allow it.
+    fn back(&mut self, request: Request, growth: Growth, tier: Tier) -> Option<()> {
         let bytes = u64::from(growth.count) * self.granule;
         if self.mapped(tier) + bytes > self.ledger.limit(tier) {
             return None;
@@ -140,7 +165,7 @@ impl Heap {
             *slot = Some(handle);
         }
         self.note();
-        self.take(request, request.index, tier)
+        Some(())
     }
 
     /// Maps handles one behind the other at `address`, readable and writable. On an error they are back in stock.

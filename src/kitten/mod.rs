@@ -17,7 +17,7 @@ use std::sync::Arc;
 use once_cell::sync::OnceCell;
 
 use crate::core::placement::Order;
-use crate::core::{PerTier, Stats, Tier};
+use crate::core::{PerTier, Reserve, Stats, Tier};
 use crate::driver::{DeviceInfo, Driver, Stream};
 use crate::error::Error;
 use crate::heap::{Heap, HeapOptions, MemoryMap, Moved, PoolId, Segment};
@@ -29,7 +29,7 @@ pub use options::{OPTIONS, OptionRow, Options, reference};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Activation {
     /// Dedicated memory that resident blocks leave to scratch.
-    pub reserve: u64,
+    pub reserve: Reserve,
     /// Dedicated memory withheld altogether.
     pub persist: u64,
     /// Large blocks first.
@@ -266,6 +266,22 @@ impl Kitten {
     /// See [`Heap::disable`].
     pub fn disable(&self, device: usize, order: Order) -> Result<Moved, Error> {
         self.heap(device)?.disable(order)
+    }
+
+    /// A safe point of a device: nobody launches work until this returns, and `label` says which kind of work comes next.
+    ///
+    /// # Errors
+    /// See [`Heap::safe_point`].
+    pub fn safe_point(&self, device: usize, label: u64) -> Result<Moved, Error> {
+        self.heap(device)?.safe_point(label)
+    }
+
+    /// Tells the automatic mode that work reads `bytes` of the block that holds `address`.
+    ///
+    /// # Errors
+    /// An address in no live block.
+    pub fn touch(&self, address: u64, bytes: u64) -> Result<(), Error> {
+        self.with_owner(address, |heap| heap.touch(address, bytes))
     }
 
     /// Moves everything on a device to the shared tier and gives its dedicated memory back to the driver.

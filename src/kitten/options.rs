@@ -2,13 +2,13 @@
 //!
 //! The text is a list as in `PYTORCH_CUDA_ALLOC_CONF`: `reserve:1.6GiB,persist:0,sort:reversed`.
 
-use crate::core::parse_size;
+use crate::core::{Reserve, parse_size};
 
 /// How giant-kitten is set up. Sizes in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Dedicated memory kept back while loading, for scratch.
-    pub reserve: u64,
+    /// Dedicated memory for scratch: kept back while loading, or found automatically.
+    pub reserve: Reserve,
     /// Dedicated memory withheld while active.
     pub persist: u64,
     /// Large blocks claim dedicated memory first.
@@ -42,10 +42,14 @@ pub struct OptionRow {
 pub const OPTIONS: &[OptionRow] = &[
     OptionRow {
         name: "reserve",
-        values: "SIZE",
-        default: "0",
-        help: "dedicated memory that loading leaves alone and that is handed out first once activated",
-        set: |options, value| set_size(&mut options.reserve, value),
+        values: "auto|SIZE",
+        default: "auto",
+        help: "dedicated memory for scratch: auto finds what the work needs; a size is left alone while loading and handed out first once \
+               activated",
+        set: |options, value| {
+            options.reserve = if value == "auto" { Reserve::Auto } else { Reserve::Fixed(parse_size(value)?) };
+            Ok(())
+        },
     },
     OptionRow {
         name: "persist",
@@ -192,7 +196,8 @@ mod tests {
     #[test]
     fn the_forms_people_write() {
         let options = Options::parse("reserve:1.6GiB, persist:0 ,sort:reversed,ignore_model:1,shared:8GB").unwrap();
-        assert_eq!(options.reserve, 1_717_986_918);
+        assert_eq!(options.reserve, Reserve::Fixed(1_717_986_918));
+        assert_eq!(Options::parse("reserve:auto").unwrap().reserve, Reserve::Auto);
         assert_eq!(options.shared, Some(8_000_000_000));
         assert!(options.sort_reversed && options.ignore_model);
         for text in ["", "1", " 1 ", "on"] {

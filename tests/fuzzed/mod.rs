@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use giant_kitten::driver::Stream;
 use giant_kitten::driver::sim::SimDriver;
-use giant_kitten::{Activation, Kitten, Options, PoolId, Tier, parse_size};
+use giant_kitten::{Activation, Kitten, Options, PoolId, Reserve, Tier, parse_size};
 use kitten_bench::trace::Trace;
 use kitten_sim::{Access, Completion, Gpu, Outstanding, Profile};
 
@@ -68,7 +68,7 @@ pub fn operations(data: &[u8]) {
     let card = Profile { granularity: GRANULE, dedicated_bytes: 24 * GRANULE, shared_bytes: 40 * GRANULE, ..card };
     let gpu = Gpu::new(&[card.clone(), card]).expect("a small machine");
     let streams = [Stream(0), Stream(gpu.create_stream().unwrap()), Stream(gpu.create_stream().unwrap())];
-    let options = Options { reserve: 3 * GRANULE, ..Options::default() };
+    let options = Options { reserve: Reserve::Fixed(3 * GRANULE), ..Options::default() };
     let kitten = Kitten::new(options, Arc::new(SimDriver::new(gpu.clone()))).expect("an allocator");
     let mut world = World { gpu, kitten, streams, live: Vec::new(), stamp: 0, pools: Vec::new() };
     for step in data.chunks_exact(4).take(400) {
@@ -88,7 +88,10 @@ impl World {
             8 => self.launch(usize::from(which), amount),
             9 => {
                 let request = Activation {
-                    reserve: amount % 30 * GRANULE,
+                    reserve: match amount % 31 {
+                        30 => Reserve::Auto,
+                        granules => Reserve::Fixed(granules * GRANULE),
+                    },
                     persist: amount / 30 % 8 * GRANULE,
                     sort_reversed: amount & 1 == 1,
                     ignore_model: amount & 2 == 2,
@@ -97,7 +100,8 @@ impl World {
             }
             10 => drop(self.kitten.disable(device, Activation::default().order())),
             11 => drop(self.kitten.free_vram(device)),
-            12 => drop(self.kitten.reset()),
+            12 if amount & 1 == 0 => drop(self.kitten.reset()),
+            12 => drop(self.kitten.safe_point(device, amount >> 1 & 3)),
             13 => self.one(usize::from(which), amount),
             14 => self.capture(device, stream, amount),
             _ => self.machine(amount),
@@ -150,7 +154,10 @@ impl World {
         match amount % 4 {
             0 => self.kitten.mark(inside, amount & 8 == 8).expect("a live block"),
             1 => drop(self.kitten.move_block(inside, if amount & 8 == 8 { Tier::Dedicated } else { Tier::Shared })),
-            2 => assert_eq!(self.kitten.extent(inside).expect("a live block").0, block.address),
+            2 => {
+                self.kitten.touch(inside, amount).expect("a live block");
+                assert_eq!(self.kitten.extent(inside).expect("a live block").0, block.address);
+            }
             _ => {
                 let tiers = self.kitten.residency(inside).expect("a live block");
                 assert!(tiers[Tier::Dedicated] + tiers[Tier::Shared] >= block.bytes);

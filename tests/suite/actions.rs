@@ -2,13 +2,13 @@
 
 use super::common::{DEFAULT, Filled, GRANULE, MIB, kitten_on, machine, setup, tier_of};
 use giant_kitten::core::placement::Order;
-use giant_kitten::{Activation, Error, Phase, Tier};
+use giant_kitten::{Activation, Error, Phase, Reserve, Tier};
 
 const KEEP: Option<Tier> = Some(Tier::Dedicated);
 const SHARE: Option<Tier> = Some(Tier::Shared);
 
 fn reserve(bytes: u64) -> Activation {
-    Activation { reserve: bytes, ..Activation::default() }
+    Activation { reserve: Reserve::Fixed(bytes), ..Activation::default() }
 }
 
 #[test]
@@ -34,7 +34,8 @@ fn the_layout_after_activate_is_the_originals() {
             kitten.mark(block.address, model).unwrap();
             block
         });
-        let activation = Activation { reserve: kept * GRANULE, persist: 0, sort_reversed, ignore_model };
+        let activation =
+            Activation { reserve: Reserve::Fixed(kept * GRANULE), persist: 0, sort_reversed, ignore_model };
         kitten.activate(0, &activation).unwrap();
         assert_eq!(blocks.map(|block| tier_of(&kitten, &block)), expected, "{activation:?}");
         blocks.iter().for_each(|block| block.check(&gpu));
@@ -102,7 +103,12 @@ fn loading_leaves_the_configured_reserve_alone() {
 fn persist_makes_a_smaller_card() {
     let (gpu, kitten) = setup(16 * GRANULE, 32 * GRANULE, "");
     let blocks: Vec<_> = (0..12).map(|i| Filled::new(&gpu, &kitten, GRANULE, i)).collect();
-    kitten.activate(0, &Activation { reserve: 4 * GRANULE, persist: 6 * GRANULE, ..Activation::default() }).unwrap();
+    kitten
+        .activate(
+            0,
+            &Activation { reserve: Reserve::Fixed(4 * GRANULE), persist: 6 * GRANULE, ..Activation::default() },
+        )
+        .unwrap();
     let stats = kitten.stats(0).unwrap();
     assert_eq!(stats.tiers[Tier::Dedicated].mapped.current, 6 * GRANULE);
     assert!(stats.tiers[Tier::Dedicated].reserved.current <= 10 * GRANULE, "persist is not even held");

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::common::{DEFAULT, Filled, GRANULE, Random, kitten_on, machine};
 use giant_kitten::core::placement::Order;
 use giant_kitten::driver::Stream;
-use giant_kitten::{Activation, Error, Kitten, Tier};
+use giant_kitten::{Activation, Error, Kitten, Reserve, Tier};
 use kitten_sim::Gpu;
 use parking_lot::RwLock;
 
@@ -60,7 +60,10 @@ fn worker(gpu: &Gpu, kitten: &Kitten, device: usize, seed: u64, operations: u64,
                     let _ = match random.below(4) {
                         0 | 1 => {
                             let reserve = random.below(6) * GRANULE;
-                            kitten.activate(device, &Activation { reserve, ..Activation::default() })
+                            kitten.activate(
+                                device,
+                                &Activation { reserve: Reserve::Fixed(reserve), ..Activation::default() },
+                            )
                         }
                         2 => kitten.disable(device, order),
                         _ => kitten.free_vram(device),

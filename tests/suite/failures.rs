@@ -4,7 +4,7 @@
 use super::common::{DEFAULT, Filled, kitten_on};
 use giant_kitten::core::placement::Order;
 use giant_kitten::driver::Stream;
-use giant_kitten::{Activation, Kitten, Tier};
+use giant_kitten::{Activation, Kitten, Reserve, Tier};
 use kitten_sim::{Gpu, Outstanding, Profile, code};
 
 /// Small granules: there are many calls, and all bytes are looked at after each failure.
@@ -35,7 +35,7 @@ fn workload(gpu: &Gpu, kitten: &Kitten, other: Stream) -> u32 {
         blocks.iter().for_each(|block| block.check(gpu));
     };
     check(&blocks);
-    let activation = Activation { reserve: 2 * LARGE, ..Activation::default() };
+    let activation = Activation { reserve: Reserve::Fixed(2 * LARGE), ..Activation::default() };
     attempt(&mut failed, kitten.activate(0, &activation));
     check(&blocks);
     for _ in 0..2 {
@@ -63,15 +63,51 @@ fn workload(gpu: &Gpu, kitten: &Kitten, other: Stream) -> u32 {
     failed
 }
 
-/// Runs the workload with failures armed; `None` where not even the heap could be made.
+/// Work in two kinds whose scratch displaces weights and lets them come back, in the automatic mode.
+fn automatic_workload(gpu: &Gpu, kitten: &Kitten, _other: Stream) -> u32 {
+    let mut failed = 0;
+    let mut blocks = Vec::new();
+    for seed in 0..3 {
+        match kitten.malloc(LARGE as usize, 0, DEFAULT) {
+            Ok(address) => blocks.push(Filled::at(gpu, address, LARGE, seed)),
+            Err(_) => failed += 1,
+        }
+    }
+    for label in [1, 1, 2, 1, 2, 1] {
+        failed += u32::from(kitten.safe_point(0, label).is_err());
+        kitten.check().unwrap();
+        blocks.iter().for_each(|block: &Filled| block.check(gpu));
+        for round in 0..5 {
+            match kitten.malloc((2 * label * LARGE) as usize, 0, DEFAULT) {
+                Ok(address) => {
+                    if round == 0 {
+                        Filled::at(gpu, address, 2 * label * LARGE, 99).check(gpu);
+                    }
+                    kitten.free(address, 0, DEFAULT).unwrap();
+                }
+                Err(_) => failed += 1,
+            }
+        }
+        let read = if label == 1 { &blocks[..] } else { &[] };
+        read.iter().for_each(|block| kitten.touch(block.address, 3 * block.bytes).unwrap());
+    }
+    failed
+}
+
+/// Runs the workload with failures armed.
 fn run(arm: impl Fn(&Gpu)) -> (Gpu, u32) {
+    run_of(workload, &format!("reserve:{LARGE}"), arm)
+}
+
+/// Runs a workload with failures armed; the number of operations that failed.
+fn run_of(work: fn(&Gpu, &Kitten, Stream) -> u32, options: &str, arm: impl Fn(&Gpu)) -> (Gpu, u32) {
     let card = Profile::builtin("nominal-6g").unwrap();
     let card = Profile { granularity: GRANULE, dedicated_bytes: 5 * LARGE, shared_bytes: 10 * LARGE, ..card };
     let gpu = Gpu::new(&[card]).unwrap();
     let other = Stream(gpu.create_stream().unwrap());
-    let kitten = kitten_on(&gpu, &format!("reserve:{LARGE}"));
+    let kitten = kitten_on(&gpu, options);
     arm(&gpu);
-    let failed = workload(&gpu, &kitten, other);
+    let failed = work(&gpu, &kitten, other);
     gpu.clear_failures();
     // With the failures gone, everything works again.
     kitten.disable(0, Order::default()).unwrap();
@@ -95,6 +131,20 @@ fn each_call_may_fail_once() {
     for nth in 1..=calls {
         let code = if nth % 2 == 0 { code::OUT_OF_MEMORY } else { code::UNKNOWN };
         let (gpu, _) = run(|gpu| gpu.fail_any(nth, code));
+        nothing_left(&gpu, &format!("call {nth} failed with {code}"));
+    }
+}
+
+#[test]
+fn each_call_of_the_automatic_mode_may_fail_once() {
+    let run = |arm: &dyn Fn(&Gpu)| run_of(automatic_workload, "", arm);
+    let (gpu, failed) = run(&|gpu| gpu.clear_failures());
+    assert_eq!(failed, 0);
+    nothing_left(&gpu, "without failures");
+    assert!(gpu.calls()["cuMemUnmap"] > 10, "something moves: {:?}", gpu.calls());
+    for nth in 1..=gpu.total_calls() {
+        let code = if nth % 2 == 0 { code::OUT_OF_MEMORY } else { code::UNKNOWN };
+        let (gpu, _) = run(&|gpu| gpu.fail_any(nth, code));
         nothing_left(&gpu, &format!("call {nth} failed with {code}"));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::common::{DEFAULT, Filled, GRANULE, Random, kitten_on, machine, setup};
 use giant_kitten::driver::Stream;
-use giant_kitten::{Activation, Error, PoolId};
+use giant_kitten::{Activation, Error, PoolId, Reserve};
 use kitten_sim::{Access, Completion, Gpu};
 
 fn use_block(gpu: &Gpu, stream: Stream, address: u64, bytes: u64) {
@@ -216,7 +216,8 @@ fn random_streams_never_meet_unordered() {
                 _ if step % 16 == 0 => {
                     let reserve = random.below(10) * GRANULE;
                     let _ = match random.below(3) {
-                        0 => kitten.activate(0, &Activation { reserve, ..Activation::default() }),
+                        0 => kitten
+                            .activate(0, &Activation { reserve: Reserve::Fixed(reserve), ..Activation::default() }),
                         1 => kitten.disable(0, giant_kitten::core::placement::Order::default()),
                         _ => kitten.free_vram(0),
                     };

@@ -33,10 +33,10 @@ pub fn demo(mut tick: impl FnMut()) -> Result<String> {
          not measured). The allocator is the real one, the GPU is simulated, and all seconds are modelled.\n"
     );
     for reread in REREADS {
-        let setup = |policy, reserve| Setup {
+        let setup = |policy, reserve: u64| Setup {
             profile: Profile { in_place_reread: reread, ..profile.clone() },
             policy,
-            activation: Activation { reserve, ..Activation::default() },
+            activation: Activation { reserve: reserve.into(), ..Activation::default() },
         };
         let mut run = |policy, reserve| {
             let outcome = replay(&mut Trace::open(TRACE)?, &setup(policy, reserve), &mut |_, _| {});

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   trace.rs     traces as streams of events, checked
+//!   workload.rs  one trace, or several as one run
 //!   replay.rs    a trace through the allocator; time by where the bytes lie
 //!   demo.rs      the table that kitten-bench shows without arguments
 //!   sweep.rs     seconds per step against the reserve
@@ -21,3 +22,4 @@ pub mod probe;
 pub mod replay;
 pub mod sweep;
 pub mod trace;
+pub mod workload;

@@ -10,7 +10,8 @@ use giant_kitten::{Activation, parse_size, show_size};
 use indicatif::{ProgressBar, ProgressStyle};
 use kitten_bench::probe::{self, Card, Cuda, Simulated};
 use kitten_bench::replay::{Outcome, Policy, Setup, map_at, replay};
-use kitten_bench::trace::{BUNDLED, Trace};
+use kitten_bench::trace::BUNDLED;
+use kitten_bench::workload::{self, Source};
 use kitten_bench::{demo, hotpath, picture, sweep};
 use kitten_sim::Profile;
 
@@ -109,8 +110,13 @@ enum Command {
 
 #[derive(Args)]
 struct Run {
-    /// A bundled trace, or a file in the format gpu-op-trace/1, plain or .zst
-    trace: String,
+    /// A bundled trace, or a file in the format gpu-op-trace/1, plain or .zst; several, each with how many of its steps
+    /// (sdxl_unet_1024:20 sdvae_dec_1024:1), are one run
+    #[arg(required = true)]
+    trace: Vec<String>,
+    /// How often the whole run is done
+    #[arg(long = "loop", default_value = "1")]
+    loops: u64,
     /// A built-in hardware profile, or a file
     #[arg(long, default_value = "nominal-6g")]
     profile: String,
@@ -145,6 +151,10 @@ struct Placed {
 }
 
 impl Run {
+    fn open(&self) -> Result<Box<dyn Source>> {
+        workload::open(&self.trace, self.loops)
+    }
+
     fn setup(&self, policy: Policy, reserve: u64) -> Result<Setup> {
         let mut profile = Profile::load(&self.profile).map_err(anyhow::Error::msg)?;
         profile.dedicated_bytes = self.dedicated.unwrap_or(profile.dedicated_bytes);
@@ -163,7 +173,7 @@ impl Run {
             );
         }
         let activation = Activation {
-            reserve,
+            reserve: reserve.into(),
             persist: self.persist,
             sort_reversed: self.sort_reversed,
             ignore_model: self.ignore_model,
@@ -223,7 +233,7 @@ fn run(cli: Cli) -> Result<()> {
         }
         Some(Command::Replay { run, placed, json }) => {
             let setup = run.setup(placed.policy, placed.reserve)?;
-            let outcome = replay(&mut Trace::open(&run.trace)?, &setup, &mut |_, _| {})?;
+            let outcome = replay(&mut *run.open()?, &setup, &mut |_, _| {})?;
             if json {
                 println!("{}", serde_json::to_string_pretty(&outcome)?);
             } else {
@@ -240,7 +250,7 @@ fn run(cli: Cli) -> Result<()> {
                 picture::check_extension(plot)?;
             }
             let bar = progress(reserves.len() as u64);
-            let sweep = sweep::sweep(|| Trace::open(&run.trace), &setup, &reserves, || bar.inc(1))?;
+            let sweep = sweep::sweep(|| run.open(), &setup, &reserves, || bar.inc(1))?;
             bar.finish_and_clear();
             if let Some(path) = &csv {
                 let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -268,8 +278,8 @@ fn run(cli: Cli) -> Result<()> {
         Some(Command::Map { run, placed, at, out }) => {
             picture::check_extension(&out)?;
             let setup = run.setup(placed.policy, placed.reserve)?;
-            let mut trace = Trace::open(&run.trace)?;
-            let (map, stats) = map_at(&mut trace, &setup, &at)?;
+            let mut trace = run.open()?;
+            let (map, stats) = map_at(&mut *trace, &setup, &at)?;
             picture::draw_map(&map, &stats, &format!("{}, {at}", trace.name()), &out)?;
         }
         Some(Command::Hotpath { log, live, rounds, json }) => {

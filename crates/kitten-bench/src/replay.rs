@@ -10,12 +10,14 @@ use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
+use giant_kitten::Reserve;
 use giant_kitten::driver::sim::SimDriver;
 use giant_kitten::{Activation, Kitten, MemoryMap, Options, Stats, Tier, abi};
 use kitten_sim::{Gpu, Load, Profile};
 use serde::Serialize;
 
-use crate::trace::{Event, Kind, Op, Trace};
+use crate::trace::{Event, Kind, Op};
+use crate::workload::{Source, is_loading};
 
 const DEVICE: usize = 0;
 
@@ -27,6 +29,11 @@ pub enum Policy {
     FirstCome,
     /// Loading leaves the reserve alone; activation after the load.
     Reserve,
+    /// The reserve finds itself: each phase begins with a safe point that names the kind of work, and the reads of what was loaded are
+    /// told.
+    Auto,
+    /// The same, with nothing told but the safe points.
+    AutoBlind,
 }
 
 /// What to replay, and on what.
@@ -45,8 +52,12 @@ pub struct Setup {
 pub struct Step {
     /// The phase's name.
     pub name: String,
-    /// Modelled: compute and link.
+    /// How often the whole of the work had been done before.
+    pub generation: u64,
+    /// Modelled: compute, link, and what moved before it.
     pub seconds: f64,
+    /// Of these, what moved before it took.
+    pub moving_seconds: f64,
     /// Modelled: as if everything were dedicated.
     pub compute_seconds: f64,
     /// Bytes over the link, both ways, with rereads.
@@ -70,7 +81,7 @@ pub struct Outcome {
     pub profile: String,
     /// How memory was placed.
     pub policy: Policy,
-    /// The reserve of the activation.
+    /// The reserve in force at the end.
     pub reserve_bytes: u64,
     /// Capacity of the dedicated tier.
     pub dedicated_bytes: u64,
@@ -104,6 +115,7 @@ struct LiveBlock {
     address: u64,
     bytes: u64,
     stream: u64,
+    resident: bool,
 }
 
 /// A replay under way.
@@ -115,6 +127,7 @@ struct Replay<'a> {
     streams: HashMap<u64, u64>,
     step: Step,
     in_step: bool,
+    loading: bool,
     steps: Vec<Step>,
     live_bytes: u64,
     peak_live: u64,
@@ -139,9 +152,13 @@ pub type Watch<'a> = &'a mut dyn FnMut(Moment<'_>, &Kitten);
 ///
 /// # Errors
 /// A trace that is not good; an allocator that fails other than by running out of memory, which is an outcome.
-pub fn replay(trace: &mut Trace, setup: &Setup, watch: Watch<'_>) -> Result<Outcome> {
+pub fn replay(trace: &mut dyn Source, setup: &Setup, watch: Watch<'_>) -> Result<Outcome> {
     let gpu = Gpu::new(std::slice::from_ref(&setup.profile))?;
-    let reserve = if setup.policy == Policy::Reserve { setup.activation.reserve } else { 0 };
+    let reserve = match setup.policy {
+        Policy::FirstCome => Reserve::Fixed(0),
+        Policy::Reserve => setup.activation.reserve,
+        Policy::Auto | Policy::AutoBlind => Reserve::Auto,
+    };
     let options = Options { reserve, ..Options::default() };
     let kitten = abi::install(Kitten::new(options, Arc::new(SimDriver::new(gpu.clone())))?);
     let mut replay = Replay {
@@ -152,6 +169,7 @@ pub fn replay(trace: &mut Trace, setup: &Setup, watch: Watch<'_>) -> Result<Outc
         streams: HashMap::from([(0, 0)]),
         step: Step::default(),
         in_step: false,
+        loading: true,
         steps: Vec::new(),
         live_bytes: 0,
         peak_live: 0,
@@ -163,14 +181,10 @@ pub fn replay(trace: &mut Trace, setup: &Setup, watch: Watch<'_>) -> Result<Outc
     outcome
 }
 
-fn is_loading(phase: &str) -> bool {
-    matches!(phase, "load" | "inputs")
-}
-
 impl Replay<'_> {
     /// Runs to the end; the text of an out-of-memory that ended it early.
-    fn run(&mut self, trace: &mut Trace, watch: Watch<'_>) -> Result<Option<String>> {
-        let mut placed = self.setup.policy == Policy::FirstCome;
+    fn run(&mut self, trace: &mut dyn Source, watch: Watch<'_>) -> Result<Option<String>> {
+        let mut placed = self.setup.policy != Policy::Reserve;
         while let Some(event) = trace.next_event()? {
             match event {
                 Event::Phase(name) => {
@@ -181,9 +195,12 @@ impl Replay<'_> {
                             return Ok(Some(why.to_string()));
                         }
                     }
+                    self.loading = is_loading(&name);
+                    let moving_seconds =
+                        if self.loading || name == "end" { 0.0 } else { self.safe_point(trace.label())? };
                     watch(Moment { phase: &name, begins: true, live_bytes: self.live_bytes }, self.kitten);
                     self.in_step = !is_loading(&name) && name != "end";
-                    self.step = Step { name, ..Step::default() };
+                    self.step = Step { name, generation: trace.generation(), moving_seconds, ..Step::default() };
                 }
                 Event::Alloc { id, bytes, stream, kind } => {
                     if let Some(oom) = self.alloc(id, bytes, stream, kind).with_context(|| trace.at())? {
@@ -198,6 +215,16 @@ impl Replay<'_> {
         }
         self.end_step();
         Ok(None)
+    }
+
+    /// A safe point before work of a kind; the modelled seconds that it takes.
+    fn safe_point(&mut self, label: u64) -> Result<f64> {
+        if !matches!(self.setup.policy, Policy::Auto | Policy::AutoBlind) {
+            return Ok(0.0);
+        }
+        let before = self.gpu.modelled_seconds();
+        self.kitten.safe_point(DEVICE, label)?;
+        Ok(self.gpu.modelled_seconds() - before)
     }
 
     fn alloc(&mut self, id: u64, bytes: u64, stream: u64, kind: Kind) -> Result<Option<String>> {
@@ -218,7 +245,7 @@ impl Replay<'_> {
         if kind == Kind::Param {
             self.kitten.mark(address, true)?;
         }
-        self.live.insert(id, LiveBlock { address, bytes, stream });
+        self.live.insert(id, LiveBlock { address, bytes, stream, resident: self.loading });
         self.live_bytes += bytes;
         self.peak_live = self.peak_live.max(self.live_bytes);
         self.look()?;
@@ -252,6 +279,13 @@ impl Replay<'_> {
         let bytes: u64 = op.reads.iter().chain(&op.writes).map(|(_, bytes)| bytes).sum();
         let load = Load { bytes: bytes as f64, flops: op.flops, ..Load::default() };
         self.step.compute_seconds += profile.compute_seconds(&load);
+        if self.setup.policy == Policy::Auto {
+            for (id, bytes) in &op.reads {
+                if let Some(block) = self.live.get(id).filter(|block| block.resident) {
+                    self.kitten.touch(block.address, *bytes)?;
+                }
+            }
+        }
         let reread = if rereads(&op.name) { profile.in_place_reread } else { 1.0 };
         self.step.link_read_bytes += (self.shared_bytes(&op.reads)? * reread).round() as u64;
         self.step.link_write_bytes += self.shared_bytes(&op.writes)?.round() as u64;
@@ -277,7 +311,8 @@ impl Replay<'_> {
         }
         let profile = &self.setup.profile;
         step.link_bytes = step.link_read_bytes + step.link_write_bytes;
-        step.seconds = step.compute_seconds
+        step.seconds = step.moving_seconds
+            + step.compute_seconds
             + profile.seconds(&Load {
                 link_to_device: step.link_read_bytes as f64,
                 link_to_host: step.link_write_bytes as f64,
@@ -295,7 +330,7 @@ impl Replay<'_> {
             trace: trace.into(),
             profile: self.setup.profile.name.clone(),
             policy: self.setup.policy,
-            reserve_bytes: if active { activation.reserve } else { 0 },
+            reserve_bytes: stats.reserve,
             dedicated_bytes: stats.capacity[Tier::Dedicated],
             shared_bytes: stats.capacity[Tier::Shared],
             persist_bytes: if active { activation.persist } else { 0 },
@@ -326,7 +361,7 @@ fn rereads(op: &str) -> bool {
 ///
 /// # Errors
 /// As for [`replay`]; a phase that the trace does not have.
-pub fn map_at(trace: &mut Trace, setup: &Setup, phase: &str) -> Result<(MemoryMap, Stats)> {
+pub fn map_at(trace: &mut dyn Source, setup: &Setup, phase: &str) -> Result<(MemoryMap, Stats)> {
     let mut seen = Vec::new();
     let mut busiest: Option<(u64, _, _)> = None;
     replay(trace, setup, &mut |moment, kitten| {

@@ -3,10 +3,11 @@
 use std::io::Write;
 
 use anyhow::{Result, ensure};
+use giant_kitten::Reserve;
 use serde::Serialize;
 
 use crate::replay::{Outcome, Policy, Setup, replay};
-use crate::trace::Trace;
+use crate::workload::Source;
 
 /// How far above the best a reserve still counts as good.
 pub const PLATEAU: f64 = 1.03;
@@ -56,12 +57,12 @@ pub fn reserves(from: u64, to: u64, step: u64) -> Result<Vec<u64>> {
 /// # Errors
 /// As for [`replay`].
 pub fn sweep(
-    open: impl Fn() -> Result<Trace>,
+    open: impl Fn() -> Result<Box<dyn Source>>,
     setup: &Setup,
     reserves: &[u64],
     mut tick: impl FnMut(),
 ) -> Result<Sweep> {
-    let run = |setup: &Setup| replay(&mut open()?, setup, &mut |_, _| {});
+    let run = |setup: &Setup| replay(&mut *open()?, setup, &mut |_, _| {});
     let first = run(&Setup { policy: Policy::FirstCome, ..setup.clone() })?;
     let steady = |outcome: &Outcome| outcome.steady.clone().filter(|_| outcome.oom.is_none());
     let mut sweep = Sweep {
@@ -73,7 +74,7 @@ pub fn sweep(
     };
     for reserve in reserves {
         let mut setup = Setup { policy: Policy::Reserve, ..setup.clone() };
-        setup.activation.reserve = *reserve;
+        setup.activation.reserve = Reserve::Fixed(*reserve);
         let outcome = run(&setup)?;
         let step = steady(&outcome);
         sweep.points.push(Point {

@@ -31,8 +31,36 @@ fn growth_uses_what_is_free_beside_the_hole() {
     assert_eq!((growth.first, growth.count), (2, 1), "half a granule is there already");
     let elsewhere = arena.plan_growth(3 * G / 2, Tier::Shared, S0).unwrap();
     assert_eq!(elsewhere.count, 2, "what is free lies in the other tier");
-    let other = arena.plan_growth(3 * G / 2, Tier::Dedicated, S1).unwrap();
+    let across = arena.plan_growth_across(3 * G / 2, S0).unwrap();
+    assert_eq!(across.count, 1, "a block in both tiers uses it");
+    let other = arena.plan_growth_across(3 * G / 2, S1).unwrap();
     assert_eq!(other.count, 2, "what is free belongs to another stream");
+}
+
+#[test]
+fn neighbours_of_both_tiers_make_one_block() {
+    // dedicated | shared | shared | dedicated, all free.
+    let mut arena = grown(Class::Large, 4, Tier::Dedicated);
+    arena.set_tiers([(1, Some(Tier::Shared)), (2, Some(Tier::Shared))], S0);
+    assert_eq!(arena.take_across(5 * G, 0, S0), None, "more than there is");
+    assert_eq!(arena.take_across(3 * G, 0, S1), None, "another stream's");
+    let block = arena.take_across(3 * G, 3 * G, S0).unwrap();
+    arena.check().unwrap();
+    assert_eq!(arena.residency(block), PerTier::new(G, 2 * G));
+    assert_eq!(arena.find(arena.extent(block).0), Some(block));
+    arena.release(block, S0);
+    arena.check().unwrap();
+    // With a granule taken in front, the dedicated one behind is what is left to have.
+    let first = arena.take(G, G, Tier::Dedicated, S0).unwrap();
+    assert_eq!(arena.extent(first).0, 0, "the lowest of equals");
+    let block = arena.take_across(3 * G / 2, 0, S0).unwrap();
+    assert_eq!(arena.extent(block), (5 * G / 2, 3 * G / 2));
+    arena.check().unwrap();
+    assert_eq!(
+        arena.take(3 * G / 2, 0, Tier::Shared, S0).map(|id| arena.extent(id).0),
+        Some(G),
+        "the rest is free as before"
+    );
 }
 
 #[test]
@@ -108,6 +136,7 @@ enum Action {
     Allocate { size: u64, stream: u16, tier: Tier },
     Free { which: usize, stream: u16 },
     Steal { size: u64, stream: u16 },
+    Across { size: u64, stream: u16 },
     Retire { which: usize },
     Strip,
     Flip { seed: u32 },
@@ -118,11 +147,13 @@ fn actions(class: Class) -> impl Strategy<Value = Action> {
         Class::Small => (1..=SMALL_LIMIT / ALIGNMENT).boxed(),
         Class::Large => (SMALL_LIMIT / ALIGNMENT + 1..=20_000).boxed(),
     };
+    let across = size.clone();
     let tier = prop_oneof![3 => Just(Tier::Dedicated), 1 => Just(Tier::Shared)];
     prop_oneof![
         8 => (size.clone(), 0..3u16, tier).prop_map(|(u, stream, tier)| Action::Allocate { size: u * ALIGNMENT, stream, tier }),
         8 => (any::<usize>(), 0..3u16).prop_map(|(which, stream)| Action::Free { which, stream }),
         1 => (size, 0..3u16).prop_map(|(u, stream)| Action::Steal { size: u * ALIGNMENT, stream }),
+        2 => (across, 0..3u16).prop_map(|(u, stream)| Action::Across { size: u * ALIGNMENT, stream }),
         1 => any::<usize>().prop_map(|which| Action::Retire { which }),
         1 => Just(Action::Strip),
         1 => any::<u32>().prop_map(|seed| Action::Flip { seed }),
@@ -163,6 +194,18 @@ fn against_oracle(class: Class, actions: Vec<Action>) {
                     arena.take_from_others(size, size, Tier::Dedicated, StreamId(stream), |_| true)
                 {
                     assert_ne!(from, StreamId(stream));
+                    live.push(place(&arena, &mut taken, id, size));
+                }
+            }
+            Action::Across { size, stream } => {
+                let stream = StreamId(stream);
+                let id = arena.take_across(size, size, stream).or_else(|| {
+                    let growth = arena.plan_growth_across(size, stream)?;
+                    arena.grow(growth, Tier::Shared, stream);
+                    Some(arena.take_across(size, size, stream).expect("grown for this very request"))
+                });
+                if let Some(id) = id {
+                    assert_eq!(arena.block(id).stream, stream);
                     live.push(place(&arena, &mut taken, id, size));
                 }
             }

@@ -1,0 +1,199 @@
+//! Balance: which resident granules ought to give way to scratch, and which ought to come back, as a pure function.
+//!
+//! Dedicated memory is divided between resident granules and the levels of scratch. Everything is counted in one unit, a
+//! granule over the link: what lies in the shared tier costs its reads and writes, in every interval of the run to come; a move costs
+//! once.
+//!
+//! ```text
+//!   dedicated │ residents, by reads        │ room for scratch, by level │
+//!             │ most ………………………… fewest │ room-1 ………………… 0 │   then levels room, room+1 … overflow
+//!                                   ◀───────┼──▶
+//!                            demote while the next level gains more, or promote while the last gains less
+//! ```
+
+use super::placement::GranuleId;
+use super::tier::Tier;
+
+/// How often scratch crosses the link for each time that it is allocated, in the shared tier: it is written and read at least once.
+pub const SCRATCH_TOUCHES: f64 = 2.0;
+
+/// A resident granule.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Candidate {
+    /// Which one.
+    pub id: GranuleId,
+    /// Where it lies.
+    pub tier: Tier,
+    /// How often it is read in an interval of the coming run.
+    pub reads: f64,
+    /// Whether other work will want it back.
+    pub wanted_later: bool,
+}
+
+/// What the coming run is.
+#[derive(Clone, Copy, Debug)]
+pub struct Outlook<'a> {
+    /// Uses of each granule of scratch in an interval, by level, from the lowest up.
+    pub uses: &'a [f64],
+    /// How many intervals are to come.
+    pub horizon: f64,
+    /// Granules of dedicated memory that residents and scratch share.
+    pub capacity: u64,
+    /// Granules that the shared tier can take on.
+    pub shared_room: u64,
+    /// What the moves must gain besides their cost, in granules over the link.
+    pub debt: f64,
+}
+
+/// What ought to move.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Decision {
+    /// To the shared tier.
+    pub demote: Vec<GranuleId>,
+    /// To the dedicated tier.
+    pub promote: Vec<GranuleId>,
+    /// What that gains over the run, less what it costs: granules over the link.
+    pub gain: f64,
+    /// What it costs, of that.
+    pub cost: f64,
+}
+
+impl Decision {
+    /// Whether nothing ought to move.
+    pub fn is_empty(&self) -> bool {
+        self.demote.is_empty() && self.promote.is_empty()
+    }
+}
+
+impl Outlook<'_> {
+    /// What scratch would cross the link in an interval with `room` granules of dedicated memory.
+    pub fn spill(&self, room: u64) -> f64 {
+        SCRATCH_TOUCHES * self.uses.iter().skip(room as usize).sum::<f64>()
+    }
+
+    fn level(&self, level: u64) -> f64 {
+        SCRATCH_TOUCHES * self.uses.get(level as usize).copied().unwrap_or(0.0)
+    }
+}
+
+/// Decides what moves before a run. O(n log n) in the candidates.
+pub fn decide(candidates: &[Candidate], outlook: &Outlook<'_>) -> Decision {
+    let in_tier = |tier| candidates.iter().copied().filter(move |candidate| candidate.tier == tier);
+    let mut dedicated: Vec<Candidate> = in_tier(Tier::Dedicated).collect();
+    // Fewest reads first; of equals those that nobody will want back, and then the last in memory.
+    dedicated
+        .sort_by(|a, b| a.reads.total_cmp(&b.reads).then(a.wanted_later.cmp(&b.wanted_later)).then(b.id.cmp(&a.id)));
+    let mut shared: Vec<Candidate> = in_tier(Tier::Shared).collect();
+    shared.sort_by(|a, b| b.reads.total_cmp(&a.reads).then(a.id.cmp(&b.id)));
+    let room = outlook.capacity.saturating_sub(dedicated.len() as u64);
+    let leave = |candidate: &Candidate| 1.0 + f64::from(u8::from(candidate.wanted_later));
+
+    let demotions = dedicated.iter().take(outlook.shared_room as usize).zip(room..);
+    let demotions = demotions.map(|(candidate, level)| {
+        (outlook.horizon * (outlook.level(level) - candidate.reads) - leave(candidate), leave(candidate))
+    });
+    let (demoted, mut gain, mut cost) = best_prefix(demotions);
+    let mut promoted = 0;
+    if demoted == 0 {
+        let promotions = shared.iter().zip((0..room).rev());
+        let promotions = promotions
+            .map(|(candidate, level)| (outlook.horizon * (candidate.reads - outlook.level(level)) - 1.0, 1.0));
+        (promoted, gain, cost) = best_prefix(promotions);
+    }
+    let swaps = shared[promoted..].iter().zip(&dedicated[demoted..]);
+    let swaps = swaps
+        .map(|(comes, goes)| (outlook.horizon * (comes.reads - goes.reads) - 1.0 - leave(goes), 1.0 + leave(goes)));
+    let (swapped, more, price) = best_prefix(swaps);
+    let ids = |candidates: &[Candidate]| candidates.iter().map(|candidate| candidate.id).collect();
+    let decision = Decision {
+        demote: ids(&dedicated[..demoted + swapped]),
+        promote: ids(&shared[..promoted + swapped]),
+        gain: gain + more,
+        cost: cost + price,
+    };
+    if decision.gain > outlook.debt { decision } else { Decision::default() }
+}
+
+/// How many of the first of a row of (gain, cost) make the most gain together; that gain, and their cost.
+fn best_prefix(row: impl Iterator<Item = (f64, f64)>) -> (usize, f64, f64) {
+    let (mut best, mut gain, mut cost) = ((0, 0.0, 0.0), 0.0, 0.0);
+    for (i, (more, price)) in row.enumerate() {
+        gain += more;
+        cost += price;
+        if gain > best.1 {
+            best = (i + 1, gain, cost);
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(granule: u32, tier: Tier, reads: f64, wanted_later: bool) -> Candidate {
+        Candidate { id: GranuleId { arena: 0, granule }, tier, reads, wanted_later }
+    }
+
+    fn numbers(ids: &[GranuleId]) -> Vec<u32> {
+        ids.iter().map(|id| id.granule).collect()
+    }
+
+    fn outlook(uses: &[f64], horizon: f64, capacity: u64) -> Outlook<'_> {
+        Outlook { uses, horizon, capacity, shared_room: 100, debt: 0.0 }
+    }
+
+    #[test]
+    fn scratch_that_is_used_more_than_weights_displaces_them() {
+        let weights: Vec<_> = (0..4).map(|i| candidate(i, Tier::Dedicated, 1.0, false)).collect();
+        let decision = decide(&weights, &outlook(&[9.0, 9.0, 9.0], 1.0, 5));
+        assert_eq!((numbers(&decision.demote), decision.promote.len()), (vec![3, 2], 0), "room for two levels more");
+        assert!(decide(&weights, &outlook(&[9.0, 9.0, 9.0], 1.0, 7)).is_empty(), "everything fits");
+    }
+
+    #[test]
+    fn scratch_that_is_used_once_does_not() {
+        let weights: Vec<_> = (0..4).map(|i| candidate(i, Tier::Dedicated, 2.0, false)).collect();
+        assert!(decide(&weights, &outlook(&[1.0; 8], 1000.0, 4)).is_empty(), "the cost is the same");
+        let idle: Vec<_> = (0..4).map(|i| candidate(i, Tier::Dedicated, 0.0, true)).collect();
+        assert!(decide(&idle, &outlook(&[1.0; 8], 1.0, 4)).is_empty(), "there and back costs as much");
+        assert_eq!(decide(&idle, &outlook(&[1.0; 8], 2.0, 4)).demote.len(), 4);
+    }
+
+    #[test]
+    fn a_high_level_above_a_gap_can_pay_for_the_gap() {
+        let weights: Vec<_> = (0..4).map(|i| candidate(i, Tier::Dedicated, 1.0, false)).collect();
+        let decision = decide(&weights, &outlook(&[0.0, 0.0, 50.0], 1.0, 4));
+        assert_eq!(decision.demote.len(), 3);
+    }
+
+    #[test]
+    fn what_is_read_comes_back_when_there_is_room() {
+        let shared: Vec<_> = (0..4).map(|i| candidate(i, Tier::Shared, f64::from(i), false)).collect();
+        let decision = decide(&shared, &outlook(&[9.0], 2.0, 4));
+        assert_eq!(numbers(&decision.promote), [3, 2, 1], "the level that is used keeps its room");
+        assert!(decide(&shared[..1], &outlook(&[], 5.0, 9)).is_empty(), "what nobody reads may stay");
+        assert!(decide(&shared[1..2], &outlook(&[], 1.0, 9)).is_empty(), "a single read in place costs no more");
+    }
+
+    #[test]
+    fn what_is_read_changes_places_with_what_is_idle() {
+        let both = [
+            candidate(0, Tier::Dedicated, 0.0, true),
+            candidate(1, Tier::Dedicated, 5.0, false),
+            candidate(2, Tier::Shared, 5.0, false),
+        ];
+        let decision = decide(&both, &outlook(&[], 1.0, 2));
+        assert_eq!((numbers(&decision.demote), numbers(&decision.promote)), (vec![0], vec![2]));
+        assert_eq!((decision.gain, decision.cost), (2.0, 3.0));
+        let in_debt = Outlook { debt: 2.0, ..outlook(&[], 1.0, 2) };
+        assert!(decide(&both, &in_debt).is_empty(), "earlier moves have not paid yet");
+    }
+
+    #[test]
+    fn the_shared_tier_takes_no_more_than_it_has() {
+        let weights: Vec<_> = (0..4).map(|i| candidate(i, Tier::Dedicated, 1.0, false)).collect();
+        let full = Outlook { shared_room: 1, ..outlook(&[9.0; 8], 9.0, 4) };
+        assert_eq!(decide(&weights, &full).demote.len(), 1);
+    }
+}

@@ -1,0 +1,163 @@
+//! Forecast: what one kind of work is expected to ask for and to read, learned from its past intervals.
+//!
+//! An interval is what happens between two safe points; a label tells kinds of work apart (a UNet's step, a VAE's decode),
+//! and a run is a row of intervals of one kind.
+
+use std::collections::HashMap;
+
+use super::demand::Demand;
+
+/// How much the latest interval counts beside all those before it, at least: the first few count alike. Alternating work is
+/// remembered for some intervals, work that has changed for good is soon believed.
+const LATEST: f64 = 0.25;
+/// No run is expected to go on for longer than this: what is expected of an interval is not known well enough to stake more on it.
+const LONGEST_RUN: f64 = 32.0;
+
+/// What is expected of one kind of work.
+#[derive(Clone, Debug, Default)]
+pub struct Forecast {
+    /// Uses of each byte of a bucket of levels in one interval, from the lowest level up.
+    uses: Vec<f64>,
+    /// Bytes read of each resident block in one interval, by the block's address; `None` where nobody tells.
+    reads: Option<HashMap<u64, u64>>,
+    /// Bytes that scratch took beyond its peak, for fragments.
+    slack: u64,
+    intervals: u64,
+    run: u64,
+    finished_runs: u64,
+    finished_intervals: u64,
+    /// What moves have cost beyond what they have gained, in bytes over the link; never above 0.
+    balance: f64,
+}
+
+impl Forecast {
+    /// Learns from an interval that has ended. `reads` is what was told of it, if anything was; `slack` the bytes that its
+    /// scratch took beyond its peak.
+    pub fn learn(&mut self, demand: &Demand, reads: Option<HashMap<u64, u64>>, slack: u64) {
+        let latest = LATEST.max(1.0 / (self.intervals + 1) as f64);
+        let uses: Vec<f64> = demand.uses().collect();
+        self.uses.resize(self.uses.len().max(uses.len()), 0.0);
+        for (bucket, known) in self.uses.iter_mut().enumerate() {
+            *known += latest * (uses.get(bucket).copied().unwrap_or(0.0) - *known);
+        }
+        if reads.is_some() {
+            self.reads = reads;
+        }
+        self.slack = self.slack.max(slack);
+        self.intervals += 1;
+        self.run += 1;
+    }
+
+    /// A run is over: other work begins.
+    pub fn end_run(&mut self) {
+        self.finished_runs += 1;
+        self.finished_intervals += self.run;
+        self.run = 0;
+    }
+
+    /// How many intervals have been learned from.
+    pub fn intervals(&self) -> u64 {
+        self.intervals
+    }
+
+    /// How many more intervals of the present run are expected, at least 1: as many as the runs before had on average; with none before,
+    /// as many as there were.
+    pub fn horizon(&self) -> f64 {
+        let left = if self.finished_runs == 0 {
+            self.run as f64
+        } else {
+            self.finished_intervals as f64 / self.finished_runs as f64 - self.run as f64
+        };
+        left.clamp(1.0, LONGEST_RUN)
+    }
+
+    /// Uses of each byte of a bucket of levels, from the lowest level up.
+    pub fn uses(&self) -> &[f64] {
+        &self.uses
+    }
+
+    /// Bytes that scratch takes beyond its peak.
+    pub fn slack(&self) -> u64 {
+        self.slack
+    }
+
+    /// How often each byte of a resident block of `bytes` at `address` is read in an interval: once where nobody tells.
+    pub fn reads(&self, address: u64, bytes: u64) -> f64 {
+        match &self.reads {
+            Some(reads) => reads.get(&address).map_or(0.0, |read| *read as f64 / bytes.max(1) as f64),
+            None => 1.0,
+        }
+    }
+
+    /// Whether it is known that this work reads the block at `address`.
+    pub fn wants(&self, address: u64) -> bool {
+        self.reads.as_ref().is_some_and(|reads| reads.contains_key(&address))
+    }
+
+    /// Notes what a move cost (below 0) or has gained, in bytes over the link.
+    pub fn settle(&mut self, bytes: f64) {
+        self.balance = (self.balance + bytes).min(0.0);
+    }
+
+    /// What the next move must gain besides its own cost, so that moves which do not pay do not go on. Bytes over the link.
+    pub fn debt(&self) -> f64 {
+        -self.balance
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn demand(bytes: u64) -> Demand {
+        let mut demand = Demand::new(1024);
+        demand.take(bytes);
+        demand
+    }
+
+    #[test]
+    fn the_first_intervals_count_alike() {
+        let mut forecast = Forecast::default();
+        forecast.learn(&demand(2048), None, 0);
+        assert_eq!(forecast.uses(), [1.0, 1.0, 0.0]);
+        forecast.learn(&demand(1024), None, 7);
+        assert_eq!(forecast.uses(), [1.0, 0.5, 0.0]);
+        assert_eq!((forecast.slack(), forecast.intervals()), (7, 2));
+    }
+
+    #[test]
+    fn a_run_is_expected_to_last_as_long_as_before() {
+        let mut forecast = Forecast::default();
+        assert_eq!(forecast.horizon(), 1.0);
+        (0..20).for_each(|_| forecast.learn(&demand(1), None, 0));
+        assert_eq!(forecast.horizon(), 20.0, "the first run: as long as it has lasted");
+        forecast.end_run();
+        assert_eq!(forecast.horizon(), 20.0);
+        (0..15).for_each(|_| forecast.learn(&demand(1), None, 0));
+        assert_eq!(forecast.horizon(), 5.0);
+        (0..15).for_each(|_| forecast.learn(&demand(1), None, 0));
+        assert_eq!(forecast.horizon(), 1.0, "longer than ever");
+    }
+
+    #[test]
+    fn what_nobody_tells_is_read_once() {
+        let mut forecast = Forecast::default();
+        assert_eq!((forecast.reads(4096, 100), forecast.wants(4096)), (1.0, false));
+        forecast.learn(&demand(1), Some(HashMap::from([(4096, 250)])), 0);
+        assert_eq!((forecast.reads(4096, 100), forecast.wants(4096)), (2.5, true));
+        assert_eq!(forecast.reads(8192, 100), 0.0);
+        forecast.learn(&demand(1), None, 0);
+        assert_eq!(forecast.reads(4096, 100), 2.5, "silence is no news");
+    }
+
+    #[test]
+    fn debts_are_paid_back_and_nothing_is_saved_up() {
+        let mut forecast = Forecast::default();
+        forecast.settle(-10.0);
+        assert_eq!(forecast.debt(), 10.0);
+        forecast.settle(100.0);
+        assert_eq!(forecast.debt(), 0.0);
+        forecast.settle(-1.0);
+        assert_eq!(forecast.debt(), 1.0);
+    }
+}

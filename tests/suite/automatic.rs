@@ -1,0 +1,258 @@
+//! The automatic mode: the reserve finds itself, and pays.
+
+use super::common::{DEFAULT, Filled, GRANULE, Random, kitten_on, machine, setup, tier_of};
+use giant_kitten::{Activation, Kitten, Phase, Reserve, Tier};
+use kitten_sim::Gpu;
+
+const UNET: u64 = 1;
+const VAE: u64 = 2;
+
+/// So many weights of two granules each.
+fn load(gpu: &Gpu, kitten: &Kitten, count: u64) -> Vec<Filled> {
+    (0..count).map(|seed| Filled::new(gpu, kitten, 2 * GRANULE, seed)).collect()
+}
+
+/// Bytes over the link of one interval: scratch is written and read, weights are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Traffic {
+    scratch: u64,
+    weights: u64,
+}
+
+/// One interval of work: `rounds` times scratch of `sizes` granules, all at once, and one read of the weights.
+fn work(kitten: &Kitten, weights: &[Filled], sizes: &[u64], rounds: u64) -> Traffic {
+    let mut traffic = Traffic::default();
+    for _ in 0..rounds {
+        let scratch: Vec<u64> =
+            sizes.iter().map(|granules| kitten.malloc((granules * GRANULE) as usize, 0, DEFAULT).unwrap()).collect();
+        for address in scratch {
+            traffic.scratch += 2 * kitten.residency(address).unwrap()[Tier::Shared];
+            kitten.free(address, 0, DEFAULT).unwrap();
+        }
+    }
+    for block in weights {
+        traffic.weights += kitten.residency(block.address).unwrap()[Tier::Shared];
+        kitten.touch(block.address, block.bytes).unwrap();
+    }
+    traffic
+}
+
+fn all_as_they_were(gpu: &Gpu, kitten: &Kitten, blocks: &[Filled]) {
+    kitten.check().unwrap();
+    blocks.iter().for_each(|block| block.check(gpu));
+    assert_eq!(gpu.faults(), []);
+}
+
+#[test]
+fn the_reserve_finds_itself() {
+    let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "reserve:auto");
+    let weights = load(&gpu, &kitten, 14);
+    kitten.safe_point(0, UNET).unwrap();
+    let first = work(&kitten, &weights, &[3, 3, 2], 10);
+    assert!(first.scratch > 0, "28 of 32 granules are weights, and 8 are wanted");
+    let moved = kitten.safe_point(0, UNET).unwrap();
+    let lacking = 4 * GRANULE..=5 * GRANULE;
+    assert!(
+        lacking.contains(&moved.demoted) && moved.promoted == 0,
+        "what was lacking, and fragments at most: {moved:?}"
+    );
+    let stats = kitten.stats(0).unwrap();
+    assert_eq!((stats.phase, stats.reserve, stats.rebalances), (Phase::Active, 4 * GRANULE + moved.demoted, 1));
+    assert!(stats.automatic);
+    for _ in 0..5 {
+        let step = work(&kitten, &weights, &[3, 3, 2], 10);
+        assert_eq!(step, Traffic { scratch: 0, weights: moved.demoted });
+        assert_eq!(kitten.safe_point(0, UNET).unwrap(), Default::default());
+    }
+    all_as_they_were(&gpu, &kitten, &weights);
+}
+
+#[test]
+fn the_reserve_is_found_without_being_told_of_reads() {
+    let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "");
+    let weights = load(&gpu, &kitten, 14);
+    for _ in 0..2 {
+        kitten.reset().unwrap();
+        work(&kitten, &[], &[4, 4], 10);
+    }
+    kitten.reset().unwrap();
+    assert_eq!(work(&kitten, &[], &[4, 4], 10), Traffic::default(), "PyTorch's empty_cache is a safe point");
+    all_as_they_were(&gpu, &kitten, &weights);
+}
+
+#[test]
+fn where_everything_fits_nothing_is_done() {
+    let (gpu, kitten) = setup(64 * GRANULE, 64 * GRANULE, "");
+    let weights = load(&gpu, &kitten, 14);
+    for interval in 0..4 {
+        let calls = gpu.total_calls();
+        assert_eq!(kitten.safe_point(0, UNET).unwrap(), Default::default());
+        assert_eq!(gpu.total_calls(), calls, "a safe point with nothing to do calls no driver");
+        assert_eq!(work(&kitten, &weights, &[3, 3, 2], 3), Traffic::default(), "interval {interval}");
+    }
+    let stats = kitten.stats(0).unwrap();
+    assert_eq!((stats.phase, stats.reserve, stats.migrations), (Phase::Loading, 0, 0));
+}
+
+#[test]
+fn a_fixed_reserve_is_obeyed() {
+    let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "reserve:6MiB");
+    let weights = load(&gpu, &kitten, 14);
+    for _ in 0..3 {
+        kitten.safe_point(0, UNET).unwrap();
+        work(&kitten, &weights, &[3, 3, 2], 10);
+    }
+    let stats = kitten.stats(0).unwrap();
+    assert_eq!((stats.reserve, stats.rebalances, stats.automatic), (3 * GRANULE, 0, false));
+    kitten.activate(0, &Activation { reserve: Reserve::Fixed(5 * GRANULE), ..Activation::default() }).unwrap();
+    kitten.safe_point(0, UNET).unwrap();
+    assert_eq!(kitten.stats(0).unwrap().reserve, 5 * GRANULE);
+    assert_eq!(kitten.stats(0).unwrap().rebalances, 0);
+}
+
+#[test]
+fn an_action_ends_the_automatic_mode_and_an_automatic_activation_begins_it_again() {
+    let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "");
+    let weights = load(&gpu, &kitten, 14);
+    let automatic = || kitten.stats(0).unwrap().automatic;
+    assert!(automatic());
+    kitten.disable(0, Activation::default().order()).unwrap();
+    assert!(!automatic());
+    kitten.activate(0, &Activation::default()).unwrap();
+    assert!(automatic());
+    kitten.free_vram(0).unwrap();
+    assert!(!automatic());
+    kitten.activate(0, &Activation::default()).unwrap();
+    assert!(weights.iter().all(|block| tier_of(&kitten, block) == Some(Tier::Dedicated)));
+    all_as_they_were(&gpu, &kitten, &weights);
+}
+
+#[test]
+fn each_kind_of_work_finds_its_own() {
+    let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "");
+    let unet = load(&gpu, &kitten, 12);
+    let vae: Vec<_> = (0..2).map(|seed| Filled::new(&gpu, &kitten, 2 * GRANULE, 100 + seed)).collect();
+    let mut last = Vec::new();
+    for generation in 0..4 {
+        last.clear();
+        for _ in 0..8 {
+            kitten.safe_point(0, UNET).unwrap();
+            last.push(work(&kitten, &unet, &[2, 2], 6));
+        }
+        kitten.safe_point(0, VAE).unwrap();
+        last.push(work(&kitten, &vae, &[10, 10], 6));
+        all_as_they_were(&gpu, &kitten, &unet);
+        assert!(generation > 0 || last[8].scratch > 0, "nobody can know before the first time");
+    }
+    assert!(last[..8].iter().all(|step| *step == Traffic::default()), "the UNet is back: {last:?}");
+    assert_eq!(last[8].scratch, 0, "the idle UNet has made room");
+    all_as_they_were(&gpu, &kitten, &vae);
+}
+
+/// What crossed the link in each of many intervals, with what was moved before each.
+fn traffic(
+    options: &str,
+    weights: u64,
+    intervals: u64,
+    mut interval: impl FnMut(&Kitten, &[Filled], u64) -> (u64, Traffic),
+) -> Vec<(u64, u64)> {
+    let gpu = machine(1, 32 * GRANULE, 256 * GRANULE);
+    let kitten = kitten_on(&gpu, options);
+    let weights = load(&gpu, &kitten, weights);
+    let mut label = 0;
+    let found = (0..intervals)
+        .map(|i| {
+            let moved = kitten.safe_point(0, label).unwrap();
+            let (next, traffic) = interval(&kitten, &weights, i);
+            label = next;
+            (traffic.scratch + traffic.weights, moved.demoted + moved.promoted)
+        })
+        .collect();
+    all_as_they_were(&gpu, &kitten, &weights);
+    found
+}
+
+/// Work that changes all the time must not be followed all the time.
+#[test]
+fn nothing_thrashes() {
+    const INTERVALS: u64 = 200;
+    type Adversary = fn(&Kitten, &[Filled], u64) -> (u64, Traffic);
+    let adversaries: [(&str, u64, Adversary); 6] = [
+        ("alternating resolutions", 13, |kitten, weights, i| {
+            (0, work(kitten, weights, if i % 2 == 0 { &[2, 2] } else { &[6, 6] }, 4))
+        }),
+        ("alternating resolutions, told", 13, |kitten, weights, i| {
+            (1 + (i + 1) % 2, work(kitten, weights, if i % 2 == 0 { &[2, 2] } else { &[6, 6] }, 4))
+        }),
+        ("random sizes", 13, |kitten, weights, i| {
+            let mut random = Random(i + 1);
+            let sizes: Vec<u64> = (0..3).map(|_| 1 + random.below(8)).collect();
+            (random.below(3), work(kitten, weights, &sizes, 1 + random.below(4)))
+        }),
+        ("two models in turn", 24, |kitten, weights, i| {
+            let half = weights.len() / 2;
+            let of = if i % 2 == 0 { &weights[..half] } else { &weights[half..] };
+            (1 + (i + 1) % 2, work(kitten, of, &[1, 1], 2))
+        }),
+        ("scratch used once", 15, |kitten, weights, i| (0, work(kitten, weights, &[1 + i % 9], 1))),
+        ("a phase that never comes again", 13, |kitten, weights, i| (i, work(kitten, weights, &[8, 4], 3))),
+    ];
+    for (name, weights, adversary) in adversaries {
+        let ours = traffic("reserve:auto", weights, INTERVALS, adversary);
+        let first_come = traffic("reserve:0", weights, INTERVALS, adversary);
+        let total = |of: &[(u64, u64)]| of.iter().map(|(link, moved)| link + moved).sum::<u64>();
+        assert!(
+            total(&ours) as f64 <= 1.05 * total(&first_come) as f64,
+            "{name}: {} granules over the link, {} first come",
+            total(&ours) / GRANULE,
+            total(&first_come) / GRANULE
+        );
+        let late = &ours[INTERVALS as usize / 2..];
+        let moved: u64 = late.iter().map(|(_, moved)| moved).sum();
+        assert!(moved as f64 <= 0.05 * total(&first_come) as f64, "{name}: {} granules moved late", moved / GRANULE);
+    }
+}
+
+#[test]
+fn a_growing_cache_is_followed_without_thrashing() {
+    let (gpu, kitten) = setup(32 * GRANULE, 256 * GRANULE, "");
+    let weights = load(&gpu, &kitten, 10);
+    let mut cache: Vec<Filled> = Vec::new();
+    let mut moved = 0;
+    for token in 0..60 {
+        let step = kitten.safe_point(0, UNET).unwrap();
+        moved += step.demoted + step.promoted;
+        work(&kitten, &weights, &[1, 1], 4);
+        cache.iter().for_each(|block| kitten.touch(block.address, block.bytes).unwrap());
+        cache.push(Filled::new(&gpu, &kitten, GRANULE, 1000 + token));
+    }
+    // What comes dedicated in each interval has to displace something, once there is no room: 52 granules, by and by.
+    assert!(moved <= 60 * GRANULE, "{} granules moved", moved / GRANULE);
+    all_as_they_were(&gpu, &kitten, &weights);
+    all_as_they_were(&gpu, &kitten, &cache);
+}
+
+#[test]
+fn nothing_moves_during_a_capture() {
+    let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "");
+    let weights = load(&gpu, &kitten, 14);
+    for _ in 0..2 {
+        kitten.safe_point(0, UNET).unwrap();
+        work(&kitten, &weights, &[4, 4], 10);
+    }
+    let pool = giant_kitten::PoolId(0, 1);
+    kitten.begin_pool(0, pool, |_| false).unwrap();
+    work(&kitten, &weights, &[9, 9], 10);
+    assert_eq!(kitten.safe_point(0, UNET).unwrap(), Default::default());
+    kitten.reset().expect_err("as always during a capture");
+    kitten.end_pool(0, pool).unwrap();
+    kitten.release_pool(0, pool).unwrap();
+    all_as_they_were(&gpu, &kitten, &weights);
+}
+
+#[test]
+fn wrong_addresses_are_refused() {
+    let (_gpu, kitten) = setup(32 * GRANULE, 32 * GRANULE, "");
+    assert!(kitten.touch(12345, 1).is_err());
+    assert!(kitten.safe_point(9, 0).unwrap_err().to_string().contains("no device 9"));
+}
