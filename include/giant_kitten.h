@@ -201,7 +201,7 @@ struct gk_stats {
 };
 int gk_stats(int device, struct gk_stats *stats);
 
-/* The same as one JSON object, with the device's name, the rung of the ladder that its shared tier stands on, and why the
+/* The same as one JSON object, with the device's name, how the reserve was found ("reserve_reason"), the rung of the ladder that its shared tier stands on, and why the
  * better rungs do not hold. Returns the bytes needed, the terminating 0 included, or 0 after an error; writes only if
  * `length` is enough. */
 size_t gk_stats_json(int device, char *buffer, size_t length);

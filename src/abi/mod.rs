@@ -602,7 +602,8 @@ pub unsafe extern "C" fn gk_stats(device: c_int, stats: *mut GkStats) -> c_int {
 pub unsafe extern "C" fn gk_stats_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
     let text = guarded(|| {
         let device = device_number(device)?;
-        Ok(stats::json(&current()?.stats(device)?, &current()?.device_info(device)?))
+        let kitten = current()?;
+        Ok(stats::json(&kitten.stats(device)?, &kitten.device_info(device)?, &kitten.reserve_reason(device)?))
     });
     // SAFETY: the caller's promise.
     unsafe { write_text(text, buffer, length) }

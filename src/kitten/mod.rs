@@ -339,6 +339,14 @@ impl Kitten {
         Ok(self.heap(device)?.device_info().clone())
     }
 
+    /// How the reserve in force on a device was found, for people.
+    ///
+    /// # Errors
+    /// As for [`stats`](Kitten::stats).
+    pub fn reserve_reason(&self, device: usize) -> Result<String, Error> {
+        Ok(self.heap(device)?.reserve_reason())
+    }
+
     /// The memory map of a device.
     ///
     /// # Errors
