@@ -70,6 +70,9 @@ void gk_record_stream(void *ptr, void *stream);
  * streams that the filter accepts, belongs to the pool until it was released as often as it was begun. */
 void gk_begin_allocate_to_pool(int device, uint64_t pool_a, uint64_t pool_b, const void *filter);
 void gk_end_allocate_to_pool(int device, uint64_t pool_a, uint64_t pool_b);
+/* The first two as PyTorch 2.1 has them: the capture is of one stream, named instead of a filter, and ends by that name. */
+void gk_begin_allocate_stream_to_pool(int device, void *stream, uint64_t pool_a, uint64_t pool_b);
+void gk_end_allocate_stream_to_pool(int device, void *stream);
 void gk_release_pool(int device, uint64_t pool_a, uint64_t pool_b);
 
 /* ---- Control ----------------------------------------------------------------------------------------------------- */
