@@ -47,12 +47,20 @@ def free_vram(device: Any = None) -> None:
     _library.call("gk_free_vram", _index(device))
 
 
+def safe_point(kind: int | str = 0, device: Any = None) -> None:
+    """Tells that nobody launches work now, and which kind of work comes next."""
+    label = kind if isinstance(kind, int) else hash(kind) & 0xFFFFFFFF
+    _library.call("gk_safe_point", _index(device), label)
+
+
 def _activation(
     reserve: int | str | None, persist: int | str | None, sort_reversed: bool | None, ignore_model: bool | None
 ) -> _library.Activation:
     wanted = _library.Activation()
     _library.call("gk_defaults", ctypes.byref(wanted))
-    if reserve is not None:
+    if reserve == "auto":
+        wanted.reserve = (1 << 64) - 1
+    elif reserve is not None:
         wanted.reserve = _library.parse_size(reserve)
     if persist is not None:
         wanted.persist = _library.parse_size(persist)
