@@ -18,11 +18,12 @@ from conftest import Server, picture, serving
 from playwright.sync_api import Page
 
 PROGRAM = """
-import sys, time, torch, giant_kitten
-model = torch.nn.Sequential(*[torch.nn.Linear(4096, 4096, bias=False) for _ in range(100)]).half().cuda()
-vae = torch.nn.Linear(8192, 8192).half().cuda()
+import time, torch, giant_kitten
+on_gpu = {"device": "cuda", "dtype": torch.float16}
+model = torch.nn.Sequential(*[torch.nn.Linear(4096, 4096, bias=False, **on_gpu) for _ in range(100)])
+vae = torch.nn.Linear(8192, 8192, **on_gpu)
 giant_kitten.activate(reserve="1GiB", model=model)
-held = torch.zeros(700 << 20, dtype=torch.uint8, device="cuda"), torch.zeros(4 << 30, dtype=torch.uint8, device="cuda")
+held = [torch.empty(mib << 20, dtype=torch.uint8, device="cuda") for mib in (700, 4096)]
 print("the program runs", flush=True)
 time.sleep(600)
 """
