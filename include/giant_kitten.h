@@ -97,11 +97,11 @@ int gk_defaults(struct gk_activation *activation);
 int gk_activate(int device, const struct gk_activation *activation);
 
 /* The automatic mode: on from the beginning where no reserve is given, and after an activation with GK_AUTO; any other action ends
- * it. A safe point is a moment at which nobody launches work until the call returns; `label` says which kind of work comes
- * next, by any number that is the same for the same kind, or 0. What scratch lacked since the last one, and what it needed when this
- * kind of work was done before, is made room for now if that pays: resident memory moves, no address changes, and where
+ * it. A safe point is a moment at which nobody launches work until the call returns; `kind` names the work that comes next,
+ * in any words that are the same for the same work ("unet"), or is null. What scratch lacked since the last one, and what it needed when
+ * this kind of work was done before, is made room for now if that pays: resident memory moves, no address changes, and where
  * everything fits nothing is done. gk_reset is a safe point too. */
-int gk_safe_point(int device, uint64_t label);
+int gk_safe_point(int device, const char *kind);
 
 /* Tells the automatic mode that the work between two safe points reads `bytes` of the block that holds `ptr`. Where nothing is
  * told, every block that lives at a safe point counts as read once. */

@@ -97,8 +97,7 @@ fn start() -> Result<&'static Kitten, Error> {
     if let Some(kitten) = unsafe { CURRENT.load(Ordering::Acquire).as_ref() } {
         return Ok(kitten);
     }
-    let log = env_logger::Env::new().filter_or(LOG_VARIABLE, "warn");
-    let _ = env_logger::Builder::from_env(log).try_init();
+    start_log();
     let options = match &*configured {
         Some(options) => options.clone(),
         None => options_from_environment().map_err(Error::Argument)?,
@@ -108,6 +107,12 @@ fn start() -> Result<&'static Kitten, Error> {
     fork::watch();
     CURRENT.store(kitten, Ordering::Release);
     Ok(kitten)
+}
+
+/// Begins to log to standard error what [`LOG_VARIABLE`] asks for, unless the process has a log of its own.
+pub fn start_log() {
+    let log = env_logger::Env::new().filter_or(LOG_VARIABLE, "warn");
+    let _ = env_logger::Builder::from_env(log).try_init();
 }
 
 fn options_from_environment() -> Result<Options, String> {
@@ -445,11 +450,18 @@ pub unsafe extern "C" fn gk_activate(device: c_int, activation: *const GkActivat
     })
 }
 
-/// A safe point: nobody launches work until this returns. `label` says which kind of work comes next: any number, the same
-/// for the same kind; 0 where nobody knows. Moves memory in the automatic mode, if that pays.
+/// A safe point: nobody launches work until this returns. `kind` names the work that comes next, in any words that are the same for
+/// the same work; null where nobody knows. Moves memory in the automatic mode, if that pays.
+///
+/// # Safety
+/// `kind` is null or a C string.
 #[unsafe(no_mangle)]
-pub extern "C" fn gk_safe_point(device: c_int, label: u64) -> c_int {
-    status(|| current()?.safe_point(device_number(device)?, label).map(drop))
+pub unsafe extern "C" fn gk_safe_point(device: c_int, kind: *const c_char) -> c_int {
+    status(|| {
+        // SAFETY: the caller's promise.
+        let kind = if kind.is_null() { "" } else { unsafe { text_of(kind) }? };
+        current()?.safe_point(device_number(device)?, kind).map(drop)
+    })
 }
 
 /// Tells the automatic mode that the work from the last safe point to the next one reads `bytes` of the block that holds `ptr`.

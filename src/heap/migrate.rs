@@ -140,7 +140,8 @@ impl Heap {
     pub fn reset(&mut self) -> Result<(), Error> {
         self.stats.resets += 1;
         if self.automatic.on && !self.pools.is_capturing() {
-            self.safe_point(self.automatic.label)?;
+            let kind = self.automatic.kind.clone();
+            self.safe_point(&kind)?;
         }
         if self.is_frozen() && !self.automatic.on {
             return Ok(());
@@ -210,7 +211,7 @@ impl Heap {
         }
         let limit = self.ledger.limit(Tier::Dedicated);
         self.stock.trim(Tier::Dedicated, limit.saturating_sub(self.mapped(Tier::Dedicated)));
-        self.stock.trim(Tier::Shared, self.ledger.working);
+        self.stock.trim(Tier::Shared, self.ledger.working + self.automatic.returning);
         self.fill_stock();
         self.note();
     }

@@ -243,9 +243,7 @@ impl Heap {
         let stream = self.streams.number_at_free(stream, owner)?;
         let (_, size) = core.extent(id);
         self.stats.free(core.class(), size, core.requested(id));
-        if marks.born == self.automatic.interval {
-            self.automatic.demand.give_back(size);
-        }
+        self.automatic.demand.give_back(size);
         match core.tier(id) {
             Some(tier) => self.stats.free_part(tier, size, marks.scratch, marks.shared_use),
             None => {

@@ -268,12 +268,12 @@ impl Kitten {
         self.heap(device)?.disable(order)
     }
 
-    /// A safe point of a device: nobody launches work until this returns, and `label` says which kind of work comes next.
+    /// A safe point of a device: nobody launches work until this returns, and `kind` names the work that comes next.
     ///
     /// # Errors
     /// See [`Heap::safe_point`].
-    pub fn safe_point(&self, device: usize, label: u64) -> Result<Moved, Error> {
-        self.heap(device)?.safe_point(label)
+    pub fn safe_point(&self, device: usize, kind: &str) -> Result<Moved, Error> {
+        self.heap(device)?.safe_point(kind)
     }
 
     /// Tells the automatic mode that work reads `bytes` of the block that holds `address`.

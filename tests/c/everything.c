@@ -70,12 +70,12 @@ static void actions(void) {
     CHECK(gk_move(block, GK_SHARED) == GK_OK);
     CHECK(gk_tier(block, &dedicated, &shared) == GK_OK && dedicated == 0 && shared == 9 * MIB);
     CHECK(gk_move(block, 5) == GK_ARGUMENT);
-    CHECK(gk_safe_point(0, 1) == GK_OK && stats_of(0).automatic == 0);
+    CHECK(gk_safe_point(0, "unet") == GK_OK && stats_of(0).automatic == 0);
     activation.reserve = GK_AUTO;
     CHECK(gk_activate(0, &activation) == GK_OK && stats_of(0).automatic == 1);
     CHECK(gk_touch(block + 5, 9 * MIB) == GK_OK && gk_touch(&block, 1) == GK_NOT_ALLOCATED);
-    CHECK(gk_safe_point(0, 7) == GK_OK && stats_of(0).safe_points == 1);
-    CHECK(gk_safe_point(99, 7) == GK_ARGUMENT && strstr(gk_last_error(), "99"));
+    CHECK(gk_safe_point(0, NULL) == GK_OK && stats_of(0).safe_points == 1);
+    CHECK(gk_safe_point(99, "") == GK_ARGUMENT && strstr(gk_last_error(), "99"));
     CHECK(gk_disable(0, NULL) == GK_OK && stats_of(0).phase == GK_DISABLED);
     CHECK(gk_tier(block, &dedicated, NULL) == GK_OK && dedicated == 9 * MIB);
     CHECK(gk_free_vram(0) == GK_OK && stats_of(0).phase == GK_FREED && stats_of(0).dedicated_reserved == 0);

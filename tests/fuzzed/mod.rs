@@ -101,7 +101,7 @@ impl World {
             10 => drop(self.kitten.disable(device, Activation::default().order())),
             11 => drop(self.kitten.free_vram(device)),
             12 if amount & 1 == 0 => drop(self.kitten.reset()),
-            12 => drop(self.kitten.safe_point(device, amount >> 1 & 3)),
+            12 => drop(self.kitten.safe_point(device, ["", "a", "b", "c"][(amount >> 1 & 3) as usize])),
             13 => self.one(usize::from(which), amount),
             14 => self.capture(device, stream, amount),
             _ => self.machine(amount),

@@ -73,22 +73,22 @@ fn automatic_workload(gpu: &Gpu, kitten: &Kitten, _other: Stream) -> u32 {
             Err(_) => failed += 1,
         }
     }
-    for label in [1, 1, 2, 1, 2, 1] {
-        failed += u32::from(kitten.safe_point(0, label).is_err());
+    for granules in [2, 2, 4, 2, 4, 2] {
+        failed += u32::from(kitten.safe_point(0, &granules.to_string()).is_err());
         kitten.check().unwrap();
         blocks.iter().for_each(|block: &Filled| block.check(gpu));
         for round in 0..5 {
-            match kitten.malloc((2 * label * LARGE) as usize, 0, DEFAULT) {
+            match kitten.malloc((granules * LARGE) as usize, 0, DEFAULT) {
                 Ok(address) => {
                     if round == 0 {
-                        Filled::at(gpu, address, 2 * label * LARGE, 99).check(gpu);
+                        Filled::at(gpu, address, granules * LARGE, 99).check(gpu);
                     }
                     kitten.free(address, 0, DEFAULT).unwrap();
                 }
                 Err(_) => failed += 1,
             }
         }
-        let read = if label == 1 { &blocks[..] } else { &[] };
+        let read = if granules == 2 { &blocks[..] } else { &[] };
         read.iter().for_each(|block| kitten.touch(block.address, 3 * block.bytes).unwrap());
     }
     failed

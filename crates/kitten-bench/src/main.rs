@@ -331,6 +331,7 @@ fn run(cli: Cli) -> Result<()> {
 }
 
 fn main() -> ExitCode {
+    giant_kitten::abi::start_log();
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {

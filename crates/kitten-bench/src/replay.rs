@@ -115,7 +115,8 @@ struct LiveBlock {
     address: u64,
     bytes: u64,
     stream: u64,
-    resident: bool,
+    /// How many phases had begun when it came to life.
+    born: usize,
 }
 
 /// A replay under way.
@@ -128,6 +129,7 @@ struct Replay<'a> {
     step: Step,
     in_step: bool,
     loading: bool,
+    phases: usize,
     steps: Vec<Step>,
     live_bytes: u64,
     peak_live: u64,
@@ -170,6 +172,7 @@ pub fn replay(trace: &mut dyn Source, setup: &Setup, watch: Watch<'_>) -> Result
         step: Step::default(),
         in_step: false,
         loading: true,
+        phases: 0,
         steps: Vec::new(),
         live_bytes: 0,
         peak_live: 0,
@@ -196,8 +199,9 @@ impl Replay<'_> {
                         }
                     }
                     self.loading = is_loading(&name);
+                    self.phases += 1;
                     let moving_seconds =
-                        if self.loading || name == "end" { 0.0 } else { self.safe_point(trace.label())? };
+                        if self.loading || name == "end" { 0.0 } else { self.safe_point(&trace.kind(&name))? };
                     watch(Moment { phase: &name, begins: true, live_bytes: self.live_bytes }, self.kitten);
                     self.in_step = !is_loading(&name) && name != "end";
                     self.step = Step { name, generation: trace.generation(), moving_seconds, ..Step::default() };
@@ -218,13 +222,18 @@ impl Replay<'_> {
     }
 
     /// A safe point before work of a kind; the modelled seconds that it takes.
-    fn safe_point(&mut self, label: u64) -> Result<f64> {
+    fn safe_point(&mut self, kind: &str) -> Result<f64> {
         if !matches!(self.setup.policy, Policy::Auto | Policy::AutoBlind) {
             return Ok(0.0);
         }
         let before = self.gpu.modelled_seconds();
-        self.kitten.safe_point(DEVICE, label)?;
-        Ok(self.gpu.modelled_seconds() - before)
+        self.kitten.safe_point(DEVICE, kind)?;
+        let seconds = self.gpu.modelled_seconds() - before;
+        if self.setup.policy == Policy::Auto {
+            // What no operation reads is read by none: that is known too.
+            self.live.values().try_for_each(|block| self.kitten.touch(block.address, 0))?;
+        }
+        Ok(seconds)
     }
 
     fn alloc(&mut self, id: u64, bytes: u64, stream: u64, kind: Kind) -> Result<Option<String>> {
@@ -245,7 +254,7 @@ impl Replay<'_> {
         if kind == Kind::Param {
             self.kitten.mark(address, true)?;
         }
-        self.live.insert(id, LiveBlock { address, bytes, stream, resident: self.loading });
+        self.live.insert(id, LiveBlock { address, bytes, stream, born: self.phases });
         self.live_bytes += bytes;
         self.peak_live = self.peak_live.max(self.live_bytes);
         self.look()?;
@@ -281,7 +290,7 @@ impl Replay<'_> {
         self.step.compute_seconds += profile.compute_seconds(&load);
         if self.setup.policy == Policy::Auto {
             for (id, bytes) in &op.reads {
-                if let Some(block) = self.live.get(id).filter(|block| block.resident) {
+                if let Some(block) = self.live.get(id).filter(|block| block.born < self.phases) {
                     self.kitten.touch(block.address, *bytes)?;
                 }
             }

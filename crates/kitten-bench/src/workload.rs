@@ -17,8 +17,8 @@ pub trait Source {
     fn at(&self) -> String;
     /// What is replayed.
     fn name(&self) -> &str;
-    /// Which kind of work the events belong to: a number for each trace.
-    fn label(&self) -> u64;
+    /// Which kind of work a phase is: the trace, and the phase's name without a number.
+    fn kind(&self, phase: &str) -> String;
     /// How often the whole of the work has been done before.
     fn generation(&self) -> u64;
 }
@@ -36,8 +36,8 @@ impl Source for Trace {
         Trace::name(self)
     }
 
-    fn label(&self) -> u64 {
-        1
+    fn kind(&self, phase: &str) -> String {
+        kind_of(phase).to_owned()
     }
 
     fn generation(&self) -> u64 {
@@ -48,6 +48,11 @@ impl Source for Trace {
 /// Whether work has not begun yet in a phase of this name.
 pub fn is_loading(phase: &str) -> bool {
     matches!(phase, "load" | "inputs")
+}
+
+/// The kind of work of a phase: its name without the number.
+fn kind_of(phase: &str) -> &str {
+    phase.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end()
 }
 
 /// Opens what the command line names: one trace as it is, or traces with how many steps of each (`unet:20 vae:1`), all of it `loops`
@@ -88,7 +93,8 @@ struct Part {
     name: String,
     times: u64,
     load: Vec<Event>,
-    steps: Vec<Vec<Event>>,
+    /// Each with its phase.
+    steps: Vec<(String, Vec<Event>)>,
 }
 
 impl Part {
@@ -101,12 +107,12 @@ impl Part {
                 ended = name == "end";
                 loading = is_loading(name);
                 if !loading && !ended {
-                    part.steps.push(Vec::new());
+                    part.steps.push((name.clone(), Vec::new()));
                 }
             } else if loading {
                 part.load.push(event);
             } else if !ended {
-                part.steps.last_mut().context("a step")?.push(event);
+                part.steps.last_mut().context("a step")?.1.push(event);
             }
         }
         if part.steps.is_empty() {
@@ -127,7 +133,7 @@ pub struct Workload {
     step: u64,
     loaded: bool,
     queue: VecDeque<Event>,
-    label: u64,
+    kind: String,
     generation: u64,
     next_id: u64,
     /// By part: the blocks that live, from the trace's names to ours, and whether a step made them.
@@ -147,7 +153,7 @@ impl Workload {
             step: 0,
             loaded: false,
             queue: VecDeque::new(),
-            label: 0,
+            kind: String::new(),
             generation: 0,
             next_id: 0,
         }
@@ -167,15 +173,15 @@ impl Workload {
             return false;
         }
         let (part, step) = (self.part, self.step);
-        self.label = part as u64 + 1;
         self.generation = self.next_generation;
         let of = &mut self.parts[part];
         let name = format!("{} {}.{step}", of.name, self.generation);
         let at = (step as usize).min(of.steps.len() - 1);
-        let events = std::mem::take(&mut of.steps[at]);
+        self.kind = format!("{} {}", of.name, kind_of(&of.steps[at].0));
+        let events = std::mem::take(&mut of.steps[at].1);
         self.queue.push_back(Event::Phase(name));
         events.iter().for_each(|event| self.enqueue(part, event, true));
-        self.parts[part].steps[at] = events;
+        self.parts[part].steps[at].1 = events;
         self.step += 1;
         if self.step == self.parts[part].times {
             self.step = 0;
@@ -243,8 +249,8 @@ impl Source for Workload {
         &self.name
     }
 
-    fn label(&self) -> u64 {
-        self.label
+    fn kind(&self, _: &str) -> String {
+        self.kind.clone()
     }
 
     fn generation(&self) -> u64 {
@@ -290,7 +296,7 @@ mod tests {
         let (mut live, mut phases, mut most) = (HashMap::new(), Vec::new(), 0);
         while let Some(event) = workload.next_event().unwrap() {
             match event {
-                Event::Phase(name) => phases.push((name, workload.label(), workload.generation())),
+                Event::Phase(name) => phases.push((name.clone(), workload.kind(&name), workload.generation())),
                 Event::Alloc { id, bytes, .. } => assert!(live.insert(id, bytes).is_none()),
                 Event::Free { id } => assert!(live.remove(&id).is_some(), "{id} freed twice"),
                 Event::Op(op) => {
@@ -301,18 +307,18 @@ mod tests {
         }
         assert_eq!(live.len(), 2, "the two parameters");
         assert_eq!(most, 2, "a step reads what the one before it left");
-        let expected: Vec<(String, u64, u64)> = [
-            ("load", 0, 0),
-            ("t 0.0", 1, 0),
-            ("t 0.1", 1, 0),
-            ("t 0.2", 1, 0),
-            ("t 0.0", 2, 0),
-            ("t 1.0", 1, 1),
-            ("t 1.1", 1, 1),
-            ("t 1.2", 1, 1),
-            ("t 1.0", 2, 1),
+        let expected: Vec<(String, String, u64)> = [
+            ("load", "", 0),
+            ("t 0.0", "t step", 0),
+            ("t 0.1", "t step", 0),
+            ("t 0.2", "t step", 0),
+            ("t 0.0", "t step", 0),
+            ("t 1.0", "t step", 1),
+            ("t 1.1", "t step", 1),
+            ("t 1.2", "t step", 1),
+            ("t 1.0", "t step", 1),
         ]
-        .map(|(name, label, generation)| (name.to_owned(), label, generation))
+        .map(|(name, kind, generation)| (name.to_owned(), kind.to_owned(), generation))
         .into();
         assert_eq!(phases, expected);
     }
