@@ -45,7 +45,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gk_activate": (ctypes.c_int, (ctypes.c_int, ctypes.POINTER(Activation))),
     "gk_disable": (ctypes.c_int, (ctypes.c_int, ctypes.POINTER(Activation))),
     "gk_free_vram": (ctypes.c_int, (ctypes.c_int,)),
-    "gk_safe_point": (ctypes.c_int, (ctypes.c_int, ctypes.c_uint64)),
+    "gk_safe_point": (ctypes.c_int, (ctypes.c_int, ctypes.c_char_p)),
     "gk_mark": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
     "gk_tier": (ctypes.c_int, (ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_uint64))),
     "gk_move": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),

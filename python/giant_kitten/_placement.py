@@ -49,8 +49,7 @@ def free_vram(device: Any = None) -> None:
 
 def safe_point(kind: int | str = 0, device: Any = None) -> None:
     """Tells that nobody launches work now, and which kind of work comes next."""
-    label = kind if isinstance(kind, int) else hash(kind) & 0xFFFFFFFF
-    _library.call("gk_safe_point", _index(device), label)
+    _library.call("gk_safe_point", _index(device), str(kind).encode() if kind else None)
 
 
 def _activation(

@@ -335,13 +335,13 @@ def test_too_late_is_told_in_one_sentence_and_nothing_breaks(
         page = open_page(server.url)
         page.locator("#generate").wait_for()
         page.get_by_text("Giant kitten: memory").first.click()
-        page.locator("giant-kitten-map").get_by_text("CUDA has been initialised already").wait_for()
+        page.locator("giant-kitten-map").get_by_text("giant-kitten came too late").wait_for()
         picture(page, f"too-late-{gradio}")
         for name in ("apply", "suggest", "free", "disable"):
             page.locator(panel(name)).click()
-            page.locator(panel("said")).first.get_by_text("CUDA has been initialised already").wait_for()
+            page.locator(panel("said")).first.get_by_text("giant-kitten came too late").wait_for()
         body = {"script_name": "Giant kitten", "script_args": [2, 0.1, 0, False, False, False]}
-        assert "CUDA has been initialised already" in server.post("sdapi/v1/txt2img", body)[1]["info"]
+        assert "giant-kitten came too late" in server.post("sdapi/v1/txt2img", body)[1]["info"]
         status, answer = server.post("giant-kitten/v1/act", {"action": "activate"})
         assert status == 422 and "GIANT_KITTEN=1" in answer["detail"]
         assert server.post("sdapi/v1/txt2img", {})[1]["images"] == ["picture"]

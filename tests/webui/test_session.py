@@ -151,7 +151,6 @@ def test_a_new_checkpoint_is_placed_as_the_one_before(session: Session) -> None:
     session.act(Action("activate", reserve=GIB // 2))
     fresh = torch.nn.Linear(4096, 4096, device="cuda")
     session.host.model = lambda: fresh
-    session.model_changed()
     before = giant_kitten.memory_map()["bytes"]["dedicated"]["model"]
     session.begin("64x64")
     session.end()

@@ -19,7 +19,7 @@ from modules import sd_models, shared
 from modules.call_queue import queue_lock
 from starlette.concurrency import run_in_threadpool
 
-from .session import Action, Host, Refused, Session, parse_action
+from .session import Action, Host, Refused, Session, act_of, parse_action
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,9 +131,6 @@ def reserve_gib() -> float:
 
 def greeting() -> str:
     """What the panel says before anything was pressed."""
-    problem = session.problem()
-    if problem:
-        return problem
     options = shared.cmd_opts
     given = [name for name in ("lowvram", "medvram", "medvram_sdxl") if getattr(options, name, False)]
     if given:
@@ -291,36 +288,8 @@ async def _act(asked: Request) -> Response:
         body = json.loads(await asked.body() or b"{}")
     except ValueError:
         body = None
-    status, said = await run_in_threadpool(_act_of, body)
+    status, said = await run_in_threadpool(act_of, session, body, _in_turn)
     return JSONResponse(said, status)
-
-
-_FIELDS = ("action", "reserve", "persist", "sort_reversed", "ignored_model")
-
-
-def _act_of(body: Any) -> tuple[int, dict[str, Any]]:
-    """An action asked for over the API: the status, and what to answer."""
-    if not isinstance(body, dict) or "action" not in body:
-        return 422, {"detail": 'A JSON object is wanted, as in {"action": "activate", "reserve": 1.6}.'}
-    unknown = sorted(set(body) - set(_FIELDS))
-    if unknown:
-        return 422, {"detail": f"There is no field {unknown[0]!r}: there are {', '.join(_FIELDS)}."}
-    values = dict(body)
-    refused: list[str] = []
-
-    def work() -> str:
-        try:
-            if values["action"] == "automatic":
-                return session.automatic()
-            return session.act(parse_action(**values, most=session.capacity()))
-        except Refused as why:
-            refused.append(str(why))
-            return ""
-
-    said = _in_turn(work)
-    if refused:
-        return 422, {"detail": refused[0]}
-    return 200, {"detail": said, "state": session.state()}
 
 
 def _check_login(app: Any, asked: Request) -> None:

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 ACTIONS = ("disable", "free VRAM", "activate")
 
 TOO_LATE = (
-    "giant-kitten came too late: PyTorch had already started CUDA with its own allocator. Close the WebUI, run "
-    "“python -m giant_kitten webui install FOLDER” with its folder, or set the environment variable GIANT_KITTEN=1, "
-    "and start it again."
+    "giant-kitten came too late, CUDA had started with PyTorch's own allocator: set the environment variable "
+    "GIANT_KITTEN=1, or run “python -m giant_kitten webui install FOLDER” with the WebUI's folder, and start it again."
 )
 NO_MODEL = "No model was found to be placed first. To go on without one, check “ignored model”."
 
@@ -141,8 +140,8 @@ class Session:
         self._work: Work | None = None
         self._before: dict[str, Any] | None = None
         self._observation: Observation | None = None
-        self._changed = True
-        """Whether a checkpoint was loaded that nobody has placed or marked."""
+        self._placed: Any = None
+        """Which model was placed or marked last, and where it lay."""
         self._trouble: str | None = None
         """What went wrong without anybody to tell: the page tells it."""
         self._lock = threading.Lock()
@@ -192,6 +191,7 @@ class Session:
                 raise Refused(NO_MODEL)
             self.host.bring(model)
             _placement.mark(model)
+            self._placed = _where(model)
         if wanted.name == "disable":
             _placement.disable(wanted.sort_reversed, wanted.ignored_model, self.device)
             self.by_hand = wanted
@@ -224,23 +224,19 @@ class Session:
         except (Refused, _library.Error):
             self.by_hand = None
 
-    def model_changed(self) -> None:
-        """A checkpoint was loaded: what was placed by hand is placed so again when the next generation begins."""
-        self._changed = True
-
     def _place_again(self) -> None:
-        if not self._changed:
+        """Places a model that has come since the last action as the one before it; in automatic mode, marks it."""
+        model = self.host.model()
+        if model is None or _where(model) == self._placed:
             return
-        self._changed = False
-        if self.by_hand is not None and self.by_hand.name == "activate":
-            try:
+        try:
+            if self.by_hand is not None and self.by_hand.name == "activate":
                 self.act(self.by_hand)
-            except Refused as why:
-                self._trouble = f"The new checkpoint could not be placed as the one before. {why}"
-        elif self.by_hand is None:
-            model = self.host.model()
-            if model is not None:
+            else:
                 _placement.mark(model)
+        except (Refused, _library.Error) as why:
+            self.tell(f"The new checkpoint could not be placed as the one before. {why}")
+        self._placed = _where(model)
 
     # ---- Generations -------------------------------------------------------------------------------------------------
 
@@ -267,14 +263,18 @@ class Session:
         shared = _report.size(before["shared_allocated"])
         return f"{mode}; reserve {_report.size(before['reserve'])}; {shared} in shared memory"
 
-    def iteration(self) -> None:
-        """One step of sampling is done."""
+    def tell(self, trouble: str) -> None:
+        """Has the page tell what went wrong where nobody else could, until the next action."""
+        self._trouble = trouble
+
+    def iteration(self, first: bool = False) -> None:
+        """One step of sampling is done; with `first`, of a sampling that begins anew."""
         with self._lock:
             work = self._work
             if work is None or not work.running:
                 return
             now = time.monotonic()
-            work.iterations += 1
+            work.iterations = 1 if first else work.iterations + 1
             work.last = now
             if work.iterations == 1:
                 work.first = now
@@ -354,13 +354,48 @@ def state(devices: Any = None, observation: Observation | None = None) -> dict[s
     return {"problem": problem, "devices": shown}
 
 
+def _where(model: Any) -> Any:
+    """Which model it is, and where its first weight lies: another after it was loaded, or moved by the WebUI."""
+    first = next(iter(model.parameters()), None)
+    return id(model), None if first is None else (str(first.device), first.data_ptr())
+
+
+_FIELDS = ("action", "reserve", "persist", "sort_reversed", "ignored_model")
+
+
+def act_of(session: Session, body: Any, in_turn: Callable[[Callable[[], str]], str]) -> tuple[int, dict[str, Any]]:
+    """An action that was asked for over HTTP with a JSON body: the status, and what to answer.
+
+    `in_turn` does something between two generations.
+    """
+    if not isinstance(body, dict) or "action" not in body:
+        return 422, {"detail": 'A JSON object is wanted, as in {"action": "activate", "reserve": 1.6}.'}
+    unknown = sorted(set(body) - set(_FIELDS))
+    if unknown:
+        return 422, {"detail": f"There is no field {unknown[0]!r}: there are {', '.join(_FIELDS)}."}
+    refused: list[str] = []
+
+    def work() -> str:
+        try:
+            if body["action"] == "automatic":
+                return session.automatic()
+            return session.act(parse_action(**body, most=session.capacity()))
+        except Refused as why:
+            refused.append(str(why))
+            return ""
+
+    said = in_turn(work)
+    if refused:
+        return 422, {"detail": refused[0]}
+    return 200, {"detail": said, "state": session.state()}
+
+
 def _not_installed() -> str:
     import sys
 
-    failed = _install.failure()
-    if failed:
-        return failed
     torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return TOO_LATE
     if torch is not None and not torch.cuda.is_available():
         return "PyTorch finds no GPU here, so there is no GPU memory to allocate: “python -m giant_kitten doctor” says more."
-    return TOO_LATE
+    return _install.failure() or "giant-kitten is not in use: set the environment variable GIANT_KITTEN=1 and start again."

@@ -141,6 +141,5 @@ def answer(said):
 if kitten:
     script_callbacks.on_app_started(kitten.add_routes)
     script_callbacks.on_ui_settings(kitten.add_settings)
-    script_callbacks.on_model_loaded(lambda model: kitten.session.model_changed())
     script_callbacks.on_cfg_denoised(lambda parameters: kitten.session.iteration())
     script_callbacks.on_script_unloaded(kitten.session.restore)
