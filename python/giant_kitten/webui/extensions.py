@@ -165,9 +165,9 @@ def _forget_settings(file: Path) -> bool:
 
 
 def _source(name: str) -> Path:
-    """Our copy of an extension: in the package, or in the checkout that the package is imported from."""
+    """Our copy of an extension: in the package, or in the checkout that the package lies in."""
     here = Path(__file__).resolve().parent
-    for place in (here / name, here.parents[2] / "webui" / name):
+    for place in (here / "folders" / name, here.parents[2] / "webui" / name):
         if place.is_dir():
             return place
     raise Refused(f"this giant-kitten has no extension {name!r} with it: reinstall the package")
