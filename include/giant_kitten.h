@@ -219,6 +219,11 @@ int gk_parse_size(const char *text, uint64_t *bytes);
 /* Every segment (a run of backed granules of one arena) and block of a device as a JSON list; the buffer as above. */
 size_t gk_snapshot_json(int device, char *buffer, size_t length);
 
+/* The memory map of a device as one JSON object, the buffer as above: bytes of the model's blocks, other blocks, scratch and
+ * empty backing in each tier, the stock, and for each arena a text with a letter for each granule: M, O, S, F for these four, by
+ * what fills most of it; small letters in shared; '.' without backing. */
+size_t gk_map_json(int device, char *buffer, size_t length);
+
 /* Forgets the peaks of a device. */
 int gk_reset_peaks(int device);
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ._install import is_installed as is_installed
     from ._library import Error as Error
     from ._library import library_path as library_path
+    from ._monitor import monitor as monitor
     from ._placement import activate as activate
     from ._placement import dedicated as dedicated
     from ._placement import disable as disable
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ._placement import tier as tier
     from ._placement import to_dedicated as to_dedicated
     from ._placement import to_shared as to_shared
+    from ._report import memory_map as memory_map
     from ._report import stats as stats
     from ._report import summary as summary
 
@@ -37,6 +39,7 @@ _HOMES = {
     "is_installed": "_install",
     "Error": "_library",
     "library_path": "_library",
+    "monitor": "_monitor",
     "activate": "_placement",
     "dedicated": "_placement",
     "disable": "_placement",
@@ -47,6 +50,7 @@ _HOMES = {
     "tier": "_placement",
     "to_dedicated": "_placement",
     "to_shared": "_placement",
+    "memory_map": "_report",
     "stats": "_report",
     "summary": "_report",
 }

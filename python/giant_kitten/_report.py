@@ -14,6 +14,11 @@ def stats(device: Any = None) -> dict[str, Any]:
     return dict(found)
 
 
+def memory_map(device: Any = None) -> dict[str, Any]:
+    """What lies where on a device: bytes of each kind in each tier, and its granules (`gk_map_json` in the header)."""
+    return dict(_library.read_json("gk_map_json", _index(device)))
+
+
 def summary(device: Any = None) -> str:
     """What `stats` says, in a few lines."""
     found = stats(device)

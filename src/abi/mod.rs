@@ -4,6 +4,7 @@
 
 mod filter;
 mod fork;
+mod map;
 mod snapshot;
 mod stats;
 mod throw;
@@ -630,6 +631,17 @@ pub unsafe extern "C" fn gk_stats_json(device: c_int, buffer: *mut c_char, lengt
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_snapshot_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
     let text = guarded(|| Ok(snapshot::json(&current()?.segments(device_number(device)?)?)));
+    // SAFETY: the caller's promise.
+    unsafe { write_text(text, buffer, length) }
+}
+
+/// The memory map of a device as JSON; see [`gk_stats_json`] for the buffer.
+///
+/// # Safety
+/// `buffer` is null or has room for `length` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_map_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
+    let text = guarded(|| Ok(map::json(&current()?.map(device_number(device)?)?)));
     // SAFETY: the caller's promise.
     unsafe { write_text(text, buffer, length) }
 }

@@ -136,6 +136,10 @@ static void statistics(void) {
     text = (char *)malloc(needed);
     CHECK(needed > 2 && gk_snapshot_json(0, text, needed) == needed && text[0] == '[');
     free(text);
+    needed = gk_map_json(0, NULL, 0);
+    text = (char *)malloc(needed);
+    CHECK(needed > 2 && gk_map_json(0, text, needed) == needed && strstr(text, "\"stock\":{\"dedicated\":"));
+    free(text);
     CHECK(gk_stats(0, NULL) == GK_ARGUMENT);
     struct gk_stats old;
     memset(&old, 0xee, sizeof old);

@@ -1,0 +1,75 @@
+"""The guidance that users would otherwise work out by hand: which reserve is sensible. Pure functions of what was observed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .._report import size
+
+# Reserves are suggested in tenths of a GiB, as the sliders have them.
+STEP = (1 << 30) // 10
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one generation did to a device. Bytes."""
+
+    free: int
+    """Dedicated memory that was free before it began."""
+    overflow: int
+    """What it had in shared memory at most, beyond what lay there before."""
+
+
+@dataclass(frozen=True)
+class Guide:
+    """The sensible reserves, and what to say of them."""
+
+    smallest: int
+    largest: int
+    suggested: int
+    text: str
+
+
+def observe(before: dict[str, Any], after: dict[str, Any]) -> Observation:
+    """The observation between the statistics before a generation, when the peaks were reset, and after it."""
+    free = before["dedicated_capacity"] - before["persist"] - before["dedicated_allocated"]
+    overflow = after["shared_allocated_peak"] - before["shared_allocated"]
+    return Observation(free=max(0, free), overflow=max(0, overflow))
+
+
+def guide(stats: dict[str, Any], observation: Observation | None) -> Guide | None:
+    """Which reserves are sensible, as far as the last generation told; None before there was one.
+
+    The smallest sensible reserve is what was free before the generation: it moves nothing. The largest is that and what
+    overflowed: with it, all of the generation's own memory is dedicated.
+    """
+    if observation is None:
+        return None
+    smallest, largest = observation.free, observation.free + observation.overflow
+    if observation.overflow == 0:
+        return Guide(0, smallest, 0, "The last generation fitted into dedicated memory: it needs no reserve at all.")
+    suggested = min(-(-largest // STEP) * STEP, stats["dedicated_capacity"])
+    return Guide(
+        smallest,
+        largest,
+        suggested,
+        f"Sensible reserves for work like the last are from {size(smallest)} (dedicated memory that was free before it) to "
+        f"{size(largest)} (that, and the {size(observation.overflow)} that overflowed during it).",
+    )
+
+
+def chosen(stats: dict[str, Any]) -> str:
+    """Which reserve is in force, and why."""
+    if not stats["automatic"]:
+        return f"By hand: the reserve is {size(stats['reserve'])}."
+    if stats.get("reserve_reason"):
+        return f"Automatic: {stats['reserve_reason']}"
+    if stats["rebalances"]:
+        return (
+            f"Automatic: a reserve of {size(stats['reserve'])}, from the most that work has asked for; "
+            f"{size(stats['rebalanced_demoted'])} were moved to shared memory for it so far."
+        )
+    if stats["shared_allocated"] == 0 and stats["fell_to_shared"] == 0:
+        return "Automatic: nothing has overflowed, so nothing is kept back."
+    return "Automatic: something overflowed; from the next piece of work on, memory is placed by what this one needed."
