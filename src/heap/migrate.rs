@@ -139,7 +139,7 @@ impl Heap {
     /// While a graph is captured; the driver's.
     pub fn reset(&mut self) -> Result<(), Error> {
         self.stats.resets += 1;
-        if self.automatic.on && !self.pools.is_capturing() {
+        if !self.pools.is_capturing() {
             let kind = self.automatic.kind.clone();
             self.safe_point(&kind)?;
         }
@@ -249,11 +249,10 @@ impl Heap {
         let mut residents = Vec::new();
         for (index, bound) in self.arenas.iter().enumerate() {
             let arena = index as u32;
-            residents.extend(bound.core.blocks().map(|block| Resident {
-                arena,
-                granules: bound.core.granules_of(block.id),
-                size: block.size,
-                model: block.marks.model,
+            residents.extend(bound.core.blocks().map(|block| {
+                let (reads, last_read) = self.value(bound.base + block.offset, block.marks.born, block.size);
+                let granules = bound.core.granules_of(block.id);
+                Resident { arena, granules, size: block.size, model: block.marks.model, reads, last_read }
             }));
             if self.pools.owns(index) {
                 let idle = bound.core.idle_granules().into_iter();
@@ -262,6 +261,8 @@ impl Heap {
                     granules: granule..granule + 1,
                     size: self.granule,
                     model: false,
+                    reads: 0.0,
+                    last_read: 0,
                 }));
             }
         }
