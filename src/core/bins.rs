@@ -32,7 +32,7 @@ const SCAN: usize = 24;
 pub(crate) struct Bins {
     rows: u32,
     columns: [u32; ROWS],
-    heads: Box<[[u32; COLUMNS]; ROWS]>,
+    heads: [[u32; COLUMNS]; ROWS],
 }
 
 /// The list a size belongs to.
@@ -50,7 +50,7 @@ fn place(bytes: u64) -> (usize, usize) {
 
 impl Bins {
     pub(crate) fn new() -> Self {
-        Bins { rows: 0, columns: [0; ROWS], heads: Box::new([[NIL; COLUMNS]; ROWS]) }
+        Bins { rows: 0, columns: [0; ROWS], heads: [[NIL; COLUMNS]; ROWS] }
     }
 
     /// Puts a free node in. O(1).
