@@ -178,6 +178,7 @@ fn no_driver_is_a_sentence() {
     for path in [missing, &not_a_library, &of_another_machine, &empty, folder.path()] {
         let why = CudaDriver::open_library(path).unwrap_err().to_string();
         assert!(why.contains(path.to_str().unwrap()) && why.contains("NVIDIA driver"), "{why}");
+        assert!(!why.contains("dlopen failed"), "the system's own words: {why}");
     }
     // A library that is no driver, and one of a driver that finds no card.
     let cases = [
