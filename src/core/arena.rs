@@ -199,7 +199,7 @@ impl Arena {
         self.granules.len() as u32
     }
 
-    /// Takes a block out of what is free in `tier` for `stream`: best fit, the lowest of equals. O(1).
+    /// Takes a block out of what is free in `tier` for `stream`: of the nearest sizes the lowest. O(1).
     #[inline]
     pub fn take(&mut self, bytes: u64, requested: u64, tier: Tier, stream: StreamId) -> Option<BlockId> {
         let bins = self.free.get_mut(stream.0 as usize)?;
