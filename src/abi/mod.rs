@@ -144,11 +144,9 @@ fn remember(text: &str) {
 /// Runs what a function does; turns an error or a panic into its code, and remembers the text.
 #[inline]
 fn guarded<T>(run: impl FnOnce() -> Result<T, Error>) -> Result<T, c_int> {
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(failed(&error)),
-        Err(panic) => Err(panicked(&*panic)),
-    }
+    // The error becomes a code inside: what has to be carried out of `catch_unwind` is two words.
+    catch_unwind(AssertUnwindSafe(|| run().map_err(|error| failed(&error))))
+        .unwrap_or_else(|panic| Err(panicked(&*panic)))
 }
 
 #[cold]

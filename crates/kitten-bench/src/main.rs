@@ -462,6 +462,8 @@ fn run(cli: Cli) -> Result<()> {
 }
 
 fn main() -> ExitCode {
+    // A reader that has seen enough, such as `head`, ends this program as it ends any other.
+    sigpipe::reset();
     giant_kitten::abi::start_log();
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
