@@ -50,7 +50,9 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
 
     def answer(route: Route) -> None:
         # gradio itself asks for fonts and a script that are not this project's.
-        if not route.request.url.startswith(("https://fonts.g", "https://cdnjs.cloudflare.com/ajax/libs/iframe-resizer")):
+        if not route.request.url.startswith(
+            ("https://fonts.g", "https://cdnjs.cloudflare.com/ajax/libs/iframe-resizer")
+        ):
             opened[-1].outside.append(route.request.url)
         route.fulfill(status=200, body="", headers={"Access-Control-Allow-Origin": "*"})
 
@@ -119,14 +121,14 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(
-    command: list[str], url: str, ready: str, log: Path, traceback_expected: bool = False, **variables: str
-) -> Iterator[Server]:
+def serving(command: list[str], url: str, ready: str, log: Path, **variables: str) -> Iterator[Server]:
     """Runs a server until the end of the block; it may print no traceback."""
     environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONUNBUFFERED": "1", **variables}
     environment = {name: value for name, value in environment.items() if value != ""}
     with log.open("w") as out:
-        process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT, text=True, cwd=log.parent)
+        process = subprocess.Popen(
+            command, env=environment, stdout=out, stderr=subprocess.STDOUT, text=True, cwd=log.parent
+        )
         server = Server(url, process, log)
         try:
             until = time.monotonic() + 120
@@ -137,7 +139,7 @@ def serving(
         finally:
             process.terminate()
             process.wait(30)
-    assert traceback_expected or "Traceback" not in server.printed(), server.printed()
+    assert "Traceback" not in server.printed(), server.printed()
 
 
 @pytest.fixture(scope="module")

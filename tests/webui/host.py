@@ -1,9 +1,9 @@
-"""The project's own host page: as much of AUTOMATIC1111's `modules` as the extension uses, on real gradio, around a small model.
+"""The project's own host page: as much of AUTOMATIC1111's `modules` as the extension uses, around a small model.
 
     host.py EXTENSION --port N [--late] [--api] [--settings FILE] [--preload]
 
-The extension's preload.py, script, settings, callbacks, javascript and routes are used as the WebUIs use them. `--late` starts CUDA
-before the extension is looked at. The module is also imported by the tests, for nothing but its texts.
+On real gradio; the extension's preload.py, script, settings, callbacks, javascript and routes are used as the WebUIs
+use them. `--late` starts CUDA before the extension is looked at.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def make_model(width: int, blocks: int) -> Any:
     import torch
     from torch import nn
 
-    class Block(nn.Module):
+    class Block(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.norm = nn.GroupNorm(8, width)
@@ -145,7 +145,7 @@ def make_model(width: int, blocks: int) -> Any:
             y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, h * w, c)
             return x + self.out(y).transpose(1, 2).view(b, c, h, w)
 
-    class UNet(nn.Module):
+    class UNet(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.first = nn.Conv2d(4, width, 3, padding=1)
@@ -181,7 +181,7 @@ class Host:
 
     def modules(self) -> None:
         """Everything that the extension imports."""
-        module("modules").__path__ = []  # type: ignore[attr-defined]
+        module("modules").__path__ = []
         module("modules.scripts", Script=Script, AlwaysVisible=object())
         hooks = {f"on_{name}": self.callbacks.known[name].append for name in Callbacks.NAMES}
         module("modules.script_callbacks", **hooks)
@@ -216,9 +216,11 @@ class Host:
         self.selectable = [script for script in self.scripts if not script.alwayson]
         self.callbacks.call("ui_settings")
 
-    # ---- Generating --------------------------------------------------------------------------------------------------
+    # ---- Generating -------------------------------------------------------------------------------------------------
 
-    def generate(self, chosen: int, values: list[Any], steps: int, width: int, height: int, batch: int = 1) -> Processed:
+    def generate(
+        self, chosen: int, values: list[Any], steps: int, width: int, height: int, batch: int = 1
+    ) -> Processed:
         """As txt2img of the WebUI: the script that was chosen, and the generation unless that has taken its place."""
         p = types.SimpleNamespace(
             steps=steps, width=width, height=height, batch_size=batch, seed=1, extra_generation_params={}
@@ -253,7 +255,7 @@ class Host:
         torch.cuda.empty_cache()
         return done
 
-    # ---- The page ----------------------------------------------------------------------------------------------------
+    # ---- The page ---------------------------------------------------------------------------------------------------
 
     def build(self) -> Any:
         """The page, as far as the extension is concerned."""
@@ -319,7 +321,9 @@ class Host:
         """The API as far as the tests use it, and a way to do from outside what users do with menus."""
         from fastapi import Body
 
-        def txt2img(body=Body(...)) -> Any:  # type: ignore[no-untyped-def]
+        given = Body(...)
+
+        def txt2img(body: Any = given) -> Any:
             names = [script.title().lower() for script in self.selectable]
             chosen = names.index(body["script_name"].lower()) + 1 if body.get("script_name") else 0
             values: list[Any] = [None] * 16
@@ -331,7 +335,7 @@ class Host:
             done = self.generate(chosen, values, body.get("steps", 4), *size)
             return {"images": done.images, "info": done.info}
 
-        def model(body=Body(...)) -> Any:  # type: ignore[no-untyped-def]
+        def model(body: Any = given) -> Any:
             self.load_model(**body)
             return {}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from giant_kitten.webui import extensions
-from giant_kitten.webui.extensions import MARK, NAME, PTH, Refused, find, install, remove
+from giant_kitten.webui.extensions import MARK, NAME, Refused, find, install, remove
 
 FOLDERS = {
     "AUTOMATIC1111": ("webui.py", "modules/x.py", "extensions/x"),
@@ -136,7 +136,9 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
         done = subprocess.run([*command, action, str(tmp_path)], capture_output=True, text=True, check=True)
         assert said in done.stdout and done.stderr == ""
     done = subprocess.run([*command, "remove", str(tmp_path)], capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and done.stderr.startswith("giant-kitten: there is no ") and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 1 and done.stderr.startswith("giant-kitten: there is no ") and "Traceback" not in done.stderr
+    )
 
 
 def test_the_package_has_the_extensions_with_it() -> None:

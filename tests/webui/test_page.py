@@ -55,7 +55,7 @@ def generate(page: Page, wanted: str) -> str:
     page.locator("#generate").click()
     result = page.locator("#result").first
     result.get_by_text(re.compile(wanted)).wait_for()
-    return result.inner_text()
+    return str(result.inner_text())
 
 
 def open_tab(page: Page, name: str) -> None:

@@ -15,7 +15,9 @@ MIB = 1 << 20
 
 
 def test_the_originals_values_in_its_order() -> None:
-    assert parse_action(2, 1.6, 0.5, True, False, True) == Action("activate", int(1.6 * GIB), GIB // 2, True, False, True)
+    assert parse_action(2, 1.6, 0.5, True, False, True) == Action(
+        "activate", int(1.6 * GIB), GIB // 2, True, False, True
+    )
     assert parse_action(0).name == "disable" and parse_action(1.0).name == "free VRAM"
     for text in ("GK: activate", "activate", "Activate"):
         assert parse_action(text).name == "activate"
@@ -56,7 +58,8 @@ def test_what_is_not_given_is_as_in_the_original() -> None:
 
 STATS = {
     "dedicated_capacity": 8 * GIB, "persist": 0, "dedicated_allocated": 7 * GIB, "shared_allocated": 0,
-    "shared_allocated_peak": 0, "automatic": 1, "reserve": 0, "rebalances": 0, "rebalanced_demoted": 0, "fell_to_shared": 0,
+    "shared_allocated_peak": 0, "automatic": 1, "reserve": 0, "rebalances": 0, "rebalanced_demoted": 0,
+    "fell_to_shared": 0,
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Run by ComfyUI before it imports anything of weight: giant-kitten waits for torch, and is there before CUDA starts.
 
-torch itself is not imported here, and ComfyUI's choice of another allocator (cudaMallocAsync) is taken back when torch comes.
+torch itself is not imported here. ComfyUI's choice of another allocator (cudaMallocAsync) is taken back when torch
+comes.
 """
 
 import os

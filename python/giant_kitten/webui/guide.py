@@ -1,4 +1,7 @@
-"""The guidance that users would otherwise work out by hand: which reserve is sensible. Pure functions of what was observed."""
+"""The guidance that users would otherwise work out by hand: which reserve is sensible.
+
+Pure functions of what was observed.
+"""
 
 from __future__ import annotations
 
@@ -54,8 +57,8 @@ def guide(stats: dict[str, Any], observation: Observation | None) -> Guide | Non
         smallest,
         largest,
         suggested,
-        f"Sensible reserves for work like the last are from {size(smallest)} (dedicated memory that was free before it) to "
-        f"{size(largest)} (that, and the {size(observation.overflow)} that overflowed during it).",
+        f"Sensible reserves for work like the last are from {size(smallest)} (dedicated memory that was free before "
+        f"it) to {size(largest)} (that, and the {size(observation.overflow)} that overflowed during it).",
     )
 
 

@@ -55,8 +55,8 @@ def parse_action(
 ) -> Action:
     """The action of a form or an API call: `action` by number or name, `reserve` and `persist` in GiB.
 
-    Whatever else the values are, the answer is a sentence (`Refused`). `most` is the card's size in bytes: no more can be
-    reserved.
+    Whatever else the values are, the answer is a sentence (`Refused`). `most` is the card's size in bytes: no more can
+    be reserved.
     """
     return Action(
         name=_name(action),
@@ -146,7 +146,7 @@ class Session:
         """What went wrong without anybody to tell: the page tells it."""
         self._lock = threading.Lock()
 
-    # ---- Actions -----------------------------------------------------------------------------------------------------
+    # ---- Actions ----------------------------------------------------------------------------------------------------
 
     def problem(self) -> str | None:
         """Why the allocator is not in use here, in one sentence with the remedy; None if it is."""
@@ -238,11 +238,12 @@ class Session:
             self.tell(f"The new checkpoint could not be placed as the one before. {why}")
         self._placed = _where(model)
 
-    # ---- Generations -------------------------------------------------------------------------------------------------
+    # ---- Generations ------------------------------------------------------------------------------------------------
 
     def begin(self, kind: str) -> str:
-        """A generation begins, and nobody has launched any work of it yet. `kind` names work that needs the same memory.
+        """A generation begins, and nobody has launched any work of it yet.
 
+        `kind` is a name for work that needs the same memory: the size of its pictures, say.
         Returns a few words on the placement for the picture's description, "" where there is none.
         """
         if not _install.is_installed():
@@ -295,7 +296,7 @@ class Session:
         with self._lock:
             self._observation = observe(before, after)
 
-    # ---- State -------------------------------------------------------------------------------------------------------
+    # ---- State ------------------------------------------------------------------------------------------------------
 
     def guide(self) -> Guide | None:
         """The guidance from the last generation; None before the first, and where the allocator is not in use."""
@@ -397,5 +398,7 @@ def _not_installed() -> str:
     if torch is not None and torch.cuda.is_initialized():
         return TOO_LATE
     if torch is not None and not torch.cuda.is_available():
-        return "PyTorch finds no GPU here, so there is no GPU memory to allocate: “python -m giant_kitten doctor” says more."
-    return _install.failure() or "giant-kitten is not in use: set the environment variable GIANT_KITTEN=1 and start again."
+        return "PyTorch finds no GPU here, so there is nothing to allocate: “python -m giant_kitten doctor” says more."
+    return (
+        _install.failure() or "giant-kitten is not in use: set the environment variable GIANT_KITTEN=1 and start again."
+    )

@@ -1,7 +1,7 @@
 """giant-kitten in AUTOMATIC1111's WebUI and in Forge: the custom script, the panel, settings, routes.
 
-What the actions mean, what is sensible and what the map shows is the package's (`giant_kitten.webui`); here is only what ties
-it to these WebUIs.
+What the actions mean, what is sensible and what the map shows is the package's (`giant_kitten.webui`); here is only
+what ties it to these WebUIs.
 """
 
 import html
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import gradio as gr
-from modules import script_callbacks, scripts, shared
+from modules import script_callbacks, scripts
 
 ROOT = Path(__file__).resolve().parent.parent
 if (ROOT / "package").is_dir() and str(ROOT / "package") not in sys.path:
@@ -22,8 +22,8 @@ try:
 except ImportError:
     kitten = None
     MISSING = (
-        "The package giant-kitten is not in this WebUI's Python: run “python -m giant_kitten webui install FOLDER” with the "
-        "WebUI's folder, from a Python that has it."
+        "The package giant-kitten is not in this WebUI's Python: run “python -m giant_kitten webui install FOLDER” "
+        "with the WebUI's folder, from a Python that has it."
     )
 
 GIB = 1 << 30
