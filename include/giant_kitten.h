@@ -70,6 +70,9 @@ void gk_record_stream(void *ptr, void *stream);
  * streams that the filter accepts, belongs to the pool until it was released as often as it was begun. */
 void gk_begin_allocate_to_pool(int device, uint64_t pool_a, uint64_t pool_b, const void *filter);
 void gk_end_allocate_to_pool(int device, uint64_t pool_a, uint64_t pool_b);
+/* The first two as PyTorch 2.1 has them: the capture is of one stream, named instead of a filter, and ends by that name. */
+void gk_begin_allocate_stream_to_pool(int device, void *stream, uint64_t pool_a, uint64_t pool_b);
+void gk_end_allocate_stream_to_pool(int device, void *stream);
 void gk_release_pool(int device, uint64_t pool_a, uint64_t pool_b);
 
 /* ---- Control ----------------------------------------------------------------------------------------------------- */
@@ -201,7 +204,7 @@ struct gk_stats {
 };
 int gk_stats(int device, struct gk_stats *stats);
 
-/* The same as one JSON object, with the device's name, the rung of the ladder that its shared tier stands on, and why the
+/* The same as one JSON object, with the device's name, how the reserve was found ("reserve_reason"), the rung of the ladder that its shared tier stands on, and why the
  * better rungs do not hold. Returns the bytes needed, the terminating 0 included, or 0 after an error; writes only if
  * `length` is enough. */
 size_t gk_stats_json(int device, char *buffer, size_t length);

@@ -9,6 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._automatic import Following as Following
+    from ._automatic import follow as follow
+    from ._automatic import safe_point as safe_point
     from ._install import install as install
     from ._install import is_installed as is_installed
     from ._library import Error as Error
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from ._report import summary as summary
 
 _HOMES = {
+    "Following": "_automatic",
+    "follow": "_automatic",
+    "safe_point": "_automatic",
     "install": "_install",
     "is_installed": "_install",
     "Error": "_library",

@@ -119,16 +119,22 @@ def _torch() -> Any:
     return torch
 
 
-# PyTorch's names of its hooks, the newer first, and ours.
+# PyTorch's names of its hooks, and ours: of newer releases, then of older ones.
 _HOOKS = (
-    (("set_init_fn",), "gk_init"),
-    (("set_reset_fn",), "gk_reset"),
-    (("set_memory_fraction_fn",), "gk_memory_fraction"),
-    (("set_base_alloc_fn",), "gk_base_alloc"),
-    (("set_record_stream_fn",), "gk_record_stream"),
-    (("set_begin_allocate_to_pool",), "gk_begin_allocate_to_pool"),
-    (("set_end_allocate_to_pool_fn",), "gk_end_allocate_to_pool"),
-    (("set_release_pool",), "gk_release_pool"),
+    {"set_init_fn": "gk_init"},
+    {"set_reset_fn": "gk_reset"},
+    {"set_memory_fraction_fn": "gk_memory_fraction"},
+    {"set_base_alloc_fn": "gk_base_alloc"},
+    {"set_record_stream_fn": "gk_record_stream"},
+    {
+        "set_begin_allocate_to_pool": "gk_begin_allocate_to_pool",
+        "set_begin_allocate_stream_to_pool": "gk_begin_allocate_stream_to_pool",
+    },
+    {
+        "set_end_allocate_to_pool_fn": "gk_end_allocate_to_pool",
+        "set_end_allocate_stream_to_pool_fn": "gk_end_allocate_stream_to_pool",
+    },
+    {"set_release_pool": "gk_release_pool"},
 )
 
 
@@ -136,12 +142,12 @@ def _swap(torch: Any) -> None:
     library = _library.library()
     allocator = torch.cuda.memory.CUDAPluggableAllocator(str(_library.library_path()), "gk_torch_malloc", "gk_free")
     inner = allocator.allocator()
-    for names, ours in _HOOKS:
-        setter = next((getattr(inner, name) for name in names if hasattr(inner, name)), None)
-        if setter is None:
-            warnings.warn(f"this PyTorch has no hook {names[0]}: giant-kitten does without", stacklevel=3)
+    for names in _HOOKS:
+        setter, ours = next(((name, ours) for name, ours in names.items() if hasattr(inner, name)), ("", ""))
+        if not setter:
+            warnings.warn(f"this PyTorch has no hook {next(iter(names))}: giant-kitten does without", stacklevel=3)
             continue
-        setter(ctypes.cast(getattr(library, ours), ctypes.c_void_p).value)
+        getattr(inner, setter)(ctypes.cast(getattr(library, ours), ctypes.c_void_p).value)
     torch.cuda.memory.change_current_allocator(allocator)
     # PyTorch keeps a plain pointer to it.
     global _allocator

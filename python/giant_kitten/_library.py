@@ -14,6 +14,9 @@ OUT_OF_MEMORY = 1
 
 DEDICATED, SHARED = 0, 1
 
+# A reserve that is found automatically: GK_AUTO.
+AUTO = 2**64 - 1
+
 
 class Error(RuntimeError):
     """What giant-kitten could not do: the text says why, and what to do about it."""
@@ -46,6 +49,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gk_disable": (ctypes.c_int, (ctypes.c_int, ctypes.POINTER(Activation))),
     "gk_free_vram": (ctypes.c_int, (ctypes.c_int,)),
     "gk_safe_point": (ctypes.c_int, (ctypes.c_int, ctypes.c_char_p)),
+    "gk_touch": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_size_t)),
     "gk_mark": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
     "gk_tier": (ctypes.c_int, (ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_uint64))),
     "gk_move": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),

@@ -25,8 +25,9 @@ def activate(
 ) -> None:
     """Places everything on a device anew and freezes it; what comes afterwards gets the reserve first.
 
-    `reserve` and `persist` are sizes, in bytes or as "1.6GiB"; `model` is a module, a tensor, or several, to be placed
-    first. What is not given is as the options say. Tensors keep their addresses and contents.
+    `reserve` and `persist` are sizes, in bytes or as "1.6GiB", and a reserve may be "auto": then it is found from what
+    the work asks for, as it is from the start where no reserve is given. `model` is a module, a tensor, or several, to
+    be placed first. What is not given is as the options say. Tensors keep their addresses and contents.
 
     To be called between two pieces of work, never while another thread launches any.
     """
@@ -47,20 +48,13 @@ def free_vram(device: Any = None) -> None:
     _library.call("gk_free_vram", _index(device))
 
 
-def safe_point(kind: int | str = 0, device: Any = None) -> None:
-    """Tells that nobody launches work now, and which kind of work comes next."""
-    _library.call("gk_safe_point", _index(device), str(kind).encode() if kind else None)
-
-
 def _activation(
     reserve: int | str | None, persist: int | str | None, sort_reversed: bool | None, ignore_model: bool | None
 ) -> _library.Activation:
     wanted = _library.Activation()
     _library.call("gk_defaults", ctypes.byref(wanted))
-    if reserve == "auto":
-        wanted.reserve = (1 << 64) - 1
-    elif reserve is not None:
-        wanted.reserve = _library.parse_size(reserve)
+    if reserve is not None:
+        wanted.reserve = _library.AUTO if reserve == "auto" else _library.parse_size(reserve)
     if persist is not None:
         wanted.persist = _library.parse_size(persist)
     if sort_reversed is not None:
@@ -137,7 +131,7 @@ def _preferring(to: int) -> Iterator[None]:
 def _pointers(x: Any) -> list[int]:
     """The storages of a tensor, a module, or several of them: each once, and only what is on a GPU."""
     found: dict[int, None] = {}
-    for tensor in _tensors(x):
+    for tensor in tensors(x):
         if tensor.device.type == "cuda":
             pointer = tensor.untyped_storage().data_ptr()
             if pointer:
@@ -145,7 +139,8 @@ def _pointers(x: Any) -> list[int]:
     return list(found)
 
 
-def _tensors(x: Any) -> Iterable[Any]:
+def tensors(x: Any) -> Iterable[Any]:
+    """The tensors of a tensor, a module (its parameters and buffers), or several of them."""
     import torch
 
     if isinstance(x, torch.Tensor):
@@ -155,8 +150,8 @@ def _tensors(x: Any) -> Iterable[Any]:
         yield from x.buffers()
     elif isinstance(x, (list, tuple, set, frozenset)):
         for part in x:
-            yield from _tensors(part)
+            yield from tensors(part)
     elif isinstance(x, dict):
-        yield from _tensors(list(x.values()))
+        yield from tensors(list(x.values()))
     else:
         raise TypeError(f"a tensor, a module, or several of them are wanted, not {type(x).__name__}")

@@ -27,6 +27,8 @@ def complete(torch: Any) -> None:
     c._cuda_record_memory_history_legacy = history.record_legacy
     c._cuda_isHistoryEnabled = lambda: history.enabled
     c._cuda_attach_out_of_memory_observer = _refuse("an observer of out of memory cannot be attached")
+    # Memory that can change tiers has no handle that another process could open. Old releases would try.
+    torch.UntypedStorage._share_cuda_ = _refuse("CUDA tensors cannot be shared between processes (IPC)")
     _complete_mem_get_info(torch)
     _complete_cudnn_benchmark(torch)
 

@@ -323,6 +323,20 @@ pub extern "C" fn gk_end_allocate_to_pool(device: c_int, pool_a: u64, pool_b: u6
     hook("gk_end_allocate_to_pool", || current()?.end_pool(device_number(device)?, PoolId(pool_a, pool_b)));
 }
 
+/// [`gk_begin_allocate_to_pool`] of a PyTorch that names the one stream it captures: what is allocated on it comes from the pool.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_begin_allocate_stream_to_pool(device: c_int, stream: *mut c_void, pool_a: u64, pool_b: u64) {
+    hook("gk_begin_allocate_stream_to_pool", || {
+        current()?.begin_stream_pool(device_number(device)?, stream_of(stream), PoolId(pool_a, pool_b))
+    });
+}
+
+/// [`gk_end_allocate_to_pool`] of a PyTorch that names the stream.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_end_allocate_stream_to_pool(device: c_int, stream: *mut c_void) {
+    hook("gk_end_allocate_stream_to_pool", || current()?.end_stream_pool(device_number(device)?, stream_of(stream)));
+}
+
 /// PyTorch's hook when a graph that used the pool is gone.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_release_pool(device: c_int, pool_a: u64, pool_b: u64) {
@@ -603,7 +617,8 @@ pub unsafe extern "C" fn gk_stats(device: c_int, stats: *mut GkStats) -> c_int {
 pub unsafe extern "C" fn gk_stats_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
     let text = guarded(|| {
         let device = device_number(device)?;
-        Ok(stats::json(&current()?.stats(device)?, &current()?.device_info(device)?))
+        let kitten = current()?;
+        Ok(stats::json(&kitten.stats(device)?, &kitten.device_info(device)?, &kitten.reserve_reason(device)?))
     });
     // SAFETY: the caller's promise.
     unsafe { write_text(text, buffer, length) }

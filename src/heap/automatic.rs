@@ -57,6 +57,8 @@ pub(super) struct Automatic {
     passing: u64,
     /// Bytes of shared backing that are kept in stock because what was promoted last will want them again.
     pub(super) returning: u64,
+    /// What was moved last, and why, for people.
+    last_decision: Option<String>,
     /// The placement before and after the last move, while the work lasts that it was made for.
     last_move: Option<(Placed, Placed)>,
 }
@@ -75,6 +77,7 @@ impl Automatic {
             left: 0,
             passing: 0,
             returning: 0,
+            last_decision: None,
             last_move: None,
         }
     }
@@ -218,7 +221,9 @@ impl Heap {
         }
         let before = placed(&candidates, &outlook, &Decision::default());
         let after = placed(&candidates, &outlook, &decision);
-        self.log_decision(&decision, &outlook);
+        let why = self.describe(&decision, &outlook);
+        log::debug!("device {}: {why}", self.device);
+        self.automatic.last_decision = Some(why);
         self.carry_out(decision, before, after)
     }
 
@@ -247,19 +252,38 @@ impl Heap {
         most.min(self.ledger.capacity[Tier::Dedicated].saturating_sub(persist)) / self.granule * self.granule
     }
 
-    fn log_decision(&self, decision: &Decision, outlook: &Outlook<'_>) {
+    /// How the reserve in force was found, for people.
+    pub fn reserve_reason(&self) -> String {
+        if !self.automatic.on {
+            return match self.stats.phase {
+                Phase::Loading if self.ledger.reserve > 0 => "given, and kept while the model loads".into(),
+                Phase::Active => "given".into(),
+                Phase::Loading | Phase::Disabled | Phase::Freed => "none is in force".into(),
+            };
+        }
+        match &self.automatic.last_decision {
+            Some(why) => format!("found: {why}"),
+            None if self.stats.fell_to_shared == 0 => "automatic: everything has fitted so far".into(),
+            None if self.stats.safe_points == 0 => {
+                "automatic: something has fallen to the shared tier, and is looked at from the second safe point on"
+                    .into()
+            }
+            None => "automatic: no move would have gained more than it costs so far".into(),
+        }
+    }
+
+    fn describe(&self, decision: &Decision, outlook: &Outlook<'_>) -> String {
         let bytes = |granules: f64| show_size((granules * self.granule as f64) as u64);
-        log::debug!(
-            "device {}: before {} ({:.0} intervals expected) {} to the shared tier, {} to the dedicated one: costs {} over the link, \
-             gains {} more than that",
-            self.device,
+        format!(
+            "before {} ({:.0} more expected) {} to the shared tier, {} to the dedicated one: costs {} over the link, gains {} more than \
+             that",
             self.automatic.work(),
             outlook.horizon,
             bytes(decision.demote.len() as f64),
             bytes(decision.promote.len() as f64),
             bytes(decision.cost),
             bytes(decision.gain)
-        );
+        )
     }
 
     /// Bytes of the live blocks that came to life in an interval.

@@ -56,8 +56,17 @@ impl From<&Options> for Activation {
     }
 }
 
-/// Asked of each allocation while captures run: whether its stream belongs to one, and to which pool.
+/// Asked of each allocation while captures run: whether its stream belongs to one.
 type Filter = Box<dyn Fn(Stream) -> bool + Send + Sync>;
+
+/// A capture under way.
+#[derive(Clone)]
+struct Capture {
+    pool: PoolId,
+    filter: Arc<Filter>,
+    /// Where it is of one stream, that.
+    stream: Option<Stream>,
+}
 
 #[derive(Default)]
 struct Device {
@@ -65,8 +74,8 @@ struct Device {
     /// Held while the heap is made.
     making: Mutex<()>,
     /// How many captures are under way; malloc looks here first, without a lock.
-    captures: AtomicU32,
-    filters: Mutex<Vec<(PoolId, Arc<Filter>)>>,
+    capture_count: AtomicU32,
+    captures: Mutex<Vec<Capture>>,
 }
 
 /// The allocator of a process: one heap for each device, made when the device is first used.
@@ -148,7 +157,7 @@ impl Kitten {
     /// A device that does not exist; out of memory in both tiers, with the figures; the driver's.
     #[inline]
     pub fn malloc(&self, bytes: usize, device: usize, stream: Stream) -> Result<u64, Error> {
-        let pool = match self.device(device)?.captures.load(Ordering::Acquire) {
+        let pool = match self.device(device)?.capture_count.load(Ordering::Acquire) {
             0 => None,
             _ => self.pool_for(device, stream)?,
         };
@@ -166,7 +175,7 @@ impl Kitten {
     /// As for [`malloc`](Kitten::malloc).
     pub fn malloc_shared(&self, bytes: usize, device: usize, stream: Stream) -> Result<u64, Error> {
         if bytes > 0
-            && self.device(device)?.captures.load(Ordering::Acquire) == 0
+            && self.device(device)?.capture_count.load(Ordering::Acquire) == 0
             && let Some(address) = self.heap(device)?.malloc_shared(bytes as u64, stream)?
         {
             return Ok(address);
@@ -177,8 +186,8 @@ impl Kitten {
     /// Which capture's pool an allocation belongs to. The filters are foreign code: no lock is held while they run.
     #[cold]
     fn pool_for(&self, device: usize, stream: Stream) -> Result<Option<PoolId>, Error> {
-        let filters = self.device(device)?.filters.lock().clone();
-        Ok(filters.into_iter().find(|(_, filter)| filter(stream)).map(|(pool, _)| pool))
+        let captures = self.device(device)?.captures.lock().clone();
+        Ok(captures.into_iter().find(|capture| (capture.filter)(stream)).map(|capture| capture.pool))
     }
 
     /// Takes a block back; address 0 is nothing. `stream` is where it was used last. The device named is looked at first; a block of
@@ -339,6 +348,14 @@ impl Kitten {
         Ok(self.heap(device)?.device_info().clone())
     }
 
+    /// How the reserve in force on a device was found, for people.
+    ///
+    /// # Errors
+    /// As for [`stats`](Kitten::stats).
+    pub fn reserve_reason(&self, device: usize) -> Result<String, Error> {
+        Ok(self.heap(device)?.reserve_reason())
+    }
+
     /// The memory map of a device.
     ///
     /// # Errors
@@ -376,10 +393,23 @@ impl Kitten {
         pool: PoolId,
         filter: impl Fn(Stream) -> bool + Send + Sync + 'static,
     ) -> Result<(), Error> {
-        self.heap(device)?.begin_pool(pool)?;
+        self.begin_capture(device, Capture { pool, filter: Arc::new(Box::new(filter)), stream: None })
+    }
+
+    /// The same for the capture of one stream, ended by [`end_stream_pool`](Kitten::end_stream_pool).
+    ///
+    /// # Errors
+    /// As for [`begin_pool`](Kitten::begin_pool).
+    pub fn begin_stream_pool(&self, device: usize, stream: Stream, pool: PoolId) -> Result<(), Error> {
+        let filter: Filter = Box::new(move |other| other == stream);
+        self.begin_capture(device, Capture { pool, filter: Arc::new(filter), stream: Some(stream) })
+    }
+
+    fn begin_capture(&self, device: usize, capture: Capture) -> Result<(), Error> {
+        self.heap(device)?.begin_pool(capture.pool)?;
         let device = self.device(device)?;
-        device.filters.lock().push((pool, Arc::new(Box::new(filter))));
-        device.captures.fetch_add(1, Ordering::Release);
+        device.captures.lock().push(capture);
+        device.capture_count.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
@@ -390,14 +420,27 @@ impl Kitten {
     pub fn end_pool(&self, device: usize, pool: PoolId) -> Result<(), Error> {
         self.heap(device)?.end_pool(pool)?;
         let device = self.device(device)?;
-        let mut filters = device.filters.lock();
-        if let Some(at) = filters.iter().rposition(|(id, _)| *id == pool) {
-            let filter = filters.remove(at);
-            drop(filters);
-            device.captures.fetch_sub(1, Ordering::Release);
-            drop(filter);
+        let mut captures = device.captures.lock();
+        if let Some(at) = captures.iter().rposition(|capture| capture.pool == pool) {
+            let capture = captures.remove(at);
+            drop(captures);
+            device.capture_count.fetch_sub(1, Ordering::Release);
+            // Its filter is foreign code to the end: no lock is held.
+            drop(capture);
         }
         Ok(())
+    }
+
+    /// The capture of a stream is over.
+    ///
+    /// # Errors
+    /// A stream that is not captured.
+    pub fn end_stream_pool(&self, device: usize, stream: Stream) -> Result<(), Error> {
+        let captures = self.device(device)?.captures.lock().clone();
+        match captures.iter().rfind(|capture| capture.stream == Some(stream)) {
+            Some(capture) => self.end_pool(device, capture.pool),
+            None => Err(Error::Argument(format!("no capture of stream {:#x} is under way", stream.0))),
+        }
     }
 
     /// A graph that used the pool is gone.

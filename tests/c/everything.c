@@ -100,6 +100,17 @@ static void pools(void) {
     CHECK(eager && eager != captured);
     gk_release_pool(0, 1, 2);
     gk_free(eager, MIB, 0, NULL);
+
+    gk_begin_allocate_stream_to_pool(0, NULL, 3, 4);
+    captured = gk_malloc(MIB, 0, NULL);
+    gk_end_allocate_stream_to_pool(0, NULL);
+    gk_free(captured, MIB, 0, NULL);
+    eager = gk_malloc(MIB, 0, NULL);
+    CHECK(captured && eager && eager != captured);
+    gk_end_allocate_stream_to_pool(0, NULL);
+    CHECK(strstr(gk_last_error(), "no capture of stream"));
+    gk_release_pool(0, 3, 4);
+    gk_free(eager, MIB, 0, NULL);
 }
 
 static void statistics(void) {

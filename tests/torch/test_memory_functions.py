@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import giant_kitten
 import torch
@@ -46,15 +47,15 @@ ask("ipc_collect", cuda.ipc_collect)
 ask("snapshot blocks", lambda: [
     (block["size"], block["requested_size"]) for segment in cuda.memory_snapshot() for block in segment["blocks"]
     if block["state"] == "active_allocated"])
-ask("snapshot keys", lambda: sorted(set(cuda.memory._snapshot()) & {"segments", "device_traces", "allocator_settings"}))
+ask("snapshot keys", lambda: sorted(cuda.memory._snapshot()))
 ask("set fraction", lambda: cuda.set_per_process_memory_fraction(0.5))
-ask("get fraction", cuda.get_per_process_memory_fraction)
+ask("get fraction", lambda: cuda.get_per_process_memory_fraction())
 ask("record history", lambda: cuda.memory._record_memory_history(max_entries=100))
 ask("stop history", lambda: cuda.memory._record_memory_history(enabled=None))
 ask("free is less than total", lambda: (lambda free, total: 0 < free < total)(*cuda.mem_get_info()))
 ask("raw alloc", lambda: cuda.caching_allocator_delete(cuda.caching_allocator_alloc(4096)))
 ask("host stats", lambda: len(cuda.host_memory_stats()) > 0)
-ask("out of memory", lambda: torch.empty(100 << 40, dtype=torch.uint8, device="cuda"))
+ask("out of memory", lambda: torch.empty(60 << 30, dtype=torch.uint8, device="cuda"))
 answers["out of memory"] = answers["out of memory"].split(".")[0]
 ask("num_ooms after", lambda: cuda.memory_stats()["num_ooms"])
 ask("backend", cuda.get_allocator_backend)
@@ -66,12 +67,12 @@ print("ANSWERS" + json.dumps(answers))
 # What differs, and how ours answers.
 DOCUMENTED = {
     "backend": "pluggable",
-    "ipc": "RuntimeError: CUDAPluggableAllocator does not yet support share",
+    "ipc": "RuntimeError: CUDA tensors cannot be shared between processes",
     "observer": "RuntimeError: an observer of out of memory cannot be attached",
 }
 
 
-def answers(native: bool) -> dict[str, object]:
+def answers(native: bool) -> dict[str, Any]:
     printed = python(MATRIX, native=native)
     return dict(json.loads(printed.split("ANSWERS")[1].splitlines()[0]))
 
@@ -79,6 +80,10 @@ def answers(native: bool) -> dict[str, object]:
 def test_every_function_answers_as_pytorchs_own() -> None:
     ours, native = answers(False), answers(True)
     assert ours.keys() == native.keys()
+    # An older release has fewer keys: ours has all of them, and those of the newer.
+    for name in ("nested", "snapshot keys"):
+        missing = set(native.pop(name)) - set(ours.pop(name))
+        assert not missing, missing
     different = {name for name in ours if ours[name] != native[name]}
     assert different == set(DOCUMENTED), {name: (ours[name], native[name]) for name in different}
     for name, said in DOCUMENTED.items():

@@ -1,8 +1,9 @@
-/* cuDNN 9: what its frontend asks on the way to a convolution or an attention, through descriptors that remember their attributes; and
+/* cuDNN 8 and 9: what its frontend asks on the way to a convolution or an attention, through descriptors that remember their attributes; and
  * the sizes and algorithms of the older interface. FAKE_CUDNN_WORKSPACE is the bytes of workspace that every algorithm wants. */
 #include "fake.h"
 
-enum { VERSION = 92600, POINTER_LIKE = 8 };
+/* 8.9.2 and 9.26.0, as each writes its version. */
+enum { VERSION = MAJOR == 8 ? 8902 : 92600, POINTER_LIKE = 8 };
 
 static size_t workspace(void) {
     const char *given = getenv("FAKE_CUDNN_WORKSPACE");
@@ -12,7 +13,7 @@ static size_t workspace(void) {
 FAKE size_t cudnnGetVersion(void) { return VERSION; }
 FAKE size_t cudnnGetCudartVersion(void) { return 13000; }
 FAKE int cudnnGetProperty(int part, int *value) {
-    return *value = part == 0 ? VERSION / 10000 : part == 1 ? VERSION / 100 % 100 : VERSION % 100, 0;
+    return *value = part == 0 ? MAJOR : part == 1 ? VERSION / 100 % (MAJOR == 8 ? 10 : 100) : VERSION % 100, 0;
 }
 FAKE int cudnnGetStream(any handle, any *stream) { return (void)handle, *stream = NULL, 0; }
 

@@ -35,6 +35,7 @@ pub fn demo(mut tick: impl FnMut()) -> Result<String> {
     for reread in REREADS {
         let setup = |policy, reserve: u64| Setup {
             profile: Profile { in_place_reread: reread, ..profile.clone() },
+            granule: None,
             policy,
             activation: Activation { reserve: reserve.into(), ..Activation::default() },
         };

@@ -76,7 +76,14 @@ def _bring(unet: Any) -> None:
     unet.to(device=devices.device)
 
 
-session = Session(Host("AUTOMATIC1111", model=_unet, bring=_bring))
+def _decoder() -> Any:
+    model = _loaded()
+    forge = getattr(model, "forge_objects", None)
+    vae = getattr(forge.vae if forge is not None else model, "first_stage_model", None)
+    return getattr(vae, "decoder", None)
+
+
+session = Session(Host("AUTOMATIC1111", model=_unet, bring=_bring, decoder=_decoder))
 
 
 def _in_turn(work: Callable[[], str]) -> str:

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .. import _install, _library, _placement, _report
+from .. import _automatic, _install, _library, _placement, _report
 from .guide import Guide, Observation, chosen, guide, observe
 
 if TYPE_CHECKING:
@@ -111,6 +111,8 @@ class Host:
     """The module that is placed first: the UNet or transformer of the checkpoint in use. None where there is none."""
     bring: Callable[[Any], None] = lambda model: None
     """Brings the model to the GPU where it is parked on the CPU."""
+    decoder: Callable[[], Any] = lambda: None
+    """The module that makes pictures of what the model made. None where it is not known."""
 
 
 @dataclass
@@ -140,6 +142,7 @@ class Session:
         self._work: Work | None = None
         self._before: dict[str, Any] | None = None
         self._observation: Observation | None = None
+        self._following: list[_automatic.Following] = []
         self._placed: Any = None
         """Which model was placed or marked last, and where it lay."""
         self._trouble: str | None = None
@@ -217,6 +220,7 @@ class Session:
 
     def restore(self) -> None:
         """Undoes everything that was done by hand, as when the script is unloaded. Never raises."""
+        self._follow()
         if self.by_hand is None or not _install.is_installed():
             return
         try:
@@ -250,7 +254,8 @@ class Session:
             return ""
         self._place_again()
         try:
-            _placement.safe_point(kind, self.device)
+            self._follow(kind)
+            _automatic.safe_point(kind, self.device)
             _library.call("gk_reset_peaks", self.device)
             before = _report.stats(self.device)
         except _library.Error:
@@ -263,6 +268,17 @@ class Session:
         mode = "automatic" if before["automatic"] else before["phase_name"]
         shared = _report.size(before["shared_allocated"])
         return f"{mode}; reserve {_report.size(before['reserve'])}; {shared} in shared memory"
+
+    def _follow(self, kind: str = "") -> None:
+        """Tells the automatic mode of each pass of the model and the decoder, of a generation of that kind; or no more."""
+        for following in self._following:
+            following.remove()
+        parts = {"model": self.host.model(), "decoder": self.host.decoder()} if kind else {}
+        self._following = [
+            _automatic.follow(module, f"{name} {kind}", self.device)
+            for name, module in parts.items()
+            if module is not None
+        ]
 
     def tell(self, trouble: str) -> None:
         """Has the page tell what went wrong where nobody else could, until the next action."""
@@ -287,6 +303,7 @@ class Session:
             self._before = None
             if work is not None:
                 work.running = False
+        self._follow()
         if before is None:
             return
         try:

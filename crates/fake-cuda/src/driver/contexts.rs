@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{c_int, c_uint, c_void};
+use std::mem::ManuallyDrop;
 
 use kitten_sim::code;
 
@@ -9,7 +10,8 @@ use crate::answer::{Result, answer, put, refuse};
 use crate::machine::Machine;
 
 thread_local! {
-    static STACK: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+    /// Never destroyed: C++ destructors still call at the end of a process, when its first thread has lost what can be.
+    static STACK: RefCell<ManuallyDrop<Vec<usize>>> = const { RefCell::new(ManuallyDrop::new(Vec::new())) };
     static CAPTURE_MODE: Cell<c_int> = const { Cell::new(0) };
 }
 

@@ -1,5 +1,6 @@
 //! The driver's functions. What each does is the driver's documentation; what is checked here are its rules.
 
+mod absent;
 mod contexts;
 mod devices;
 mod kernels;
