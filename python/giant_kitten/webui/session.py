@@ -274,11 +274,8 @@ class Session:
         for following in self._following:
             following.remove()
         parts = {"model": self.host.model(), "decoder": self.host.decoder()} if kind else {}
-        self._following = [
-            _automatic.follow(module, f"{name} {kind}", self.device)
-            for name, module in parts.items()
-            if module is not None
-        ]
+        known = {name: module for name, module in parts.items() if module is not None}
+        self._following = [_automatic.follow(module, f"{name} {kind}", self.device) for name, module in known.items()]
 
     def tell(self, trouble: str) -> None:
         """Has the page tell what went wrong where nobody else could, until the next action."""
