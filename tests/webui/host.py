@@ -187,7 +187,7 @@ class Host:
         module("modules.script_callbacks", **hooks)
         module("modules.devices", device=self.torch.device("cuda"))
         module("modules.sd_models", model_data=self.model_data)
-        module("modules.processing", Processed=Processed)
+        module("modules.processing", Processed=Processed, process_images=self.process_images)
         module("modules.call_queue", queue_lock=self.lock)
         arguments = types.SimpleNamespace(api=self.options.api, api_auth=self.options.api_auth, freeze_settings=False)
         module(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -52,7 +53,8 @@ def test_in_and_out_leaves_no_trace(webui: Path) -> None:
     assert (extension / MARK).exists() and (extension / "package" / "giant_kitten" / "map.js").exists()
     assert any("start" in line for line in done)
     # A second time is as the first.
-    install(webui)
+    assert install(webui)[1:] == done
+    assert (extension / "package" / "giant_kitten" / "map.js").exists()
     settings = json.loads((webui / "config.json").read_text())
     settings["giant_kitten_mode"] = "by hand"
     (webui / "config.json").write_text(json.dumps(settings, indent=4, ensure_ascii=False))
@@ -87,6 +89,9 @@ def test_the_allocator_comes_early_in_this_webui_and_nowhere_else(webui: Path, t
     assert python(webui, tmp_path, str(program)) == "True"
     assert python(webui, tmp_path, str(elsewhere)) == "False"
     assert python(webui, webui, "launch.py", GIANT_KITTEN="0") == "False"
+    shutil.rmtree(find(webui).extension)
+    assert python(webui, webui, "launch.py") == "False", "removed by hand, it is silent"
+    install(webui)
     remove(webui)
     assert python(webui, webui, "launch.py") == "False"
 

@@ -96,12 +96,13 @@ def install(folder: str | Path) -> list[str]:
         raise Refused(
             f"{to} is there already and was not put there by this command: take it away, or update it as it came"
         )
-    python = webui.python()
-    site, has_package = _ask(python)
     done = []
     if to.exists():
+        # First: the package that came with it would be found below.
         remove(folder)
         done.append("took the extension that was there out")
+    python = webui.python()
+    site, has_package = _ask(python)
     shutil.copytree(_source(webui.kind.source), to, ignore=shutil.ignore_patterns("__pycache__"))
     done.append(f"put the extension into {to}")
     written: list[str] = []
@@ -200,7 +201,8 @@ def _pth(webui: WebUI, package: Path | None) -> str:
     # sys.argv is not there yet when this runs.
     inside = f"os.path.abspath(a).startswith({folder + os.sep!r}) for a in getattr(sys, 'orig_argv', ())[1:]"
     mine = f"any({inside}) or os.getcwd() == {folder!r}"
-    start = '__import__("giant_kitten._startup")'
+    # Where somebody has removed the extension's folder by hand, this stays, and does nothing.
+    start = '__import__("importlib.util").util.find_spec("giant_kitten") and __import__("giant_kitten._startup")'
     return f'{path}import os, sys; "GIANT_KITTEN" in os.environ or not ({mine}) or {start}\n'
 
 

@@ -64,15 +64,4 @@ def guide(stats: dict[str, Any], observation: Observation | None) -> Guide | Non
 
 def chosen(stats: dict[str, Any]) -> str:
     """Which reserve is in force, and why."""
-    if not stats["automatic"]:
-        return f"By hand: the reserve is {size(stats['reserve'])}."
-    if stats.get("reserve_reason"):
-        return f"Automatic: {stats['reserve_reason']}"
-    if stats["rebalances"]:
-        return (
-            f"Automatic: a reserve of {size(stats['reserve'])}, from the most that work has asked for; "
-            f"{size(stats['rebalanced_demoted'])} were moved to shared memory for it so far."
-        )
-    if stats["shared_allocated"] == 0 and stats["fell_to_shared"] == 0:
-        return "Automatic: nothing has overflowed, so nothing is kept back."
-    return "Automatic: something overflowed; from the next piece of work on, memory is placed by what this one needed."
+    return f"The reserve is {size(stats['reserve'])}: {stats['reserve_reason']}."

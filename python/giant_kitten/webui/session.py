@@ -270,7 +270,7 @@ class Session:
         return f"{mode}; reserve {_report.size(before['reserve'])}; {shared} in shared memory"
 
     def _follow(self, kind: str = "") -> None:
-        """Tells the automatic mode of each pass of the model and the decoder, of a generation of that kind; or no more."""
+        """Tells the automatic mode of each pass of model and decoder, in generations of that kind; or no more."""
         for following in self._following:
             following.remove()
         parts = {"model": self.host.model(), "decoder": self.host.decoder()} if kind else {}

@@ -65,12 +65,10 @@ class GiantKitten(scripts.Script):
         return controls
 
     def run(self, p, *values):
-        said, goes_on = kitten.run_script(*values) if kitten else (MISSING, False)
-        if goes_on:
-            return None
-        from modules.processing import Processed
+        from modules.processing import Processed, process_images
 
-        return Processed(p, [], p.seed, said)
+        said, goes_on = kitten.run_script(*values) if kitten else (MISSING, False)
+        return process_images(p) if goes_on else Processed(p, [], p.seed, said)
 
 
 class GiantKittenPanel(scripts.Script):
