@@ -328,6 +328,12 @@ def test_preload_is_early_enough_where_nothing_has_used_cuda(host: Any, gradio: 
         assert server.post("sdapi/v1/txt2img", {})[1]["images"] == ["picture"]
 
 
+def test_it_can_be_switched_off(host: Any) -> None:
+    with host(GRADIO[0], "--preload", "--api", GIANT_KITTEN="0") as server:
+        assert "switched off" in server.get("giant-kitten/state")["problem"]
+        assert server.post("sdapi/v1/txt2img", {})[1]["images"] == ["picture"]
+
+
 def test_too_late_is_told_in_one_sentence_and_nothing_breaks(
     host: Any, gradio: str, open_page: Callable[..., Page]
 ) -> None:

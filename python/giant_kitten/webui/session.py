@@ -176,6 +176,9 @@ class Session:
         except _library.Error as why:
             raise Refused(f"{wanted.name}: {why}.") from why
         self._trouble = None
+        with self._lock:
+            # What an action moves within a generation is not what the generation asked for.
+            self._before = None
         return said
 
     def _act(self, wanted: Action) -> str:
@@ -301,6 +304,11 @@ class Session:
             if work is not None:
                 work.running = False
         self._follow()
+        if not _install.is_installed():
+            return
+        if self.by_hand is None:
+            # Some WebUIs load the model within the generation.
+            self._place_again()
         if before is None:
             return
         try:
@@ -406,8 +414,11 @@ def act_of(session: Session, body: Any, in_turn: Callable[[Callable[[], str]], s
 
 
 def _not_installed() -> str:
+    import os
     import sys
 
+    if os.environ.get("GIANT_KITTEN") in ("0", "off", "false"):
+        return "giant-kitten is switched off by the environment variable GIANT_KITTEN."
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         return TOO_LATE
