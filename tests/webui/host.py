@@ -108,14 +108,16 @@ class Options:
 class Processed:
     """`modules.processing.Processed`."""
 
-    def __init__(self, p: Any, images: list[Any], seed: int = -1, info: str = "") -> None:
+    def __init__(self, p: Any, images: list[Any], seed: int = -1, info: str = "", infotexts: Any = None) -> None:
         self.images, self.info = images, info
+        # As in the versions of today.
+        self.infotexts = infotexts or [info] * len(images)
 
 
 class Callbacks:
     """`modules.script_callbacks`."""
 
-    NAMES = ("app_started", "ui_settings", "model_loaded", "cfg_denoised", "script_unloaded")
+    NAMES = ("app_started", "ui_settings", "model_loaded", "cfg_denoiser", "script_unloaded")
 
     def __init__(self) -> None:
         self.known: dict[str, list[Any]] = {name: [] for name in self.NAMES}
@@ -246,7 +248,7 @@ class Host:
             x = torch.zeros(2 * p.batch_size, 4, p.height // 8, p.width // 8, device="cuda", dtype=torch.float16)
             for _ in range(p.steps):
                 x = x - 0.1 * unet(x)
-                self.callbacks.call("cfg_denoised", None)
+                self.callbacks.call("cfg_denoiser", None)
         torch.cuda.synchronize()
         notes = "".join(f", {name}: {value}" for name, value in p.extra_generation_params.items())
         done = Processed(p, ["picture"], p.seed, f"Steps: {p.steps}, Size: {p.width}x{p.height}{notes}")
@@ -333,7 +335,7 @@ class Host:
                 script.args_to = script.args_from + len(body["script_args"])
             size = (body.get("width", 512), body.get("height", 512), body.get("batch_size", 1))
             done = self.generate(chosen, values, body.get("steps", 4), *size)
-            return {"images": done.images, "info": done.info}
+            return {"images": done.images, "info": done.infotexts[0]}
 
         def model(body: Any = given) -> Any:
             self.load_model(**body)

@@ -197,10 +197,8 @@ def test_the_routes_of_the_actions(fresh: Server) -> None:
     assert "/giant-kitten/v1/act" in fresh.get("openapi.json")["paths"]
 
 
-def test_without_the_option_api_there_are_no_actions_and_with_a_password_nobody_else_has_them(
-    host: Any, gradio: str
-) -> None:
-    with host(gradio, "--api", "--api-auth", "me:secret") as server:
+def test_with_a_password_nobody_else_has_the_actions(host: Any) -> None:
+    with host(GRADIO[0], "--api", "--api-auth", "me:secret") as server:
         body = {"action": "free VRAM"}
         assert server.post("giant-kitten/v1/act", body)[0] == 401
         for password, status in (("wrong", 401), ("secret", 200)):
@@ -322,10 +320,11 @@ def test_unloading_the_script_restores_everything(fresh: Server) -> None:
     assert fresh.post("sdapi/v1/txt2img", {})[1]["images"] == ["picture"]
 
 
-def test_preload_is_early_enough_where_nothing_has_used_cuda(host: Any, gradio: str) -> None:
-    with host(gradio, "--preload", "--api", GIANT_KITTEN="") as server:
+def test_preload_is_early_enough_and_without_the_option_api_there_are_no_actions(host: Any) -> None:
+    with host(GRADIO[0], "--preload", GIANT_KITTEN="") as server:
         assert server.get("giant-kitten/state")["problem"] is None
         assert server.post("sdapi/v1/txt2img", {})[1]["images"] == ["picture"]
+        assert server.post("giant-kitten/v1/act", {"action": "disable"})[0] in (404, 405)
 
 
 def test_it_can_be_switched_off(host: Any) -> None:

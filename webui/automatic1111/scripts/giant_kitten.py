@@ -68,7 +68,8 @@ class GiantKitten(scripts.Script):
         from modules.processing import Processed, process_images
 
         said, goes_on = kitten.run_script(*values) if kitten else (MISSING, False)
-        return process_images(p) if goes_on else Processed(p, [], p.seed, said)
+        # Later versions put into the answer what is said of pictures only.
+        return process_images(p) if goes_on else Processed(p, [], p.seed, said, infotexts=[said])
 
 
 class GiantKittenPanel(scripts.Script):
@@ -139,5 +140,5 @@ def answer(said):
 if kitten:
     script_callbacks.on_app_started(kitten.add_routes)
     script_callbacks.on_ui_settings(kitten.add_settings)
-    script_callbacks.on_cfg_denoised(lambda parameters: kitten.session.iteration())
+    script_callbacks.on_cfg_denoiser(lambda parameters: kitten.session.iteration())
     script_callbacks.on_script_unloaded(kitten.session.restore)
