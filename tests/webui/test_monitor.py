@@ -33,7 +33,9 @@ def start(folder: Path, *command: str, **variables: str) -> Any:
     program = folder / "program.py"
     program.write_text(PROGRAM)
     variables = {"XDG_RUNTIME_DIR": str(folder), **variables}
-    return serving([sys.executable, *command, str(program)], "", "the program runs", folder / "log", **variables)
+    return serving(
+        [sys.executable, *command, str(program)], "", "the program runs", folder / "log", folder, **variables
+    )
 
 
 def address(server: Server) -> str:
@@ -76,7 +78,7 @@ def test_the_page_shows_what_the_program_has(program: Server, open_page: Callabl
     assert "weights 3.13 GiB" in (bars.nth(0).get_attribute("aria-label") or "")
     rows = card.get_by_role("row").all_inner_texts()
     assert any(row.split() == ["weights", "3.13", "GiB", "\u2013"] for row in rows), rows
-    assert page.get_by_text("The reserve is 1.00 GiB: given.").is_visible()
+    assert page.get_by_text("Reserve 1.00 GiB (given).").is_visible()
     card.get_by_text("granule by granule").click()
     assert page.get_by_text("resident, large blocks").first.is_visible()
     picture(page, "monitor")

@@ -214,7 +214,7 @@ def test_the_panel_by_hand_and_back_to_automatic(fresh: Server, open_page: Calla
     set_slider(page, panel("reserve"), 0.1)
     page.locator(panel("apply")).click()
     page.locator(panel("said")).first.get_by_text("Activated: the reserve is 102.4 MiB").wait_for()
-    found.get_by_text("The reserve is 102.4 MiB: given.").wait_for()
+    found.get_by_text("Reserve 102.4 MiB (given).").wait_for()
     picture(page, f"by-hand-{gradio}")
     # The settings remember it.
     open_tab(page, "Settings")

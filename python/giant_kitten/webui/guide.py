@@ -49,7 +49,8 @@ def guide(stats: dict[str, Any], observation: Observation | None) -> Guide | Non
     """
     if observation is None:
         return None
-    smallest, largest = observation.free, observation.free + observation.overflow
+    smallest = observation.free
+    largest = min(smallest + observation.overflow, stats["dedicated_capacity"])
     if observation.overflow == 0:
         return Guide(0, smallest, 0, "The last generation fitted into dedicated memory: it needs no reserve at all.")
     suggested = min(-(-largest // STEP) * STEP, stats["dedicated_capacity"])
@@ -58,10 +59,11 @@ def guide(stats: dict[str, Any], observation: Observation | None) -> Guide | Non
         largest,
         suggested,
         f"Sensible reserves for work like the last are from {size(smallest)} (dedicated memory that was free before "
-        f"it) to {size(largest)} (that, and the {size(observation.overflow)} that overflowed during it).",
+        f"it) to {size(largest)} (that, and the {size(observation.overflow)} that overflowed during it, "
+        "as far as the card goes).",
     )
 
 
 def chosen(stats: dict[str, Any]) -> str:
     """Which reserve is in force, and why."""
-    return f"The reserve is {size(stats['reserve'])}: {stats['reserve_reason']}."
+    return f"Reserve {size(stats['reserve'])} ({stats['reserve_reason']})."
