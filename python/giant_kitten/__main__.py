@@ -99,7 +99,9 @@ def main(arguments: list[str] | None = None) -> int:
     runner.add_argument("--options", help='as in GIANT_KITTEN: "reserve:1.6GiB,sort:reversed"')
     runner.add_argument("script", help="the script")
     runner.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
-    watcher = commands.add_parser("monitor", help="show the memory map of a program, or of all that run, on a local page")
+    watcher = commands.add_parser(
+        "monitor", help="show the memory map of a program, or of all that run, on a local page"
+    )
     watcher.add_argument("--port", type=int, default=0, help="the port on 127.0.0.1; a free one if not given")
     watcher.add_argument("--options", help='as in GIANT_KITTEN: "reserve:1.6GiB,sort:reversed"')
     watcher.add_argument("script", nargs="?", help="the script to run; without one, all running programs are shown")

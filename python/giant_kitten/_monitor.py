@@ -1,7 +1,7 @@
 """The monitor: a page on this machine alone that shows the memory map of PyTorch programs while they run.
 
-A program serves its own state, on 127.0.0.1 and under a token that nobody can guess, from a thread of its own. It notes where in
-a folder that only its user can read; `watch` finds it there and shows all programs on one page.
+A program serves its own state, on 127.0.0.1 and under a token that nobody can guess, from a thread of its own. It notes
+where in a folder that only its user can read; `watch` finds it there and shows all programs on one page.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta name="color-scheme" content="light dark"><link rel="icon" href="data:,"><title>giant-kitten</title>
 <style>
-  body {{ margin: 0 auto; padding: 12px; max-width: 760px; font: 14px/1.45 system-ui, sans-serif; background: #f6f7f9; color: #1b1f24 }}
+  body {{ margin: 0 auto; padding: 12px; max-width: 760px; font: 14px/1.45 system-ui, sans-serif }}
+  body {{ background: #f6f7f9; color: #1b1f24 }}
   h1 {{ font-size: 15px; margin: 6px 0 8px; overflow-wrap: anywhere }}
   @media (prefers-color-scheme: dark) {{ body {{ background: #0f1114; color: #e8eaed }} }}
 </style></head><body>
@@ -42,8 +43,8 @@ PAGE = """<!doctype html>
 """
 
 NOTHING = (
-    "<h1>No program to show</h1><p>Start one with the environment variable GIANT_KITTEN_MONITOR=1 besides GIANT_KITTEN=1, or as "
-    "<code>python -m giant_kitten monitor PROGRAM</code>, and load this page again.</p>"
+    "<h1>No program to show</h1><p>Start one with the environment variable GIANT_KITTEN_MONITOR=1 besides "
+    "GIANT_KITTEN=1, or as <code>python -m giant_kitten monitor PROGRAM</code>, and load this page again.</p>"
 )
 
 
@@ -105,7 +106,8 @@ class _Server(ThreadingHTTPServer):
             super().__init__(("127.0.0.1", port), _Handler)
         except (OSError, OverflowError) as why:
             raise _library.Error(
-                f"the monitor cannot listen on port {port} of 127.0.0.1 ({why}): leave the port out, and a free one is taken"
+                f"the monitor cannot listen on port {port} of 127.0.0.1 ({why}): leave the port out, and a free one is "
+                "taken"
             ) from why
 
     @property
@@ -158,7 +160,7 @@ def from_environment() -> None:
         print(f"giant-kitten: {why}", file=sys.stderr)
 
 
-# ---- Finding programs ------------------------------------------------------------------------------------------------
+# ---- Finding programs ----------------------------------------------------------------------------------------------
 
 
 def _folder() -> Path:

@@ -28,7 +28,8 @@ def activate(
 
     `reserve` and `persist` are sizes, in bytes or as "1.6GiB", and a reserve may be "auto": then it is found from what
     the work asks for, as it is from the start where no reserve is given. `model` is a module, a tensor, or several, to
-    be placed first. `sort_by` is "size", or "reads" or "recency", as far as `follow` has told of them. What is not given is as the options say. Tensors keep their addresses and contents.
+    be placed first. `sort_by` is "size", or "reads" or "recency" as far as `follow` has told of them. What is not given
+    is as the options say. Tensors keep their addresses and contents.
 
     To be called between two pieces of work, never while another thread launches any.
     """

@@ -47,6 +47,10 @@
     .arena { margin: 6px 0 8px; font-size: 12px; color: var(--soft) }
     .guide { margin: 8px 0 0 } .problem { color: var(--warn); margin: 0 }
     .key { display: flex; flex-wrap: wrap; gap: 2px 12px; font-size: 12px; color: var(--soft); margin: 4px 0 0 }
+    @container (max-width: 300px) {
+      .card { padding: 8px; font-size: 12px } th, td { padding-left: 4px } thead th { font-size: 11px }
+      th i { width: 8px; margin-right: 3px } dl { grid-template-columns: 1fr 1fr; gap: 4px 8px }
+    }
     .m { fill: var(--model) } .o { fill: var(--other) } .s { fill: var(--scratch) } .f { fill: var(--free) } .n { fill: var(--well) }
   `;
 

@@ -8,7 +8,7 @@ use crate::heap::{GranuleMap, MemoryMap};
 /// `{"granule", "stock": {tier: bytes}, "bytes": {tier: {"model", "other", "scratch", "free"}}, "arenas": [{"purpose", "class",
 /// "granules"}]}`. The granules of an arena are a text, a letter each: of the model `M`, other blocks `O`, scratch `S`, backed but
 /// empty `F`, whichever has the most of its bytes; a small letter in the shared tier; `.` without backing. O(granules).
-pub(super) fn json(map: &MemoryMap) -> String {
+pub fn json(map: &MemoryMap) -> String {
     let mut bytes = [[0u64; 4]; 2];
     let mut arenas = String::new();
     for arena in &map.arenas {

@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::heap::PoolId;
 use crate::kitten::{Activation, Kitten, Options};
 
+pub use map::json as map_json;
 pub use stats::{GkStats, STATS_VERSION};
 
 /// The environment variable with the options.

@@ -1,9 +1,9 @@
-"""The project's own host page: as much of AUTOMATIC1111's `modules` as the extension uses, on real gradio, around a small model.
+"""The project's own host page: as much of AUTOMATIC1111's `modules` as the extension uses, around a small model.
 
     host.py EXTENSION --port N [--late] [--api] [--settings FILE] [--preload]
 
-The extension's preload.py, script, settings, callbacks, javascript and routes are used as the WebUIs use them. `--late` starts CUDA
-before the extension is looked at. The module is also imported by the tests, for nothing but its texts.
+On real gradio; the extension's preload.py, script, settings, callbacks, javascript and routes are used as the WebUIs
+use them. `--late` starts CUDA before the extension is looked at.
 """
 
 from __future__ import annotations
@@ -108,14 +108,16 @@ class Options:
 class Processed:
     """`modules.processing.Processed`."""
 
-    def __init__(self, p: Any, images: list[Any], seed: int = -1, info: str = "") -> None:
+    def __init__(self, p: Any, images: list[Any], seed: int = -1, info: str = "", infotexts: Any = None) -> None:
         self.images, self.info = images, info
+        # As in the versions of today.
+        self.infotexts = infotexts or [info] * len(images)
 
 
 class Callbacks:
     """`modules.script_callbacks`."""
 
-    NAMES = ("app_started", "ui_settings", "model_loaded", "cfg_denoised", "script_unloaded")
+    NAMES = ("app_started", "ui_settings", "model_loaded", "cfg_denoiser", "script_unloaded")
 
     def __init__(self) -> None:
         self.known: dict[str, list[Any]] = {name: [] for name in self.NAMES}
@@ -130,7 +132,7 @@ def make_model(width: int, blocks: int) -> Any:
     import torch
     from torch import nn
 
-    class Block(nn.Module):
+    class Block(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.norm = nn.GroupNorm(8, width)
@@ -145,7 +147,7 @@ def make_model(width: int, blocks: int) -> Any:
             y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, h * w, c)
             return x + self.out(y).transpose(1, 2).view(b, c, h, w)
 
-    class UNet(nn.Module):
+    class UNet(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.first = nn.Conv2d(4, width, 3, padding=1)
@@ -181,13 +183,13 @@ class Host:
 
     def modules(self) -> None:
         """Everything that the extension imports."""
-        module("modules").__path__ = []  # type: ignore[attr-defined]
+        module("modules").__path__ = []
         module("modules.scripts", Script=Script, AlwaysVisible=object())
         hooks = {f"on_{name}": self.callbacks.known[name].append for name in Callbacks.NAMES}
         module("modules.script_callbacks", **hooks)
         module("modules.devices", device=self.torch.device("cuda"))
         module("modules.sd_models", model_data=self.model_data)
-        module("modules.processing", Processed=Processed)
+        module("modules.processing", Processed=Processed, process_images=self.process_images)
         module("modules.call_queue", queue_lock=self.lock)
         arguments = types.SimpleNamespace(api=self.options.api, api_auth=self.options.api_auth, freeze_settings=False)
         module(
@@ -216,9 +218,11 @@ class Host:
         self.selectable = [script for script in self.scripts if not script.alwayson]
         self.callbacks.call("ui_settings")
 
-    # ---- Generating --------------------------------------------------------------------------------------------------
+    # ---- Generating -------------------------------------------------------------------------------------------------
 
-    def generate(self, chosen: int, values: list[Any], steps: int, width: int, height: int, batch: int = 1) -> Processed:
+    def generate(
+        self, chosen: int, values: list[Any], steps: int, width: int, height: int, batch: int = 1
+    ) -> Processed:
         """As txt2img of the WebUI: the script that was chosen, and the generation unless that has taken its place."""
         p = types.SimpleNamespace(
             steps=steps, width=width, height=height, batch_size=batch, seed=1, extra_generation_params={}
@@ -244,7 +248,7 @@ class Host:
             x = torch.zeros(2 * p.batch_size, 4, p.height // 8, p.width // 8, device="cuda", dtype=torch.float16)
             for _ in range(p.steps):
                 x = x - 0.1 * unet(x)
-                self.callbacks.call("cfg_denoised", None)
+                self.callbacks.call("cfg_denoiser", None)
         torch.cuda.synchronize()
         notes = "".join(f", {name}: {value}" for name, value in p.extra_generation_params.items())
         done = Processed(p, ["picture"], p.seed, f"Steps: {p.steps}, Size: {p.width}x{p.height}{notes}")
@@ -253,7 +257,7 @@ class Host:
         torch.cuda.empty_cache()
         return done
 
-    # ---- The page ----------------------------------------------------------------------------------------------------
+    # ---- The page ---------------------------------------------------------------------------------------------------
 
     def build(self) -> Any:
         """The page, as far as the extension is concerned."""
@@ -319,7 +323,9 @@ class Host:
         """The API as far as the tests use it, and a way to do from outside what users do with menus."""
         from fastapi import Body
 
-        def txt2img(body=Body(...)) -> Any:  # type: ignore[no-untyped-def]
+        given = Body(...)
+
+        def txt2img(body: Any = given) -> Any:
             names = [script.title().lower() for script in self.selectable]
             chosen = names.index(body["script_name"].lower()) + 1 if body.get("script_name") else 0
             values: list[Any] = [None] * 16
@@ -329,9 +335,9 @@ class Host:
                 script.args_to = script.args_from + len(body["script_args"])
             size = (body.get("width", 512), body.get("height", 512), body.get("batch_size", 1))
             done = self.generate(chosen, values, body.get("steps", 4), *size)
-            return {"images": done.images, "info": done.info}
+            return {"images": done.images, "info": done.infotexts[0]}
 
-        def model(body=Body(...)) -> Any:  # type: ignore[no-untyped-def]
+        def model(body: Any = given) -> Any:
             self.load_model(**body)
             return {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from giant_kitten.webui import extensions
-from giant_kitten.webui.extensions import MARK, NAME, PTH, Refused, find, install, remove
+from giant_kitten.webui.extensions import MARK, NAME, Refused, find, install, remove
 
 FOLDERS = {
     "AUTOMATIC1111": ("webui.py", "modules/x.py", "extensions/x"),
@@ -52,7 +53,8 @@ def test_in_and_out_leaves_no_trace(webui: Path) -> None:
     assert (extension / MARK).exists() and (extension / "package" / "giant_kitten" / "map.js").exists()
     assert any("start" in line for line in done)
     # A second time is as the first.
-    install(webui)
+    assert install(webui)[1:] == done
+    assert (extension / "package" / "giant_kitten" / "map.js").exists()
     settings = json.loads((webui / "config.json").read_text())
     settings["giant_kitten_mode"] = "by hand"
     (webui / "config.json").write_text(json.dumps(settings, indent=4, ensure_ascii=False))
@@ -87,6 +89,9 @@ def test_the_allocator_comes_early_in_this_webui_and_nowhere_else(webui: Path, t
     assert python(webui, tmp_path, str(program)) == "True"
     assert python(webui, tmp_path, str(elsewhere)) == "False"
     assert python(webui, webui, "launch.py", GIANT_KITTEN="0") == "False"
+    shutil.rmtree(find(webui).extension)
+    assert python(webui, webui, "launch.py") == "False", "removed by hand, it is silent"
+    install(webui)
     remove(webui)
     assert python(webui, webui, "launch.py") == "False"
 
@@ -136,7 +141,9 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
         done = subprocess.run([*command, action, str(tmp_path)], capture_output=True, text=True, check=True)
         assert said in done.stdout and done.stderr == ""
     done = subprocess.run([*command, "remove", str(tmp_path)], capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and done.stderr.startswith("giant-kitten: there is no ") and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 1 and done.stderr.startswith("giant-kitten: there is no ") and "Traceback" not in done.stderr
+    )
 
 
 def test_the_package_has_the_extensions_with_it() -> None:

@@ -33,7 +33,9 @@ def start(folder: Path, *command: str, **variables: str) -> Any:
     program = folder / "program.py"
     program.write_text(PROGRAM)
     variables = {"XDG_RUNTIME_DIR": str(folder), **variables}
-    return serving([sys.executable, *command, str(program)], "", "the program runs", folder / "log", **variables)
+    return serving(
+        [sys.executable, *command, str(program)], "", "the program runs", folder / "log", folder, **variables
+    )
 
 
 def address(server: Server) -> str:
@@ -75,8 +77,8 @@ def test_the_page_shows_what_the_program_has(program: Server, open_page: Callabl
     assert "Dedicated (VRAM): " in (bars.nth(0).get_attribute("aria-label") or "")
     assert "weights 3.13 GiB" in (bars.nth(0).get_attribute("aria-label") or "")
     rows = card.get_by_role("row").all_inner_texts()
-    assert any(row.split() == ["weights", "3.13", "GiB", "–"] for row in rows), rows
-    assert page.get_by_text("By hand: the reserve is 1.00 GiB.").is_visible()
+    assert any(row.split() == ["weights", "3.13", "GiB", "\u2013"] for row in rows), rows
+    assert page.get_by_text("Reserve 1.00 GiB (given).").is_visible()
     card.get_by_text("granule by granule").click()
     assert page.get_by_text("resident, large blocks").first.is_visible()
     picture(page, "monitor")
@@ -102,7 +104,8 @@ CONTRAST = """() => {
   const root = document.querySelector("giant-kitten-map").shadowRoot;
   const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
   const light = (colour) => {
-    const [r, g, b] = numbers(colour).map((c) => (c / 255 <= 0.03928 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
+    const linear = (c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = numbers(colour).map((c) => linear(c / 255));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const behind = (at) => {
@@ -112,8 +115,8 @@ CONTRAST = """() => {
     }
     return "rgb(255, 255, 255)";
   };
-  const all = [...root.querySelectorAll("b, span, th, td, dt, dd, p, summary")].filter((at) => at.textContent && at.clientWidth);
-  return all.map((at) => {
+  const all = [...root.querySelectorAll("b, span, th, td, dt, dd, p, summary")];
+  return all.filter((at) => at.textContent && at.clientWidth).map((at) => {
     const pair = [light(getComputedStyle(at).color), light(behind(at))].sort((a, b) => b - a);
     return (pair[0] + 0.05) / (pair[1] + 0.05);
   });
@@ -140,7 +143,7 @@ def test_colours_differ_for_every_kind_of_colour_vision(program: Server, open_pa
                     assert sum((a - b) ** 2 for a, b in zip(one, other)) ** 0.5 > 40, (scheme, matrix, colours)
 
 
-# How people without one kind of cone see red, green and blue: Viénot, Brettel and Mollon (1999), and for blue Machado et al. (2009).
+# How people without one kind of cone see red, green and blue: Viénot et al. (1999); blue: Machado et al. (2009).
 DICHROMATS = (
     ((0.112, 0.888, 0.0), (0.112, 0.888, 0.0), (0.004, -0.004, 1.0)),
     ((0.292, 0.708, 0.0), (0.292, 0.708, 0.0), (-0.022, 0.022, 1.0)),
@@ -163,8 +166,8 @@ def report(folder: Path, state: Any) -> Path:
     text = json.dumps(state).replace("<", "\\u003c")
     file = folder / "report.html"
     file.write_text(
-        f"<!doctype html><meta charset=utf-8><giant-kitten-map><script type='application/json'>{text}</script></giant-kitten-map>"
-        f"<script>{script}</script>"
+        f"<!doctype html><meta charset=utf-8><giant-kitten-map><script type='application/json'>{text}</script>"
+        f"</giant-kitten-map><script>{script}</script>"
     )
     return file
 

@@ -55,7 +55,7 @@ def generate(page: Page, wanted: str) -> str:
     page.locator("#generate").click()
     result = page.locator("#result").first
     result.get_by_text(re.compile(wanted)).wait_for()
-    return result.inner_text()
+    return str(result.inner_text())
 
 
 def open_tab(page: Page, name: str) -> None:
@@ -197,10 +197,8 @@ def test_the_routes_of_the_actions(fresh: Server) -> None:
     assert "/giant-kitten/v1/act" in fresh.get("openapi.json")["paths"]
 
 
-def test_without_the_option_api_there_are_no_actions_and_with_a_password_nobody_else_has_them(
-    host: Any, gradio: str
-) -> None:
-    with host(gradio, "--api", "--api-auth", "me:secret") as server:
+def test_with_a_password_nobody_else_has_the_actions(host: Any) -> None:
+    with host(GRADIO[0], "--api", "--api-auth", "me:secret") as server:
         body = {"action": "free VRAM"}
         assert server.post("giant-kitten/v1/act", body)[0] == 401
         for password, status in (("wrong", 401), ("secret", 200)):
@@ -216,7 +214,7 @@ def test_the_panel_by_hand_and_back_to_automatic(fresh: Server, open_page: Calla
     set_slider(page, panel("reserve"), 0.1)
     page.locator(panel("apply")).click()
     page.locator(panel("said")).first.get_by_text("Activated: the reserve is 102.4 MiB").wait_for()
-    found.get_by_text("By hand: the reserve is 102.4 MiB.").wait_for()
+    found.get_by_text("Reserve 102.4 MiB (given).").wait_for()
     picture(page, f"by-hand-{gradio}")
     # The settings remember it.
     open_tab(page, "Settings")
@@ -322,9 +320,16 @@ def test_unloading_the_script_restores_everything(fresh: Server) -> None:
     assert fresh.post("sdapi/v1/txt2img", {})[1]["images"] == ["picture"]
 
 
-def test_preload_is_early_enough_where_nothing_has_used_cuda(host: Any, gradio: str) -> None:
-    with host(gradio, "--preload", "--api", GIANT_KITTEN="") as server:
+def test_preload_is_early_enough_and_without_the_option_api_there_are_no_actions(host: Any) -> None:
+    with host(GRADIO[0], "--preload", GIANT_KITTEN="") as server:
         assert server.get("giant-kitten/state")["problem"] is None
+        assert server.post("sdapi/v1/txt2img", {})[1]["images"] == ["picture"]
+        assert server.post("giant-kitten/v1/act", {"action": "disable"})[0] in (404, 405)
+
+
+def test_it_can_be_switched_off(host: Any) -> None:
+    with host(GRADIO[0], "--preload", "--api", GIANT_KITTEN="0") as server:
+        assert "switched off" in server.get("giant-kitten/state")["problem"]
         assert server.post("sdapi/v1/txt2img", {})[1]["images"] == ["picture"]
 
 

@@ -15,7 +15,9 @@ MIB = 1 << 20
 
 
 def test_the_originals_values_in_its_order() -> None:
-    assert parse_action(2, 1.6, 0.5, True, False, True) == Action("activate", int(1.6 * GIB), GIB // 2, True, False, True)
+    assert parse_action(2, 1.6, 0.5, True, False, True) == Action(
+        "activate", int(1.6 * GIB), GIB // 2, True, False, True
+    )
     assert parse_action(0).name == "disable" and parse_action(1.0).name == "free VRAM"
     for text in ("GK: activate", "activate", "Activate"):
         assert parse_action(text).name == "activate"
@@ -56,7 +58,7 @@ def test_what_is_not_given_is_as_in_the_original() -> None:
 
 STATS = {
     "dedicated_capacity": 8 * GIB, "persist": 0, "dedicated_allocated": 7 * GIB, "shared_allocated": 0,
-    "shared_allocated_peak": 0, "automatic": 1, "reserve": 0, "rebalances": 0, "rebalanced_demoted": 0, "fell_to_shared": 0,
+    "shared_allocated_peak": 0, "reserve": 0, "reserve_reason": "given",
 }  # fmt: skip
 
 
@@ -83,11 +85,8 @@ def test_a_suggestion_is_never_more_than_the_card() -> None:
 
 
 def test_why_a_reserve_is_in_force() -> None:
-    assert "nothing has overflowed" in chosen(STATS)
-    assert "something overflowed" in chosen({**STATS, "fell_to_shared": 3})
-    assert "1.00 GiB" in chosen({**STATS, "rebalances": 1, "reserve": GIB})
-    assert chosen({**STATS, "automatic": 0, "reserve": GIB}) == "By hand: the reserve is 1.00 GiB."
-    assert chosen({**STATS, "reserve_reason": "because."}) == "Automatic: because."
+    assert chosen({**STATS, "reserve": GIB, "reserve_reason": "given"}) == "Reserve 1.00 GiB (given)."
+    assert "everything has fitted" in Session(Host("test")).state()["devices"][0]["chosen"]
 
 
 @pytest.fixture

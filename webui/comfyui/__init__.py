@@ -13,8 +13,8 @@ try:
     from giant_kitten.webui.comfyui import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, start
 except ImportError as why:
     print(
-        f"giant-kitten is not in use ({why}): run “python -m giant_kitten webui install FOLDER” with ComfyUI's folder, from a "
-        "Python that has it.",
+        f"giant-kitten is not in use ({why}): run “python -m giant_kitten webui install FOLDER” with ComfyUI's folder, "
+        "from a Python that has it.",
         file=sys.stderr,
     )
     NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS = {}, {}

@@ -14,6 +14,7 @@
 //!   probe.rs     a card measured: its hardware profile
 //!   check.rs     the allocator proved on a card, byte for byte
 //!   report.rs    what a check of a GPU found, as one page
+//!   page.rs      the memory map as a page, by the element that the WebUIs show
 //!   picture.rs   the plot of a sweep, the memory map, a card against the model
 //!   hotpath.rs   nanoseconds per malloc and free, beside peers
 //!   peers.rs     other allocators, as offsets in one range
@@ -27,6 +28,7 @@ pub mod check;
 pub mod compare;
 pub mod demo;
 pub mod hotpath;
+pub mod page;
 pub mod peers;
 pub mod picture;
 pub mod plan;

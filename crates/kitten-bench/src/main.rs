@@ -13,7 +13,7 @@ use kitten_bench::card::{Card, Cuda, Simulated};
 use kitten_bench::replay::{Outcome, Policy, Setup, map_at, replay, replay_on};
 use kitten_bench::trace::BUNDLED;
 use kitten_bench::workload::{self, Source};
-use kitten_bench::{check, compare, demo, hotpath, picture, plan, probe, report, sweep};
+use kitten_bench::{check, compare, demo, hotpath, page, picture, plan, probe, report, sweep};
 use kitten_sim::Profile;
 
 /// Replays traces of real models through giant-kitten on a simulated GPU, or a real one. Without a command: a demo.
@@ -76,7 +76,7 @@ enum Command {
         /// The phase
         #[arg(long)]
         at: String,
-        /// Where to draw it (.svg or .png)
+        /// Where to draw it (.svg or .png, or a page as .html)
         #[arg(long)]
         out: PathBuf,
     },
@@ -375,11 +375,18 @@ fn run(cli: Cli) -> Result<()> {
             }
         }
         Some(Command::Map { run, placed, at, out }) => {
-            picture::check_extension(&out)?;
+            if !page::is_page(&out) {
+                picture::check_extension(&out)?;
+            }
             let setup = run.setup(placed.policy, placed.reserve)?;
             let mut trace = run.open()?;
             let (map, stats) = map_at(&mut *trace, &setup, &at)?;
-            picture::draw_map(&map, &stats, &format!("{}, {at}", trace.name()), &out)?;
+            let title = format!("{}, {at}", trace.name());
+            if page::is_page(&out) {
+                page::write_map(&map, &stats, &title, &out)?;
+            } else {
+                picture::draw_map(&map, &stats, &title, &out)?;
+            }
         }
         Some(Command::Plan { run, json }) => {
             let setup = run.setup(Policy::Auto, 0)?;

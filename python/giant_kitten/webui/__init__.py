@@ -1,1 +1,1 @@
-"""What giant-kitten does inside WebUIs, whichever they are: actions, guidance, the state that the map shows, installing."""
+"""What giant-kitten does inside WebUIs: actions, guidance, the state that the map shows, installing."""

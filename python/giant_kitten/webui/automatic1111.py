@@ -34,10 +34,10 @@ GIB = 1 << 30
 MODES = ("automatic", "by hand")
 
 HELP = """
-- `activate` places everything anew, the model first and small tensors before large ones, and leaves `reserve` GiB of VRAM to
-what a generation needs besides; nothing is moved afterwards
+- `activate` places everything anew, the model first and small tensors before large ones, and leaves `reserve` GiB of
+VRAM to what a generation needs besides; nothing is moved afterwards
 - `disable` does the same with all of the VRAM, and lets memory move again (choose this to undo everything)
-- `free VRAM` moves everything to shared memory, so that another program has the card; generating still works, only slower
+- `free VRAM` moves everything to shared memory, so that another program has the card; generating still works, slower
 - `no abort` goes on with the generation; without it, the action alone is done
 - `sort reversed` gives large tensors the VRAM before small ones
 - `ignored model` treats all tensors equally, instead of the UNet's first
@@ -47,7 +47,7 @@ Which reserve? The panel “Giant kitten: memory” tells after one generation; 
 """
 
 
-# ---- The WebUI -----------------------------------------------------------------------------------------------------------
+# ---- The WebUI -----------------------------------------------------------------------------------------------------
 
 
 def _loaded() -> Any:
@@ -76,11 +76,19 @@ def _bring(unet: Any) -> None:
     unet.to(device=devices.device)
 
 
-session = Session(Host("AUTOMATIC1111", model=_unet, bring=_bring))
+def _decoder() -> Any:
+    model = _loaded()
+    forge = getattr(model, "forge_objects", None)
+    vae = getattr(forge.vae if forge is not None else model, "first_stage_model", None)
+    return getattr(vae, "decoder", None)
+
+
+session = Session(Host("AUTOMATIC1111", model=_unet, bring=_bring, decoder=_decoder))
 
 
 def _in_turn(work: Callable[[], str]) -> str:
     """Does something between two generations, and returns what it says, or why it was refused."""
+
     def said() -> str:
         try:
             return work()
@@ -91,13 +99,14 @@ def _in_turn(work: Callable[[], str]) -> str:
         return str(main_thread.run_and_wait_result(said)) if main_thread else said()
 
 
-# ---- The custom script ---------------------------------------------------------------------------------------------------
+# ---- The custom script ---------------------------------------------------------------------------------------------
 
 
 def run_script(*values: Any) -> tuple[str, bool]:
     """The custom script with the values of its controls: what it says, and whether the generation goes on."""
     if len(values) > 6 or not values:
-        return f"Giant kitten has six values (action, reserve, persist, no abort, sort reversed, ignored model), not {len(values)}.", False
+        names = "action, reserve, persist, no abort, sort reversed, ignored model"
+        return f"Giant kitten has six values ({names}), not {len(values)}.", False
     try:
         wanted = parse_action(*values, most=session.capacity())
         said = session.act(wanted)
@@ -108,7 +117,7 @@ def run_script(*values: Any) -> tuple[str, bool]:
     return f"{said} Done! (To keep generating images without deselecting this script, check “GK: no abort”)", False
 
 
-# ---- The panel -----------------------------------------------------------------------------------------------------------
+# ---- The panel -----------------------------------------------------------------------------------------------------
 
 
 def slider_most() -> float:
@@ -180,7 +189,7 @@ def disable() -> str:
     return _in_turn(lambda: session.act(Action("disable", ignored_model=_unet() is None)))
 
 
-# ---- Generations ---------------------------------------------------------------------------------------------------------
+# ---- Generations ---------------------------------------------------------------------------------------------------
 
 
 def begin(p: Any) -> None:
@@ -215,7 +224,7 @@ def _settings_into_force() -> None:
         print(f"giant-kitten: {why}")
 
 
-# ---- Settings ------------------------------------------------------------------------------------------------------------
+# ---- Settings ------------------------------------------------------------------------------------------------------
 
 
 def _option(name: str, otherwise: Any) -> Any:
@@ -247,7 +256,7 @@ def _add_setting(shared: Any, section: Any, name: str, default: Any, label: str,
     shared.opts.add_option(f"giant_kitten_{name}", shared.OptionInfo(default, label, *component, section=section))
 
 
-# ---- Routes --------------------------------------------------------------------------------------------------------------
+# ---- Routes --------------------------------------------------------------------------------------------------------
 
 
 def add_routes(demo: Any, app: Any) -> None:
@@ -265,17 +274,24 @@ def add_routes(demo: Any, app: Any) -> None:
     given = getattr(options, "api_auth", None) or ""
     users = dict(user.split(":", 1) for user in given.split(",") if ":" in user)
 
-    def check(credentials: Any = Depends(HTTPBasic())) -> None:
+    basic = Depends(HTTPBasic())
+
+    def check(credentials: Any = basic) -> None:
         password = users.get(credentials.username, "")
         if not password or not secrets.compare_digest(credentials.password.encode(), password.encode()):
             raise HTTPException(401, "Incorrect username or password", {"WWW-Authenticate": "Basic"})
 
     described: Any = {"tags": ["giant-kitten"], "dependencies": [Depends(check)] if users else []}
-    app.add_api_route("/giant-kitten/v1/state", session.state, methods=["GET"], summary="Statistics and map", **described)
+    app.add_api_route(
+        "/giant-kitten/v1/state", session.state, methods=["GET"], summary="Statistics and map", **described
+    )
     app.add_api_route("/giant-kitten/v1/act", _act, methods=["POST"], summary=ACT, **described)
 
 
-ACT = "An action: {action: activate | disable | free VRAM | automatic, reserve, persist (GiB), sort_reversed, ignored_model}"
+ACT = (
+    "An action: {action: activate | disable | free VRAM | automatic, reserve (GiB), persist (GiB), sort_reversed, "
+    "ignored_model}"
+)
 
 
 def _script() -> Response:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 
 
-# ---- ComfyUI -------------------------------------------------------------------------------------------------------------
+# ---- ComfyUI -------------------------------------------------------------------------------------------------------
 
 
 def _patcher() -> Any:
@@ -60,13 +60,11 @@ _prompts = threading.RLock()
 def note() -> str | None:
     """What is to be said of ComfyUI's own ways with memory, or None."""
     if importlib.util.find_spec("comfy_aimdo") is not None and "--disable-dynamic-vram" not in sys.argv:
-        return (
-            "ComfyUI's dynamic VRAM moves models by itself, beneath giant-kitten: start ComfyUI with --disable-dynamic-vram."
-        )
+        return "ComfyUI's dynamic VRAM moves models by itself, beneath giant-kitten: start with --disable-dynamic-vram."
     return None
 
 
-# ---- Nodes ---------------------------------------------------------------------------------------------------------------
+# ---- Nodes ---------------------------------------------------------------------------------------------------------
 
 
 class GiantKittenAction:
@@ -88,7 +86,10 @@ class GiantKittenAction:
             "required": {
                 "model": ("MODEL",),
                 "action": ([*ACTIONS[::-1], "automatic"],),
-                "reserve": ("FLOAT", {**size, "tooltip": "GiB of VRAM left to what a generation needs besides the model"}),
+                "reserve": (
+                    "FLOAT",
+                    {**size, "tooltip": "GiB of VRAM left to what a generation needs besides the model"},
+                ),
                 "persist": ("FLOAT", {**size, "tooltip": "GiB of VRAM withheld, as if the card were smaller"}),
                 "sort_reversed": ("BOOLEAN", {"default": False}),
                 "ignored_model": ("BOOLEAN", {"default": False}),
@@ -152,7 +153,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
 }
 
 
-# ---- Prompts -------------------------------------------------------------------------------------------------------------
+# ---- Prompts -------------------------------------------------------------------------------------------------------
 
 
 def _between_prompts(execute: Callable[..., Any]) -> Callable[..., Any]:
@@ -196,7 +197,7 @@ def _count_steps() -> None:
     comfy.utils.set_progress_bar_global_hook(counting)
 
 
-# ---- Routes --------------------------------------------------------------------------------------------------------------
+# ---- Routes --------------------------------------------------------------------------------------------------------
 
 
 def _state() -> dict[str, Any]:
@@ -214,15 +215,12 @@ def start() -> None:
     """Adds the routes, and watches prompts."""
     routes = PromptServer.instance.routes
 
-    @routes.get("/giant-kitten/map.js")
     async def script(asked: Any) -> Any:
         return web.FileResponse(Path(__file__).parent.with_name("map.js"), headers={"Cache-Control": "no-cache"})
 
-    @routes.get("/giant-kitten/state")
     async def state(asked: Any) -> Any:
         return web.json_response(_state(), headers={"Cache-Control": "no-store"})
 
-    @routes.post("/giant-kitten/act")
     async def act(asked: Any) -> Any:
         try:
             body = await asked.json()
@@ -232,4 +230,7 @@ def start() -> None:
         status, said = await asyncio.get_running_loop().run_in_executor(None, work)
         return web.json_response(said, status=status)
 
+    routes.get("/giant-kitten/map.js")(script)
+    routes.get("/giant-kitten/state")(state)
+    routes.post("/giant-kitten/act")(act)
     execution.PromptExecutor.execute = _between_prompts(execution.PromptExecutor.execute)

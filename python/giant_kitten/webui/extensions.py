@@ -1,11 +1,11 @@
-"""`python -m giant_kitten webui install|remove FOLDER`: the extension into a WebUI, and out of it again without a trace.
+"""`python -m giant_kitten webui install|remove FOLDER`: the extension into a WebUI, and out again without a trace.
 
 What a WebUI gets:
 
 * its extension folder, a copy of ours, which nothing else is written to;
 * the package itself inside that folder, where the WebUI's own Python has no giant-kitten;
-* one file `giant-kitten-webui.pth` in the WebUI's own Python, which makes the allocator come before CUDA starts. It does so for
-  programs of this WebUI's folder only. ComfyUI needs none: its custom nodes are asked early enough.
+* one file `giant-kitten-webui.pth` in the WebUI's own Python, which makes the allocator come before CUDA starts. It
+  does so for programs of this WebUI's folder only. ComfyUI needs none: its custom nodes are asked early enough.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def find(folder: str | Path) -> WebUI:
     inside = [child.name for child in path.iterdir() if child.is_dir() and _is_webui(child)]
     hint = f"; its folder {inside[0]} is one" if inside else ""
     raise Refused(
-        f"{path} is neither AUTOMATIC1111's WebUI nor Forge (webui.py and modules) nor ComfyUI (main.py and comfy){hint}"
+        f"{path} is neither AUTOMATIC1111's WebUI nor Forge (webui.py, modules) nor ComfyUI (main.py, comfy){hint}"
     )
 
 
@@ -94,14 +94,15 @@ def install(folder: str | Path) -> list[str]:
     to = webui.extension
     if to.exists() and not (to / MARK).exists():
         raise Refused(
-            f"{to} is there already and was not put there by this command: take it away, or update it as it was put there"
+            f"{to} is there already and was not put there by this command: take it away, or update it as it came"
         )
-    python = webui.python()
-    site, has_package = _ask(python)
     done = []
     if to.exists():
+        # First: the package that came with it would be found below.
         remove(folder)
         done.append("took the extension that was there out")
+    python = webui.python()
+    site, has_package = _ask(python)
     shutil.copytree(_source(webui.kind.source), to, ignore=shutil.ignore_patterns("__pycache__"))
     done.append(f"put the extension into {to}")
     written: list[str] = []
@@ -182,10 +183,14 @@ def _ask(python: Path) -> tuple[Path, bool]:
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "GIANT_KITTEN")}
     try:
         # Isolated: what lies in the current folder is not what the WebUI will find.
-        done = subprocess.run([str(python), "-I", "-c", program], capture_output=True, text=True, env=environment, check=True)
+        done = subprocess.run(
+            [str(python), "-I", "-c", program], capture_output=True, text=True, env=environment, check=True
+        )
         site, found = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.CalledProcessError) as why:
-        raise Refused(f"the WebUI's Python, {python}, does not run ({why}): start the WebUI once, so that it makes one") from why
+        raise Refused(
+            f"the WebUI's Python, {python}, does not run ({why}): start the WebUI once, so that it makes one"
+        ) from why
     return Path(site), bool(found)
 
 
@@ -194,8 +199,11 @@ def _pth(webui: WebUI, package: Path | None) -> str:
     folder = str(webui.folder)
     path = f"{package}\n" if package else ""
     # sys.argv is not there yet when this runs.
-    mine = f"any(os.path.abspath(a).startswith({folder + os.sep!r}) for a in getattr(sys, 'orig_argv', ())[1:]) or os.getcwd() == {folder!r}"
-    return f"{path}import os, sys; \"GIANT_KITTEN\" in os.environ or not ({mine}) or __import__(\"giant_kitten._startup\")\n"
+    inside = f"os.path.abspath(a).startswith({folder + os.sep!r}) for a in getattr(sys, 'orig_argv', ())[1:]"
+    mine = f"any({inside}) or os.getcwd() == {folder!r}"
+    # Where somebody has removed the extension's folder by hand, this stays, and does nothing.
+    start = '__import__("importlib.util").util.find_spec("giant_kitten") and __import__("giant_kitten._startup")'
+    return f'{path}import os, sys; "GIANT_KITTEN" in os.environ or not ({mine}) or {start}\n'
 
 
 def main(action: str, folder: str) -> int:

@@ -1,4 +1,7 @@
-"""The guidance that users would otherwise work out by hand: which reserve is sensible. Pure functions of what was observed."""
+"""The guidance that users would otherwise work out by hand: which reserve is sensible.
+
+Pure functions of what was observed.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,8 @@ def guide(stats: dict[str, Any], observation: Observation | None) -> Guide | Non
     """
     if observation is None:
         return None
-    smallest, largest = observation.free, observation.free + observation.overflow
+    smallest = observation.free
+    largest = min(smallest + observation.overflow, stats["dedicated_capacity"])
     if observation.overflow == 0:
         return Guide(0, smallest, 0, "The last generation fitted into dedicated memory: it needs no reserve at all.")
     suggested = min(-(-largest // STEP) * STEP, stats["dedicated_capacity"])
@@ -54,22 +58,12 @@ def guide(stats: dict[str, Any], observation: Observation | None) -> Guide | Non
         smallest,
         largest,
         suggested,
-        f"Sensible reserves for work like the last are from {size(smallest)} (dedicated memory that was free before it) to "
-        f"{size(largest)} (that, and the {size(observation.overflow)} that overflowed during it).",
+        f"Sensible reserves for work like the last are from {size(smallest)} (dedicated memory that was free before "
+        f"it) to {size(largest)} (that, and the {size(observation.overflow)} that overflowed during it, "
+        "as far as the card goes).",
     )
 
 
 def chosen(stats: dict[str, Any]) -> str:
     """Which reserve is in force, and why."""
-    if not stats["automatic"]:
-        return f"By hand: the reserve is {size(stats['reserve'])}."
-    if stats.get("reserve_reason"):
-        return f"Automatic: {stats['reserve_reason']}"
-    if stats["rebalances"]:
-        return (
-            f"Automatic: a reserve of {size(stats['reserve'])}, from the most that work has asked for; "
-            f"{size(stats['rebalanced_demoted'])} were moved to shared memory for it so far."
-        )
-    if stats["shared_allocated"] == 0 and stats["fell_to_shared"] == 0:
-        return "Automatic: nothing has overflowed, so nothing is kept back."
-    return "Automatic: something overflowed; from the next piece of work on, memory is placed by what this one needed."
+    return f"Reserve {size(stats['reserve'])} ({stats['reserve_reason']})."

@@ -55,8 +55,8 @@ def parse_action(
 ) -> Action:
     """The action of a form or an API call: `action` by number or name, `reserve` and `persist` in GiB.
 
-    Whatever else the values are, the answer is a sentence (`Refused`). `most` is the card's size in bytes: no more can be
-    reserved.
+    Whatever else the values are, the answer is a sentence (`Refused`). `most` is the card's size in bytes: no more can
+    be reserved.
     """
     return Action(
         name=_name(action),
@@ -111,6 +111,8 @@ class Host:
     """The module that is placed first: the UNet or transformer of the checkpoint in use. None where there is none."""
     bring: Callable[[Any], None] = lambda model: None
     """Brings the model to the GPU where it is parked on the CPU."""
+    decoder: Callable[[], Any] = lambda: None
+    """The module that makes pictures of what the model made. None where it is not known."""
 
 
 @dataclass
@@ -140,13 +142,14 @@ class Session:
         self._work: Work | None = None
         self._before: dict[str, Any] | None = None
         self._observation: Observation | None = None
+        self._following: list[_automatic.Following] = []
         self._placed: Any = None
         """Which model was placed or marked last, and where it lay."""
         self._trouble: str | None = None
         """What went wrong without anybody to tell: the page tells it."""
         self._lock = threading.Lock()
 
-    # ---- Actions -----------------------------------------------------------------------------------------------------
+    # ---- Actions ----------------------------------------------------------------------------------------------------
 
     def problem(self) -> str | None:
         """Why the allocator is not in use here, in one sentence with the remedy; None if it is."""
@@ -173,6 +176,9 @@ class Session:
         except _library.Error as why:
             raise Refused(f"{wanted.name}: {why}.") from why
         self._trouble = None
+        with self._lock:
+            # What an action moves within a generation is not what the generation asked for.
+            self._before = None
         return said
 
     def _act(self, wanted: Action) -> str:
@@ -217,6 +223,7 @@ class Session:
 
     def restore(self) -> None:
         """Undoes everything that was done by hand, as when the script is unloaded. Never raises."""
+        self._follow()
         if self.by_hand is None or not _install.is_installed():
             return
         try:
@@ -238,17 +245,19 @@ class Session:
             self.tell(f"The new checkpoint could not be placed as the one before. {why}")
         self._placed = _where(model)
 
-    # ---- Generations -------------------------------------------------------------------------------------------------
+    # ---- Generations ------------------------------------------------------------------------------------------------
 
     def begin(self, kind: str) -> str:
-        """A generation begins, and nobody has launched any work of it yet. `kind` names work that needs the same memory.
+        """A generation begins, and nobody has launched any work of it yet.
 
+        `kind` is a name for work that needs the same memory: the size of its pictures, say.
         Returns a few words on the placement for the picture's description, "" where there is none.
         """
         if not _install.is_installed():
             return ""
         self._place_again()
         try:
+            self._follow(kind)
             _automatic.safe_point(kind, self.device)
             _library.call("gk_reset_peaks", self.device)
             before = _report.stats(self.device)
@@ -262,6 +271,14 @@ class Session:
         mode = "automatic" if before["automatic"] else before["phase_name"]
         shared = _report.size(before["shared_allocated"])
         return f"{mode}; reserve {_report.size(before['reserve'])}; {shared} in shared memory"
+
+    def _follow(self, kind: str = "") -> None:
+        """Tells the automatic mode of each pass of model and decoder, in generations of that kind; or no more."""
+        for following in self._following:
+            following.remove()
+        parts = {"model": self.host.model(), "decoder": self.host.decoder()} if kind else {}
+        known = {name: module for name, module in parts.items() if module is not None}
+        self._following = [_automatic.follow(module, f"{name} {kind}", self.device) for name, module in known.items()]
 
     def tell(self, trouble: str) -> None:
         """Has the page tell what went wrong where nobody else could, until the next action."""
@@ -286,6 +303,12 @@ class Session:
             self._before = None
             if work is not None:
                 work.running = False
+        self._follow()
+        if not _install.is_installed():
+            return
+        if self.by_hand is None:
+            # Some WebUIs load the model within the generation.
+            self._place_again()
         if before is None:
             return
         try:
@@ -295,7 +318,7 @@ class Session:
         with self._lock:
             self._observation = observe(before, after)
 
-    # ---- State -------------------------------------------------------------------------------------------------------
+    # ---- State ------------------------------------------------------------------------------------------------------
 
     def guide(self) -> Guide | None:
         """The guidance from the last generation; None before the first, and where the allocator is not in use."""
@@ -391,11 +414,16 @@ def act_of(session: Session, body: Any, in_turn: Callable[[Callable[[], str]], s
 
 
 def _not_installed() -> str:
+    import os
     import sys
 
+    if os.environ.get("GIANT_KITTEN") in ("0", "off", "false"):
+        return "giant-kitten is switched off by the environment variable GIANT_KITTEN."
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         return TOO_LATE
     if torch is not None and not torch.cuda.is_available():
-        return "PyTorch finds no GPU here, so there is no GPU memory to allocate: “python -m giant_kitten doctor” says more."
-    return _install.failure() or "giant-kitten is not in use: set the environment variable GIANT_KITTEN=1 and start again."
+        return "PyTorch finds no GPU here, so there is nothing to allocate: “python -m giant_kitten doctor” says more."
+    return (
+        _install.failure() or "giant-kitten is not in use: set the environment variable GIANT_KITTEN=1 and start again."
+    )

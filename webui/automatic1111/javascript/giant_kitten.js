@@ -1,12 +1,17 @@
-/* Brings the memory map's element into the page: the server has it under giant-kitten/map.js once it has started. */
+/* Brings the memory map's element into the page, once the page has one: the server has it under giant-kitten/map.js. */
 (() => {
   "use strict";
   const load = (wait) => {
+    if (!document.querySelector("giant-kitten-map")) {
+      setTimeout(() => load(wait), 500);
+      return;
+    }
     const script = document.createElement("script");
     script.src = "giant-kitten/map.js";
+    /* A server that has only just started may not have it yet. */
     script.onerror = () => {
       script.remove();
-      setTimeout(() => load(Math.min(2 * wait, 10000)), wait);
+      setTimeout(() => load(Math.min(2 * wait, 30000)), wait);
     };
     document.head.append(script);
   };

@@ -1,7 +1,7 @@
 """giant-kitten in AUTOMATIC1111's WebUI and in Forge: the custom script, the panel, settings, routes.
 
-What the actions mean, what is sensible and what the map shows is the package's (`giant_kitten.webui`); here is only what ties
-it to these WebUIs.
+What the actions mean, what is sensible and what the map shows is the package's (`giant_kitten.webui`); here is only
+what ties it to these WebUIs.
 """
 
 import html
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import gradio as gr
-from modules import script_callbacks, scripts, shared
+from modules import script_callbacks, scripts
 
 ROOT = Path(__file__).resolve().parent.parent
 if (ROOT / "package").is_dir() and str(ROOT / "package") not in sys.path:
@@ -22,8 +22,8 @@ try:
 except ImportError:
     kitten = None
     MISSING = (
-        "The package giant-kitten is not in this WebUI's Python: run “python -m giant_kitten webui install FOLDER” with the "
-        "WebUI's folder, from a Python that has it."
+        "The package giant-kitten is not in this WebUI's Python: run “python -m giant_kitten webui install FOLDER” "
+        "with the WebUI's folder, from a Python that has it."
     )
 
 GIB = 1 << 30
@@ -65,12 +65,11 @@ class GiantKitten(scripts.Script):
         return controls
 
     def run(self, p, *values):
-        said, goes_on = kitten.run_script(*values) if kitten else (MISSING, False)
-        if goes_on:
-            return None
-        from modules.processing import Processed
+        from modules.processing import Processed, process_images
 
-        return Processed(p, [], p.seed, said)
+        said, goes_on = kitten.run_script(*values) if kitten else (MISSING, False)
+        # Later versions put into the answer what is said of pictures only.
+        return process_images(p) if goes_on else Processed(p, [], p.seed, said, infotexts=[said])
 
 
 class GiantKittenPanel(scripts.Script):
@@ -141,5 +140,5 @@ def answer(said):
 if kitten:
     script_callbacks.on_app_started(kitten.add_routes)
     script_callbacks.on_ui_settings(kitten.add_settings)
-    script_callbacks.on_cfg_denoised(lambda parameters: kitten.session.iteration())
+    script_callbacks.on_cfg_denoiser(lambda parameters: kitten.session.iteration())
     script_callbacks.on_script_unloaded(kitten.session.restore)
