@@ -111,14 +111,16 @@ def test_wrong_values_are_answered_in_a_sentence(genuine: Server, values: list[A
 def test_batches_hires_and_image_to_image(genuine: Server) -> None:
     assert genuine.post("giant-kitten/v1/act", {"action": "automatic"})[0] == 200
     assert len(generate(genuine, batch_size=2, n_iter=2)[0]) >= 4
-    assert len(generate(genuine, enable_hr=True, hr_scale=1.5, denoising_strength=0.5, hr_upscaler="Latent")[0]) == 1
+    hires = {"enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0.5, "hr_upscaler": "Latent"}
+    # Forge's API fails without the last, on any allocator; AUTOMATIC1111's does not know it.
+    assert len(generate(genuine, **hires, hr_additional_modules=[])[0]) == 1
     image = generate(genuine)[0][0]
     body = {"init_images": [image], "denoising_strength": 0.5, "steps": 4, "width": 512, "height": 512}
     assert genuine.post("sdapi/v1/img2img", body)[0] == 200
 
 
-# What its own page cannot load here, and what a page sees while the server starts again.
-THEIRS = r"ERR_NAME_NOT_RESOLVED|404|webui-assets|ERR_CONNECTION_REFUSED"
+# What its own page cannot load here, and what gradio 4.40 says of itself.
+THEIRS = r"Element is not in the DOM|ERR_NAME_NOT_RESOLVED|404|webui-assets"
 
 
 def open_panel(page: Page) -> Any:
@@ -146,9 +148,19 @@ def test_the_page_and_a_reload_of_the_ui(genuine: Server, open_page: Callable[..
     picture(page, "genuine")
     assert genuine.post("giant-kitten/v1/act", {"action": "activate", "persist": 0.5})[0] == 200
     starts = genuine.printed().count("Startup time")
+    # The page goes on asking while the server is away, and so does gradio: what that one says does not count.
+    page.close()
+    page = open_page(genuine.url, ignored=".")
+    page.locator("#txt2img_generate").wait_for()
+    # Its buttons do nothing before gradio has bound them.
+    page.wait_for_timeout(3000)
     page.get_by_text("Reload UI").last.click()
-    while genuine.printed().count("Startup time") == starts:
+    for _ in range(180):
+        if genuine.printed().count("Startup time") > starts:
+            break
         page.wait_for_timeout(500)
+    assert genuine.printed().count("Startup time") > starts, "the UI did not start again"
+    page.close()
     stats = genuine.device()["stats"]
     assert (stats["automatic"], stats["persist"]) == (1, 0), "unloading the script restores everything"
     open_panel(open_page(genuine.url, ignored=THEIRS))
