@@ -84,11 +84,17 @@ int gk_configure(const char *options);
 /* A reserve that is found from what the work asks for. */
 #define GK_AUTO UINT64_MAX
 
+/* What blocks are sorted by. */
+#define GK_BY_SIZE 0
+#define GK_BY_READS 1
+#define GK_BY_RECENCY 2
+
 struct gk_activation {
     uint64_t reserve;  /* dedicated bytes that what lives now leaves to scratch, or GK_AUTO */
     uint64_t persist;  /* dedicated bytes withheld altogether */
     int sort_reversed; /* not 0: large blocks claim dedicated memory first, instead of small ones */
     int ignore_model;  /* not 0: blocks marked as the model's are not put before the others */
+    int sort_by;       /* GK_BY_SIZE, or what is known of reads: GK_BY_READS (most first), GK_BY_RECENCY (latest first) */
 };
 
 /* What the options say of an activation, for whoever wants to change a part of it. */

@@ -14,6 +14,9 @@ OUT_OF_MEMORY = 1
 
 DEDICATED, SHARED = 0, 1
 
+# What blocks are sorted by: GK_BY_SIZE and so on.
+SORT_BY = ("size", "reads", "recency")
+
 # A reserve that is found automatically: GK_AUTO.
 AUTO = 2**64 - 1
 
@@ -30,6 +33,7 @@ class Activation(ctypes.Structure):
         ("persist", ctypes.c_uint64),
         ("sort_reversed", ctypes.c_int),
         ("ignore_model", ctypes.c_int),
+        ("sort_by", ctypes.c_int),
     )
 
 

@@ -22,18 +22,20 @@ def activate(
     ignore_model: bool | None = None,
     persist: int | str | None = None,
     device: Any = None,
+    sort_by: str | None = None,
 ) -> None:
     """Places everything on a device anew and freezes it; what comes afterwards gets the reserve first.
 
     `reserve` and `persist` are sizes, in bytes or as "1.6GiB", and a reserve may be "auto": then it is found from what
     the work asks for, as it is from the start where no reserve is given. `model` is a module, a tensor, or several, to
-    be placed first. What is not given is as the options say. Tensors keep their addresses and contents.
+    be placed first. `sort_by` is "size", or "reads" or "recency" as far as `follow` has told of them. What is not given
+    is as the options say. Tensors keep their addresses and contents.
 
     To be called between two pieces of work, never while another thread launches any.
     """
     if model is not None:
         mark(model)
-    request = _activation(reserve, persist, sort_reversed, ignore_model)
+    request = _activation(reserve, persist, sort_reversed, ignore_model, sort_by)
     _library.call("gk_activate", _index(device), ctypes.byref(request))
 
 
@@ -49,7 +51,11 @@ def free_vram(device: Any = None) -> None:
 
 
 def _activation(
-    reserve: int | str | None, persist: int | str | None, sort_reversed: bool | None, ignore_model: bool | None
+    reserve: int | str | None,
+    persist: int | str | None,
+    sort_reversed: bool | None,
+    ignore_model: bool | None,
+    sort_by: str | None = None,
 ) -> _library.Activation:
     wanted = _library.Activation()
     _library.call("gk_defaults", ctypes.byref(wanted))
@@ -61,6 +67,10 @@ def _activation(
         wanted.sort_reversed = sort_reversed
     if ignore_model is not None:
         wanted.ignore_model = ignore_model
+    if sort_by is not None:
+        if sort_by not in _library.SORT_BY:
+            raise ValueError(f"sort_by is one of {', '.join(_library.SORT_BY)}, not {sort_by!r}")
+        wanted.sort_by = _library.SORT_BY.index(sort_by)
     return wanted
 
 

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::core::placement::SortBy;
 use crate::core::{Reserve, Tier, parse_size, show_size};
 use crate::driver::{self, Stream};
 use crate::error::Error;
@@ -144,11 +145,9 @@ fn remember(text: &str) {
 /// Runs what a function does; turns an error or a panic into its code, and remembers the text.
 #[inline]
 fn guarded<T>(run: impl FnOnce() -> Result<T, Error>) -> Result<T, c_int> {
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(failed(&error)),
-        Err(panic) => Err(panicked(&*panic)),
-    }
+    // The error becomes a code inside: what has to be carried out of `catch_unwind` is two words.
+    catch_unwind(AssertUnwindSafe(|| run().map_err(|error| failed(&error))))
+        .unwrap_or_else(|panic| Err(panicked(&*panic)))
 }
 
 #[cold]
@@ -396,6 +395,8 @@ pub struct GkActivation {
     pub sort_reversed: c_int,
     /// Not 0: model blocks not before the others.
     pub ignore_model: c_int,
+    /// What blocks are sorted by: 0 for their size, 1 for how often they are read, 2 for when they were last read.
+    pub sort_by: c_int,
 }
 
 impl From<Activation> for GkActivation {
@@ -405,6 +406,7 @@ impl From<Activation> for GkActivation {
             persist: from.persist,
             sort_reversed: c_int::from(from.sort_reversed),
             ignore_model: c_int::from(from.ignore_model),
+            sort_by: from.sort_by as c_int,
         }
     }
 }
@@ -412,17 +414,23 @@ impl From<Activation> for GkActivation {
 impl GkActivation {
     /// # Safety
     /// `given` is null or points to a struct.
-    unsafe fn or_options(given: *const GkActivation, kitten: &Kitten) -> Activation {
+    unsafe fn or_options(given: *const GkActivation, kitten: &Kitten) -> Result<Activation, Error> {
         // SAFETY: the caller's promise.
-        match unsafe { given.as_ref() } {
+        Ok(match unsafe { given.as_ref() } {
             None => kitten.options().into(),
             Some(given) => Activation {
                 reserve: if given.reserve == GK_AUTO { Reserve::Auto } else { Reserve::Fixed(given.reserve) },
                 persist: given.persist,
                 sort_reversed: given.sort_reversed != 0,
                 ignore_model: given.ignore_model != 0,
+                sort_by: SortBy::ALL.into_iter().find(|by| *by as c_int == given.sort_by).ok_or_else(|| {
+                    Error::Argument(format!(
+                        "sort_by {} is none of GK_BY_SIZE, GK_BY_READS, GK_BY_RECENCY",
+                        given.sort_by
+                    ))
+                })?,
             },
-        }
+        })
     }
 }
 
@@ -452,7 +460,7 @@ pub unsafe extern "C" fn gk_activate(device: c_int, activation: *const GkActivat
     status(|| {
         let kitten = current()?;
         // SAFETY: the caller's promise.
-        let activation = unsafe { GkActivation::or_options(activation, kitten) };
+        let activation = unsafe { GkActivation::or_options(activation, kitten) }?;
         let moved = kitten.activate(device_number(device)?, &activation)?;
         log::info!(
             "device {device} active: reserve {}, persist {}; {} promoted, {} demoted",
@@ -494,7 +502,7 @@ pub unsafe extern "C" fn gk_disable(device: c_int, activation: *const GkActivati
     status(|| {
         let kitten = current()?;
         // SAFETY: the caller's promise.
-        let order = unsafe { GkActivation::or_options(activation, kitten) }.order();
+        let order = unsafe { GkActivation::or_options(activation, kitten) }?.order();
         kitten.disable(device_number(device)?, order).map(drop)
     })
 }

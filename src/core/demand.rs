@@ -12,6 +12,9 @@
 //! above a level are what a reserve of that size would leave to the shared tier, for every size at once. Level 0 is what was live at
 //! the safe point: what replaces something that was (the next latents, a cache that grows) lies below it and asks for nothing.
 
+/// A level with fewer uses than this has had one block in all the interval, and fragments of others at most.
+const USED_ONCE: f64 = 1.5;
+
 /// Scratch of one interval between safe points.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Demand {
@@ -86,16 +89,17 @@ impl Demand {
         self.uses().skip((level >> self.shift) as usize).sum::<f64>() * (1u64 << self.shift) as f64
     }
 
-    /// Ends the interval: what it has left beyond what it began with is here to stay (a model that was loaded), and not scratch. The
-    /// levels above begin at 0 then, to the bucket.
+    /// Ends the interval. What it has left beyond what it began with, and what came before anything else (a model that was loaded), is
+    /// here to stay and no scratch: the levels above it begin at 0 then, to the bucket. What came in between (a cache that grew layer
+    /// by layer) has lain below scratch each time, and counts with it.
     pub fn end(&mut self) {
         let stays = u64::try_from(self.live).unwrap_or(0).saturating_sub(self.begun_with) >> self.shift;
-        let below = self.buckets.drain(..(stays as usize).min(self.buckets.len()));
-        let edges: i64 = below.map(|bucket| bucket.edge).sum();
+        let loaded = self.uses().take(stays as usize).take_while(|uses| *uses < USED_ONCE).count();
+        let edges: i64 = self.buckets.drain(..loaded).map(|bucket| bucket.edge).sum();
         if let Some(first) = self.buckets.first_mut() {
             first.edge += edges;
         }
-        self.peak = self.peak.saturating_sub(stays << self.shift);
+        self.peak = self.peak.saturating_sub((loaded as u64) << self.shift);
     }
 
     /// Begins anew, with so many bytes that the last interval has left and this one will replace.
@@ -131,6 +135,14 @@ mod tests {
         demand.give_back(1024);
         demand.end();
         assert_eq!((demand.peak(), demand.uses().take(4).collect::<Vec<_>>()), (4096, vec![1.0, 1.0, 1.0, 1.0]));
+        demand.begin(0);
+        for _ in 0..3 {
+            demand.take(2048);
+            demand.give_back(2048);
+            demand.take(1024);
+        }
+        demand.end();
+        assert_eq!(demand.uses().take(3).collect::<Vec<_>>(), [2.0, 3.0, 3.0], "a cache that grew under scratch");
     }
 
     #[test]

@@ -96,6 +96,11 @@ impl Forecast {
         self.reads.bytes.get(&address).copied().filter(|_| self.reads.interval >= born)
     }
 
+    /// The interval in which reads were last told.
+    pub fn last_told(&self) -> u32 {
+        self.reads.interval
+    }
+
     /// Notes what a move cost (below 0) or has gained, in bytes over the link.
     pub fn settle(&mut self, bytes: f64) {
         self.balance = (self.balance + bytes).min(0.0);

@@ -94,14 +94,12 @@ impl Automatic {
 }
 
 impl Heap {
-    /// Turns the automatic mode on or off. Turned on, it begins to learn anew; what lies where stays as it is.
+    /// Turns the automatic mode on or off. What lies where stays as it is, and it learns also while it is off.
     pub fn set_automatic(&mut self, on: bool) {
-        if on && !self.automatic.on {
-            let interval = self.automatic.interval.wrapping_add(1);
-            self.automatic = Automatic { interval, ..Automatic::new(true, self.granule) };
-        }
         self.automatic.on = on;
         self.automatic.returning = 0;
+        self.automatic.last_move = None;
+        self.automatic.last_decision = None;
     }
 
     /// Tells the automatic mode that work reads `bytes` of the block that holds `address`. A block of which nobody has told anything
@@ -111,10 +109,8 @@ impl Heap {
     /// An address in no live block.
     pub fn touch(&mut self, address: u64, bytes: u64) -> Result<(), Error> {
         let start = self.extent(address)?.0;
-        if self.automatic.on {
-            *self.automatic.reads.entry(start).or_default() += bytes;
-            self.automatic.told.insert(start, self.automatic.interval);
-        }
+        *self.automatic.reads.entry(start).or_default() += bytes;
+        self.automatic.told.insert(start, self.automatic.interval);
         Ok(())
     }
 
@@ -124,15 +120,12 @@ impl Heap {
     /// # Errors
     /// The driver's. What has moved stays moved, and everything stays usable.
     pub fn safe_point(&mut self, kind: &str) -> Result<Moved, Error> {
-        if !self.automatic.on {
-            return Ok(Moved::default());
-        }
-        self.stats.safe_points += 1;
         let forecasts = &self.automatic.forecasts;
         let known = forecasts.len() < MOST_KINDS || forecasts.contains_key(kind);
         self.end_interval(if known { kind } else { "" });
         self.automatic.passing = 0;
-        let moved = self.rebalance();
+        self.stats.safe_points += u64::from(self.automatic.on);
+        let moved = if self.automatic.on { self.rebalance() } else { Ok(Moved::default()) };
         self.automatic.interval = self.automatic.interval.wrapping_add(1);
         self.automatic.demand.begin(self.automatic.passing);
         if self.automatic.told.len() as u64 > 2 * self.stats.blocks.count.current + 1024 {
@@ -250,6 +243,23 @@ impl Heap {
         let levels = |forecast: &Forecast| forecast.uses().len() as u64 * self.granule + forecast.slack();
         let most = self.automatic.forecasts.values().map(levels).max().unwrap_or(0);
         most.min(self.ledger.capacity[Tier::Dedicated].saturating_sub(persist)) / self.granule * self.granule
+    }
+
+    /// How often each byte of a block is read in an interval, on average over all work, and the last interval that is known to have
+    /// read it.
+    pub(super) fn value(&self, address: u64, born: u32, bytes: u64) -> (f64, u32) {
+        let (mut intervals, mut reads, mut last) = (0, 0.0, 0);
+        for forecast in self.automatic.forecasts.values() {
+            intervals += forecast.intervals();
+            if let Some(read) = forecast.reads(address, born).filter(|read| *read > 0) {
+                reads += read as f64 * forecast.intervals() as f64;
+                last = last.max(forecast.last_told());
+            }
+        }
+        if !self.automatic.was_told(address, born) {
+            return (1.0, self.automatic.interval);
+        }
+        (reads / (intervals.max(1) * bytes.max(1)) as f64, last)
     }
 
     /// How the reserve in force was found, for people.

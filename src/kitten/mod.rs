@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use once_cell::sync::OnceCell;
 
-use crate::core::placement::Order;
+use crate::core::placement::{Order, SortBy};
 use crate::core::{PerTier, Reserve, Stats, Tier};
 use crate::driver::{DeviceInfo, Driver, Stream};
 use crate::error::Error;
@@ -32,6 +32,8 @@ pub struct Activation {
     pub reserve: Reserve,
     /// Dedicated memory withheld altogether.
     pub persist: u64,
+    /// What blocks are sorted by.
+    pub sort_by: SortBy,
     /// Large blocks first.
     pub sort_reversed: bool,
     /// Model blocks not before the others.
@@ -41,7 +43,7 @@ pub struct Activation {
 impl Activation {
     /// In which order blocks claim dedicated memory.
     pub fn order(&self) -> Order {
-        Order { sort_reversed: self.sort_reversed, ignore_model: self.ignore_model }
+        Order { sort_by: self.sort_by, sort_reversed: self.sort_reversed, ignore_model: self.ignore_model }
     }
 }
 
@@ -50,6 +52,7 @@ impl From<&Options> for Activation {
         Activation {
             reserve: options.reserve,
             persist: options.persist,
+            sort_by: options.sort_by,
             sort_reversed: options.sort_reversed,
             ignore_model: options.ignore_model,
         }

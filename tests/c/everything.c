@@ -123,6 +123,9 @@ static void statistics(void) {
     CHECK(gk_stats_json(9, NULL, 0) == 0);
     CHECK(gk_torch_malloc(0, 0, NULL) == NULL && gk_torch_malloc(1, 99, NULL) == NULL);
     struct gk_activation defaults;
+    struct gk_activation wrong = {.reserve = 0};
+    wrong.sort_by = 7;
+    CHECK(gk_activate(0, &wrong) == GK_ARGUMENT && strstr(gk_last_error(), "sort_by 7"));
     CHECK(gk_defaults(NULL) == GK_ARGUMENT && gk_defaults(&defaults) == GK_OK && defaults.sort_reversed == 0);
     uint64_t bytes = 0, shared = 0;
     CHECK(gk_parse_size("1.5GiB", &bytes) == GK_OK && bytes == (uint64_t)1536 * MIB);

@@ -3,6 +3,7 @@
 use std::io::Cursor;
 use std::sync::Arc;
 
+use giant_kitten::core::placement::SortBy;
 use giant_kitten::driver::Stream;
 use giant_kitten::driver::sim::SimDriver;
 use giant_kitten::{Activation, Kitten, Options, PoolId, Reserve, Tier, parse_size};
@@ -95,6 +96,7 @@ impl World {
                     persist: amount / 30 % 8 * GRANULE,
                     sort_reversed: amount & 1 == 1,
                     ignore_model: amount & 2 == 2,
+                    sort_by: SortBy::ALL[(amount >> 2) as usize % 3],
                 };
                 let _ = self.kitten.activate(device, &request);
             }

@@ -3,10 +3,13 @@
 //!
 //! ```text
 //!   trace.rs     traces as streams of events, checked
+//!   snapshot.rs  PyTorch's own snapshots of its memory, as work
 //!   workload.rs  one trace, or several as one run
 //!   replay.rs    a trace through the allocator; time by where the bytes lie
 //!   demo.rs      the table that kitten-bench shows without arguments
 //!   sweep.rs     seconds per step against the reserve
+//!   plan.rs      what work will do on a card, and which setting to use
+//!   compare.rs   the orders of placement beside each other
 //!   card/        a card, real or simulated: kernels, copies, a clock
 //!   probe.rs     a card measured: its hardware profile
 //!   check.rs     the allocator proved on a card, byte for byte
@@ -22,14 +25,17 @@
 
 pub mod card;
 pub mod check;
+pub mod compare;
 pub mod demo;
 pub mod hotpath;
 pub mod page;
 pub mod peers;
 pub mod picture;
+pub mod plan;
 pub mod probe;
 pub mod replay;
 pub mod report;
+pub mod snapshot;
 pub mod sweep;
 pub mod trace;
 pub mod workload;

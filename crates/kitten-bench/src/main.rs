@@ -6,13 +6,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use giant_kitten::core::placement::SortBy;
 use giant_kitten::{Activation, parse_size, show_size};
 use indicatif::{ProgressBar, ProgressStyle};
 use kitten_bench::card::{Card, Cuda, Simulated};
 use kitten_bench::replay::{Outcome, Policy, Setup, map_at, replay, replay_on};
 use kitten_bench::trace::BUNDLED;
 use kitten_bench::workload::{self, Source};
-use kitten_bench::{check, demo, hotpath, page, picture, probe, report, sweep};
+use kitten_bench::{check, compare, demo, hotpath, page, picture, plan, probe, report, sweep};
 use kitten_sim::Profile;
 
 /// Replays traces of real models through giant-kitten on a simulated GPU, or a real one. Without a command: a demo.
@@ -78,6 +79,21 @@ enum Command {
         /// Where to draw it (.svg or .png, or a page as .html)
         #[arg(long)]
         out: PathBuf,
+    },
+    /// What will this do on my card? Whether it fits, seconds first-come and ours, and which setting to use. Of traces, or of a snapshot of
+    /// PyTorch's (torch.cuda.memory._dump_snapshot, with a history of one generation)
+    Plan {
+        #[command(flatten)]
+        run: Run,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// The orders of placement beside each other, on all bundled traces
+    Compare {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Nanoseconds per malloc and free on a log of calls, beside other allocators: measured on this machine's processor
     Hotpath {
@@ -153,6 +169,24 @@ fn write(path: &Path, text: String) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// What blocks are sorted by.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum By {
+    Size,
+    Reads,
+    Recency,
+}
+
+impl From<By> for SortBy {
+    fn from(by: By) -> SortBy {
+        match by {
+            By::Size => SortBy::Size,
+            By::Reads => SortBy::Reads,
+            By::Recency => SortBy::Recency,
+        }
+    }
+}
+
 #[derive(Args)]
 struct Run {
     /// A bundled trace, or a file in the format gpu-op-trace/1, plain or .zst; several, each with how many of its steps
@@ -174,6 +208,10 @@ struct Run {
     /// Dedicated memory withheld while active
     #[arg(long, default_value = "0", value_parser = parse_size)]
     persist: u64,
+    /// What blocks are sorted by when they claim dedicated memory. By reads or recency they are placed anew after the first generation
+    /// (--loop), when those are known
+    #[arg(long, value_enum, default_value = "size")]
+    sort_by: By,
     /// Large blocks claim dedicated memory first
     #[arg(long)]
     sort_reversed: bool,
@@ -225,6 +263,7 @@ impl Run {
             persist: self.persist,
             sort_reversed: self.sort_reversed,
             ignore_model: self.ignore_model,
+            sort_by: self.sort_by.into(),
         };
         Ok(Setup { profile, granule: self.granule, policy, activation })
     }
@@ -349,6 +388,26 @@ fn run(cli: Cli) -> Result<()> {
                 picture::draw_map(&map, &stats, &title, &out)?;
             }
         }
+        Some(Command::Plan { run, json }) => {
+            let setup = run.setup(Policy::Auto, 0)?;
+            let open = |generations| workload::open_generations(&run.trace, generations);
+            let plan = plan::plan(open, &setup, workload::has_snapshot(&run.trace)?)?;
+            if json {
+                println!("{}", serde_json::to_string_pretty(&plan)?);
+            } else {
+                print!("{}", plan.text());
+            }
+        }
+        Some(Command::Compare { json }) => {
+            let bar = progress(compare::replays());
+            let rows = compare::compare(|| bar.inc(1))?;
+            bar.finish_and_clear();
+            if json {
+                println!("{}", serde_json::to_string_pretty(&rows)?);
+            } else {
+                print!("{}", compare::text(&rows));
+            }
+        }
         Some(Command::Hotpath { log, live, rounds, json }) => {
             if rounds == 0 {
                 bail!("--rounds 0 measures nothing");
@@ -410,6 +469,8 @@ fn run(cli: Cli) -> Result<()> {
 }
 
 fn main() -> ExitCode {
+    // A reader that has seen enough, such as `head`, ends this program as it ends any other.
+    sigpipe::reset();
     giant_kitten::abi::start_log();
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,

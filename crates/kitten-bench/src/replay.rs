@@ -13,6 +13,7 @@ use std::ffi::{c_int, c_void};
 
 use anyhow::{Context, Result, anyhow};
 use giant_kitten::Reserve;
+use giant_kitten::core::placement::SortBy;
 use giant_kitten::{Activation, Kitten, MemoryMap, Options, Stats, Tier, abi};
 use kitten_sim::{Load, Profile};
 use serde::{Deserialize, Serialize};
@@ -89,6 +90,8 @@ pub struct Outcome {
     pub policy: Policy,
     /// The reserve in force at the end.
     pub reserve_bytes: u64,
+    /// Bytes that lived when the first step began.
+    pub resident_bytes: u64,
     /// Capacity of the dedicated tier.
     pub dedicated_bytes: u64,
     /// Capacity of the shared tier.
@@ -138,6 +141,9 @@ struct Replay<'a> {
     in_step: bool,
     loading: bool,
     phases: usize,
+    /// How often it was activated.
+    placements: u64,
+    resident_bytes: u64,
     steps: Vec<Step>,
     live_bytes: u64,
     peak_live: u64,
@@ -201,6 +207,8 @@ fn run(card: &dyn Card, operating: bool, trace: &mut dyn Source, setup: &Setup, 
         in_step: false,
         loading: true,
         phases: 0,
+        placements: 0,
+        resident_bytes: 0,
         steps: Vec::new(),
         live_bytes: 0,
         peak_live: 0,
@@ -215,21 +223,30 @@ fn run(card: &dyn Card, operating: bool, trace: &mut dyn Source, setup: &Setup, 
 impl Replay<'_> {
     /// Runs to the end; the text of an out-of-memory that ended it early.
     fn run(&mut self, trace: &mut dyn Source, watch: Watch<'_>) -> Result<Option<String>> {
-        let mut placed = self.setup.policy != Policy::Reserve;
+        // What sorts by reads knows none before the first generation, and places anew after it.
+        let placements = match (self.setup.policy, self.tells()) {
+            (Policy::Reserve, true) => 2,
+            (Policy::Reserve, false) => 1,
+            _ => 0,
+        };
         while let Some(event) = trace.next_event()? {
             match event {
                 Event::Phase(name) => {
                     self.end_step()?;
-                    if !placed && !is_loading(&name) {
-                        placed = true;
-                        if let Err(why) = self.kitten.activate(self.card.device(), &self.setup.activation) {
-                            return Ok(Some(why.to_string()));
-                        }
-                    }
                     self.loading = is_loading(&name);
                     self.phases += 1;
-                    let moving_seconds =
-                        if self.loading || name == "end" { 0.0 } else { self.safe_point(&trace.kind(&name))? };
+                    let begins = !self.loading && name != "end";
+                    if begins && self.steps.is_empty() {
+                        self.resident_bytes = self.live_bytes;
+                    }
+                    let mut moving_seconds = if begins { self.safe_point(&trace.kind(&name))? } else { 0.0 };
+                    if begins && placements > self.placements && trace.generation() >= self.placements {
+                        self.placements += 1;
+                        match self.activate()? {
+                            Ok(seconds) => moving_seconds += if self.placements > 1 { seconds } else { 0.0 },
+                            Err(why) => return Ok(Some(why.to_string())),
+                        }
+                    }
                     watch(Moment { phase: &name, begins: true, live_bytes: self.live_bytes }, self.kitten);
                     self.in_step = !is_loading(&name) && name != "end";
                     self.step = Step { name, generation: trace.generation(), moving_seconds, ..Step::default() };
@@ -255,14 +272,31 @@ impl Replay<'_> {
         Ok(None)
     }
 
+    /// Whether the allocator is told of reads.
+    fn tells(&self) -> bool {
+        self.setup.policy == Policy::Auto
+            || (self.setup.policy == Policy::Reserve && self.setup.activation.sort_by != SortBy::Size)
+    }
+
+    /// Activates; the seconds that it takes, or why it could not be.
+    fn activate(&mut self) -> Result<Result<f64, giant_kitten::Error>> {
+        let (kitten, device, activation) = (self.kitten, self.card.device(), &self.setup.activation);
+        let mut done = Ok(());
+        let seconds = self.card.time_calls(&mut |_| {
+            done = kitten.activate(device, activation).map(drop);
+            Ok(())
+        })?;
+        Ok(done.map(|()| seconds))
+    }
+
     /// A safe point before work of a kind; the seconds that it takes.
     fn safe_point(&mut self, kind: &str) -> Result<f64> {
-        if !matches!(self.setup.policy, Policy::Auto | Policy::AutoBlind) {
+        if self.setup.policy != Policy::AutoBlind && !self.tells() {
             return Ok(0.0);
         }
         let (kitten, device) = (self.kitten, self.card.device());
         let seconds = self.card.time_calls(&mut |_| Ok(kitten.safe_point(device, kind).map(drop)?))?;
-        if self.setup.policy == Policy::Auto {
+        if self.tells() {
             // What no operation reads is read by none: that is known too.
             self.live.values().try_for_each(|block| self.kitten.touch(block.address, 0))?;
         }
@@ -322,7 +356,7 @@ impl Replay<'_> {
         let flops = if self.operating { 0.0 } else { op.flops };
         let load = Load { bytes: bytes as f64, flops, ..Load::default() };
         self.step.compute_seconds += profile.compute_seconds(&load);
-        if self.setup.policy == Policy::Auto {
+        if self.tells() {
             for (id, bytes) in &op.reads {
                 if let Some(block) = self.live.get(id).filter(|block| block.born < self.phases) {
                     self.kitten.touch(block.address, *bytes)?;
@@ -393,6 +427,7 @@ impl Replay<'_> {
             card: self.card.name(),
             policy: self.setup.policy,
             reserve_bytes: stats.reserve,
+            resident_bytes: self.resident_bytes,
             dedicated_bytes: stats.capacity[Tier::Dedicated],
             shared_bytes: stats.capacity[Tier::Shared],
             persist_bytes: if active { activation.persist } else { 0 },

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::snapshot::Snapshot;
 use crate::trace::{Event, Kind, Op, Trace};
 
 /// Where the events of a replay come from.
@@ -55,27 +56,53 @@ fn kind_of(phase: &str) -> &str {
     phase.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end()
 }
 
-/// Opens what the command line names: one trace as it is, or traces with how many steps of each (`unet:20 vae:1`), all of it `loops`
-/// times.
+/// Opens what the command line names: one trace as it is, or traces with how many steps of each (`unet:20 vae:1`; otherwise all of
+/// them), all of it `loops` times. PyTorch's snapshots of memory are traces too.
 ///
 /// # Errors
-/// A count of 0; several traces without counts; whatever is wrong with a trace.
+/// A count of 0; whatever is wrong with a trace.
 pub fn open(names: &[String], loops: u64) -> Result<Box<dyn Source>> {
     ensure!(loops > 0, "--loop 0 replays nothing: give 1 or more");
     if let [name] = names
         && loops == 1
         && split_count(name).1.is_none()
+        && !Snapshot::is_one(name)?
     {
         return Ok(Box::new(Trace::open(name)?));
     }
     ensure!(!names.is_empty(), "no trace is named");
+    Ok(Box::new(Workload::new(parts(names)?, loops)))
+}
+
+/// Opens the same as so many generations, each trace with all of its steps or its count of them.
+///
+/// # Errors
+/// As for [`open`].
+pub fn open_generations(names: &[String], generations: u64) -> Result<Box<dyn Source>> {
+    ensure!(!names.is_empty(), "no trace is named");
+    Ok(Box::new(Workload::new(parts(names)?, generations)))
+}
+
+/// Whether any of the names is a snapshot of PyTorch's.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn has_snapshot(names: &[String]) -> Result<bool> {
+    names.iter().try_fold(false, |found, name| Ok(found || Snapshot::is_one(split_count(name).0)?))
+}
+
+/// What the command line names, taken apart: each with a count of its own, or with all of its steps.
+fn parts(names: &[String]) -> Result<Vec<Part>> {
     let parts = names.iter().map(|name| {
         let (path, count) = split_count(name);
-        let times = count.unwrap_or(1);
-        ensure!(times > 0, "{name}: 0 steps of it are nothing to replay");
-        Part::read(&mut Trace::open(path)?, times)
+        ensure!(count != Some(0), "{name}: 0 steps of it are nothing to replay");
+        let part = match Snapshot::open(path)? {
+            Some(snapshot) => snapshot.into_part(),
+            None => Part::read(&mut Trace::open(path)?)?,
+        };
+        Ok(Part { times: count.unwrap_or(part.steps.len() as u64), ..part })
     });
-    Ok(Box::new(Workload::new(parts.collect::<Result<_>>()?, loops)))
+    parts.collect()
 }
 
 /// `unet.zst:20` is the trace and the count; a name without digits behind its last colon has no count.
@@ -89,17 +116,18 @@ fn split_count(name: &str) -> (&str, Option<u64>) {
 }
 
 /// A trace taken apart.
-struct Part {
-    name: String,
-    times: u64,
-    load: Vec<Event>,
+pub(crate) struct Part {
+    pub(crate) name: String,
+    /// How many of its steps are one generation.
+    pub(crate) times: u64,
+    pub(crate) load: Vec<Event>,
     /// Each with its phase.
-    steps: Vec<(String, Vec<Event>)>,
+    pub(crate) steps: Vec<(String, Vec<Event>)>,
 }
 
 impl Part {
-    fn read(trace: &mut Trace, times: u64) -> Result<Part> {
-        let mut part = Part { name: trace.name().to_owned(), times, load: Vec::new(), steps: Vec::new() };
+    fn read(trace: &mut Trace) -> Result<Part> {
+        let mut part = Part { name: trace.name().to_owned(), times: 0, load: Vec::new(), steps: Vec::new() };
         let mut loading = true;
         let mut ended = false;
         while let Some(event) = trace.next_event()? {
@@ -280,7 +308,7 @@ mod tests {
 
     fn part(times: u64) -> Part {
         let bytes = Box::new(std::io::Cursor::new(TRACE.as_bytes()));
-        Part::read(&mut Trace::read(bytes, "test").unwrap(), times).unwrap()
+        Part { times, ..Part::read(&mut Trace::read(bytes, "test").unwrap()).unwrap() }
     }
 
     #[test]
