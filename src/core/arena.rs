@@ -119,6 +119,13 @@ pub struct Growth {
     pub count: u32,
 }
 
+impl Growth {
+    /// The first granules of it alone.
+    pub fn first(self, count: u32) -> Growth {
+        Growth { count: count.min(self.count), ..self }
+    }
+}
+
 /// The bookkeeping of one arena. All offsets and sizes are in bytes; nothing here is an address.
 #[derive(Debug)]
 pub struct Arena {

@@ -5,9 +5,10 @@
 //! 3. other free dedicated blocks: of the sister arena, then of other streams, which are waited for by the GPU;
 //! 4. a free shared block, in the same order;
 //! 5. free neighbours of both tiers, enough together; then with new shared granules beside them;
-//! 6. before giving up: all idle backing is taken back, and 2 and 5 are tried again.
+//! 6. before giving up: all idle backing is taken back, and 2 and 5 are tried again;
+//! 7. what is left of the dedicated tier and new shared granules, together.
 //!
-//! So never a free shared block before the reserve, and never out of memory while anything is idle.
+//! So never a free shared block before the reserve, and never out of memory while anything is idle, or both tiers together have room.
 
 use super::{Bound, FIRST_OF_POOLS, Heap};
 use crate::core::{BlockId, Growth, StreamId, Tier};
@@ -52,6 +53,9 @@ impl Heap {
                 self.stats.retries += 1;
                 return Ok(address);
             }
+        }
+        if let Some(address) = self.grow_split(request) {
+            return Ok(address);
         }
         self.stats.out_of_memory += 1;
         Err(self.out_of_memory(bytes))
@@ -126,6 +130,21 @@ impl Heap {
         let growth = self.arenas[request.index].core.plan_growth_across(request.size, request.stream)?;
         self.back(request, growth, Tier::Shared)?;
         self.take_across(request)
+    }
+
+    /// A block on what is left of the dedicated tier and new shared granules behind it.
+    fn grow_split(&mut self, request: Request) -> Option<u64> {
+        let growth = self.arenas[request.index].core.plan_growth_across(request.size, request.stream)?;
+        let left = |tier: Tier| self.ledger.limit(tier).saturating_sub(self.mapped(tier)) / self.granule;
+        if left(Tier::Dedicated) + left(Tier::Shared) < u64::from(growth.count) {
+            return None;
+        }
+        let dedicated = growth.first(u32::try_from(left(Tier::Dedicated)).unwrap_or(u32::MAX));
+        if dedicated.count > 0 {
+            self.back(request, dedicated, Tier::Dedicated)?;
+        }
+        // What is backed now lies free beside the hole, and is used with what grows there.
+        self.take_across(request).or_else(|| self.grow_across(request))
     }
 
     /// Backs what a request grows by; `None` where the ledger or the driver does not allow it.

@@ -94,6 +94,24 @@ fn scratch_gets_the_reserve_before_any_free_shared_block() {
 }
 
 #[test]
+fn a_block_may_need_what_is_left_of_both_tiers() {
+    let (gpu, kitten) = setup(16 * GRANULE, 16 * GRANULE, "");
+    let first = Filled::new(&gpu, &kitten, 12 * GRANULE, 1);
+    // 4 granules are left here and 15 there, one of 16 being the working room.
+    let both = Filled::new(&gpu, &kitten, 18 * GRANULE, 2);
+    let tiers = kitten.residency(both.address).unwrap();
+    assert_eq!((tiers[Tier::Dedicated], tiers[Tier::Shared]), (4 * GRANULE, 14 * GRANULE));
+    let why = kitten.malloc(2 * GRANULE as usize, 0, DEFAULT).unwrap_err();
+    assert!(matches!(why, Error::OutOfMemory(_)));
+    kitten.check().unwrap();
+    kitten.disable(0, Order::default()).unwrap();
+    [first, both].iter().for_each(|block| block.check(&gpu));
+    kitten.free(both.address, 0, DEFAULT).unwrap();
+    Filled::new(&gpu, &kitten, 18 * GRANULE, 3).check(&gpu);
+    kitten.check().unwrap();
+}
+
+#[test]
 fn loading_leaves_the_configured_reserve_alone() {
     let (gpu, kitten) = setup(16 * GRANULE, 32 * GRANULE, &format!("reserve:{}", 6 * GRANULE));
     let weights: Vec<_> = (0..12).map(|i| Filled::new(&gpu, &kitten, GRANULE, i)).collect();
