@@ -10,6 +10,7 @@
 //! So never a free shared block before the reserve, and never out of memory while anything is idle.
 
 use super::{Bound, FIRST_OF_POOLS, Heap};
+use crate::core::history::Action;
 use crate::core::{BlockId, Growth, StreamId, Tier};
 use crate::driver::{DriverError, Handle};
 use crate::error::Error;
@@ -164,6 +165,7 @@ impl Heap {
         for (slot, handle) in under[first..].iter_mut().zip(handles) {
             *slot = Some(handle);
         }
+        self.happened(Action::SegmentMap, address, bytes, 0, 0);
         self.note();
         Some(())
     }
