@@ -84,11 +84,17 @@ int gk_configure(const char *options);
 /* A reserve that is found from what the work asks for. */
 #define GK_AUTO UINT64_MAX
 
+/* What blocks are sorted by. */
+#define GK_BY_SIZE 0
+#define GK_BY_READS 1
+#define GK_BY_RECENCY 2
+
 struct gk_activation {
     uint64_t reserve;  /* dedicated bytes that what lives now leaves to scratch, or GK_AUTO */
     uint64_t persist;  /* dedicated bytes withheld altogether */
     int sort_reversed; /* not 0: large blocks claim dedicated memory first, instead of small ones */
     int ignore_model;  /* not 0: blocks marked as the model's are not put before the others */
+    int sort_by;       /* GK_BY_SIZE, or what is known of reads: GK_BY_READS (most first), GK_BY_RECENCY (latest first) */
 };
 
 /* What the options say of an activation, for whoever wants to change a part of it. */
@@ -100,11 +106,11 @@ int gk_defaults(struct gk_activation *activation);
 int gk_activate(int device, const struct gk_activation *activation);
 
 /* The automatic mode: on from the beginning where no reserve is given, and after an activation with GK_AUTO; any other action ends
- * it. A safe point is a moment at which nobody launches work until the call returns; `label` says which kind of work comes
- * next, by any number that is the same for the same kind, or 0. What scratch lacked since the last one, and what it needed when this
- * kind of work was done before, is made room for now if that pays: resident memory moves, no address changes, and where
+ * it. A safe point is a moment at which nobody launches work until the call returns; `kind` names the work that comes next,
+ * in any words that are the same for the same work ("unet"), or is null. What scratch lacked since the last one, and what it needed when
+ * this kind of work was done before, is made room for now if that pays: resident memory moves, no address changes, and where
  * everything fits nothing is done. gk_reset is a safe point too. */
-int gk_safe_point(int device, uint64_t label);
+int gk_safe_point(int device, const char *kind);
 
 /* Tells the automatic mode that the work between two safe points reads `bytes` of the block that holds `ptr`. Where nothing is
  * told, every block that lives at a safe point counts as read once. */
@@ -204,7 +210,7 @@ struct gk_stats {
 };
 int gk_stats(int device, struct gk_stats *stats);
 
-/* The same as one JSON object, with the device's name, the rung of the ladder that its shared tier stands on, and why the
+/* The same as one JSON object, with the device's name, how the reserve was found ("reserve_reason"), the rung of the ladder that its shared tier stands on, and why the
  * better rungs do not hold. Returns the bytes needed, the terminating 0 included, or 0 after an error; writes only if
  * `length` is enough. */
 size_t gk_stats_json(int device, char *buffer, size_t length);
@@ -225,6 +231,11 @@ int gk_record(size_t events, uint64_t (*who)(int what));
 
 /* What was recorded of a device as a JSON list, the oldest first, in the words of PyTorch's memory snapshots; the buffer as above. */
 size_t gk_history_json(int device, char *buffer, size_t length);
+
+/* The memory map of a device as one JSON object, the buffer as above: bytes of the model's blocks, other blocks, scratch and
+ * empty backing in each tier, the stock, and for each arena a text with a letter for each granule: M, O, S, F for these four, by
+ * what fills most of it; small letters in shared; '.' without backing. */
+size_t gk_map_json(int device, char *buffer, size_t length);
 
 /* Forgets the peaks of a device. */
 int gk_reset_peaks(int device);

@@ -167,9 +167,18 @@ fn no_driver_is_a_sentence() {
     let folder = tempfile::tempdir().unwrap();
     let not_a_library = folder.path().join("text.so");
     std::fs::write(&not_a_library, "no library").unwrap();
-    for path in [Path::new("/nonexistent/libcuda.so.1"), &not_a_library] {
+    // The machine that an ELF file is for is its bytes 18 and 19; 0xfffe is no machine.
+    let of_another_machine = folder.path().join("strange.so");
+    let mut bytes = std::fs::read(fake::library()).unwrap();
+    bytes[18..20].copy_from_slice(&[0xfe, 0xff]);
+    std::fs::write(&of_another_machine, bytes).unwrap();
+    let empty = folder.path().join("empty.so");
+    std::fs::write(&empty, "").unwrap();
+    let missing = Path::new("/nonexistent/libcuda.so.1");
+    for path in [missing, &not_a_library, &of_another_machine, &empty, folder.path()] {
         let why = CudaDriver::open_library(path).unwrap_err().to_string();
         assert!(why.contains(path.to_str().unwrap()) && why.contains("NVIDIA driver"), "{why}");
+        assert!(!why.contains("dlopen failed"), "the system's own words: {why}");
     }
     // A library that is no driver, and one of a driver that finds no card.
     let cases = [

@@ -9,10 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._automatic import Following as Following
+    from ._automatic import follow as follow
+    from ._automatic import safe_point as safe_point
     from ._install import install as install
     from ._install import is_installed as is_installed
     from ._library import Error as Error
     from ._library import library_path as library_path
+    from ._monitor import monitor as monitor
     from ._placement import activate as activate
     from ._placement import dedicated as dedicated
     from ._placement import disable as disable
@@ -23,14 +27,19 @@ if TYPE_CHECKING:
     from ._placement import tier as tier
     from ._placement import to_dedicated as to_dedicated
     from ._placement import to_shared as to_shared
+    from ._report import memory_map as memory_map
     from ._report import stats as stats
     from ._report import summary as summary
 
 _HOMES = {
+    "Following": "_automatic",
+    "follow": "_automatic",
+    "safe_point": "_automatic",
     "install": "_install",
     "is_installed": "_install",
     "Error": "_library",
     "library_path": "_library",
+    "monitor": "_monitor",
     "activate": "_placement",
     "dedicated": "_placement",
     "disable": "_placement",
@@ -41,6 +50,7 @@ _HOMES = {
     "tier": "_placement",
     "to_dedicated": "_placement",
     "to_shared": "_placement",
+    "memory_map": "_report",
     "stats": "_report",
     "summary": "_report",
 }

@@ -72,6 +72,23 @@ def doctor() -> int:
     return problems
 
 
+def watch(port: int) -> int:
+    """Serves the page of all programs until it is interrupted."""
+    from . import _monitor
+
+    try:
+        server = _monitor.watch(port)
+    except _library.Error as why:
+        print(f"giant-kitten: {why}", file=sys.stderr)
+        return 1
+    print(f"The memory map of all programs is at {server.url} (Ctrl+C ends it)", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        server.server_close()
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m giant_kitten", description=(__doc__ or "").split(": ")[1])
@@ -82,10 +99,26 @@ def main(arguments: list[str] | None = None) -> int:
     runner.add_argument("--options", help='as in GIANT_KITTEN: "reserve:1.6GiB,sort:reversed"')
     runner.add_argument("script", help="the script")
     runner.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
+    watcher = commands.add_parser(
+        "monitor", help="show the memory map of a program, or of all that run, on a local page"
+    )
+    watcher.add_argument("--port", type=int, default=0, help="the port on 127.0.0.1; a free one if not given")
+    watcher.add_argument("--options", help='as in GIANT_KITTEN: "reserve:1.6GiB,sort:reversed"')
+    watcher.add_argument("script", nargs="?", help="the script to run; without one, all running programs are shown")
+    watcher.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
+    webui = commands.add_parser("webui", help="put the extension into a WebUI, or take it out")
+    webui.add_argument("action", choices=("install", "remove"))
+    webui.add_argument("folder", help="the WebUI's folder: AUTOMATIC1111's, Forge's or ComfyUI's")
     parsed = parser.parse_args(arguments)
     if parsed.command == "doctor":
         return 1 if doctor() else 0
-    from . import _install
+    if parsed.command == "webui":
+        from .webui import extensions
+
+        return extensions.main(parsed.action, parsed.folder)
+    if parsed.command == "monitor" and parsed.script is None:
+        return watch(parsed.port)
+    from . import _install, _monitor
 
     try:
         _install.install(getattr(parsed, "options", None))
@@ -100,6 +133,12 @@ def main(arguments: list[str] | None = None) -> int:
         for device in range(torch.cuda.device_count()):
             print(summary(device))
         return 0
+    if parsed.command == "monitor":
+        try:
+            print(f"giant-kitten: the memory map is at {_monitor.monitor(parsed.port)}", file=sys.stderr)
+        except _library.Error as why:
+            print(f"giant-kitten: {why}", file=sys.stderr)
+            return 1
     sys.argv = [parsed.script, *parsed.arguments]
     sys.path[0] = os.path.dirname(os.path.abspath(parsed.script))
     runpy.run_path(parsed.script, run_name="__main__")

@@ -16,11 +16,17 @@ OLDEST = (2, 1)
 _VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 
 _installed = False
+_failure: str | None = None
 
 
 def is_installed() -> bool:
     """Whether giant-kitten is PyTorch's CUDA allocator in this process."""
     return _installed
+
+
+def failure() -> str | None:
+    """Why the last `install` failed, or None."""
+    return _failure
 
 
 def install(options: str | None = None) -> None:
@@ -31,6 +37,16 @@ def install(options: str | None = None) -> None:
 
     Raises `giant_kitten.Error` where it cannot be, with what to do about it.
     """
+    global _failure
+    try:
+        _install(options)
+        _failure = None
+    except _library.Error as why:
+        _failure = str(why)
+        raise
+
+
+def _install(options: str | None) -> None:
     global _installed
     if _installed:
         if options:
@@ -59,6 +75,10 @@ def install(options: str | None = None) -> None:
 
     _torch_memory.complete(torch)
     _installed = True
+    if os.environ.get("GIANT_KITTEN_MONITOR"):
+        from . import _monitor
+
+        _monitor.from_environment()
 
 
 def strip_backend() -> None:

@@ -14,6 +14,12 @@ OUT_OF_MEMORY = 1
 
 DEDICATED, SHARED = 0, 1
 
+# What blocks are sorted by: GK_BY_SIZE and so on.
+SORT_BY = ("size", "reads", "recency")
+
+# A reserve that is found automatically: GK_AUTO.
+AUTO = 2**64 - 1
+
 
 class Error(RuntimeError):
     """What giant-kitten could not do: the text says why, and what to do about it."""
@@ -27,6 +33,7 @@ class Activation(ctypes.Structure):
         ("persist", ctypes.c_uint64),
         ("sort_reversed", ctypes.c_int),
         ("ignore_model", ctypes.c_int),
+        ("sort_by", ctypes.c_int),
     )
 
 
@@ -45,6 +52,8 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gk_activate": (ctypes.c_int, (ctypes.c_int, ctypes.POINTER(Activation))),
     "gk_disable": (ctypes.c_int, (ctypes.c_int, ctypes.POINTER(Activation))),
     "gk_free_vram": (ctypes.c_int, (ctypes.c_int,)),
+    "gk_safe_point": (ctypes.c_int, (ctypes.c_int, ctypes.c_char_p)),
+    "gk_touch": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_size_t)),
     "gk_mark": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
     "gk_tier": (ctypes.c_int, (ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_uint64))),
     "gk_move": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
@@ -54,6 +63,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gk_reset_totals": (ctypes.c_int, (ctypes.c_int,)),
     "gk_memory_fraction": (None, (ctypes.c_double, ctypes.c_int)),
     "gk_stats_json": (ctypes.c_size_t, (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)),
+    "gk_map_json": (ctypes.c_size_t, (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)),
     "gk_snapshot_json": (ctypes.c_size_t, (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)),
     "gk_record": (ctypes.c_int, (ctypes.c_size_t, ctypes.c_void_p)),
     "gk_history_json": (ctypes.c_size_t, (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)),

@@ -22,17 +22,20 @@ def activate(
     ignore_model: bool | None = None,
     persist: int | str | None = None,
     device: Any = None,
+    sort_by: str | None = None,
 ) -> None:
     """Places everything on a device anew and freezes it; what comes afterwards gets the reserve first.
 
-    `reserve` and `persist` are sizes, in bytes or as "1.6GiB"; `model` is a module, a tensor, or several, to be placed
-    first. What is not given is as the options say. Tensors keep their addresses and contents.
+    `reserve` and `persist` are sizes, in bytes or as "1.6GiB", and a reserve may be "auto": then it is found from what
+    the work asks for, as it is from the start where no reserve is given. `model` is a module, a tensor, or several, to
+    be placed first. `sort_by` is "size", or "reads" or "recency" as far as `follow` has told of them. What is not given
+    is as the options say. Tensors keep their addresses and contents.
 
     To be called between two pieces of work, never while another thread launches any.
     """
     if model is not None:
         mark(model)
-    request = _activation(reserve, persist, sort_reversed, ignore_model)
+    request = _activation(reserve, persist, sort_reversed, ignore_model, sort_by)
     _library.call("gk_activate", _index(device), ctypes.byref(request))
 
 
@@ -48,18 +51,26 @@ def free_vram(device: Any = None) -> None:
 
 
 def _activation(
-    reserve: int | str | None, persist: int | str | None, sort_reversed: bool | None, ignore_model: bool | None
+    reserve: int | str | None,
+    persist: int | str | None,
+    sort_reversed: bool | None,
+    ignore_model: bool | None,
+    sort_by: str | None = None,
 ) -> _library.Activation:
     wanted = _library.Activation()
     _library.call("gk_defaults", ctypes.byref(wanted))
     if reserve is not None:
-        wanted.reserve = _library.parse_size(reserve)
+        wanted.reserve = _library.AUTO if reserve == "auto" else _library.parse_size(reserve)
     if persist is not None:
         wanted.persist = _library.parse_size(persist)
     if sort_reversed is not None:
         wanted.sort_reversed = sort_reversed
     if ignore_model is not None:
         wanted.ignore_model = ignore_model
+    if sort_by is not None:
+        if sort_by not in _library.SORT_BY:
+            raise ValueError(f"sort_by is one of {', '.join(_library.SORT_BY)}, not {sort_by!r}")
+        wanted.sort_by = _library.SORT_BY.index(sort_by)
     return wanted
 
 
@@ -130,7 +141,7 @@ def _preferring(to: int) -> Iterator[None]:
 def _pointers(x: Any) -> list[int]:
     """The storages of a tensor, a module, or several of them: each once, and only what is on a GPU."""
     found: dict[int, None] = {}
-    for tensor in _tensors(x):
+    for tensor in tensors(x):
         if tensor.device.type == "cuda":
             pointer = tensor.untyped_storage().data_ptr()
             if pointer:
@@ -138,7 +149,8 @@ def _pointers(x: Any) -> list[int]:
     return list(found)
 
 
-def _tensors(x: Any) -> Iterable[Any]:
+def tensors(x: Any) -> Iterable[Any]:
+    """The tensors of a tensor, a module (its parameters and buffers), or several of them."""
     import torch
 
     if isinstance(x, torch.Tensor):
@@ -148,8 +160,8 @@ def _tensors(x: Any) -> Iterable[Any]:
         yield from x.buffers()
     elif isinstance(x, (list, tuple, set, frozenset)):
         for part in x:
-            yield from _tensors(part)
+            yield from tensors(part)
     elif isinstance(x, dict):
-        yield from _tensors(list(x.values()))
+        yield from tensors(list(x.values()))
     else:
         raise TypeError(f"a tensor, a module, or several of them are wanted, not {type(x).__name__}")

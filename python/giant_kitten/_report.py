@@ -14,6 +14,11 @@ def stats(device: Any = None) -> dict[str, Any]:
     return dict(found)
 
 
+def memory_map(device: Any = None) -> dict[str, Any]:
+    """What lies where on a device: bytes of each kind in each tier, and its granules (`gk_map_json` in the header)."""
+    return dict(_library.read_json("gk_map_json", _index(device)))
+
+
 def summary(device: Any = None) -> str:
     """What `stats` says, in a few lines."""
     found = stats(device)
@@ -24,10 +29,11 @@ def summary(device: Any = None) -> str:
     for tier in ("dedicated", "shared"):
         fields = ("capacity", "allocated", "allocated_peak", "mapped", "reserved")
         lines.append(f"{tier:12}" + "".join(f"{size(found[f'{tier}_{field}']):>12}" for field in fields))
+    lines.append(f"reserve {size(found['reserve'])} ({found['reserve_reason']})")
     lines.append(
-        f"reserve {size(found['reserve'])}, in use {size(found['reserve_used'])}, "
-        f"high-water {size(found['reserve_high_water'])}; fell to shared {size(found['fell_to_shared_bytes'])} in "
-        f"{found['fell_to_shared']} blocks; moved {size(found['migrated_bytes'])}"
+        f"in use of it {size(found['reserve_used'])}, at most {size(found['reserve_high_water'])}; fell to shared "
+        f"{size(found['fell_to_shared_bytes'])} in {found['fell_to_shared']} blocks; "
+        f"moved {size(found['migrated_bytes'])}"
     )
     return "\n".join(lines)
 

@@ -4,6 +4,7 @@
 
 mod filter;
 mod fork;
+mod map;
 mod snapshot;
 mod stats;
 mod throw;
@@ -15,12 +16,14 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::core::placement::SortBy;
 use crate::core::{Reserve, Tier, parse_size, show_size};
 use crate::driver::{self, Stream};
 use crate::error::Error;
 use crate::heap::PoolId;
 use crate::kitten::{Activation, Kitten, Options};
 
+pub use map::json as map_json;
 pub use stats::{GkStats, STATS_VERSION};
 
 /// The environment variable with the options.
@@ -96,8 +99,7 @@ fn start() -> Result<&'static Kitten, Error> {
     if let Some(kitten) = unsafe { CURRENT.load(Ordering::Acquire).as_ref() } {
         return Ok(kitten);
     }
-    let log = env_logger::Env::new().filter_or(LOG_VARIABLE, "warn");
-    let _ = env_logger::Builder::from_env(log).try_init();
+    start_log();
     let options = match &*configured {
         Some(options) => options.clone(),
         None => options_from_environment().map_err(Error::Argument)?,
@@ -107,6 +109,12 @@ fn start() -> Result<&'static Kitten, Error> {
     fork::watch();
     CURRENT.store(kitten, Ordering::Release);
     Ok(kitten)
+}
+
+/// Begins to log to standard error what [`LOG_VARIABLE`] asks for, unless the process has a log of its own.
+pub fn start_log() {
+    let log = env_logger::Env::new().filter_or(LOG_VARIABLE, "warn");
+    let _ = env_logger::Builder::from_env(log).try_init();
 }
 
 fn options_from_environment() -> Result<Options, String> {
@@ -137,11 +145,9 @@ fn remember(text: &str) {
 /// Runs what a function does; turns an error or a panic into its code, and remembers the text.
 #[inline]
 fn guarded<T>(run: impl FnOnce() -> Result<T, Error>) -> Result<T, c_int> {
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(failed(&error)),
-        Err(panic) => Err(panicked(&*panic)),
-    }
+    // The error becomes a code inside: what has to be carried out of `catch_unwind` is two words.
+    catch_unwind(AssertUnwindSafe(|| run().map_err(|error| failed(&error))))
+        .unwrap_or_else(|panic| Err(panicked(&*panic)))
 }
 
 #[cold]
@@ -440,6 +446,8 @@ pub struct GkActivation {
     pub sort_reversed: c_int,
     /// Not 0: model blocks not before the others.
     pub ignore_model: c_int,
+    /// What blocks are sorted by: 0 for their size, 1 for how often they are read, 2 for when they were last read.
+    pub sort_by: c_int,
 }
 
 impl From<Activation> for GkActivation {
@@ -449,6 +457,7 @@ impl From<Activation> for GkActivation {
             persist: from.persist,
             sort_reversed: c_int::from(from.sort_reversed),
             ignore_model: c_int::from(from.ignore_model),
+            sort_by: from.sort_by as c_int,
         }
     }
 }
@@ -456,17 +465,23 @@ impl From<Activation> for GkActivation {
 impl GkActivation {
     /// # Safety
     /// `given` is null or points to a struct.
-    unsafe fn or_options(given: *const GkActivation, kitten: &Kitten) -> Activation {
+    unsafe fn or_options(given: *const GkActivation, kitten: &Kitten) -> Result<Activation, Error> {
         // SAFETY: the caller's promise.
-        match unsafe { given.as_ref() } {
+        Ok(match unsafe { given.as_ref() } {
             None => kitten.options().into(),
             Some(given) => Activation {
                 reserve: if given.reserve == GK_AUTO { Reserve::Auto } else { Reserve::Fixed(given.reserve) },
                 persist: given.persist,
                 sort_reversed: given.sort_reversed != 0,
                 ignore_model: given.ignore_model != 0,
+                sort_by: SortBy::ALL.into_iter().find(|by| *by as c_int == given.sort_by).ok_or_else(|| {
+                    Error::Argument(format!(
+                        "sort_by {} is none of GK_BY_SIZE, GK_BY_READS, GK_BY_RECENCY",
+                        given.sort_by
+                    ))
+                })?,
             },
-        }
+        })
     }
 }
 
@@ -496,7 +511,7 @@ pub unsafe extern "C" fn gk_activate(device: c_int, activation: *const GkActivat
     status(|| {
         let kitten = current()?;
         // SAFETY: the caller's promise.
-        let activation = unsafe { GkActivation::or_options(activation, kitten) };
+        let activation = unsafe { GkActivation::or_options(activation, kitten) }?;
         let moved = kitten.activate(device_number(device)?, &activation)?;
         log::info!(
             "device {device} active: reserve {}, persist {}; {} promoted, {} demoted",
@@ -509,11 +524,18 @@ pub unsafe extern "C" fn gk_activate(device: c_int, activation: *const GkActivat
     })
 }
 
-/// A safe point: nobody launches work until this returns. `label` says which kind of work comes next: any number, the same
-/// for the same kind; 0 where nobody knows. Moves memory in the automatic mode, if that pays.
+/// A safe point: nobody launches work until this returns. `kind` names the work that comes next, in any words that are the same for
+/// the same work; null where nobody knows. Moves memory in the automatic mode, if that pays.
+///
+/// # Safety
+/// `kind` is null or a C string.
 #[unsafe(no_mangle)]
-pub extern "C" fn gk_safe_point(device: c_int, label: u64) -> c_int {
-    status(|| current()?.safe_point(device_number(device)?, label).map(drop))
+pub unsafe extern "C" fn gk_safe_point(device: c_int, kind: *const c_char) -> c_int {
+    status(|| {
+        // SAFETY: the caller's promise.
+        let kind = if kind.is_null() { "" } else { unsafe { text_of(kind) }? };
+        current()?.safe_point(device_number(device)?, kind).map(drop)
+    })
 }
 
 /// Tells the automatic mode that the work from the last safe point to the next one reads `bytes` of the block that holds `ptr`.
@@ -531,7 +553,7 @@ pub unsafe extern "C" fn gk_disable(device: c_int, activation: *const GkActivati
     status(|| {
         let kitten = current()?;
         // SAFETY: the caller's promise.
-        let order = unsafe { GkActivation::or_options(activation, kitten) }.order();
+        let order = unsafe { GkActivation::or_options(activation, kitten) }?.order();
         kitten.disable(device_number(device)?, order).map(drop)
     })
 }
@@ -655,7 +677,8 @@ pub unsafe extern "C" fn gk_stats(device: c_int, stats: *mut GkStats) -> c_int {
 pub unsafe extern "C" fn gk_stats_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
     let text = guarded(|| {
         let device = device_number(device)?;
-        Ok(stats::json(&current()?.stats(device)?, &current()?.device_info(device)?))
+        let kitten = current()?;
+        Ok(stats::json(&kitten.stats(device)?, &kitten.device_info(device)?, &kitten.reserve_reason(device)?))
     });
     // SAFETY: the caller's promise.
     unsafe { write_text(text, buffer, length) }
@@ -668,6 +691,17 @@ pub unsafe extern "C" fn gk_stats_json(device: c_int, buffer: *mut c_char, lengt
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_snapshot_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
     let text = guarded(|| Ok(snapshot::json(&current()?.segments(device_number(device)?)?)));
+    // SAFETY: the caller's promise.
+    unsafe { write_text(text, buffer, length) }
+}
+
+/// The memory map of a device as JSON; see [`gk_stats_json`] for the buffer.
+///
+/// # Safety
+/// `buffer` is null or has room for `length` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_map_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
+    let text = guarded(|| Ok(map::json(&current()?.map(device_number(device)?)?)));
     // SAFETY: the caller's promise.
     unsafe { write_text(text, buffer, length) }
 }

@@ -186,15 +186,16 @@ fields! {
     scratch_peak = |s| s.scratch_peak;
 }
 
-/// The statistics as one JSON object: the fields of [`GkStats`] by name, `phase_name`, the device's name, which rung of the ladder its
-/// shared tier stands on, and why the better ones do not hold.
-pub fn json(stats: &Stats, device: &DeviceInfo) -> String {
+/// The statistics as one JSON object: the fields of [`GkStats`] by name, `phase_name`, how the reserve was found, the device's name, which
+/// rung of the ladder its shared tier stands on, and why the better ones do not hold.
+pub fn json(stats: &Stats, device: &DeviceInfo, reserve_reason: &str) -> String {
     let fields = GkStats::of(stats);
     let refused: Vec<_> = device.refused.iter().map(|why| quoted(why)).collect();
     let mut text = format!(
-        "{{\"version\":{},\"phase_name\":\"{}\",\"device\":{},\"rung\":\"{}\",\"rungs_refused\":[{}]",
+        "{{\"version\":{},\"phase_name\":\"{}\",\"reserve_reason\":{},\"device\":{},\"rung\":\"{}\",\"rungs_refused\":[{}]",
         fields.version,
         stats.phase.name(),
+        quoted(reserve_reason),
         quoted(&device.name),
         device.rung.name(),
         refused.join(",")

@@ -199,7 +199,7 @@ impl Arena {
         self.granules.len() as u32
     }
 
-    /// Takes a block out of what is free in `tier` for `stream`: best fit, the lowest of equals. O(1).
+    /// Takes a block out of what is free in `tier` for `stream`: of the nearest sizes the lowest. O(1).
     #[inline]
     pub fn take(&mut self, bytes: u64, requested: u64, tier: Tier, stream: StreamId) -> Option<BlockId> {
         let bins = self.free.get_mut(stream.0 as usize)?;
@@ -704,7 +704,16 @@ impl Arena {
 
     #[inline]
     fn new_node(&mut self, offset: u64, size: u64, backing: Backing, stream: StreamId) -> u32 {
-        let node = Node {
+        if let Some(id) = self.vacant.pop() {
+            // Field by field: a node that was built elsewhere first would be waited for.
+            let node = &mut self.nodes[id as usize];
+            (node.offset, node.size) = (offset, size);
+            (node.prev, node.next) = (NIL, NIL);
+            (node.state, node.backing, node.stream) = (State::Free, backing, stream);
+            node.marks = Marks::default();
+            return id;
+        }
+        self.nodes.push(Node {
             offset,
             size,
             bin_prev: NIL,
@@ -716,12 +725,7 @@ impl Arena {
             backing,
             stream,
             marks: Marks::default(),
-        };
-        if let Some(id) = self.vacant.pop() {
-            self.nodes[id as usize] = node;
-            return id;
-        }
-        self.nodes.push(node);
+        });
         (self.nodes.len() - 1) as u32
     }
 

@@ -11,8 +11,9 @@
 //! ```
 //!
 //! A bit for each row and for each list says which are not empty, so the next larger list that holds anything is
-//! found by counting zeros. Within a list a bounded number of blocks is compared for the best fit; lists of the
-//! sizes that matter hold few. The worst case is O(1), with [`SCAN`] as its constant.
+//! found by counting zeros. Within a list, whose sizes are within 1/32 of each other, a bounded number of blocks is compared, and of those
+//! that fit the one at the lowest offset is taken: the ends of an arena stay whole, which spares more than the tightest fit does.
+//! The worst case is O(1), with [`SCAN`] as its constant.
 //!
 //! After M. Masmano et al., "TLSF: a new dynamic memory allocator for real-time systems", ECRTS 2004; the search
 //! of the request's own list first, for repeated sizes, is ours.
@@ -24,7 +25,7 @@ use super::size::ALIGNMENT;
 const COLUMNS: usize = 32;
 /// Rows: sizes up to 2^35 units, 16 TiB.
 const ROWS: usize = 32;
-/// How many blocks of one list are compared for the best fit.
+/// How many blocks of one list are compared.
 const SCAN: usize = 24;
 
 /// Free blocks of one kind (one tier, one stream), findable by size. The links are inside the nodes.
@@ -32,7 +33,7 @@ const SCAN: usize = 24;
 pub(crate) struct Bins {
     rows: u32,
     columns: [u32; ROWS],
-    heads: Box<[[u32; COLUMNS]; ROWS]>,
+    heads: [[u32; COLUMNS]; ROWS],
 }
 
 /// The list a size belongs to.
@@ -50,7 +51,7 @@ fn place(bytes: u64) -> (usize, usize) {
 
 impl Bins {
     pub(crate) fn new() -> Self {
-        Bins { rows: 0, columns: [0; ROWS], heads: Box::new([[NIL; COLUMNS]; ROWS]) }
+        Bins { rows: 0, columns: [0; ROWS], heads: [[NIL; COLUMNS]; ROWS] }
     }
 
     /// Puts a free node in. O(1).
@@ -89,18 +90,18 @@ impl Bins {
         }
     }
 
-    /// A node of at least `bytes`: the best fit among the first [`SCAN`] of the nearest list that has one. O(1).
+    /// A node of at least `bytes`: the lowest among the first [`SCAN`] of the nearest list that has one. O(1).
     #[inline]
     pub(crate) fn find(&self, nodes: &[Node], bytes: u64) -> Option<u32> {
         let (row, column) = place(bytes);
         if self.columns[row] & (1 << column) != 0
-            && let Some(found) = best_fit(nodes, self.heads[row][column], bytes)
+            && let Some(found) = lowest_fit(nodes, self.heads[row][column], bytes)
         {
             return Some(found);
         }
         let wider = self.columns[row] & (u32::MAX << column) & !(1 << column);
         if wider != 0 {
-            return best_fit(nodes, self.heads[row][wider.trailing_zeros() as usize], bytes);
+            return lowest_fit(nodes, self.heads[row][wider.trailing_zeros() as usize], bytes);
         }
         let larger = if row + 1 < ROWS { self.rows & (u32::MAX << (row + 1)) } else { 0 };
         if larger == 0 {
@@ -108,7 +109,7 @@ impl Bins {
         }
         let row = larger.trailing_zeros() as usize;
         let column = self.columns[row].trailing_zeros() as usize;
-        best_fit(nodes, self.heads[row][column], bytes)
+        lowest_fit(nodes, self.heads[row][column], bytes)
     }
 
     /// Whether nothing is in.
@@ -139,25 +140,22 @@ impl Bins {
     }
 }
 
-/// The smallest node of a list that holds `bytes`; of equals the one at the lowest offset.
+/// The node at the lowest offset of a list that holds `bytes`.
 #[inline]
-fn best_fit(nodes: &[Node], head: u32, bytes: u64) -> Option<u32> {
-    let mut best = NIL;
-    let mut best_key = (u64::MAX, u64::MAX);
+fn lowest_fit(nodes: &[Node], head: u32, bytes: u64) -> Option<u32> {
+    let (mut lowest, mut at) = (NIL, u64::MAX);
     let mut id = head;
     for _ in 0..SCAN {
         if id == NIL {
             break;
         }
         let node = &nodes[id as usize];
-        let key = (node.size, node.offset);
-        if node.size >= bytes && key < best_key {
-            best = id;
-            best_key = key;
+        if node.size >= bytes && node.offset < at {
+            (lowest, at) = (id, node.offset);
         }
         id = node.bin_next;
     }
-    (best != NIL).then_some(best)
+    (lowest != NIL).then_some(lowest)
 }
 
 #[cfg(test)]

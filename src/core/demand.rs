@@ -5,19 +5,35 @@
 //!        │      ┌──┐  │4 │  ┌──┐           each bucket adds up the bytes allocated at its levels:
 //!        │   ┌──┤3 │  ├──┤  │6 │           how often a byte of memory at that level is used
 //!        │ ┌─┤2 │  ├──┘  └──┤5 ├──
-//!        └─┴─┴──┴──┴────────┴──┴──▶ time
+//!      0 └─┴─┴──┴──┴────────┴──┴──▶ time
 //! ```
 //!
 //! With a reserve of R, what is allocated below level R finds dedicated memory, and what is allocated above it does not. So the bytes
-//! above a level are what a reserve of that size would leave to the shared tier, for every size at once.
+//! above a level are what a reserve of that size would leave to the shared tier, for every size at once. Level 0 is what was live at
+//! the safe point: what replaces something that was (the next latents, a cache that grows) lies below it and asks for nothing.
 
-/// Scratch of one interval between safe points. Counting is O(1) for blocks no longer than a bucket.
+/// A level with fewer uses than this has had one block in all the interval, and fragments of others at most.
+const USED_ONCE: f64 = 1.5;
+
+/// Scratch of one interval between safe points.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Demand {
     shift: u32,
-    live: u64,
+    /// Bytes that live beyond the residents of the safe point; below 0 where more of them are gone than have come.
+    live: i64,
+    /// What it began with.
+    begun_with: u64,
     peak: u64,
-    buckets: Vec<u64>,
+    buckets: Vec<Bucket>,
+}
+
+/// One bucket of levels. A block covers some buckets whole, which is noted at its edges only, and parts of two.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Bucket {
+    /// Bytes of blocks that cover it in part.
+    bytes: u64,
+    /// Blocks that cover it whole and not the bucket before, less those that cover that whole and not this one.
+    edge: i64,
 }
 
 impl Demand {
@@ -27,30 +43,31 @@ impl Demand {
         Demand { shift: bucket.trailing_zeros(), ..Demand::default() }
     }
 
-    /// A block came to life.
+    /// A block came to life. O(1), and without allocation below the highest peak so far.
     #[inline]
     pub fn take(&mut self, bytes: u64) {
-        let (mut at, end) = (self.live, self.live + bytes);
-        self.live = end;
-        if end > self.peak {
-            self.peak = end;
-            let needed = (end >> self.shift) as usize + 1;
-            if needed > self.buckets.len() {
-                self.buckets.resize(needed, 0);
-            }
+        let before = self.live;
+        self.live += bytes as i64;
+        let (start, end) = (before.max(0) as u64, self.live.max(0) as u64);
+        let (first, last) = ((start >> self.shift) as usize, (end >> self.shift) as usize);
+        self.peak = self.peak.max(end);
+        if self.buckets.len() <= last {
+            self.buckets.resize(last + 1, Bucket::default());
         }
-        while at < end {
-            let bucket = at >> self.shift;
-            let stop = ((bucket + 1) << self.shift).min(end);
-            self.buckets[bucket as usize] += stop - at;
-            at = stop;
+        if first == last {
+            self.buckets[first].bytes += end - start;
+        } else {
+            self.buckets[first].bytes += ((first as u64 + 1) << self.shift) - start;
+            self.buckets[first + 1].edge += 1;
+            self.buckets[last].edge -= 1;
+            self.buckets[last].bytes += end - ((last as u64) << self.shift);
         }
     }
 
-    /// A block that came to life in this interval was given back.
+    /// A block was given back. O(1).
     #[inline]
     pub fn give_back(&mut self, bytes: u64) {
-        self.live = self.live.saturating_sub(bytes);
+        self.live -= bytes as i64;
     }
 
     /// The most bytes at once.
@@ -60,14 +77,36 @@ impl Demand {
 
     /// How many bytes are allocated for each byte of a bucket, from the lowest level up.
     pub fn uses(&self) -> impl Iterator<Item = f64> + '_ {
-        let bucket = (1u64 << self.shift) as f64;
-        self.buckets.iter().map(move |bytes| *bytes as f64 / bucket)
+        let size = (1u64 << self.shift) as f64;
+        self.buckets.iter().scan(0, move |whole, bucket| {
+            *whole += bucket.edge;
+            Some(*whole as f64 + bucket.bytes as f64 / size)
+        })
     }
 
-    /// Begins anew.
-    pub fn clear(&mut self) {
-        (self.live, self.peak) = (0, 0);
+    /// How many bytes are allocated above a level, counted in whole buckets: what a reserve of that size would leave to the shared tier.
+    pub fn above(&self, level: u64) -> f64 {
+        self.uses().skip((level >> self.shift) as usize).sum::<f64>() * (1u64 << self.shift) as f64
+    }
+
+    /// Ends the interval. What it has left beyond what it began with, and what came before anything else (a model that was loaded), is
+    /// here to stay and no scratch: the levels above it begin at 0 then, to the bucket. What came in between (a cache that grew layer
+    /// by layer) has lain below scratch each time, and counts with it.
+    pub fn end(&mut self) {
+        let stays = u64::try_from(self.live).unwrap_or(0).saturating_sub(self.begun_with) >> self.shift;
+        let loaded = self.uses().take(stays as usize).take_while(|uses| *uses < USED_ONCE).count();
+        let edges: i64 = self.buckets.drain(..loaded).map(|bucket| bucket.edge).sum();
+        if let Some(first) = self.buckets.first_mut() {
+            first.edge += edges;
+        }
+        self.peak = self.peak.saturating_sub((loaded as u64) << self.shift);
+    }
+
+    /// Begins anew, with so many bytes that the last interval has left and this one will replace.
+    pub fn begin(&mut self, with: u64) {
+        (self.live, self.peak, self.begun_with) = (0, 0, with);
         self.buckets.clear();
+        self.take(with);
     }
 }
 
@@ -75,6 +114,36 @@ impl Demand {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_replaces_something_older_asks_for_nothing() {
+        let mut demand = Demand::new(1024);
+        demand.give_back(2048);
+        demand.take(1024);
+        assert_eq!(demand.peak(), 0);
+        demand.take(2048);
+        assert_eq!((demand.peak(), demand.uses().collect::<Vec<_>>()), (1024, vec![1.0, 0.0]));
+    }
+
+    #[test]
+    fn what_stays_is_no_scratch() {
+        let mut demand = Demand::new(1024);
+        demand.begin(1024);
+        demand.take(4096);
+        demand.take(2048);
+        demand.give_back(2048);
+        demand.give_back(1024);
+        demand.end();
+        assert_eq!((demand.peak(), demand.uses().take(4).collect::<Vec<_>>()), (4096, vec![1.0, 1.0, 1.0, 1.0]));
+        demand.begin(0);
+        for _ in 0..3 {
+            demand.take(2048);
+            demand.give_back(2048);
+            demand.take(1024);
+        }
+        demand.end();
+        assert_eq!(demand.uses().take(3).collect::<Vec<_>>(), [2.0, 3.0, 3.0], "a cache that grew under scratch");
+    }
 
     #[test]
     fn each_level_counts_what_lies_there() {
@@ -88,8 +157,9 @@ mod tests {
         demand.take(512);
         assert_eq!(demand.uses().collect::<Vec<_>>(), [1.5, 3.0, 3.0, 0.0]);
         assert_eq!(demand.peak(), 3072);
-        demand.clear();
-        assert_eq!((demand.peak(), demand.uses().count()), (0, 0));
+        assert_eq!([0, 1024, 1536, 2048, 9999].map(|level| demand.above(level)), [7680.0, 6144.0, 6144.0, 3072.0, 0.0]);
+        demand.begin(0);
+        assert_eq!((demand.peak(), demand.uses().sum::<f64>()), (0, 0.0));
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! Forecast: what one kind of work is expected to ask for and to read, learned from its past intervals.
 //!
-//! An interval is what happens between two safe points; a label tells kinds of work apart (a UNet's step, a VAE's decode),
+//! An interval is what happens between two safe points; each belongs to a kind of work (a UNet's step, a VAE's decode),
 //! and a run is a row of intervals of one kind.
 
 use std::collections::HashMap;
@@ -13,13 +13,22 @@ const LATEST: f64 = 0.25;
 /// No run is expected to go on for longer than this: what is expected of an interval is not known well enough to stake more on it.
 const LONGEST_RUN: f64 = 32.0;
 
+/// Bytes read of blocks in an interval, by address, and which interval that was.
+#[derive(Clone, Debug, Default)]
+pub struct Reads {
+    /// By address.
+    pub bytes: HashMap<u64, u64>,
+    /// The interval.
+    pub interval: u32,
+}
+
 /// What is expected of one kind of work.
 #[derive(Clone, Debug, Default)]
 pub struct Forecast {
     /// Uses of each byte of a bucket of levels in one interval, from the lowest level up.
     uses: Vec<f64>,
-    /// Bytes read of each resident block in one interval, by the block's address; `None` where nobody tells.
-    reads: Option<HashMap<u64, u64>>,
+    /// What is read of blocks in one interval, as far as somebody tells.
+    reads: Reads,
     /// Bytes that scratch took beyond its peak, for fragments.
     slack: u64,
     intervals: u64,
@@ -31,16 +40,16 @@ pub struct Forecast {
 }
 
 impl Forecast {
-    /// Learns from an interval that has ended. `reads` is what was told of it, if anything was; `slack` the bytes that its
-    /// scratch took beyond its peak.
-    pub fn learn(&mut self, demand: &Demand, reads: Option<HashMap<u64, u64>>, slack: u64) {
+    /// Learns from an interval that has ended. `reads` is what was told of it, where nothing is no news; `slack` the bytes that
+    /// its scratch took beyond its peak.
+    pub fn learn(&mut self, demand: &Demand, reads: Reads, slack: u64) {
         let latest = LATEST.max(1.0 / (self.intervals + 1) as f64);
         let uses: Vec<f64> = demand.uses().collect();
         self.uses.resize(self.uses.len().max(uses.len()), 0.0);
         for (bucket, known) in self.uses.iter_mut().enumerate() {
             *known += latest * (uses.get(bucket).copied().unwrap_or(0.0) - *known);
         }
-        if reads.is_some() {
+        if !reads.bytes.is_empty() {
             self.reads = reads;
         }
         self.slack = self.slack.max(slack);
@@ -81,17 +90,15 @@ impl Forecast {
         self.slack
     }
 
-    /// How often each byte of a resident block of `bytes` at `address` is read in an interval: once where nobody tells.
-    pub fn reads(&self, address: u64, bytes: u64) -> f64 {
-        match &self.reads {
-            Some(reads) => reads.get(&address).map_or(0.0, |read| *read as f64 / bytes.max(1) as f64),
-            None => 1.0,
-        }
+    /// How many bytes this work is known to read of the block at `address`, which came to life in the interval `born`. What was told of
+    /// an older block there does not count.
+    pub fn reads(&self, address: u64, born: u32) -> Option<u64> {
+        self.reads.bytes.get(&address).copied().filter(|_| self.reads.interval >= born)
     }
 
-    /// Whether it is known that this work reads the block at `address`.
-    pub fn wants(&self, address: u64) -> bool {
-        self.reads.as_ref().is_some_and(|reads| reads.contains_key(&address))
+    /// The interval in which reads were last told.
+    pub fn last_told(&self) -> u32 {
+        self.reads.interval
     }
 
     /// Notes what a move cost (below 0) or has gained, in bytes over the link.
@@ -118,9 +125,9 @@ mod tests {
     #[test]
     fn the_first_intervals_count_alike() {
         let mut forecast = Forecast::default();
-        forecast.learn(&demand(2048), None, 0);
+        forecast.learn(&demand(2048), Reads::default(), 0);
         assert_eq!(forecast.uses(), [1.0, 1.0, 0.0]);
-        forecast.learn(&demand(1024), None, 7);
+        forecast.learn(&demand(1024), Reads::default(), 7);
         assert_eq!(forecast.uses(), [1.0, 0.5, 0.0]);
         assert_eq!((forecast.slack(), forecast.intervals()), (7, 2));
     }
@@ -129,25 +136,25 @@ mod tests {
     fn a_run_is_expected_to_last_as_long_as_before() {
         let mut forecast = Forecast::default();
         assert_eq!(forecast.horizon(), 1.0);
-        (0..20).for_each(|_| forecast.learn(&demand(1), None, 0));
+        (0..20).for_each(|_| forecast.learn(&demand(1), Reads::default(), 0));
         assert_eq!(forecast.horizon(), 20.0, "the first run: as long as it has lasted");
         forecast.end_run();
         assert_eq!(forecast.horizon(), 20.0);
-        (0..15).for_each(|_| forecast.learn(&demand(1), None, 0));
+        (0..15).for_each(|_| forecast.learn(&demand(1), Reads::default(), 0));
         assert_eq!(forecast.horizon(), 5.0);
-        (0..15).for_each(|_| forecast.learn(&demand(1), None, 0));
+        (0..15).for_each(|_| forecast.learn(&demand(1), Reads::default(), 0));
         assert_eq!(forecast.horizon(), 1.0, "longer than ever");
     }
 
     #[test]
-    fn what_nobody_tells_is_read_once() {
+    fn what_is_told_is_kept_until_something_else_is() {
         let mut forecast = Forecast::default();
-        assert_eq!((forecast.reads(4096, 100), forecast.wants(4096)), (1.0, false));
-        forecast.learn(&demand(1), Some(HashMap::from([(4096, 250)])), 0);
-        assert_eq!((forecast.reads(4096, 100), forecast.wants(4096)), (2.5, true));
-        assert_eq!(forecast.reads(8192, 100), 0.0);
-        forecast.learn(&demand(1), None, 0);
-        assert_eq!(forecast.reads(4096, 100), 2.5, "silence is no news");
+        assert_eq!(forecast.reads(4096, 0), None);
+        forecast.learn(&demand(1), Reads { bytes: HashMap::from([(4096, 250)]), interval: 3 }, 0);
+        assert_eq!((forecast.reads(4096, 3), forecast.reads(8192, 3)), (Some(250), None));
+        assert_eq!(forecast.reads(4096, 4), None, "that was another block");
+        forecast.learn(&demand(1), Reads { interval: 4, ..Reads::default() }, 0);
+        assert_eq!(forecast.reads(4096, 3), Some(250), "silence is no news");
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod tier;
 
 pub use arena::{Arena, Block, BlockId, Class, Growth, Marks, StreamId};
 pub use demand::Demand;
-pub use forecast::Forecast;
+pub use forecast::{Forecast, Reads};
 pub use ledger::{Ledger, Reserve};
 pub use size::{ALIGNMENT, LARGEST, SMALL_LIMIT, parse_size, rounded, show_size};
 pub use stats::{Gauge, Phase, Stats, TierStats};

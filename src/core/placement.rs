@@ -1,8 +1,8 @@
 //! Placement: which granules ought to be dedicated, as a pure function of the blocks that live in them.
 //!
-//! The order is the original giant-kitten's: the model's blocks first, then the others, each sorted by size. Each block in turn
-//! claims the dedicated granules that it needs and that no block before it has claimed, as long as there are any. What is
-//! left is shared. Small blocks share granules, so a plan counts granules, not bytes; the block at the border gets as many of
+//! The order is the original giant-kitten's: the model's blocks first, then the others, each sorted by size; or by what is known of
+//! their reads. Each block in turn claims the dedicated granules that it needs and that no block before it has claimed, as long as
+//! there are any. What is left is shared. Small blocks share granules, so a plan counts granules, not bytes; the block at the border gets as many of
 //! its first granules as are left.
 
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ pub struct GranuleId {
 }
 
 /// A block that wants a place.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Resident {
     /// The arena it lies in.
     pub arena: u32,
@@ -29,11 +29,44 @@ pub struct Resident {
     pub size: u64,
     /// Whether it belongs to the model.
     pub model: bool,
+    /// How often each of its bytes is read in an interval, on average over all work.
+    pub reads: f64,
+    /// The last interval that is known to have read it.
+    pub last_read: u32,
+}
+
+/// What blocks are sorted by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(i32)]
+pub enum SortBy {
+    /// Their size, as the original does.
+    #[default]
+    Size = 0,
+    /// How often each of their bytes is read; equals by size.
+    Reads = 1,
+    /// When they were last read, the latest first; equals by size.
+    Recency = 2,
+}
+
+impl SortBy {
+    /// All of them.
+    pub const ALL: [SortBy; 3] = [SortBy::Size, SortBy::Reads, SortBy::Recency];
+
+    /// Its name, as users meet it everywhere.
+    pub fn name(self) -> &'static str {
+        match self {
+            SortBy::Size => "size",
+            SortBy::Reads => "reads",
+            SortBy::Recency => "recency",
+        }
+    }
 }
 
 /// In which order blocks claim dedicated granules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Order {
+    /// What they are sorted by.
+    pub sort_by: SortBy,
     /// Large blocks first instead of small ones.
     pub sort_reversed: bool,
     /// Model blocks are not put before the others.
@@ -61,7 +94,12 @@ pub fn sort(blocks: &mut [Resident], order: Order) {
     blocks.sort_by(|a, b| {
         let model = if order.ignore_model { std::cmp::Ordering::Equal } else { b.model.cmp(&a.model) };
         let size = if order.sort_reversed { b.size.cmp(&a.size) } else { a.size.cmp(&b.size) };
-        model.then(size).then((a.arena, a.granules.start).cmp(&(b.arena, b.granules.start)))
+        let value = match order.sort_by {
+            SortBy::Size => std::cmp::Ordering::Equal,
+            SortBy::Reads => b.reads.total_cmp(&a.reads),
+            SortBy::Recency => b.last_read.cmp(&a.last_read),
+        };
+        model.then(value).then(size).then((a.arena, a.granules.start).cmp(&(b.arena, b.granules.start)))
     });
 }
 
@@ -90,7 +128,7 @@ mod tests {
     use super::*;
 
     fn block(granules: std::ops::Range<u32>, size: u64, model: bool) -> Resident {
-        Resident { arena: 0, granules, size, model }
+        Resident { arena: 0, granules, size, model, reads: 1.0, last_read: 0 }
     }
 
     fn dedicated(plan: &Plan) -> Vec<u32> {
@@ -116,12 +154,23 @@ mod tests {
 
     #[test]
     fn reversed_and_without_the_model() {
-        let reversed = Order { sort_reversed: true, ignore_model: false };
+        let reversed = Order { sort_reversed: true, ..Order::default() };
         assert_eq!(dedicated(&plan(example(), reversed, 3)), [0, 1, 2]);
-        let ignoring = Order { sort_reversed: false, ignore_model: true };
+        let ignoring = Order { ignore_model: true, ..Order::default() };
         assert_eq!(dedicated(&plan(example(), ignoring, 2)), [3, 4]);
-        let both = Order { sort_reversed: true, ignore_model: true };
+        let both = Order { sort_reversed: true, ignore_model: true, ..Order::default() };
         assert_eq!(dedicated(&plan(example(), both, 5)), [0, 1, 2, 5, 6]);
+    }
+
+    #[test]
+    fn by_reads_and_by_recency() {
+        let with = |granules, reads, last_read| Resident { reads, last_read, ..block(granules, 100, true) };
+        let blocks = vec![with(0..1, 1.0, 7), with(1..2, 0.0, 9), with(2..3, 2.0, 3), with(3..4, 1.0, 3)];
+        let by = |sort_by, budget| dedicated(&plan(blocks.clone(), Order { sort_by, ..Order::default() }, budget));
+        assert_eq!(by(SortBy::Reads, 1), [2]);
+        assert_eq!(by(SortBy::Reads, 3), [0, 2, 3]);
+        assert_eq!(by(SortBy::Recency, 2), [0, 1]);
+        assert_eq!(by(SortBy::Size, 2), [0, 1]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //!            safe point        safe point        safe point
 //!   ──┬───────────┬─────────────────┬─────────────────┬──▶
 //!     │ interval  │   interval      │   interval      │      demand.rs: scratch by level; reads, where told
-//!     └───────────┴──▶ forecast.rs: one for each kind of work (label)
+//!     └───────────┴──▶ forecast.rs: one for each kind of work
 //!                            └──▶ balance.rs: what moves before the coming run, if that pays
 //!                                      └──▶ migrate.rs
 //! ```
@@ -16,15 +16,17 @@
 use std::collections::HashMap;
 
 use super::{Heap, Moved};
-use crate::core::balance::{self, Candidate, Decision, Outlook};
+use crate::core::balance::{self, Candidate, Decision, Outlook, REMAP};
 use crate::core::placement::GranuleId;
-use crate::core::{Demand, Forecast, Phase, Tier, show_size};
+use crate::core::{Demand, Forecast, Phase, Reads, Tier, show_size};
 use crate::error::Error;
 
-/// Levels of scratch are told apart by this many granules.
-const BUCKET: u64 = 4;
-/// Kinds of work that are remembered. A label beyond them takes the place of all: work without a kind of its own.
-const MOST_LABELS: usize = 64;
+/// Kinds of work that are remembered. Those beyond them are one kind, without a name.
+const MOST_KINDS: usize = 64;
+
+/// Most of what fragments may add to the peak of scratch, as a part of it: what two tiers lose is no measure of what one would. Too
+/// much costs a read of a few weights, too little costs what is written and read all the time.
+const MOST_SLACK: f64 = 0.25;
 
 /// A placement that was made, and what it was made from, to be held against what then happened.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,12 +43,22 @@ pub(super) struct Automatic {
     pub(super) interval: u32,
     pub(super) demand: Demand,
     /// The kind of work of this interval.
-    pub(super) label: u64,
+    pub(super) kind: String,
     /// Whether there has been a safe point: what was before is loading, and no work to learn from.
     begun: bool,
-    /// Bytes read of resident blocks in this interval, by address; empty where nobody tells.
-    read: HashMap<u64, u64>,
-    forecasts: HashMap<u64, Forecast>,
+    /// Bytes read of blocks in this interval, by address.
+    reads: HashMap<u64, u64>,
+    /// The interval in which the reads of the block at an address were last told.
+    told: HashMap<u64, u32>,
+    forecasts: HashMap<String, Forecast>,
+    /// Bytes of the blocks that the interval before the last had left at its end, and of those that are no residents because the
+    /// coming interval will replace them (a cache that is copied as it grows).
+    left: u64,
+    passing: u64,
+    /// Bytes of shared backing that are kept in stock because what was promoted last will want them again.
+    pub(super) returning: u64,
+    /// What was moved last, and why, for people.
+    last_decision: Option<String>,
     /// The placement before and after the last move, while the work lasts that it was made for.
     last_move: Option<(Placed, Placed)>,
 }
@@ -56,138 +68,155 @@ impl Automatic {
         Automatic {
             on,
             interval: 0,
-            demand: Demand::new(BUCKET * granule),
-            label: 0,
+            demand: Demand::new(granule),
+            kind: String::new(),
             begun: false,
-            read: HashMap::new(),
+            reads: HashMap::new(),
+            told: HashMap::new(),
             forecasts: HashMap::new(),
+            left: 0,
+            passing: 0,
+            returning: 0,
+            last_decision: None,
             last_move: None,
         }
+    }
+
+    /// Whether anybody has told of the reads of the block at `address`, which came to life in the interval `born`.
+    fn was_told(&self, address: u64, born: u32) -> bool {
+        self.told.get(&address).is_some_and(|interval| *interval >= born)
+    }
+
+    /// The coming work, for people.
+    fn work(&self) -> &str {
+        if self.kind.is_empty() { "the next work" } else { &self.kind }
     }
 }
 
 impl Heap {
-    /// Turns the automatic mode on or off. Turned on, it begins to learn anew; what lies where stays as it is.
+    /// Turns the automatic mode on or off. What lies where stays as it is, and it learns also while it is off.
     pub fn set_automatic(&mut self, on: bool) {
-        if on && !self.automatic.on {
-            let interval = self.automatic.interval.wrapping_add(1);
-            self.automatic = Automatic { interval, ..Automatic::new(true, self.granule) };
-        }
         self.automatic.on = on;
+        self.automatic.returning = 0;
+        self.automatic.last_move = None;
+        self.automatic.last_decision = None;
     }
 
-    /// Tells the automatic mode that work reads `bytes` of the block that holds `address`. Where nothing is told of an interval,
-    /// every resident block counts as read once.
+    /// Tells the automatic mode that work reads `bytes` of the block that holds `address`. A block of which nobody has told anything
+    /// counts as read once in every interval; one of which somebody has, as idle in work that is not said to read it.
     ///
     /// # Errors
     /// An address in no live block.
     pub fn touch(&mut self, address: u64, bytes: u64) -> Result<(), Error> {
         let start = self.extent(address)?.0;
-        if self.automatic.on {
-            *self.automatic.read.entry(start).or_default() += bytes;
-        }
+        *self.automatic.reads.entry(start).or_default() += bytes;
+        self.automatic.told.insert(start, self.automatic.interval);
         Ok(())
     }
 
-    /// A safe point: nobody launches work until this returns, and `label` says which kind of work comes next. In the automatic mode
-    /// memory may move now. O(1) as long as everything has found dedicated memory; otherwise O(blocks + granules) and what the moves take.
+    /// A safe point: nobody launches work until this returns, and `kind` names the work that comes next, in any words that are
+    /// the same for the same work ("" where nobody knows). In the automatic mode memory may move now. O(1) as long as everything has found dedicated memory; otherwise O(blocks + granules) and what the moves take.
     ///
     /// # Errors
     /// The driver's. What has moved stays moved, and everything stays usable.
-    pub fn safe_point(&mut self, label: u64) -> Result<Moved, Error> {
-        if !self.automatic.on {
-            return Ok(Moved::default());
-        }
-        self.stats.safe_points += 1;
-        let label = if self.automatic.forecasts.len() < MOST_LABELS || self.automatic.forecasts.contains_key(&label) {
-            label
-        } else {
-            0
-        };
-        self.end_interval(label);
-        let moved = self.rebalance();
+    pub fn safe_point(&mut self, kind: &str) -> Result<Moved, Error> {
+        let forecasts = &self.automatic.forecasts;
+        let known = forecasts.len() < MOST_KINDS || forecasts.contains_key(kind);
+        self.end_interval(if known { kind } else { "" });
+        self.automatic.passing = 0;
+        self.stats.safe_points += u64::from(self.automatic.on);
+        let moved = if self.automatic.on { self.rebalance() } else { Ok(Moved::default()) };
         self.automatic.interval = self.automatic.interval.wrapping_add(1);
-        self.automatic.demand.clear();
+        self.automatic.demand.begin(self.automatic.passing);
+        if self.automatic.told.len() as u64 > 2 * self.stats.blocks.count.current + 1024 {
+            let told = std::mem::take(&mut self.automatic.told);
+            self.automatic.told = told.into_iter().filter(|(address, _)| self.extent(*address).is_ok()).collect();
+        }
         moved
     }
 
     /// Learns from the interval that ends here.
-    fn end_interval(&mut self, next: u64) {
-        let slack = self.shared_scratch();
+    fn end_interval(&mut self, next: &str) {
+        let slack = self.slack();
         let automatic = &mut self.automatic;
-        let read = std::mem::take(&mut automatic.read);
+        let reads = Reads { bytes: std::mem::take(&mut automatic.reads), interval: automatic.interval };
+        automatic.demand.end();
         if std::mem::replace(&mut automatic.begun, true) {
-            let bucket = (BUCKET * self.granule) as f64;
-            let peak = automatic.demand.peak();
-            let forecast = automatic.forecasts.entry(automatic.label).or_default();
-            // What scratch took in both tiers beyond its peak went to fragments.
-            let room =
-                self.ledger.limit(Tier::Dedicated).saturating_sub(self.stats.tiers[Tier::Dedicated].allocated.current);
-            let slack = if slack > 0 { (room + slack).saturating_sub(peak).min(peak / 8) } else { 0 };
+            let forecast = automatic.forecasts.entry(automatic.kind.clone()).or_default();
             if let Some((before, after)) = automatic.last_move {
-                let uses: Vec<f64> = automatic.demand.uses().collect();
-                let spill = |room: u64| {
-                    let level = (room * self.granule) as f64 / bucket;
-                    balance::SCRATCH_TOUCHES * uses.iter().skip(level as usize).sum::<f64>() * bucket
-                };
+                let spill = |room: u64| balance::SCRATCH_TOUCHES * automatic.demand.above(room * self.granule);
                 let saved = (before.shared_reads - after.shared_reads) * self.granule as f64;
                 forecast.settle(spill(before.room) - spill(after.room) + saved);
             }
-            forecast.learn(&automatic.demand, (!read.is_empty()).then_some(read), slack);
+            forecast.learn(&automatic.demand, reads, slack);
         }
-        if next != automatic.label {
+        if next != automatic.kind {
             automatic.last_move = None;
-            if let Some(forecast) = automatic.forecasts.get_mut(&automatic.label) {
+            if let Some(forecast) = automatic.forecasts.get_mut(&automatic.kind) {
                 forecast.end_run();
             }
-            automatic.label = next;
+            next.clone_into(&mut automatic.kind);
         }
     }
 
-    /// Bytes mapped shared that no live block lies in: scratch has fallen there in the interval.
-    fn shared_scratch(&self) -> u64 {
-        let shared = &self.stats.tiers[Tier::Shared];
-        shared.mapped.current.saturating_sub(shared.allocated.current)
+    /// Bytes that scratch lost to fragments in the interval that ends: what it took in both tiers beyond its peak, if it had to take
+    /// any in the shared tier.
+    fn slack(&self) -> u64 {
+        let allocated = |tier: Tier| self.stats.tiers[tier].allocated.current;
+        // What is mapped shared and holds no live block is what scratch fell to.
+        let shared = self.stats.tiers[Tier::Shared].mapped.current.saturating_sub(allocated(Tier::Shared));
+        if shared == 0 {
+            return 0;
+        }
+        let room = self.ledger.limit(Tier::Dedicated).saturating_sub(allocated(Tier::Dedicated));
+        let peak = self.automatic.demand.peak();
+        (room + shared).saturating_sub(peak).min((peak as f64 * MOST_SLACK) as u64)
     }
 
     /// Moves what ought to move before the coming run.
     fn rebalance(&mut self) -> Result<Moved, Error> {
-        let Some(forecast) = self.automatic.forecasts.get(&self.automatic.label) else { return Ok(Moved::default()) };
+        let Some(forecast) = self.automatic.forecasts.get(&self.automatic.kind) else { return Ok(Moved::default()) };
         let limit = self.ledger.limit(Tier::Dedicated);
         let allocated = &self.stats.tiers;
         let fits = allocated[Tier::Dedicated].allocated.current
-            + forecast.uses().len() as u64 * BUCKET * self.granule
+            + forecast.uses().len() as u64 * self.granule
             + forecast.slack()
             <= limit;
         if self.pools.is_capturing() || (fits && allocated[Tier::Shared].allocated.current == 0) {
             return Ok(Moved::default());
         }
-        let (candidates, fixed) = self.candidates(forecast);
+        let left = self.left_by(self.automatic.interval);
+        let passes = 2 * self.left_by(self.automatic.interval.wrapping_sub(1)) < self.automatic.left;
+        self.automatic.left = left;
+        self.automatic.passing = if passes { left } else { 0 };
+        let Some(forecast) = self.automatic.forecasts.get(&self.automatic.kind) else { return Ok(Moved::default()) };
+        let (candidates, fixed) = self.candidates(forecast, passes);
         let slack = forecast.slack().div_ceil(self.granule) as usize;
         let lowest = forecast.uses().first().copied().unwrap_or(0.0);
-        let levels = forecast.uses().iter().flat_map(|uses| std::iter::repeat_n(*uses, BUCKET as usize));
         // Fragments lie between the blocks: their granules are used as often as the levels around them, so the lowest repeat.
-        let uses: Vec<f64> = std::iter::repeat_n(lowest, slack).chain(levels).collect();
+        let uses: Vec<f64> = std::iter::repeat_n(lowest, slack).chain(forecast.uses().iter().copied()).collect();
         let shared_room = self.ledger.limit(Tier::Shared).saturating_sub(self.live_granules(&candidates, Tier::Shared));
         let outlook = Outlook {
             uses: &uses,
             horizon: forecast.horizon(),
             capacity: (limit / self.granule).saturating_sub(fixed),
             shared_room: shared_room / self.granule,
-            debt: forecast.debt() / self.granule as f64,
+            debt: forecast.debt() / self.granule as f64 + REMAP * self.idle_granules() as f64,
         };
         let decision = balance::decide(&candidates, &outlook);
         if decision.is_empty() {
             log::debug!(
-                "device {}: nothing moves before work {}: no move would gain more than it costs",
+                "device {}: nothing moves before {}: no move would gain more than it costs",
                 self.device,
-                self.automatic.label
+                self.automatic.work()
             );
             return Ok(Moved::default());
         }
         let before = placed(&candidates, &outlook, &Decision::default());
         let after = placed(&candidates, &outlook, &decision);
-        self.log_decision(&decision, &outlook);
+        let why = self.describe(&decision, &outlook);
+        log::debug!("device {}: {why}", self.device);
+        self.automatic.last_decision = Some(why);
         self.carry_out(decision, before, after)
     }
 
@@ -196,11 +225,12 @@ impl Heap {
         self.strip();
         let cost = decision.cost * self.granule as f64;
         let moved = self.swap(decision.promote, decision.demote)?;
+        self.automatic.returning = moved.promoted;
         self.stats.rebalances += 1;
         self.stats.rebalanced_demoted += moved.demoted;
         self.stats.rebalanced_promoted += moved.promoted;
         self.automatic.last_move = Some((before, after));
-        if let Some(forecast) = self.automatic.forecasts.get_mut(&self.automatic.label) {
+        if let Some(forecast) = self.automatic.forecasts.get_mut(&self.automatic.kind) {
             forecast.settle(-cost);
         }
         let reserve = self.found_reserve(self.ledger.persist).min(after.room * self.granule);
@@ -210,24 +240,72 @@ impl Heap {
 
     /// The reserve that the most demanding of all known work asks for, as far as there is dedicated memory.
     pub(super) fn found_reserve(&self, persist: u64) -> u64 {
-        let levels = |forecast: &Forecast| forecast.uses().len() as u64 * BUCKET * self.granule + forecast.slack();
+        let levels = |forecast: &Forecast| forecast.uses().len() as u64 * self.granule + forecast.slack();
         let most = self.automatic.forecasts.values().map(levels).max().unwrap_or(0);
         most.min(self.ledger.capacity[Tier::Dedicated].saturating_sub(persist)) / self.granule * self.granule
     }
 
-    fn log_decision(&self, decision: &Decision, outlook: &Outlook<'_>) {
+    /// How often each byte of a block is read in an interval, on average over all work, and the last interval that is known to have
+    /// read it.
+    pub(super) fn value(&self, address: u64, born: u32, bytes: u64) -> (f64, u32) {
+        let (mut intervals, mut reads, mut last) = (0, 0.0, 0);
+        for forecast in self.automatic.forecasts.values() {
+            intervals += forecast.intervals();
+            if let Some(read) = forecast.reads(address, born).filter(|read| *read > 0) {
+                reads += read as f64 * forecast.intervals() as f64;
+                last = last.max(forecast.last_told());
+            }
+        }
+        if !self.automatic.was_told(address, born) {
+            return (1.0, self.automatic.interval);
+        }
+        (reads / (intervals.max(1) * bytes.max(1)) as f64, last)
+    }
+
+    /// How the reserve in force was found, for people.
+    pub fn reserve_reason(&self) -> String {
+        if !self.automatic.on {
+            return match self.stats.phase {
+                Phase::Loading if self.ledger.reserve > 0 => "given, and kept while the model loads".into(),
+                Phase::Active => "given".into(),
+                Phase::Loading | Phase::Disabled | Phase::Freed => "none is in force".into(),
+            };
+        }
+        match &self.automatic.last_decision {
+            Some(why) => format!("found: {why}"),
+            None if self.stats.fell_to_shared == 0 => "automatic: everything has fitted so far".into(),
+            None if self.stats.safe_points == 0 => {
+                "automatic: something has fallen to the shared tier, and is looked at from the second safe point on"
+                    .into()
+            }
+            None => "automatic: no move would have gained more than it costs so far".into(),
+        }
+    }
+
+    fn describe(&self, decision: &Decision, outlook: &Outlook<'_>) -> String {
         let bytes = |granules: f64| show_size((granules * self.granule as f64) as u64);
-        log::debug!(
-            "device {}: before work {} ({:.0} intervals expected) {} to the shared tier, {} to the dedicated one: costs {} over the link, \
-             gains {} more than that",
-            self.device,
-            self.automatic.label,
+        format!(
+            "before {} ({:.0} more expected) {} to the shared tier, {} to the dedicated one: costs {} over the link, gains {} more than \
+             that",
+            self.automatic.work(),
             outlook.horizon,
             bytes(decision.demote.len() as f64),
             bytes(decision.promote.len() as f64),
             bytes(decision.cost),
             bytes(decision.gain)
-        );
+        )
+    }
+
+    /// Bytes of the live blocks that came to life in an interval.
+    fn left_by(&self, interval: u32) -> u64 {
+        let blocks = self.arenas.iter().flat_map(|bound| bound.core.blocks());
+        blocks.filter(|block| block.marks.born == interval).map(|block| block.size).sum()
+    }
+
+    /// Granules that a move would strip first.
+    fn idle_granules(&self) -> usize {
+        let arenas = self.arenas.iter().enumerate().filter(|(index, _)| !self.pools.owns(*index));
+        arenas.map(|(_, bound)| bound.core.idle_granules().len()).sum()
     }
 
     fn live_granules(&self, candidates: &[Candidate], tier: Tier) -> u64 {
@@ -236,24 +314,27 @@ impl Heap {
 
     /// The granules that live blocks touch, with how often the coming work reads them; and how many dedicated ones are not to be moved,
     /// because graphs may touch them.
-    fn candidates(&self, forecast: &Forecast) -> (Vec<Candidate>, u64) {
+    fn candidates(&self, forecast: &Forecast, passes: bool) -> (Vec<Candidate>, u64) {
         let mut granules: HashMap<GranuleId, (f64, bool)> = HashMap::new();
         let mut fixed = 0;
         let others: Vec<&Forecast> = self
             .automatic
             .forecasts
             .iter()
-            .filter_map(|(label, other)| (*label != self.automatic.label).then_some(other))
+            .filter_map(|(kind, other)| (*kind != self.automatic.kind).then_some(other))
             .collect();
         for (index, bound) in self.arenas.iter().enumerate() {
             if self.pools.owns(index) {
                 fixed += bound.core.backed()[Tier::Dedicated] / self.granule;
                 continue;
             }
-            for block in bound.core.blocks() {
+            let stays = |born: u32| !passes || born != self.automatic.interval;
+            for block in bound.core.blocks().filter(|block| stays(block.marks.born)) {
                 let address = bound.base + block.offset;
-                let reads = forecast.reads(address, block.size);
-                let wanted_later = others.iter().any(|other| other.wants(address));
+                let born = block.marks.born;
+                let known = forecast.reads(address, born).map(|bytes| bytes as f64 / block.size as f64);
+                let reads = known.unwrap_or(if self.automatic.was_told(address, born) { 0.0 } else { 1.0 });
+                let wanted_later = others.iter().any(|other| other.reads(address, born).is_some_and(|bytes| bytes > 0));
                 for granule in bound.core.granules_of(block.id) {
                     let start = u64::from(granule) * self.granule;
                     let inside = (block.offset + block.size).min(start + self.granule) - block.offset.max(start);

@@ -39,7 +39,7 @@ pub(super) struct Repairs {
     /// Backing mapped where it ought not be.
     stuck: Vec<Stuck>,
     /// Granules whose backing is mapped nowhere, or is mapped and cannot be accessed.
-    detached: Vec<(GranuleId, Unattached)>,
+    detached: Vec<Detached>,
     /// Where new backing is mapped while it is filled.
     working: Option<u64>,
     /// All addresses ever reserved for that.
@@ -53,7 +53,15 @@ struct Stuck {
     tier: Tier,
 }
 
-/// How a granule is left whose backing could not be attached.
+/// A granule whose backing could not be attached, and why.
+#[derive(Debug)]
+struct Detached {
+    id: GranuleId,
+    how: Unattached,
+    why: driver::DriverError,
+}
+
+/// How such a granule is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unattached {
     /// Mapped nowhere.
@@ -79,6 +87,12 @@ impl Repairs {
     /// Bytes of stuck backing.
     pub(super) fn bytes(&self, tier: Tier, granule: u64) -> u64 {
         self.stuck.iter().filter(|stuck| stuck.tier == tier).map(|stuck| stuck.handles.len() as u64 * granule).sum()
+    }
+
+    /// Whether every granule is mapped as the arenas say.
+    #[inline]
+    pub(super) fn is_whole(&self) -> bool {
+        self.detached.is_empty()
     }
 
     /// Gives the working addresses back.
@@ -140,8 +154,9 @@ impl Heap {
     /// While a graph is captured; the driver's.
     pub fn reset(&mut self) -> Result<(), Error> {
         self.stats.resets += 1;
-        if self.automatic.on && !self.pools.is_capturing() {
-            self.safe_point(self.automatic.label)?;
+        if !self.pools.is_capturing() {
+            let kind = self.automatic.kind.clone();
+            self.safe_point(&kind)?;
         }
         if self.is_frozen() && !self.automatic.on {
             return Ok(());
@@ -211,7 +226,7 @@ impl Heap {
         }
         let limit = self.ledger.limit(Tier::Dedicated);
         self.stock.trim(Tier::Dedicated, limit.saturating_sub(self.mapped(Tier::Dedicated)));
-        self.stock.trim(Tier::Shared, self.ledger.working);
+        self.stock.trim(Tier::Shared, self.ledger.working + self.automatic.returning);
         self.fill_stock();
         self.note();
     }
@@ -249,11 +264,10 @@ impl Heap {
         let mut residents = Vec::new();
         for (index, bound) in self.arenas.iter().enumerate() {
             let arena = index as u32;
-            residents.extend(bound.core.blocks().map(|block| Resident {
-                arena,
-                granules: bound.core.granules_of(block.id),
-                size: block.size,
-                model: block.marks.model,
+            residents.extend(bound.core.blocks().map(|block| {
+                let (reads, last_read) = self.value(bound.base + block.offset, block.marks.born, block.size);
+                let granules = bound.core.granules_of(block.id);
+                Resident { arena, granules, size: block.size, model: block.marks.model, reads, last_read }
             }));
             if self.pools.owns(index) {
                 let idle = bound.core.idle_granules().into_iter();
@@ -262,6 +276,8 @@ impl Heap {
                     granules: granule..granule + 1,
                     size: self.granule,
                     model: false,
+                    reads: 0.0,
+                    last_read: 0,
                 }));
             }
         }
@@ -356,15 +372,15 @@ impl Heap {
         let attached = self.attach(address, new);
         if let Err((Unattached::Unmapped, why)) = attached {
             self.stock.put(tier, new);
-            if let Err((how, _)) = self.attach(address, old) {
-                self.repairs.detached.push((id, how));
+            if let Err((how, why)) = self.attach(address, old) {
+                self.repairs.detached.push(Detached { id, how, why });
             }
             return Err(why.into());
         }
         self.arenas[id.arena as usize].handles[id.granule as usize] = Some(new);
         self.stock.put(tier.other(), old);
         attached.map_err(|(how, why)| {
-            self.repairs.detached.push((id, how));
+            self.repairs.detached.push(Detached { id, how, why: why.clone() });
             Halted { moved: true, why: why.into() }
         })
     }
@@ -468,7 +484,7 @@ impl Heap {
         for stuck in std::mem::take(&mut self.repairs.stuck) {
             self.undo_map(stuck.address, &stuck.handles, stuck.tier);
         }
-        for (id, how) in std::mem::take(&mut self.repairs.detached) {
+        for Detached { id, how, .. } in std::mem::take(&mut self.repairs.detached) {
             let address = self.address_of(id);
             let attached = match (how, self.arenas[id.arena as usize].handles[id.granule as usize]) {
                 (_, None) => Ok(()),
@@ -481,8 +497,21 @@ impl Heap {
                     id.granule,
                     id.arena
                 );
-                self.repairs.detached.push((id, how));
+                self.repairs.detached.push(Detached { id, how, why });
             }
+        }
+    }
+
+    /// Sees to it that every granule is mapped as the arenas say.
+    ///
+    /// # Errors
+    /// The driver's, while one cannot get its mapping back: what is free on it must not be given out, and the blocks on it cannot be used.
+    #[cold]
+    pub(super) fn make_whole(&mut self) -> Result<(), Error> {
+        self.mend();
+        match self.repairs.detached.first() {
+            None => Ok(()),
+            Some(detached) => Err(Error::Driver(detached.why.clone())),
         }
     }
 

@@ -195,6 +195,9 @@ impl Heap {
         if self.arenas.is_empty() {
             return Err(Error::Refused("giant-kitten was shut down in this process: nothing can be allocated".into()));
         }
+        if !self.repairs.is_whole() {
+            self.make_whole()?;
+        }
         let index = match pool {
             None => self.current + class,
             Some(pool) => self.pool_arena(pool, class)?,
@@ -211,6 +214,9 @@ impl Heap {
     /// As for [`malloc`](Heap::malloc), but for out of memory.
     pub fn malloc_shared(&mut self, bytes: u64, stream: Stream) -> Result<Option<u64>, Error> {
         let Some(size) = rounded(bytes).filter(|_| !self.arenas.is_empty()) else { return Ok(None) };
+        if !self.repairs.is_whole() {
+            self.make_whole()?;
+        }
         let stream = self.streams.number(stream)?;
         Ok(self.supply_shared(self.current + Class::of(size) as usize, size, bytes, stream))
     }
@@ -248,9 +254,7 @@ impl Heap {
         let stream = self.streams.number_at_free(stream, owner)?;
         let (_, size) = core.extent(id);
         self.stats.free(core.class(), size, core.requested(id));
-        if marks.born == self.automatic.interval {
-            self.automatic.demand.give_back(size);
-        }
+        self.automatic.demand.give_back(size);
         match core.tier(id) {
             Some(tier) => self.stats.free_part(tier, size, marks.scratch, marks.shared_use),
             None => {

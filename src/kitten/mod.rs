@@ -17,7 +17,7 @@ use std::sync::Arc;
 use once_cell::sync::OnceCell;
 
 use crate::core::history::Event;
-use crate::core::placement::Order;
+use crate::core::placement::{Order, SortBy};
 use crate::core::{PerTier, Reserve, Stats, Tier};
 use crate::driver::{DeviceInfo, Driver, Stream};
 use crate::error::Error;
@@ -33,6 +33,8 @@ pub struct Activation {
     pub reserve: Reserve,
     /// Dedicated memory withheld altogether.
     pub persist: u64,
+    /// What blocks are sorted by.
+    pub sort_by: SortBy,
     /// Large blocks first.
     pub sort_reversed: bool,
     /// Model blocks not before the others.
@@ -42,7 +44,7 @@ pub struct Activation {
 impl Activation {
     /// In which order blocks claim dedicated memory.
     pub fn order(&self) -> Order {
-        Order { sort_reversed: self.sort_reversed, ignore_model: self.ignore_model }
+        Order { sort_by: self.sort_by, sort_reversed: self.sort_reversed, ignore_model: self.ignore_model }
     }
 }
 
@@ -51,6 +53,7 @@ impl From<&Options> for Activation {
         Activation {
             reserve: options.reserve,
             persist: options.persist,
+            sort_by: options.sort_by,
             sort_reversed: options.sort_reversed,
             ignore_model: options.ignore_model,
         }
@@ -282,12 +285,12 @@ impl Kitten {
         self.heap(device)?.disable(order)
     }
 
-    /// A safe point of a device: nobody launches work until this returns, and `label` says which kind of work comes next.
+    /// A safe point of a device: nobody launches work until this returns, and `kind` names the work that comes next.
     ///
     /// # Errors
     /// See [`Heap::safe_point`].
-    pub fn safe_point(&self, device: usize, label: u64) -> Result<Moved, Error> {
-        self.heap(device)?.safe_point(label)
+    pub fn safe_point(&self, device: usize, kind: &str) -> Result<Moved, Error> {
+        self.heap(device)?.safe_point(kind)
     }
 
     /// Tells the automatic mode that work reads `bytes` of the block that holds `address`.
@@ -351,6 +354,14 @@ impl Kitten {
     /// As for [`stats`](Kitten::stats).
     pub fn device_info(&self, device: usize) -> Result<DeviceInfo, Error> {
         Ok(self.heap(device)?.device_info().clone())
+    }
+
+    /// How the reserve in force on a device was found, for people.
+    ///
+    /// # Errors
+    /// As for [`stats`](Kitten::stats).
+    pub fn reserve_reason(&self, device: usize) -> Result<String, Error> {
+        Ok(self.heap(device)?.reserve_reason())
     }
 
     /// The memory map of a device.

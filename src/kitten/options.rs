@@ -2,6 +2,7 @@
 //!
 //! The text is a list as in `PYTORCH_CUDA_ALLOC_CONF`: `reserve:1.6GiB,persist:0,sort:reversed`.
 
+use crate::core::placement::SortBy;
 use crate::core::{Reserve, parse_size};
 
 /// How giant-kitten is set up. Sizes in bytes.
@@ -11,6 +12,8 @@ pub struct Options {
     pub reserve: Reserve,
     /// Dedicated memory withheld while active.
     pub persist: u64,
+    /// What blocks are sorted by.
+    pub sort_by: SortBy,
     /// Large blocks claim dedicated memory first.
     pub sort_reversed: bool,
     /// Model blocks are not put before others.
@@ -69,6 +72,18 @@ pub const OPTIONS: &[OptionRow] = &[
                 "reversed" => true,
                 _ => return Err(format!("{value} is neither normal nor reversed")),
             };
+            Ok(())
+        },
+    },
+    OptionRow {
+        name: "sort_by",
+        values: "size|reads|recency",
+        default: "size",
+        help: "what blocks are sorted by when they claim dedicated memory in an activation: size is the original's; reads and recency \
+               take what has been told of reads, the most read or the last read first, and equals by size",
+        set: |options, value| {
+            let known = SortBy::ALL.into_iter().find(|by| by.name() == value);
+            options.sort_by = known.ok_or_else(|| format!("{value} is none of size, reads, recency"))?;
             Ok(())
         },
     },
@@ -215,6 +230,7 @@ mod tests {
             ("reserve:-1", "-1"),
             ("reserve:1e30", "1e30"),
             ("sort:up", "up"),
+            ("sort_by:age", "age"),
             ("ignore_model:maybe", "maybe"),
             ("reserve:", "reserve"),
         ] {

@@ -70,12 +70,12 @@ static void actions(void) {
     CHECK(gk_move(block, GK_SHARED) == GK_OK);
     CHECK(gk_tier(block, &dedicated, &shared) == GK_OK && dedicated == 0 && shared == 9 * MIB);
     CHECK(gk_move(block, 5) == GK_ARGUMENT);
-    CHECK(gk_safe_point(0, 1) == GK_OK && stats_of(0).automatic == 0);
+    CHECK(gk_safe_point(0, "unet") == GK_OK && stats_of(0).automatic == 0);
     activation.reserve = GK_AUTO;
     CHECK(gk_activate(0, &activation) == GK_OK && stats_of(0).automatic == 1);
     CHECK(gk_touch(block + 5, 9 * MIB) == GK_OK && gk_touch(&block, 1) == GK_NOT_ALLOCATED);
-    CHECK(gk_safe_point(0, 7) == GK_OK && stats_of(0).safe_points == 1);
-    CHECK(gk_safe_point(99, 7) == GK_ARGUMENT && strstr(gk_last_error(), "99"));
+    CHECK(gk_safe_point(0, NULL) == GK_OK && stats_of(0).safe_points == 1);
+    CHECK(gk_safe_point(99, "") == GK_ARGUMENT && strstr(gk_last_error(), "99"));
     CHECK(gk_disable(0, NULL) == GK_OK && stats_of(0).phase == GK_DISABLED);
     CHECK(gk_tier(block, &dedicated, NULL) == GK_OK && dedicated == 9 * MIB);
     CHECK(gk_free_vram(0) == GK_OK && stats_of(0).phase == GK_FREED && stats_of(0).dedicated_reserved == 0);
@@ -137,6 +137,10 @@ static void statistics(void) {
     CHECK(gk_stats_json(9, NULL, 0) == 0);
     CHECK(gk_torch_malloc(0, 0, NULL) == NULL && gk_torch_malloc(1, 99, NULL) == NULL);
     struct gk_activation defaults;
+    struct gk_activation wrong;
+    CHECK(gk_defaults(&wrong) == GK_OK && wrong.sort_by == GK_BY_SIZE);
+    wrong.sort_by = 7;
+    CHECK(gk_activate(0, &wrong) == GK_ARGUMENT && strstr(gk_last_error(), "sort_by 7"));
     CHECK(gk_defaults(NULL) == GK_ARGUMENT && gk_defaults(&defaults) == GK_OK && defaults.sort_reversed == 0);
     uint64_t bytes = 0, shared = 0;
     CHECK(gk_parse_size("1.5GiB", &bytes) == GK_OK && bytes == (uint64_t)1536 * MIB);
@@ -149,6 +153,10 @@ static void statistics(void) {
     needed = gk_snapshot_json(0, NULL, 0);
     text = (char *)malloc(needed);
     CHECK(needed > 2 && gk_snapshot_json(0, text, needed) == needed && text[0] == '[');
+    free(text);
+    needed = gk_map_json(0, NULL, 0);
+    text = (char *)malloc(needed);
+    CHECK(needed > 2 && gk_map_json(0, text, needed) == needed && strstr(text, "\"stock\":{\"dedicated\":"));
     free(text);
     CHECK(gk_stats(0, NULL) == GK_ARGUMENT);
     struct gk_stats old;

@@ -3,6 +3,7 @@
 use std::io::Cursor;
 use std::sync::Arc;
 
+use giant_kitten::core::placement::SortBy;
 use giant_kitten::driver::Stream;
 use giant_kitten::driver::sim::SimDriver;
 use giant_kitten::{Activation, Kitten, Options, PoolId, Reserve, Tier, parse_size};
@@ -95,13 +96,14 @@ impl World {
                     persist: amount / 30 % 8 * GRANULE,
                     sort_reversed: amount & 1 == 1,
                     ignore_model: amount & 2 == 2,
+                    sort_by: SortBy::ALL[(amount >> 2) as usize % 3],
                 };
                 let _ = self.kitten.activate(device, &request);
             }
             10 => drop(self.kitten.disable(device, Activation::default().order())),
             11 => drop(self.kitten.free_vram(device)),
             12 if amount & 1 == 0 => drop(self.kitten.reset()),
-            12 => drop(self.kitten.safe_point(device, amount >> 1 & 3)),
+            12 => drop(self.kitten.safe_point(device, ["", "a", "b", "c"][(amount >> 1 & 3) as usize])),
             13 => self.one(usize::from(which), amount),
             14 => self.capture(device, stream, amount),
             _ => self.machine(amount),

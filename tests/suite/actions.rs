@@ -34,8 +34,12 @@ fn the_layout_after_activate_is_the_originals() {
             kitten.mark(block.address, model).unwrap();
             block
         });
-        let activation =
-            Activation { reserve: Reserve::Fixed(kept * GRANULE), persist: 0, sort_reversed, ignore_model };
+        let activation = Activation {
+            reserve: Reserve::Fixed(kept * GRANULE),
+            sort_reversed,
+            ignore_model,
+            ..Activation::default()
+        };
         kitten.activate(0, &activation).unwrap();
         assert_eq!(blocks.map(|block| tier_of(&kitten, &block)), expected, "{activation:?}");
         blocks.iter().for_each(|block| block.check(&gpu));
@@ -142,7 +146,7 @@ fn any_action_may_follow_any_other() {
     for (i, action) in [0, 0, 1, 1, 2, 2, 0, 2, 1, 0, 1, 2, 1].into_iter().enumerate() {
         match action {
             0 => kitten.activate(0, &reserve(i as u64 % 7 * GRANULE)).unwrap(),
-            1 => kitten.disable(0, Order { sort_reversed: i % 2 == 0, ignore_model: false }).unwrap(),
+            1 => kitten.disable(0, Order { sort_reversed: i % 2 == 0, ..Order::default() }).unwrap(),
             _ => kitten.free_vram(0).unwrap(),
         };
         kitten.check().unwrap();

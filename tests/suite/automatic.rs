@@ -4,8 +4,8 @@ use super::common::{DEFAULT, Filled, GRANULE, Random, kitten_on, machine, setup,
 use giant_kitten::{Activation, Kitten, Phase, Reserve, Tier};
 use kitten_sim::Gpu;
 
-const UNET: u64 = 1;
-const VAE: u64 = 2;
+const UNET: &str = "unet";
+const VAE: &str = "vae";
 
 /// So many weights of two granules each.
 fn load(gpu: &Gpu, kitten: &Kitten, count: u64) -> Vec<Filled> {
@@ -159,12 +159,12 @@ fn traffic(
     let gpu = machine(1, 32 * GRANULE, 256 * GRANULE);
     let kitten = kitten_on(&gpu, options);
     let weights = load(&gpu, &kitten, weights);
-    let mut label = 0;
+    let mut kind = 0;
     let found = (0..intervals)
         .map(|i| {
-            let moved = kitten.safe_point(0, label).unwrap();
+            let moved = kitten.safe_point(0, &kind.to_string()).unwrap();
             let (next, traffic) = interval(&kitten, &weights, i);
-            label = next;
+            kind = next;
             (traffic.scratch + traffic.weights, moved.demoted + moved.promoted)
         })
         .collect();
@@ -254,5 +254,5 @@ fn nothing_moves_during_a_capture() {
 fn wrong_addresses_are_refused() {
     let (_gpu, kitten) = setup(32 * GRANULE, 32 * GRANULE, "");
     assert!(kitten.touch(12345, 1).is_err());
-    assert!(kitten.safe_point(9, 0).unwrap_err().to_string().contains("no device 9"));
+    assert!(kitten.safe_point(9, "").unwrap_err().to_string().contains("no device 9"));
 }

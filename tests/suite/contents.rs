@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::common::{DEFAULT, Filled, GRANULE, Random, kitten_on, machine};
-use giant_kitten::core::placement::Order;
+use giant_kitten::core::placement::{Order, SortBy};
 use giant_kitten::driver::Stream;
 use giant_kitten::{Activation, Error, Kitten, Reserve, Tier};
 use kitten_sim::Gpu;
@@ -56,7 +56,11 @@ fn worker(gpu: &Gpu, kitten: &Kitten, device: usize, seed: u64, operations: u64,
                 }
                 _ if step.is_multiple_of(8) => {
                     actions.fetch_add(1, Ordering::Relaxed);
-                    let order = Order { sort_reversed: random.below(2) == 0, ignore_model: random.below(2) == 0 };
+                    let order = Order {
+                        sort_by: SortBy::ALL[random.below(3) as usize],
+                        sort_reversed: random.below(2) == 0,
+                        ignore_model: random.below(2) == 0,
+                    };
                     let _ = match random.below(4) {
                         0 | 1 => {
                             let reserve = random.below(6) * GRANULE;

@@ -19,7 +19,7 @@ pub const REREADS: [f64; 2] = [1.0, 8.0];
 
 /// How many replays the demo takes.
 pub fn replays() -> u64 {
-    (REREADS.len() * (RESERVES.len() + 1)) as u64
+    (REREADS.len() * (RESERVES.len() + 2)) as u64
 }
 
 /// Runs the demo; `tick` is called after each replay.
@@ -35,6 +35,7 @@ pub fn demo(mut tick: impl FnMut()) -> Result<String> {
     for reread in REREADS {
         let setup = |policy, reserve: u64| Setup {
             profile: Profile { in_place_reread: reread, ..profile.clone() },
+            granule: None,
             policy,
             activation: Activation { reserve: reserve.into(), ..Activation::default() },
         };
@@ -45,18 +46,19 @@ pub fn demo(mut tick: impl FnMut()) -> Result<String> {
         };
         let first = run(Policy::FirstCome, 0)?;
         let placed = RESERVES.map(|mib| run(Policy::Reserve, mib << 20));
+        let automatic = run(Policy::Auto, 0)?;
         let meaning = if reread == 1.0 { "once: the optimistic bound" } else { "that often: a pessimistic guess" };
         text += &format!(
             "\nEach shared byte that a matmul or convolution reads crosses the link {reread} x ({meaning}).\n"
         );
-        text += &table(&first, placed.into_iter().collect::<Result<Vec<_>>>()?).to_string();
+        text += &table(&first, placed.into_iter().collect::<Result<Vec<_>>>()?, &automatic).to_string();
         text.push('\n');
     }
     text += "\nNext: kitten-bench sweep sdxl_unet_2048 --from 0 --to 3GiB --step 50MiB --plot sweep.svg\n";
     Ok(text)
 }
 
-fn table(first: &Outcome, placed: Vec<Outcome>) -> Table {
+fn table(first: &Outcome, placed: Vec<Outcome>, automatic: &Outcome) -> Table {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
     table.set_header(["placement", "s/step", "vs first-come", "dedicated", "shared", "over the link per step"]);
@@ -93,5 +95,6 @@ fn table(first: &Outcome, placed: Vec<Outcome>) -> Table {
     for outcome in &placed {
         row(format!("reserve {}", show_size(outcome.reserve_bytes)), outcome);
     }
+    row(format!("reserve auto: finds {}", show_size(automatic.reserve_bytes)), automatic);
     table
 }

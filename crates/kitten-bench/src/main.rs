@@ -1,21 +1,22 @@
 //! The command line of kitten-bench.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use giant_kitten::core::placement::SortBy;
 use giant_kitten::{Activation, parse_size, show_size};
 use indicatif::{ProgressBar, ProgressStyle};
-use kitten_bench::probe::{self, Card, Cuda, Simulated};
-use kitten_bench::replay::{Outcome, Policy, Setup, map_at, replay};
+use kitten_bench::card::{Card, Cuda, Simulated};
+use kitten_bench::replay::{Outcome, Policy, Setup, map_at, replay, replay_on};
 use kitten_bench::trace::BUNDLED;
 use kitten_bench::workload::{self, Source};
-use kitten_bench::{demo, hotpath, picture, sweep};
+use kitten_bench::{check, compare, demo, hotpath, page, picture, plan, probe, report, sweep};
 use kitten_sim::Profile;
 
-/// Replays traces of real models through giant-kitten on a simulated GPU. Without a command: a demo.
+/// Replays traces of real models through giant-kitten on a simulated GPU, or a real one. Without a command: a demo.
 #[derive(Parser)]
 #[command(version, after_help = bundled())]
 struct Cli {
@@ -35,6 +36,10 @@ enum Command {
         run: Run,
         #[command(flatten)]
         placed: Placed,
+        /// Do it on this card (cuda:0) as well: memory in real tiers, each operation a kernel that reads and writes what the real one
+        /// does. Its seconds stand beside those modelled for the same. The profile's capacities are the budget
+        #[arg(long, value_parser = parse_device)]
+        device: Option<usize>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -71,9 +76,24 @@ enum Command {
         /// The phase
         #[arg(long)]
         at: String,
-        /// Where to draw it (.svg or .png)
+        /// Where to draw it (.svg or .png, or a page as .html)
         #[arg(long)]
         out: PathBuf,
+    },
+    /// What will this do on my card? Whether it fits, seconds first-come and ours, and which setting to use. Of traces, or of a snapshot of
+    /// PyTorch's (torch.cuda.memory._dump_snapshot, with a history of one generation)
+    Plan {
+        #[command(flatten)]
+        run: Run,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// The orders of placement beside each other, on all bundled traces
+    Compare {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Nanoseconds per malloc and free on a log of calls, beside other allocators: measured on this machine's processor
     Hotpath {
@@ -91,9 +111,8 @@ enum Command {
     },
     /// Measure a card and write its hardware profile: a real one, or the simulated GPU, which gives back what it was given
     Probe {
-        /// Probe the simulated GPU with this profile (a name or a file) instead of the real card
-        #[arg(long)]
-        profile: Option<String>,
+        #[command(flatten)]
+        on: On,
         /// The profile's name; otherwise the card's
         #[arg(long)]
         name: Option<String>,
@@ -104,8 +123,68 @@ enum Command {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// Prove the allocator on a card, byte for byte
+    Check {
+        #[command(flatten)]
+        on: On,
+        /// Where to write what was found (JSON)
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// One page of what scripts/gpu-check has left in a folder
+    Report {
+        /// The folder
+        folder: PathBuf,
+    },
     /// The options of giant-kitten, as Markdown
     Options,
+}
+
+/// Which card.
+#[derive(Args)]
+struct On {
+    /// A real card
+    #[arg(long, default_value = "cuda:0", value_parser = parse_device)]
+    device: usize,
+    /// The simulated GPU with this profile (a name or a file) instead
+    #[arg(long, conflicts_with = "device")]
+    profile: Option<String>,
+}
+
+impl On {
+    fn card(&self) -> Result<Box<dyn Card>> {
+        Ok(match &self.profile {
+            Some(profile) => Box::new(Simulated::new(&Profile::load(profile).map_err(anyhow::Error::msg)?)?),
+            None => Box::new(Cuda::new(self.device)?),
+        })
+    }
+}
+
+fn parse_device(text: &str) -> Result<usize, String> {
+    let number = text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+    number.ok_or_else(|| format!("{text} is no device: write cuda:0 for the first"))
+}
+
+fn write(path: &Path, text: String) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// What blocks are sorted by.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum By {
+    Size,
+    Reads,
+    Recency,
+}
+
+impl From<By> for SortBy {
+    fn from(by: By) -> SortBy {
+        match by {
+            By::Size => SortBy::Size,
+            By::Reads => SortBy::Reads,
+            By::Recency => SortBy::Recency,
+        }
+    }
 }
 
 #[derive(Args)]
@@ -129,12 +208,19 @@ struct Run {
     /// Dedicated memory withheld while active
     #[arg(long, default_value = "0", value_parser = parse_size)]
     persist: u64,
+    /// What blocks are sorted by when they claim dedicated memory. By reads or recency they are placed anew after the first generation
+    /// (--loop), when those are known
+    #[arg(long, value_enum, default_value = "size")]
+    sort_by: By,
     /// Large blocks claim dedicated memory first
     #[arg(long)]
     sort_reversed: bool,
     /// The model's blocks are not put before the others
     #[arg(long)]
     ignore_model: bool,
+    /// Size of a granule, instead of the profile's: a power of two, such as 32MiB
+    #[arg(long, value_parser = parse_size)]
+    granule: Option<u64>,
     /// How often a matmul or convolution reads each shared byte, instead of the profile's
     #[arg(long)]
     in_place_reread: Option<f64>,
@@ -177,8 +263,9 @@ impl Run {
             persist: self.persist,
             sort_reversed: self.sort_reversed,
             ignore_model: self.ignore_model,
+            sort_by: self.sort_by.into(),
         };
-        Ok(Setup { profile, policy, activation })
+        Ok(Setup { profile, granule: self.granule, policy, activation })
     }
 }
 
@@ -196,17 +283,22 @@ fn progress(steps: u64) -> ProgressBar {
 
 fn show(outcome: &Outcome) {
     println!(
-        "{} on {} ({} dedicated, {} shared; modelled on the simulated GPU)",
+        "{} on {} ({} dedicated, {} shared; modelled{})",
         outcome.trace,
         outcome.profile,
         show_size(outcome.dedicated_bytes),
-        show_size(outcome.shared_bytes)
+        show_size(outcome.shared_bytes),
+        match outcome.steps.first().is_some_and(|step| step.card_seconds.is_some()) {
+            true => format!(" beside {}, for the bytes alone", outcome.card),
+            false => " on the simulated GPU".into(),
+        }
     );
     for step in &outcome.steps {
         println!(
-            "  {:<12} {:>8.3} s  (compute {:.3} s, {} over the link; {} dedicated, {} shared)",
+            "  {:<12} {:>8.3} s{}  (compute {:.3} s, {} over the link; {} dedicated, {} shared)",
             step.name,
             step.seconds,
+            step.card_seconds.map_or(String::new(), |seconds| format!(", the card's clock {seconds:.3} s")),
             step.compute_seconds,
             show_size(step.link_bytes),
             show_size(step.peak_dedicated_bytes),
@@ -231,9 +323,16 @@ fn run(cli: Cli) -> Result<()> {
             bar.finish_and_clear();
             print!("{text}");
         }
-        Some(Command::Replay { run, placed, json }) => {
+        Some(Command::Replay { run, placed, device, json }) => {
             let setup = run.setup(placed.policy, placed.reserve)?;
-            let outcome = replay(&mut *run.open()?, &setup, &mut |_, _| {})?;
+            let mut trace = run.open()?;
+            let outcome = match device {
+                None => replay(&mut *trace, &setup, &mut |_, _| {})?,
+                Some(_) if run.in_place_reread.is_some() => {
+                    bail!("--in-place-reread is the model's: a card does nothing twice, leave it out with --device")
+                }
+                Some(device) => replay_on(&Cuda::new(device)?, &mut *trace, &setup)?,
+            };
             if json {
                 println!("{}", serde_json::to_string_pretty(&outcome)?);
             } else {
@@ -276,11 +375,38 @@ fn run(cli: Cli) -> Result<()> {
             }
         }
         Some(Command::Map { run, placed, at, out }) => {
-            picture::check_extension(&out)?;
+            if !page::is_page(&out) {
+                picture::check_extension(&out)?;
+            }
             let setup = run.setup(placed.policy, placed.reserve)?;
             let mut trace = run.open()?;
             let (map, stats) = map_at(&mut *trace, &setup, &at)?;
-            picture::draw_map(&map, &stats, &format!("{}, {at}", trace.name()), &out)?;
+            let title = format!("{}, {at}", trace.name());
+            if page::is_page(&out) {
+                page::write_map(&map, &stats, &title, &out)?;
+            } else {
+                picture::draw_map(&map, &stats, &title, &out)?;
+            }
+        }
+        Some(Command::Plan { run, json }) => {
+            let setup = run.setup(Policy::Auto, 0)?;
+            let open = |generations| workload::open_generations(&run.trace, generations);
+            let plan = plan::plan(open, &setup, workload::has_snapshot(&run.trace)?)?;
+            if json {
+                println!("{}", serde_json::to_string_pretty(&plan)?);
+            } else {
+                print!("{}", plan.text());
+            }
+        }
+        Some(Command::Compare { json }) => {
+            let bar = progress(compare::replays());
+            let rows = compare::compare(|| bar.inc(1))?;
+            bar.finish_and_clear();
+            if json {
+                println!("{}", serde_json::to_string_pretty(&rows)?);
+            } else {
+                print!("{}", compare::text(&rows));
+            }
         }
         Some(Command::Hotpath { log, live, rounds, json }) => {
             if rounds == 0 {
@@ -300,16 +426,10 @@ fn run(cli: Cli) -> Result<()> {
                 );
             }
         }
-        Some(Command::Probe { profile, name, out, json }) => {
-            let card: Box<dyn Card> = match &profile {
-                Some(profile) => Box::new(Simulated::new(&Profile::load(profile).map_err(anyhow::Error::msg)?)?),
-                None => Box::new(Cuda::new()?),
-            };
-            let measured = probe::measure(&*card, name.as_deref().unwrap_or(&card.name()))?;
-            let write = |path: &PathBuf, text: String| {
-                std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
-            };
-            write(&out, measured.profile.to_toml())?;
+        Some(Command::Probe { on, name, out, json }) => {
+            let card = on.card()?;
+            let (measured, profile) = probe::measure(&*card, name.as_deref().unwrap_or(&card.name()))?;
+            write(&out, profile.to_toml())?;
             if let Some(path) = &json {
                 write(path, serde_json::to_string_pretty(&measured)?)?;
             }
@@ -317,13 +437,31 @@ fn run(cli: Cli) -> Result<()> {
             println!(
                 "{} ({}): memory {:.1} GB/s, link {:.1} GB/s to the device and {:.1} GB/s to the host, read in place {:.1} GB/s",
                 measured.card,
-                if measured.card.starts_with("simulated") || profile.is_some() { "modelled" } else { "measured" },
-                gigabytes(measured.profile.vram_bandwidth),
+                if measured.real { "measured" } else { "modelled" },
+                gigabytes(profile.vram_bandwidth),
                 gigabytes(measured.copy_to_device),
                 gigabytes(measured.copy_to_host),
                 gigabytes(measured.rates[1].read)
             );
             println!("the profile is in {}", out.display());
+        }
+        Some(Command::Check { on, json }) => {
+            let card = on.card()?;
+            println!("{}", card.name());
+            let checked = check::check(&*card, |proof| match &proof.error {
+                None => println!("  holds: {}", proof.name),
+                Some(why) => println!("  FAILS: {}: {why}", proof.name),
+            })?;
+            if let Some(path) = &json {
+                write(path, serde_json::to_string_pretty(&checked)?)?;
+            }
+            if !checked.is_good() {
+                bail!("the allocator is not right on {}", checked.card);
+            }
+        }
+        Some(Command::Report { folder }) => {
+            report::write(&folder)?;
+            println!("the page is {}", folder.join(report::PAGE).display());
         }
         Some(Command::Options) => print!("{}", giant_kitten::reference()),
     }
@@ -331,6 +469,9 @@ fn run(cli: Cli) -> Result<()> {
 }
 
 fn main() -> ExitCode {
+    // A reader that has seen enough, such as `head`, ends this program as it ends any other.
+    sigpipe::reset();
+    giant_kitten::abi::start_log();
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {

@@ -1,4 +1,4 @@
-//! Pictures: the plot of a sweep, and the memory map. SVG or PNG by the file's extension.
+//! Pictures: the plot of a sweep, the memory map, a card against the model. SVG or PNG by the file's extension.
 
 use std::path::Path;
 
@@ -7,6 +7,7 @@ use giant_kitten::{MemoryMap, Stats, Tier, show_size};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
+use crate::report::Compared;
 use crate::sweep::{PLATEAU, Sweep};
 
 /// Colours that differ for every kind of eye (Okabe and Ito's).
@@ -55,6 +56,7 @@ fn draw(path: &Path, size: (u32, u32), paint: impl Fn(&dyn Canvas) -> Result<()>
 trait Canvas {
     fn sweep(&self, sweep: &Sweep) -> Result<()>;
     fn map(&self, map: &MemoryMap, stats: &Stats, title: &str) -> Result<()>;
+    fn compared(&self, points: &[Compared], real: bool) -> Result<()>;
 }
 
 impl<B: DrawingBackend> Canvas for DrawingArea<B, Shift>
@@ -67,6 +69,10 @@ where
 
     fn map(&self, map: &MemoryMap, stats: &Stats, title: &str) -> Result<()> {
         paint_map(self, map, stats, title).map_err(|why| anyhow!("{why}"))
+    }
+
+    fn compared(&self, points: &[Compared], real: bool) -> Result<()> {
+        paint_compared(self, points, real).map_err(|why| anyhow!("{why}"))
     }
 }
 
@@ -149,6 +155,69 @@ fn paint_sweep<B: DrawingBackend>(
     chart
         .configure_series_labels()
         .position(SeriesLabelPosition::Coordinate(((right - left) as i32).min(0) + 330, 90))
+        .label_font((FONT, 15))
+        .background_style(WHITE.mix(0.9))
+        .border_style(FAINT)
+        .legend_area_size(32)
+        .draw()?;
+    Ok(())
+}
+
+/// Draws what a card took for each step against what the model says; `real` where the card is.
+///
+/// # Errors
+/// A file that cannot be written; no point at all.
+pub fn plot_compared(points: &[Compared], real: bool, path: &Path) -> Result<()> {
+    if points.is_empty() {
+        bail!("there is nothing to draw: no step was replayed on a card");
+    }
+    draw(path, (760, 700), |canvas| canvas.compared(points, real))
+}
+
+fn paint_compared<B: DrawingBackend>(
+    area: &DrawingArea<B, Shift>,
+    points: &[Compared],
+    real: bool,
+) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+    let all = || points.iter().flat_map(|point| [point.modelled, point.card]);
+    let (low, high) = (all().fold(f64::MAX, f64::min).max(1e-6) / 1.5, all().fold(1e-6, f64::max) * 1.5);
+    area.fill(&WHITE)?;
+    let (title, clock) = match real {
+        true => ("Measured against modelled", "measured seconds per step"),
+        false => ("A fake card against the model: nothing here is measured", "the fake card's seconds per step"),
+    };
+    area.draw(&Text::new(title, (24, 16), TextStyle::from((FONT, 22)).color(&BLACK)))?;
+    let mut chart = ChartBuilder::on(area)
+        .margin_top(56)
+        .margin_right(30)
+        .margin_bottom(12)
+        .margin_left(12)
+        .x_label_area_size(48)
+        .y_label_area_size(62)
+        .build_cartesian_2d((low..high).log_scale(), (low..high).log_scale())?;
+    chart
+        .configure_mesh()
+        .x_desc("modelled seconds per step")
+        .y_desc(clock)
+        .axis_desc_style((FONT, 16))
+        .label_style((FONT, 14))
+        .light_line_style(WHITE)
+        .bold_line_style(FAINT)
+        .draw()?;
+    chart
+        .draw_series(DashedLineSeries::new([(low, low), (high, high)], 8, 5, GREY.stroke_width(2)))?
+        .label("as modelled")
+        .legend(|(x, y)| PathElement::new([(x, y), (x + 22, y)], GREY.stroke_width(2)));
+    for (name, first_come, colour) in [("first-come", true, VERMILION), ("reserve", false, BLUE)] {
+        let of_kind = points.iter().filter(|point| point.first_come == first_come);
+        chart
+            .draw_series(of_kind.map(|point| Circle::new((point.modelled, point.card), 5, colour.filled())))?
+            .label(name)
+            .legend(move |(x, y)| Circle::new((x + 11, y), 5, colour.filled()));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
         .label_font((FONT, 15))
         .background_style(WHITE.mix(0.9))
         .border_style(FAINT)

@@ -1,28 +1,29 @@
-//! A trace through the real allocator on the simulated GPU, and the time that its placement would cost.
+//! A trace through the real allocator, and the time that its placement costs: modelled, on the simulated GPU; or on a real card, where
+//! each operation is a kernel that reads and writes what it says where it lies, measured beside what is modelled for the same.
 //!
 //! The model, per operation: `max(flops / rate, bytes touched / VRAM bandwidth)`, plus the bytes of it that lie in the shared tier over
 //! the link. What a matmul or convolution reads in shared memory crosses the link `in_place_reread` times.
 //! Of a block in both tiers the touched bytes are shared in proportion. Nothing overlaps: the sum is an upper bound for
 //! hardware that can read ahead, and a lower one for kernels that re-read more than the profile says.
+//!
+//! On a card nothing is computed and nothing re-read: there the model has bytes alone as well.
 
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
-use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use giant_kitten::Reserve;
-use giant_kitten::driver::sim::SimDriver;
+use giant_kitten::core::placement::SortBy;
 use giant_kitten::{Activation, Kitten, MemoryMap, Options, Stats, Tier, abi};
-use kitten_sim::{Gpu, Load, Profile};
-use serde::Serialize;
+use kitten_sim::{Load, Profile};
+use serde::{Deserialize, Serialize};
 
+use crate::card::{Card, Range, Simulated};
 use crate::trace::{Event, Kind, Op};
 use crate::workload::{Source, is_loading};
 
-const DEVICE: usize = 0;
-
 /// How memory is placed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
     /// Blocks take dedicated memory as they come; nothing is activated. What a driver's own fallback amounts to.
@@ -39,8 +40,10 @@ pub enum Policy {
 /// What to replay, and on what.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// The device. Its capacities are what the allocator may use.
+    /// What the model takes from. Its capacities are what the allocator may use.
     pub profile: Profile,
+    /// Bytes of a granule, if not the card's own.
+    pub granule: Option<u64>,
     /// How memory is placed.
     pub policy: Policy,
     /// What the activation is to do.
@@ -48,7 +51,7 @@ pub struct Setup {
 }
 
 /// What happened in one phase with operations.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// The phase's name.
     pub name: String,
@@ -60,6 +63,8 @@ pub struct Step {
     pub moving_seconds: f64,
     /// Modelled: as if everything were dedicated.
     pub compute_seconds: f64,
+    /// Measured on a real card, or timed on a fake one, from the first operation to the last; none where nothing is done.
+    pub card_seconds: Option<f64>,
     /// Bytes over the link, both ways, with rereads.
     pub link_bytes: u64,
     /// Of these, to the device.
@@ -72,17 +77,21 @@ pub struct Step {
     pub peak_shared_bytes: u64,
 }
 
-/// What a replay found. Sizes in bytes; all seconds are modelled.
-#[derive(Clone, Debug, Serialize)]
+/// What a replay found. Sizes in bytes; all seconds are modelled but the card's own.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outcome {
     /// The trace's name.
     pub trace: String,
     /// The profile's name.
     pub profile: String,
+    /// The card, and its driver.
+    pub card: String,
     /// How memory was placed.
     pub policy: Policy,
     /// The reserve in force at the end.
     pub reserve_bytes: u64,
+    /// Bytes that lived when the first step began.
+    pub resident_bytes: u64,
     /// Capacity of the dedicated tier.
     pub dedicated_bytes: u64,
     /// Capacity of the shared tier.
@@ -115,19 +124,26 @@ struct LiveBlock {
     address: u64,
     bytes: u64,
     stream: u64,
-    resident: bool,
+    /// How many phases had begun when it came to life.
+    born: usize,
 }
 
 /// A replay under way.
 struct Replay<'a> {
     setup: &'a Setup,
-    gpu: Gpu,
+    card: &'a dyn Card,
+    /// Whether operations are done on the card.
+    operating: bool,
     kitten: &'static Kitten,
     live: HashMap<u64, LiveBlock>,
     streams: HashMap<u64, u64>,
     step: Step,
     in_step: bool,
     loading: bool,
+    phases: usize,
+    /// How often it was activated.
+    placements: u64,
+    resident_bytes: u64,
     steps: Vec<Step>,
     live_bytes: u64,
     peak_live: u64,
@@ -148,28 +164,51 @@ pub struct Moment<'a> {
 /// Called at every moment of a replay.
 pub type Watch<'a> = &'a mut dyn FnMut(Moment<'_>, &Kitten);
 
-/// Replays a trace.
+/// Replays a trace on the simulated GPU.
 ///
 /// # Errors
 /// A trace that is not good; an allocator that fails other than by running out of memory, which is an outcome.
 pub fn replay(trace: &mut dyn Source, setup: &Setup, watch: Watch<'_>) -> Result<Outcome> {
-    let gpu = Gpu::new(std::slice::from_ref(&setup.profile))?;
+    run(&Simulated::new(&setup.profile)?, false, trace, setup, watch)
+}
+
+/// Replays a trace on a card: its operations are done there, and timed.
+///
+/// # Errors
+/// As for [`replay`]; the card's.
+pub fn replay_on(card: &dyn Card, trace: &mut dyn Source, setup: &Setup) -> Result<Outcome> {
+    let mut setup = setup.clone();
+    setup.profile.in_place_reread = 1.0;
+    run(card, true, trace, &setup, &mut |_, _| {})
+}
+
+fn run(card: &dyn Card, operating: bool, trace: &mut dyn Source, setup: &Setup, watch: Watch<'_>) -> Result<Outcome> {
     let reserve = match setup.policy {
         Policy::FirstCome => Reserve::Fixed(0),
         Policy::Reserve => setup.activation.reserve,
         Policy::Auto | Policy::AutoBlind => Reserve::Auto,
     };
-    let options = Options { reserve, ..Options::default() };
-    let kitten = abi::install(Kitten::new(options, Arc::new(SimDriver::new(gpu.clone())))?);
+    let options = Options {
+        reserve,
+        granule: setup.granule,
+        dedicated: Some(setup.profile.dedicated_bytes),
+        shared: Some(setup.profile.shared_bytes),
+        ..Options::default()
+    };
+    let kitten = abi::install(Kitten::new(options, card.driver())?);
     let mut replay = Replay {
         setup,
-        gpu,
+        card,
+        operating,
         kitten,
         live: HashMap::new(),
-        streams: HashMap::from([(0, 0)]),
+        streams: HashMap::from([(0, card.stream().0)]),
         step: Step::default(),
         in_step: false,
         loading: true,
+        phases: 0,
+        placements: 0,
+        resident_bytes: 0,
         steps: Vec::new(),
         live_bytes: 0,
         peak_live: 0,
@@ -184,23 +223,36 @@ pub fn replay(trace: &mut dyn Source, setup: &Setup, watch: Watch<'_>) -> Result
 impl Replay<'_> {
     /// Runs to the end; the text of an out-of-memory that ended it early.
     fn run(&mut self, trace: &mut dyn Source, watch: Watch<'_>) -> Result<Option<String>> {
-        let mut placed = self.setup.policy != Policy::Reserve;
+        // What sorts by reads knows none before the first generation, and places anew after it.
+        let placements = match (self.setup.policy, self.tells()) {
+            (Policy::Reserve, true) => 2,
+            (Policy::Reserve, false) => 1,
+            _ => 0,
+        };
         while let Some(event) = trace.next_event()? {
             match event {
                 Event::Phase(name) => {
-                    self.end_step();
-                    if !placed && !is_loading(&name) {
-                        placed = true;
-                        if let Err(why) = self.kitten.activate(DEVICE, &self.setup.activation) {
-                            return Ok(Some(why.to_string()));
+                    self.end_step()?;
+                    self.loading = is_loading(&name);
+                    self.phases += 1;
+                    let begins = !self.loading && name != "end";
+                    if begins && self.steps.is_empty() {
+                        self.resident_bytes = self.live_bytes;
+                    }
+                    let mut moving_seconds = if begins { self.safe_point(&trace.kind(&name))? } else { 0.0 };
+                    if begins && placements > self.placements && trace.generation() >= self.placements {
+                        self.placements += 1;
+                        match self.activate()? {
+                            Ok(seconds) => moving_seconds += if self.placements > 1 { seconds } else { 0.0 },
+                            Err(why) => return Ok(Some(why.to_string())),
                         }
                     }
-                    self.loading = is_loading(&name);
-                    let moving_seconds =
-                        if self.loading || name == "end" { 0.0 } else { self.safe_point(trace.label())? };
                     watch(Moment { phase: &name, begins: true, live_bytes: self.live_bytes }, self.kitten);
                     self.in_step = !is_loading(&name) && name != "end";
                     self.step = Step { name, generation: trace.generation(), moving_seconds, ..Step::default() };
+                    if self.in_step && self.operating {
+                        self.card.start_clock()?;
+                    }
                 }
                 Event::Alloc { id, bytes, stream, kind } => {
                     if let Some(oom) = self.alloc(id, bytes, stream, kind).with_context(|| trace.at())? {
@@ -210,33 +262,57 @@ impl Replay<'_> {
                     watch(moment, self.kitten);
                 }
                 Event::Free { id } => self.free(id),
-                Event::Op(op) => self.charge(&op)?,
+                Event::Op(op) => {
+                    self.charge(&op)?;
+                    self.operate(&op).with_context(|| trace.at())?;
+                }
             }
         }
-        self.end_step();
+        self.end_step()?;
         Ok(None)
     }
 
-    /// A safe point before work of a kind; the modelled seconds that it takes.
-    fn safe_point(&mut self, label: u64) -> Result<f64> {
-        if !matches!(self.setup.policy, Policy::Auto | Policy::AutoBlind) {
+    /// Whether the allocator is told of reads.
+    fn tells(&self) -> bool {
+        self.setup.policy == Policy::Auto
+            || (self.setup.policy == Policy::Reserve && self.setup.activation.sort_by != SortBy::Size)
+    }
+
+    /// Activates; the seconds that it takes, or why it could not be.
+    fn activate(&mut self) -> Result<Result<f64, giant_kitten::Error>> {
+        let (kitten, device, activation) = (self.kitten, self.card.device(), &self.setup.activation);
+        let mut done = Ok(());
+        let seconds = self.card.time_calls(&mut |_| {
+            done = kitten.activate(device, activation).map(drop);
+            Ok(())
+        })?;
+        Ok(done.map(|()| seconds))
+    }
+
+    /// A safe point before work of a kind; the seconds that it takes.
+    fn safe_point(&mut self, kind: &str) -> Result<f64> {
+        if self.setup.policy != Policy::AutoBlind && !self.tells() {
             return Ok(0.0);
         }
-        let before = self.gpu.modelled_seconds();
-        self.kitten.safe_point(DEVICE, label)?;
-        Ok(self.gpu.modelled_seconds() - before)
+        let (kitten, device) = (self.kitten, self.card.device());
+        let seconds = self.card.time_calls(&mut |_| Ok(kitten.safe_point(device, kind).map(drop)?))?;
+        if self.tells() {
+            // What no operation reads is read by none: that is known too.
+            self.live.values().try_for_each(|block| self.kitten.touch(block.address, 0))?;
+        }
+        Ok(seconds)
     }
 
     fn alloc(&mut self, id: u64, bytes: u64, stream: u64, kind: Kind) -> Result<Option<String>> {
         let stream = match self.streams.get(&stream) {
             Some(handle) => *handle,
             None => {
-                let handle = self.gpu.create_stream()?;
+                let handle = self.card.create_stream()?.0;
                 self.streams.insert(stream, handle);
                 handle
             }
         };
-        let address = abi::gk_malloc(bytes as usize, DEVICE as c_int, stream as *mut c_void) as u64;
+        let address = abi::gk_malloc(bytes as usize, self.card.device() as c_int, stream as *mut c_void) as u64;
         if address == 0 {
             // SAFETY: the text is good until the next call of the interface on this thread.
             let text = unsafe { std::ffi::CStr::from_ptr(abi::gk_last_error()) };
@@ -245,7 +321,7 @@ impl Replay<'_> {
         if kind == Kind::Param {
             self.kitten.mark(address, true)?;
         }
-        self.live.insert(id, LiveBlock { address, bytes, stream, resident: self.loading });
+        self.live.insert(id, LiveBlock { address, bytes, stream, born: self.phases });
         self.live_bytes += bytes;
         self.peak_live = self.peak_live.max(self.live_bytes);
         self.look()?;
@@ -255,14 +331,14 @@ impl Replay<'_> {
     fn free(&mut self, id: u64) {
         if let Some(block) = self.live.remove(&id) {
             let (address, stream) = (block.address as *mut c_void, block.stream as *mut c_void);
-            abi::gk_free(address, block.bytes as usize, DEVICE as c_int, stream);
+            abi::gk_free(address, block.bytes as usize, self.card.device() as c_int, stream);
             self.live_bytes -= block.bytes;
         }
     }
 
     /// Brings the peaks up to date.
     fn look(&mut self) -> Result<()> {
-        let stats = self.kitten.stats(DEVICE)?;
+        let stats = self.kitten.stats(self.card.device())?;
         let mapped = |tier: Tier| stats.tiers[tier].mapped.current;
         self.peak_mapped = self.peak_mapped.max(mapped(Tier::Dedicated) + mapped(Tier::Shared));
         self.step.peak_dedicated_bytes = self.step.peak_dedicated_bytes.max(mapped(Tier::Dedicated));
@@ -277,11 +353,12 @@ impl Replay<'_> {
         }
         let profile = &self.setup.profile;
         let bytes: u64 = op.reads.iter().chain(&op.writes).map(|(_, bytes)| bytes).sum();
-        let load = Load { bytes: bytes as f64, flops: op.flops, ..Load::default() };
+        let flops = if self.operating { 0.0 } else { op.flops };
+        let load = Load { bytes: bytes as f64, flops, ..Load::default() };
         self.step.compute_seconds += profile.compute_seconds(&load);
-        if self.setup.policy == Policy::Auto {
+        if self.tells() {
             for (id, bytes) in &op.reads {
-                if let Some(block) = self.live.get(id).filter(|block| block.resident) {
+                if let Some(block) = self.live.get(id).filter(|block| block.born < self.phases) {
                     self.kitten.touch(block.address, *bytes)?;
                 }
             }
@@ -292,22 +369,39 @@ impl Replay<'_> {
         Ok(())
     }
 
+    /// Puts an operation in the card's stream.
+    fn operate(&self, op: &Op) -> Result<()> {
+        if !(self.in_step && self.operating) {
+            return Ok(());
+        }
+        let place = |touched: &[(u64, u64)]| -> Result<Vec<Range>> {
+            touched.iter().map(|(id, bytes)| Ok((self.block(*id)?.address, *bytes))).collect()
+        };
+        self.card.operate(&place(&op.reads)?, &place(&op.writes)?)
+    }
+
+    fn block(&self, id: u64) -> Result<&LiveBlock> {
+        self.live.get(&id).ok_or_else(|| anyhow!("block {id} is not allocated"))
+    }
+
     /// Of the bytes touched, those in the shared tier.
     fn shared_bytes(&self, touched: &[(u64, u64)]) -> Result<f64> {
         let mut shared = 0.0;
         for (id, bytes) in touched {
-            let block = self.live.get(id).ok_or_else(|| anyhow!("block {id} is not allocated"))?;
-            let lies = self.kitten.residency(block.address)?;
+            let lies = self.kitten.residency(self.block(*id)?.address)?;
             let all = lies[Tier::Dedicated] + lies[Tier::Shared];
             shared += *bytes as f64 * lies[Tier::Shared] as f64 / all as f64;
         }
         Ok(shared)
     }
 
-    fn end_step(&mut self) {
+    fn end_step(&mut self) -> Result<()> {
         let mut step = std::mem::take(&mut self.step);
         if !self.in_step || step.compute_seconds == 0.0 {
-            return;
+            return Ok(());
+        }
+        if self.operating {
+            step.card_seconds = Some(self.card.stop_clock()?);
         }
         let profile = &self.setup.profile;
         step.link_bytes = step.link_read_bytes + step.link_write_bytes;
@@ -319,18 +413,21 @@ impl Replay<'_> {
                 ..Load::default()
             });
         self.steps.push(step);
+        Ok(())
     }
 
     fn outcome(&mut self, trace: &str, oom: Option<String>) -> Result<Outcome> {
-        self.end_step();
-        let stats: Stats = self.kitten.stats(DEVICE)?;
+        self.end_step()?;
+        let stats: Stats = self.kitten.stats(self.card.device())?;
         let active = self.setup.policy == Policy::Reserve;
         let activation = &self.setup.activation;
         Ok(Outcome {
             trace: trace.into(),
             profile: self.setup.profile.name.clone(),
+            card: self.card.name(),
             policy: self.setup.policy,
             reserve_bytes: stats.reserve,
+            resident_bytes: self.resident_bytes,
             dedicated_bytes: stats.capacity[Tier::Dedicated],
             shared_bytes: stats.capacity[Tier::Shared],
             persist_bytes: if active { activation.persist } else { 0 },
@@ -369,7 +466,7 @@ pub fn map_at(trace: &mut dyn Source, setup: &Setup, phase: &str) -> Result<(Mem
             seen.push(moment.phase.to_owned());
         }
         if moment.phase == phase && busiest.as_ref().is_none_or(|(bytes, ..)| moment.live_bytes > *bytes) {
-            busiest = Some((moment.live_bytes, kitten.map(DEVICE), kitten.stats(DEVICE)));
+            busiest = Some((moment.live_bytes, kitten.map(0), kitten.stats(0)));
         }
     })?;
     match busiest {

@@ -127,7 +127,15 @@ macro_rules! bundled {
     };
 }
 
-bundled!("sd15_unet_512", "sd15_unet_1024", "sdxl_unet_1024", "sdxl_unet_2048", "sdvae_dec_1024");
+bundled!(
+    "sd15_unet_512",
+    "sd15_unet_1024",
+    "sdxl_unet_1024",
+    "sdxl_unet_2048",
+    "sdvae_dec_1024",
+    "sdvae_dec_1024_fp32",
+    "llama3_8b_p2048_d16"
+);
 
 /// Opens a file or something bundled, decompressed if it is compressed.
 pub(crate) fn open_bytes(path_or_name: &str, bundled: Option<&'static [u8]>, kind: &str) -> Result<Box<dyn Read>> {

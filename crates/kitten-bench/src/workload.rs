@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::snapshot::Snapshot;
 use crate::trace::{Event, Kind, Op, Trace};
 
 /// Where the events of a replay come from.
@@ -17,8 +18,8 @@ pub trait Source {
     fn at(&self) -> String;
     /// What is replayed.
     fn name(&self) -> &str;
-    /// Which kind of work the events belong to: a number for each trace.
-    fn label(&self) -> u64;
+    /// Which kind of work a phase is: the trace, and the phase's name without a number.
+    fn kind(&self, phase: &str) -> String;
     /// How often the whole of the work has been done before.
     fn generation(&self) -> u64;
 }
@@ -36,8 +37,8 @@ impl Source for Trace {
         Trace::name(self)
     }
 
-    fn label(&self) -> u64 {
-        1
+    fn kind(&self, phase: &str) -> String {
+        kind_of(phase).to_owned()
     }
 
     fn generation(&self) -> u64 {
@@ -50,27 +51,58 @@ pub fn is_loading(phase: &str) -> bool {
     matches!(phase, "load" | "inputs")
 }
 
-/// Opens what the command line names: one trace as it is, or traces with how many steps of each (`unet:20 vae:1`), all of it `loops`
-/// times.
+/// The kind of work of a phase: its name without the number.
+fn kind_of(phase: &str) -> &str {
+    phase.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end()
+}
+
+/// Opens what the command line names: one trace as it is, or traces with how many steps of each (`unet:20 vae:1`; otherwise all of
+/// them), all of it `loops` times. PyTorch's snapshots of memory are traces too.
 ///
 /// # Errors
-/// A count of 0; several traces without counts; whatever is wrong with a trace.
+/// A count of 0; whatever is wrong with a trace.
 pub fn open(names: &[String], loops: u64) -> Result<Box<dyn Source>> {
     ensure!(loops > 0, "--loop 0 replays nothing: give 1 or more");
     if let [name] = names
         && loops == 1
         && split_count(name).1.is_none()
+        && !Snapshot::is_one(name)?
     {
         return Ok(Box::new(Trace::open(name)?));
     }
     ensure!(!names.is_empty(), "no trace is named");
+    Ok(Box::new(Workload::new(parts(names)?, loops)))
+}
+
+/// Opens the same as so many generations, each trace with all of its steps or its count of them.
+///
+/// # Errors
+/// As for [`open`].
+pub fn open_generations(names: &[String], generations: u64) -> Result<Box<dyn Source>> {
+    ensure!(!names.is_empty(), "no trace is named");
+    Ok(Box::new(Workload::new(parts(names)?, generations)))
+}
+
+/// Whether any of the names is a snapshot of PyTorch's.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn has_snapshot(names: &[String]) -> Result<bool> {
+    names.iter().try_fold(false, |found, name| Ok(found || Snapshot::is_one(split_count(name).0)?))
+}
+
+/// What the command line names, taken apart: each with a count of its own, or with all of its steps.
+fn parts(names: &[String]) -> Result<Vec<Part>> {
     let parts = names.iter().map(|name| {
         let (path, count) = split_count(name);
-        let times = count.unwrap_or(1);
-        ensure!(times > 0, "{name}: 0 steps of it are nothing to replay");
-        Part::read(&mut Trace::open(path)?, times)
+        ensure!(count != Some(0), "{name}: 0 steps of it are nothing to replay");
+        let part = match Snapshot::open(path)? {
+            Some(snapshot) => snapshot.into_part(),
+            None => Part::read(&mut Trace::open(path)?)?,
+        };
+        Ok(Part { times: count.unwrap_or(part.steps.len() as u64), ..part })
     });
-    Ok(Box::new(Workload::new(parts.collect::<Result<_>>()?, loops)))
+    parts.collect()
 }
 
 /// `unet.zst:20` is the trace and the count; a name without digits behind its last colon has no count.
@@ -84,16 +116,18 @@ fn split_count(name: &str) -> (&str, Option<u64>) {
 }
 
 /// A trace taken apart.
-struct Part {
-    name: String,
-    times: u64,
-    load: Vec<Event>,
-    steps: Vec<Vec<Event>>,
+pub(crate) struct Part {
+    pub(crate) name: String,
+    /// How many of its steps are one generation.
+    pub(crate) times: u64,
+    pub(crate) load: Vec<Event>,
+    /// Each with its phase.
+    pub(crate) steps: Vec<(String, Vec<Event>)>,
 }
 
 impl Part {
-    fn read(trace: &mut Trace, times: u64) -> Result<Part> {
-        let mut part = Part { name: trace.name().to_owned(), times, load: Vec::new(), steps: Vec::new() };
+    fn read(trace: &mut Trace) -> Result<Part> {
+        let mut part = Part { name: trace.name().to_owned(), times: 0, load: Vec::new(), steps: Vec::new() };
         let mut loading = true;
         let mut ended = false;
         while let Some(event) = trace.next_event()? {
@@ -101,12 +135,12 @@ impl Part {
                 ended = name == "end";
                 loading = is_loading(name);
                 if !loading && !ended {
-                    part.steps.push(Vec::new());
+                    part.steps.push((name.clone(), Vec::new()));
                 }
             } else if loading {
                 part.load.push(event);
             } else if !ended {
-                part.steps.last_mut().context("a step")?.push(event);
+                part.steps.last_mut().context("a step")?.1.push(event);
             }
         }
         if part.steps.is_empty() {
@@ -127,7 +161,7 @@ pub struct Workload {
     step: u64,
     loaded: bool,
     queue: VecDeque<Event>,
-    label: u64,
+    kind: String,
     generation: u64,
     next_id: u64,
     /// By part: the blocks that live, from the trace's names to ours, and whether a step made them.
@@ -147,7 +181,7 @@ impl Workload {
             step: 0,
             loaded: false,
             queue: VecDeque::new(),
-            label: 0,
+            kind: String::new(),
             generation: 0,
             next_id: 0,
         }
@@ -167,15 +201,15 @@ impl Workload {
             return false;
         }
         let (part, step) = (self.part, self.step);
-        self.label = part as u64 + 1;
         self.generation = self.next_generation;
         let of = &mut self.parts[part];
         let name = format!("{} {}.{step}", of.name, self.generation);
         let at = (step as usize).min(of.steps.len() - 1);
-        let events = std::mem::take(&mut of.steps[at]);
+        self.kind = format!("{} {}", of.name, kind_of(&of.steps[at].0));
+        let events = std::mem::take(&mut of.steps[at].1);
         self.queue.push_back(Event::Phase(name));
         events.iter().for_each(|event| self.enqueue(part, event, true));
-        self.parts[part].steps[at] = events;
+        self.parts[part].steps[at].1 = events;
         self.step += 1;
         if self.step == self.parts[part].times {
             self.step = 0;
@@ -243,8 +277,8 @@ impl Source for Workload {
         &self.name
     }
 
-    fn label(&self) -> u64 {
-        self.label
+    fn kind(&self, _: &str) -> String {
+        self.kind.clone()
     }
 
     fn generation(&self) -> u64 {
@@ -274,7 +308,7 @@ mod tests {
 
     fn part(times: u64) -> Part {
         let bytes = Box::new(std::io::Cursor::new(TRACE.as_bytes()));
-        Part::read(&mut Trace::read(bytes, "test").unwrap(), times).unwrap()
+        Part { times, ..Part::read(&mut Trace::read(bytes, "test").unwrap()).unwrap() }
     }
 
     #[test]
@@ -290,7 +324,7 @@ mod tests {
         let (mut live, mut phases, mut most) = (HashMap::new(), Vec::new(), 0);
         while let Some(event) = workload.next_event().unwrap() {
             match event {
-                Event::Phase(name) => phases.push((name, workload.label(), workload.generation())),
+                Event::Phase(name) => phases.push((name.clone(), workload.kind(&name), workload.generation())),
                 Event::Alloc { id, bytes, .. } => assert!(live.insert(id, bytes).is_none()),
                 Event::Free { id } => assert!(live.remove(&id).is_some(), "{id} freed twice"),
                 Event::Op(op) => {
@@ -301,18 +335,18 @@ mod tests {
         }
         assert_eq!(live.len(), 2, "the two parameters");
         assert_eq!(most, 2, "a step reads what the one before it left");
-        let expected: Vec<(String, u64, u64)> = [
-            ("load", 0, 0),
-            ("t 0.0", 1, 0),
-            ("t 0.1", 1, 0),
-            ("t 0.2", 1, 0),
-            ("t 0.0", 2, 0),
-            ("t 1.0", 1, 1),
-            ("t 1.1", 1, 1),
-            ("t 1.2", 1, 1),
-            ("t 1.0", 2, 1),
+        let expected: Vec<(String, String, u64)> = [
+            ("load", "", 0),
+            ("t 0.0", "t step", 0),
+            ("t 0.1", "t step", 0),
+            ("t 0.2", "t step", 0),
+            ("t 0.0", "t step", 0),
+            ("t 1.0", "t step", 1),
+            ("t 1.1", "t step", 1),
+            ("t 1.2", "t step", 1),
+            ("t 1.0", "t step", 1),
         ]
-        .map(|(name, label, generation)| (name.to_owned(), label, generation))
+        .map(|(name, kind, generation)| (name.to_owned(), kind.to_owned(), generation))
         .into();
         assert_eq!(phases, expected);
     }

@@ -1,6 +1,7 @@
 //! The program as a user meets it: what it prints, and what it says to wrong inputs.
 
 use assert_cmd::Command;
+use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 
 fn kitten_bench(arguments: &[&str]) -> Command {
@@ -124,6 +125,103 @@ fn map_draws_a_phase() {
         .stderr(contains("it has load, inputs, step 0"));
 }
 
+/// The seconds of each generation.
+fn generations(found: &serde_json::Value) -> Vec<f64> {
+    let mut seconds = Vec::new();
+    for step in found["steps"].as_array().unwrap() {
+        let generation = step["generation"].as_u64().unwrap() as usize;
+        seconds.resize(generation + 1, 0.0);
+        seconds[generation] += step["seconds"].as_f64().unwrap();
+    }
+    seconds
+}
+
+fn policy(work: &[&str], policy: &[&str]) -> Vec<f64> {
+    let found = json(&[&["replay"], work, &["--json", "--policy"], policy].concat());
+    assert!(found["oom"].is_null(), "{work:?} {policy:?}: {}", found["oom"]);
+    generations(&found)
+}
+
+/// What the page on the automatic reserve promises, on work that fits, that does not, and that has two kinds; the reserves around the
+/// best of a sweep.
+#[test]
+fn the_automatic_reserve_is_as_good_as_the_best_fixed_one() {
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["sd15_unet_1024", "--loop", "3"], &["0"]),
+        (&["sdxl_unet_2048", "--loop", "3"], &["1350MiB", "1400MiB", "1450MiB", "1500MiB"]),
+        (&["sdxl_unet_2048", "--loop", "3", "--profile", "nominal-8g"], &["0"]),
+        (&["sdxl_unet_1024:10", "sdvae_dec_1024:1", "--loop", "3"], &["600MiB", "800MiB", "1000MiB", "1400MiB"]),
+    ];
+    for (work, reserves) in cases {
+        let first_come = policy(work, &["first-come"]);
+        let ours = policy(work, &["auto"]);
+        assert!(ours[0] <= 1.005 * first_come[0], "{work:?}: never worse than first-come: {ours:?}, {first_come:?}");
+        let fixed = reserves.iter().map(|reserve| policy(work, &["reserve", "--reserve", reserve])[2]);
+        let best = fixed.fold(f64::INFINITY, f64::min);
+        for later in &ours[1..] {
+            assert!(*later <= 1.03 * best, "{work:?}: {ours:?}, the best fixed {best}");
+        }
+    }
+}
+
+/// The seconds of the last decode of a UNet's and a VAE's work.
+fn last_decode(policy: &[&str]) -> f64 {
+    let work = ["sdxl_unet_1024:10", "sdvae_dec_1024_fp32:1", "--loop", "3"];
+    let found = json(&[&["replay"], &work[..], &["--json", "--policy"], policy].concat());
+    let steps = found["steps"].as_array().unwrap().iter().rev();
+    let decode = steps.into_iter().find(|step| step["name"].as_str().unwrap().contains("vae")).unwrap();
+    decode["seconds"].as_f64().unwrap()
+}
+
+#[test]
+fn an_idle_unet_makes_room_for_a_decode() {
+    let ours = last_decode(&["auto"]);
+    // Larger ones would slow the UNet, weights of which would be shared from the start.
+    for reserve in ["0", "200MiB", "400MiB"] {
+        let resident = last_decode(&["reserve", "--reserve", reserve]);
+        assert!(resident > 1.4 * ours, "{ours} s, and {resident} s with a reserve of {reserve}");
+    }
+}
+
+#[test]
+fn a_cache_that_grows_is_no_resident() {
+    let steady = |policy: &[&str]| {
+        let found = json(&[&["replay", "llama3_8b_p2048_d16", "--json", "--policy"], policy].concat());
+        found["steady"]["seconds"].as_f64().unwrap()
+    };
+    let best = ["200MiB", "300MiB", "400MiB"].map(|reserve| steady(&["reserve", "--reserve", reserve]));
+    let best = best.into_iter().fold(f64::INFINITY, f64::min);
+    assert!(steady(&["auto"]) <= 1.03 * best, "{} s, and {best} s with the best reserve", steady(&["auto"]));
+}
+
+#[test]
+fn a_plan_says_what_to_use() {
+    kitten_bench(&["plan", "sdxl_unet_2048"])
+        .assert()
+        .success()
+        .stdout(contains("does not fit the card, but both tiers").and(contains("Use: GIANT_KITTEN=1")));
+    kitten_bench(&["plan", "sd15_unet_512"]).assert().success().stdout(contains("It fits the card"));
+    kitten_bench(&["plan", "sdxl_unet_2048", "--dedicated", "1GiB", "--shared", "1GiB"])
+        .assert()
+        .success()
+        .stdout(contains("not even both tiers together").and(contains("a smaller picture")));
+    let found = json(&["plan", "sdxl_unet_2048", "--json"]);
+    let number = |key: &str| found[key].as_f64().unwrap();
+    assert_eq!(found["fits"], "both-tiers");
+    assert!(number("limit_seconds") < number("seconds") && number("seconds") < number("first_come_seconds") / 3.0);
+}
+
+/// What PyTorch 2.15's own allocator wrote, of four layers and three passes through them, with its history.
+#[test]
+fn a_snapshot_of_pytorchs_is_work() {
+    let snapshot = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/snapshot.pickle");
+    let found = json(&["plan", snapshot, "--dedicated", "66MiB", "--json"]);
+    assert_eq!((found["fits"].as_str(), found["traffic_only"].as_bool()), (Some("both-tiers"), Some(true)));
+    // Four weights of 2048 x 2048 and four biases, in blocks of 512 bytes.
+    assert_eq!(found["resident_bytes"], 4 * (2048 * 2048 + 2048) * 4);
+    kitten_bench(&["replay", snapshot]).assert().success().stdout(contains("snapshot 0.0"));
+}
+
 #[test]
 fn the_steady_hot_path_calls_no_driver() {
     let found = json(&["hotpath", "--rounds", "4", "--json"]);
@@ -138,6 +236,9 @@ fn wrong_inputs_are_answered_in_words() {
     let bad = folder.path().join("bad.jsonl");
     std::fs::write(&bad, "not a trace\n").unwrap();
     let bad = bad.to_str().unwrap();
+    let pickle = folder.path().join("cut.pickle");
+    std::fs::write(&pickle, b"\x80\x04\x95\x10\0\0").unwrap();
+    let pickle = pickle.to_str().unwrap();
     let cases: &[(&[&str], i32, &str)] = &[
         (&["replay", "nonesuch"], 1, "neither a file nor one of those bundled"),
         (&["replay", bad], 1, "line 1"),
@@ -152,6 +253,9 @@ fn wrong_inputs_are_answered_in_words() {
         (&["sweep", "sd15_unet_512", "--from", "2GiB", "--to", "1GiB", "--step", "1MiB"], 1, "beyond"),
         (&["sweep", "sd15_unet_512", "--from", "0", "--to", "1GiB", "--step", "0"], 1, "--step 0"),
         (&["sweep", "sd15_unet_512", "--from", "0", "--to", "1", "--step", "1", "--plot", "x.bmp"], 1, ".svg or .png"),
+        (&["plan", "sd15_unet_512:0"], 1, "0 steps"),
+        (&["plan", pickle], 1, "cut off"),
+        (&["replay", "sd15_unet_512", "--loop", "0"], 1, "--loop 0"),
         (&["hotpath", bad], 1, "line 1"),
         (&["hotpath", "--rounds", "0"], 1, "measures nothing"),
     ];

@@ -28,7 +28,7 @@ pub(super) fn load(path: Option<&Path>) -> Result<Api> {
         call: "loading the CUDA driver",
         code: NO_DEVICE,
         name: "CUDA_ERROR_NO_DEVICE".into(),
-        detail: format!("{shown} cannot be loaded ({why}): is the NVIDIA driver installed?"),
+        detail: format!("{shown} cannot be loaded ({}): is the NVIDIA driver installed?", reason(&why)),
     })?;
     // SAFETY: a library that calls itself the CUDA driver is taken at its word.
     let api = unsafe { Api::resolve(finder(&library)) };
@@ -36,6 +36,11 @@ pub(super) fn load(path: Option<&Path>) -> Result<Api> {
     // Never unloaded: work and memory outlive whatever is dropped here.
     std::mem::forget(library);
     Ok(api)
+}
+
+/// What the loader says, in the words of the system where it has some.
+fn reason(why: &libloading::Error) -> String {
+    std::error::Error::source(why).map_or_else(|| why.to_string(), ToString::to_string)
 }
 
 fn open(name: &OsStr) -> std::result::Result<Library, libloading::Error> {

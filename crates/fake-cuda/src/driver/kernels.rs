@@ -1,4 +1,4 @@
-//! Kernels: those of the probe, by name. They touch what they would touch and take the time that the model says, and compute nothing.
+//! Kernels: those of kitten-bench, by name. They touch what they would touch and take the time that the model says, and compute nothing.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
@@ -7,9 +7,13 @@ use kitten_sim::{Access, code};
 use crate::answer::{Result, answer, put, refuse};
 use crate::driver::device_of_context;
 
-const NAMES: [&str; 3] = ["gk_read", "gk_write", "gk_multiply"];
+/// A function's handle is its place here, from 1 on.
+const NAMES: [&str; 4] = ["gk_read", "gk_write", "gk_operate", "gk_multiply"];
 const READ: usize = 1;
 const WRITE: usize = 2;
+const OPERATE: usize = 3;
+/// Ranges that one launch of `gk_operate` takes: an address, and how many vectors.
+type Ranges = [[u64; 2]; 16];
 /// Bytes of one access of a thread.
 const VECTOR: u64 = 16;
 /// Operations of one turn of `gk_multiply` in one warp.
@@ -54,7 +58,7 @@ unsafe fn argument<T: Copy>(arguments: *mut *mut c_void, number: usize) -> T {
     unsafe { (*arguments.add(number)).cast::<T>().read() }
 }
 
-/// Launches a kernel of the probe.
+/// Launches a kernel of kitten-bench.
 ///
 /// # Safety
 /// The arguments are the kernel's.
@@ -89,6 +93,19 @@ pub unsafe extern "C" fn cuLaunchKernel(
             };
             let work = |_| -> Result { Ok(machine.gpu.work(stream as u64, NAMES[kernel - 1], &[access], 0.0, 1.0)?) };
             return (0..times).try_for_each(work);
+        }
+        if kernel == OPERATE {
+            // SAFETY: the caller's promise.
+            let (ranges, reads, count): (Ranges, u32, u32) =
+                unsafe { (argument(arguments, 0), argument(arguments, 1), argument(arguments, 2)) };
+            let accesses: Vec<_> = (0..)
+                .zip(ranges.iter().take(count as usize))
+                .map(|(at, [address, vectors])| match at < reads {
+                    true => Access::read(*address, vectors * VECTOR),
+                    false => Access::write(*address, vectors * VECTOR),
+                })
+                .collect();
+            return Ok(machine.gpu.work(stream as u64, "gk_operate", &accesses, 0.0, 1.0)?);
         }
         // SAFETY: the caller's promise.
         let turns: u32 = unsafe { argument(arguments, 0) };

@@ -47,6 +47,8 @@ table! {
     "cuMemUnmap", since 10020 => virtual_memory::cuMemUnmap;
     "cuMemSetAccess", since 10020 => virtual_memory::cuMemSetAccess;
     "cuMemcpyDtoDAsync", since 3020 => memory::cuMemcpyDtoDAsync_v2;
+    "cuMemcpyHtoDAsync", since 3020 => memory::cuMemcpyHtoDAsync_v2;
+    "cuMemcpyDtoHAsync", since 3020 => memory::cuMemcpyDtoHAsync_v2;
     "cuStreamCreate", since 2000 => streams::cuStreamCreate;
     "cuStreamDestroy", since 4000 => streams::cuStreamDestroy_v2;
     "cuStreamSynchronize", since 2000 => streams::cuStreamSynchronize;

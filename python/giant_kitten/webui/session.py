@@ -1,0 +1,429 @@
+"""One WebUI's work with the allocator: the actions of its users, its generations, and the state that its pages show.
+
+Nothing here knows a WebUI. A host says how to find its model (`Host`), tells when generations begin, step and end, and
+holds its own queue while it calls an action: actions belong between two pieces of work.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .. import _automatic, _install, _library, _placement, _report
+from .guide import Guide, Observation, chosen, guide, observe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ACTIONS = ("disable", "free VRAM", "activate")
+
+TOO_LATE = (
+    "giant-kitten came too late, CUDA had started with PyTorch's own allocator: set the environment variable "
+    "GIANT_KITTEN=1, or run “python -m giant_kitten webui install FOLDER” with the WebUI's folder, and start it again."
+)
+NO_MODEL = "No model was found to be placed first. To go on without one, check “ignored model”."
+
+
+class Refused(Exception):
+    """What a user asked for cannot be done: the text says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Action:
+    """An action with its options. Sizes are bytes."""
+
+    name: str
+    reserve: int | None = None
+    """None: found automatically."""
+    persist: int = 0
+    no_abort: bool = False
+    sort_reversed: bool = False
+    ignored_model: bool = False
+
+
+def parse_action(
+    action: Any,
+    reserve: Any = 0,
+    persist: Any = 0,
+    no_abort: Any = False,
+    sort_reversed: Any = False,
+    ignored_model: Any = False,
+    *,
+    most: int | None = None,
+) -> Action:
+    """The action of a form or an API call: `action` by number or name, `reserve` and `persist` in GiB.
+
+    Whatever else the values are, the answer is a sentence (`Refused`). `most` is the card's size in bytes: no more can
+    be reserved.
+    """
+    return Action(
+        name=_name(action),
+        reserve=_gib("reserve", reserve, most),
+        persist=_gib("persist", persist, most),
+        no_abort=_flag("no abort", no_abort),
+        sort_reversed=_flag("sort reversed", sort_reversed),
+        ignored_model=_flag("ignored model", ignored_model),
+    )
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, str):
+        plain = value.removeprefix("GK:").strip().lower()
+        for name in ACTIONS:
+            if plain == name.lower():
+                return name
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and value in range(len(ACTIONS)):
+        return ACTIONS[int(value)]
+    raise Refused(f"There is no action {value!r}: choose one of {', '.join(ACTIONS)} (or 0, 1, 2).")
+
+
+def _gib(name: str, value: Any, most: int | None) -> int:
+    if value is None or value == "":
+        return 0
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise Refused(f"“{name}” is a number of GiB, as in 1.6, not {value!r}.") from None
+    if isinstance(value, bool) or not 0 <= number < 1 << 20:
+        raise Refused(f"“{name}” is a number of GiB from 0 to the card's size, not {value!r}.")
+    bytes_ = int(number * (1 << 30))
+    if most is not None and bytes_ > most:
+        raise Refused(f"“{name}” is {number:g} GiB, but the card has {most / (1 << 30):.1f} GiB for giant-kitten.")
+    return bytes_
+
+
+def _flag(name: str, value: Any) -> bool:
+    if value in (None, ""):
+        return False
+    if value in (True, False):
+        return bool(value)
+    raise Refused(f"“{name}” is yes or no (true or false), not {value!r}.")
+
+
+@dataclass
+class Host:
+    """What a session has to know of its WebUI."""
+
+    name: str
+    model: Callable[[], Any] = lambda: None
+    """The module that is placed first: the UNet or transformer of the checkpoint in use. None where there is none."""
+    bring: Callable[[Any], None] = lambda model: None
+    """Brings the model to the GPU where it is parked on the CPU."""
+    decoder: Callable[[], Any] = lambda: None
+    """The module that makes pictures of what the model made. None where it is not known."""
+
+
+@dataclass
+class Work:
+    """A generation, as it runs or as it was."""
+
+    kind: str
+    began: float
+    iterations: int = 0
+    first: float = 0.0
+    last: float = 0.0
+    running: bool = True
+
+    def seconds_per_iteration(self) -> float | None:
+        """Between the first iteration and the last; None before the second."""
+        return (self.last - self.first) / (self.iterations - 1) if self.iterations > 1 else None
+
+
+class Session:
+    """The allocator in one WebUI, on one device."""
+
+    def __init__(self, host: Host, device: int = 0) -> None:
+        self.host = host
+        self.device = device
+        self.by_hand: Action | None = None
+        """The placement that was asked for by hand and is in force; a new checkpoint is placed by it again."""
+        self._work: Work | None = None
+        self._before: dict[str, Any] | None = None
+        self._observation: Observation | None = None
+        self._following: list[_automatic.Following] = []
+        self._placed: Any = None
+        """Which model was placed or marked last, and where it lay."""
+        self._trouble: str | None = None
+        """What went wrong without anybody to tell: the page tells it."""
+        self._lock = threading.Lock()
+
+    # ---- Actions ----------------------------------------------------------------------------------------------------
+
+    def problem(self) -> str | None:
+        """Why the allocator is not in use here, in one sentence with the remedy; None if it is."""
+        if _install.is_installed():
+            return None
+        return _not_installed()
+
+    def capacity(self) -> int | None:
+        """The dedicated memory there is to reserve from, in bytes; None where the allocator is not in use."""
+        if not _install.is_installed():
+            return None
+        try:
+            return int(_report.stats(self.device)["dedicated_capacity"])
+        except _library.Error:
+            return None
+
+    def act(self, wanted: Action) -> str:
+        """Does an action, and says in a sentence what came of it. Raises `Refused` where it cannot be."""
+        problem = self.problem()
+        if problem:
+            raise Refused(problem)
+        try:
+            said = self._act(wanted)
+        except _library.Error as why:
+            raise Refused(f"{wanted.name}: {why}.") from why
+        self._trouble = None
+        with self._lock:
+            # What an action moves within a generation is not what the generation asked for.
+            self._before = None
+        return said
+
+    def _act(self, wanted: Action) -> str:
+        if wanted.name == "free VRAM":
+            _placement.free_vram(self.device)
+            self.by_hand = wanted
+            found = _report.stats(self.device)
+            return (
+                f"VRAM is free: {_report.size(found['shared_allocated'])} lie in shared memory, and everything still "
+                "works, only slower. “disable” or “activate” brings it back."
+            )
+        model = None
+        if not wanted.ignored_model:
+            model = self.host.model()
+            if model is None:
+                raise Refused(NO_MODEL)
+            self.host.bring(model)
+            _placement.mark(model)
+            self._placed = _where(model)
+        if wanted.name == "disable":
+            _placement.disable(wanted.sort_reversed, wanted.ignored_model, self.device)
+            self.by_hand = wanted
+            return "Disabled: everything is placed anew with all of the card, and nothing is kept back."
+        _placement.activate(
+            reserve="auto" if wanted.reserve is None else wanted.reserve,
+            sort_reversed=wanted.sort_reversed,
+            ignore_model=wanted.ignored_model,
+            persist=wanted.persist,
+            device=self.device,
+        )
+        self.by_hand = None if wanted.reserve is None else wanted
+        found = _report.stats(self.device)
+        kept = "found automatically" if wanted.reserve is None else _report.size(found["reserve"])
+        return (
+            f"Activated: the reserve is {kept}; {_report.size(found['dedicated_allocated'])} are dedicated and "
+            f"{_report.size(found['shared_allocated'])} shared."
+        )
+
+    def automatic(self) -> str:
+        """Gives the reserve back to the automatic mode."""
+        return self.act(Action("activate", reserve=None, ignored_model=self.host.model() is None))
+
+    def restore(self) -> None:
+        """Undoes everything that was done by hand, as when the script is unloaded. Never raises."""
+        self._follow()
+        if self.by_hand is None or not _install.is_installed():
+            return
+        try:
+            self.automatic()
+        except (Refused, _library.Error):
+            self.by_hand = None
+
+    def _place_again(self) -> None:
+        """Places a model that has come since the last action as the one before it; in automatic mode, marks it."""
+        model = self.host.model()
+        if model is None or _where(model) == self._placed:
+            return
+        try:
+            if self.by_hand is not None and self.by_hand.name == "activate":
+                self.act(self.by_hand)
+            else:
+                _placement.mark(model)
+        except (Refused, _library.Error) as why:
+            self.tell(f"The new checkpoint could not be placed as the one before. {why}")
+        self._placed = _where(model)
+
+    # ---- Generations ------------------------------------------------------------------------------------------------
+
+    def begin(self, kind: str) -> str:
+        """A generation begins, and nobody has launched any work of it yet.
+
+        `kind` is a name for work that needs the same memory: the size of its pictures, say.
+        Returns a few words on the placement for the picture's description, "" where there is none.
+        """
+        if not _install.is_installed():
+            return ""
+        self._place_again()
+        try:
+            self._follow(kind)
+            _automatic.safe_point(kind, self.device)
+            _library.call("gk_reset_peaks", self.device)
+            before = _report.stats(self.device)
+        except _library.Error:
+            before = None
+        with self._lock:
+            self._work = Work(kind, time.monotonic())
+            self._before = before
+        if before is None:
+            return ""
+        mode = "automatic" if before["automatic"] else before["phase_name"]
+        shared = _report.size(before["shared_allocated"])
+        return f"{mode}; reserve {_report.size(before['reserve'])}; {shared} in shared memory"
+
+    def _follow(self, kind: str = "") -> None:
+        """Tells the automatic mode of each pass of model and decoder, in generations of that kind; or no more."""
+        for following in self._following:
+            following.remove()
+        parts = {"model": self.host.model(), "decoder": self.host.decoder()} if kind else {}
+        known = {name: module for name, module in parts.items() if module is not None}
+        self._following = [_automatic.follow(module, f"{name} {kind}", self.device) for name, module in known.items()]
+
+    def tell(self, trouble: str) -> None:
+        """Has the page tell what went wrong where nobody else could, until the next action."""
+        self._trouble = trouble
+
+    def iteration(self, first: bool = False) -> None:
+        """One step of sampling is done; with `first`, of a sampling that begins anew."""
+        with self._lock:
+            work = self._work
+            if work is None or not work.running:
+                return
+            now = time.monotonic()
+            work.iterations = 1 if first else work.iterations + 1
+            work.last = now
+            if work.iterations == 1:
+                work.first = now
+
+    def end(self) -> None:
+        """The generation is over, finished or not."""
+        with self._lock:
+            work, before = self._work, self._before
+            self._before = None
+            if work is not None:
+                work.running = False
+        self._follow()
+        if not _install.is_installed():
+            return
+        if self.by_hand is None:
+            # Some WebUIs load the model within the generation.
+            self._place_again()
+        if before is None:
+            return
+        try:
+            after = _report.stats(self.device)
+        except _library.Error:
+            return
+        with self._lock:
+            self._observation = observe(before, after)
+
+    # ---- State ------------------------------------------------------------------------------------------------------
+
+    def guide(self) -> Guide | None:
+        """The guidance from the last generation; None before the first, and where the allocator is not in use."""
+        if not _install.is_installed():
+            return None
+        try:
+            return guide(_report.stats(self.device), self._observation)
+        except _library.Error:
+            return None
+
+    def state(self) -> dict[str, Any]:
+        """The state as map.js shows it."""
+        with self._lock:
+            work, observation = self._work, self._observation
+            done = None
+            if work is not None:
+                done = {
+                    "kind": work.kind,
+                    "running": work.running,
+                    "iterations": work.iterations,
+                    "seconds_per_iteration": work.seconds_per_iteration(),
+                }
+        found = state((self.device,), observation)
+        found["work"] = done
+        found["problem"] = found["problem"] or self._trouble
+        found["by_hand"] = self.by_hand is not None
+        return found
+
+
+def state(devices: Any = None, observation: Observation | None = None) -> dict[str, Any]:
+    """The state of this process as map.js shows it; of all devices where none are named."""
+    if not _install.is_installed():
+        return {"problem": _not_installed(), "devices": []}
+    if devices is None:
+        import torch
+
+        devices = range(torch.cuda.device_count())
+    shown, problem = [], None
+    for device in devices:
+        try:
+            found = _report.stats(device)
+            mode = "automatic" if found["automatic"] else "by hand"
+            advice = guide(found, observation)
+            shown.append(
+                {
+                    "index": device,
+                    "phase": f"{found['phase_name']}, {mode}",
+                    "stats": found,
+                    "map": _report.memory_map(device),
+                    "chosen": chosen(found),
+                    "guide": vars(advice) if advice else None,
+                }
+            )
+        except _library.Error as why:
+            problem = str(why)
+    return {"problem": problem, "devices": shown}
+
+
+def _where(model: Any) -> Any:
+    """Which model it is, and where its first weight lies: another after it was loaded, or moved by the WebUI."""
+    first = next(iter(model.parameters()), None)
+    return id(model), None if first is None else (str(first.device), first.data_ptr())
+
+
+_FIELDS = ("action", "reserve", "persist", "sort_reversed", "ignored_model")
+
+
+def act_of(session: Session, body: Any, in_turn: Callable[[Callable[[], str]], str]) -> tuple[int, dict[str, Any]]:
+    """An action that was asked for over HTTP with a JSON body: the status, and what to answer.
+
+    `in_turn` does something between two generations.
+    """
+    if not isinstance(body, dict) or "action" not in body:
+        return 422, {"detail": 'A JSON object is wanted, as in {"action": "activate", "reserve": 1.6}.'}
+    unknown = sorted(set(body) - set(_FIELDS))
+    if unknown:
+        return 422, {"detail": f"There is no field {unknown[0]!r}: there are {', '.join(_FIELDS)}."}
+    refused: list[str] = []
+
+    def work() -> str:
+        try:
+            if body["action"] == "automatic":
+                return session.automatic()
+            return session.act(parse_action(**body, most=session.capacity()))
+        except Refused as why:
+            refused.append(str(why))
+            return ""
+
+    said = in_turn(work)
+    if refused:
+        return 422, {"detail": refused[0]}
+    return 200, {"detail": said, "state": session.state()}
+
+
+def _not_installed() -> str:
+    import os
+    import sys
+
+    if os.environ.get("GIANT_KITTEN") in ("0", "off", "false"):
+        return "giant-kitten is switched off by the environment variable GIANT_KITTEN."
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return TOO_LATE
+    if torch is not None and not torch.cuda.is_available():
+        return "PyTorch finds no GPU here, so there is nothing to allocate: “python -m giant_kitten doctor” says more."
+    return (
+        _install.failure() or "giant-kitten is not in use: set the environment variable GIANT_KITTEN=1 and start again."
+    )

@@ -1,0 +1,167 @@
+"""What giant-kitten does inside WebUIs, in real Chromium: run by `scripts/webui-test`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, sync_playwright
+
+HERE = Path(__file__).parent
+EXTENSION = HERE.parent.parent / "webui" / "automatic1111"
+PICTURES = os.environ.get("GIANT_KITTEN_PICTURES")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium."""
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+    with sync_playwright() as started:
+        found = started.chromium.launch(executable_path=os.environ["GIANT_KITTEN_CHROMIUM"], args=arguments)
+        yield found
+        found.close()
+
+
+@dataclass
+class Watched:
+    """A page, and everything that its console and its requests said."""
+
+    page: Page
+    ignored: str = ""
+    said: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens pages; at the end none may have had an error in its console, or asked anybody but its own server."""
+    opened: list[Watched] = []
+
+    def answer(route: Route) -> None:
+        # gradio itself asks for fonts and a script that are not this project's.
+        if not route.request.url.startswith(
+            ("https://fonts.g", "https://cdnjs.cloudflare.com/ajax/libs/iframe-resizer")
+        ):
+            opened[-1].outside.append(route.request.url)
+        route.fulfill(status=200, body="", headers={"Access-Control-Allow-Origin": "*"})
+
+    def open_one(url: str, width: int = 1000, scheme: Any = "light", height: int = 900, ignored: str = "") -> Page:
+        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        page.set_default_timeout(15000)
+        watched = Watched(page, ignored)
+        opened.append(watched)
+        page.route(lambda address: not address.startswith(("http://127.0.0.1:", "file:", "data:", "blob:")), answer)
+        page.on("console", lambda message: watched.said.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: watched.said.append(f"error: {error}"))
+        page.goto(url)
+        return page
+
+    yield open_one
+    for watched in opened:
+        watched.page.close()
+    errors = [text for watched in opened for text in watched.said if is_error(text, watched.ignored)]
+    assert errors == []
+    assert [url for watched in opened for url in watched.outside] == []
+
+
+def is_error(text: str, ignored: str) -> bool:
+    """Whether what a console said is an error; `ignored` is for those of a genuine WebUI's own."""
+    return text.startswith("error") and not (ignored and re.search(ignored, text))
+
+
+def picture(page: Page, name: str) -> None:
+    """Keeps a picture of a page, where GIANT_KITTEN_PICTURES says in which folder."""
+    if PICTURES:
+        Path(PICTURES).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=str(Path(PICTURES) / f"{name}.png"), full_page=True)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@dataclass
+class Server:
+    """A process that serves a page."""
+
+    url: str
+    process: subprocess.Popen[str]
+    log: Path
+
+    def printed(self) -> str:
+        """All that it has printed."""
+        return self.log.read_text()
+
+    def get(self, path: str) -> Any:
+        """What it answers as JSON."""
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+            return json.load(answer)
+
+    def post(self, path: str, body: Any, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+        """What it answers to JSON: the status, and JSON."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", **(headers or {})}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(self.url + path, data, headers), timeout=120) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as answer:
+            return answer.code, json.loads(answer.read() or b"null")
+
+    def device(self) -> Any:
+        """The first device of its state."""
+        return self.get("giant-kitten/state")["devices"][0]
+
+
+@contextlib.contextmanager
+def serving(command: list[str], url: str, ready: str, log: Path, where: Path, /, **variables: str) -> Iterator[Server]:
+    """Runs a server until the end of the block; it may print no traceback."""
+    environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONUNBUFFERED": "1", **variables}
+    environment = {name: value for name, value in environment.items() if value != ""}
+    with log.open("w") as out:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT, text=True, cwd=where)
+        server = Server(url, process, log)
+        try:
+            until = time.monotonic() + 180
+            while ready not in server.printed():
+                assert process.poll() is None and time.monotonic() < until, server.printed()
+                time.sleep(0.1)
+            yield server
+        finally:
+            process.terminate()
+            process.wait(30)
+    # What a genuine WebUI has to say of itself while it starts is its own affair.
+    start, _, after = server.printed().partition(ready)
+    assert "Traceback" not in after and ("Traceback" not in start or "giant" not in start.lower()), server.printed()
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., contextlib.AbstractContextManager[Server]]:
+    """Starts host pages."""
+
+    def start(gradio: str, *flags: str, **variables: str) -> contextlib.AbstractContextManager[Server]:
+        folder = tmp_path_factory.mktemp("host")
+        port = free_port()
+        variables = {"GIANT_KITTEN": "dedicated:256MiB", **variables}
+        variables["PYTHONPATH"] = os.environ[f"GRADIO_{gradio.replace('.', '_')}"]
+        command = [sys.executable, str(HERE / "host.py"), str(EXTENSION), "--port", str(port), *flags]
+        return serving(
+            command, f"http://127.0.0.1:{port}/", "the host page is ready", folder / "log", folder, **variables
+        )
+
+    return start

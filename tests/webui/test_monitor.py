@@ -1,0 +1,224 @@
+"""The monitor and the map's element: `python -m giant_kitten monitor`, in real Chromium."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Server, picture, serving
+from playwright.sync_api import Page
+
+PROGRAM = """
+import time, torch, giant_kitten
+on_gpu = {"device": "cuda", "dtype": torch.float16}
+model = torch.nn.Sequential(*[torch.nn.Linear(4096, 4096, bias=False, **on_gpu) for _ in range(100)])
+vae = torch.nn.Linear(8192, 8192, **on_gpu)
+giant_kitten.activate(reserve="1GiB", model=model)
+held = [torch.empty(mib << 20, dtype=torch.uint8, device="cuda") for mib in (700, 4096)]
+print("the program runs", flush=True)
+time.sleep(600)
+"""
+
+
+def start(folder: Path, *command: str, **variables: str) -> Any:
+    program = folder / "program.py"
+    program.write_text(PROGRAM)
+    variables = {"XDG_RUNTIME_DIR": str(folder), **variables}
+    return serving(
+        [sys.executable, *command, str(program)], "", "the program runs", folder / "log", folder, **variables
+    )
+
+
+def address(server: Server) -> str:
+    found = re.search(r"the memory map is at (\S+)", server.printed())
+    assert found, server.printed()
+    return found[1]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with start(tmp_path_factory.mktemp("program"), "-m", "giant_kitten", "monitor") as server:
+        server.url = address(server)
+        yield server
+
+
+def status(url: str, **headers: str) -> int:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as answer:
+        return answer.code
+
+
+def test_nobody_gets_in_without_the_token_or_by_another_name(program: Server) -> None:
+    assert program.url.startswith("http://127.0.0.1:")
+    port = program.url.split(":")[2].split("/")[0]
+    assert status(program.url) == 200
+    for path in ("", "state", "map.js", "x" * 32 + "/state", "../" + program.url.split("/")[3] + "x/state"):
+        assert status(f"http://127.0.0.1:{port}/{path}") == 404
+    assert status(program.url + "state", Host="evil.example") == 404
+    assert status(program.url + "elsewhere") == 404
+
+
+def test_the_page_shows_what_the_program_has(program: Server, open_page: Callable[..., Page]) -> None:
+    page = open_page(program.url, width=760, height=500)
+    card = page.get_by_role("region", name="Memory of simulated")
+    card.wait_for()
+    bars = card.get_by_role("img")
+    assert "Dedicated (VRAM): " in (bars.nth(0).get_attribute("aria-label") or "")
+    assert "weights 3.13 GiB" in (bars.nth(0).get_attribute("aria-label") or "")
+    rows = card.get_by_role("row").all_inner_texts()
+    assert any(row.split() == ["weights", "3.13", "GiB", "\u2013"] for row in rows), rows
+    assert page.get_by_text("Reserve 1.00 GiB (given).").is_visible()
+    card.get_by_text("granule by granule").click()
+    assert page.get_by_text("resident, large blocks").first.is_visible()
+    picture(page, "monitor")
+    # It stays open when the figures change.
+    page.wait_for_timeout(1500)
+    assert page.get_by_text("resident, large blocks").first.is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_is_readable_at_360_pixels_in_light_and_dark(
+    program: Server, open_page: Callable[..., Page], scheme: str
+) -> None:
+    page = open_page(program.url, width=360, scheme=scheme, height=640)
+    page.get_by_role("region").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    contrast = page.evaluate(CONTRAST)
+    assert contrast and min(contrast) >= 4.5, contrast
+    picture(page, f"monitor-narrow-{scheme}")
+
+
+# The contrast of every text with what lies behind it, as WCAG defines it.
+CONTRAST = """() => {
+  const root = document.querySelector("giant-kitten-map").shadowRoot;
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = (colour) => {
+    const linear = (c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = numbers(colour).map((c) => linear(c / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (at) => {
+    for (; at; at = at.parentElement) {
+      const found = getComputedStyle(at).backgroundColor;
+      if (numbers(found).length < 4 || numbers(found)[3] > 0) return found;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const all = [...root.querySelectorAll("b, span, th, td, dt, dd, p, summary")];
+  return all.filter((at) => at.textContent && at.clientWidth).map((at) => {
+    const pair = [light(getComputedStyle(at).color), light(behind(at))].sort((a, b) => b - a);
+    return (pair[0] + 0.05) / (pair[1] + 0.05);
+  });
+}"""
+
+
+def test_colours_differ_for_every_kind_of_colour_vision(program: Server, open_page: Callable[..., Page]) -> None:
+    for scheme in ("light", "dark"):
+        page = open_page(program.url, scheme=scheme)
+        page.get_by_role("region").wait_for()
+        names = ["model", "other", "scratch", "free"]
+        colours = page.evaluate(
+            """(names) => {
+                const style = getComputedStyle(document.querySelector("giant-kitten-map"));
+                return names.map((name) => style.getPropertyValue(`--${name}`).trim());
+            }""",
+            names,
+        )
+        seen = [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in colours]
+        for matrix in (((1, 0, 0), (0, 1, 0), (0, 0, 1)), *DICHROMATS):
+            found = [tuple(sum(w * c for w, c in zip(row, colour)) for row in matrix) for colour in seen]
+            for i, one in enumerate(found):
+                for other in found[:i]:
+                    assert sum((a - b) ** 2 for a, b in zip(one, other)) ** 0.5 > 40, (scheme, matrix, colours)
+
+
+# How people without one kind of cone see red, green and blue: Viénot et al. (1999); blue: Machado et al. (2009).
+DICHROMATS = (
+    ((0.112, 0.888, 0.0), (0.112, 0.888, 0.0), (0.004, -0.004, 1.0)),
+    ((0.292, 0.708, 0.0), (0.292, 0.708, 0.0), (-0.022, 0.022, 1.0)),
+    ((1.256, -0.077, -0.179), (-0.078, 0.931, 0.148), (0.005, 0.691, 0.304)),
+)
+
+
+def test_a_program_that_has_ended_is_said_to_have(open_page: Callable[..., Page], tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    state = {"problem": "This program has ended.", "devices": []}
+    page = open_page(report(tmp_path, state).as_uri())
+    assert page.get_by_text("This program has ended.").is_visible()
+
+
+def report(folder: Path, state: Any) -> Path:
+    """A page that has its state in it, as a report has."""
+    import giant_kitten
+
+    script = Path(giant_kitten.__file__).with_name("map.js").read_text()
+    text = json.dumps(state).replace("<", "\\u003c")
+    file = folder / "report.html"
+    file.write_text(
+        f"<!doctype html><meta charset=utf-8><giant-kitten-map><script type='application/json'>{text}</script>"
+        f"</giant-kitten-map><script>{script}</script>"
+    )
+    return file
+
+
+def test_a_report_carries_its_map_with_it(program: Server, open_page: Callable[..., Page], tmp_path: Path) -> None:
+    state = program.get("state")
+    state["devices"][0]["stats"]["device"] = "<img src=x onerror=alert(1)>"
+    page = open_page(report(tmp_path, state).as_uri())
+    assert page.get_by_text("<img src=x").is_visible()
+    assert page.get_by_role("row").count() >= 5
+
+
+def test_the_variable_is_enough_and_one_page_shows_all_programs(open_page: Callable[..., Page], tmp_path: Path) -> None:
+    with start(tmp_path, GIANT_KITTEN_MONITOR="1") as one:
+        environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, "-m", "giant_kitten", "monitor"]
+        watcher = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        try:
+            assert watcher.stdout
+            url = re.search(r"is at (\S+)", watcher.stdout.readline())
+            assert url
+            page = open_page(url[1])
+            page.get_by_role("region").wait_for()
+            assert page.get_by_text(f"process {one.process.pid}").is_visible()
+            one.process.terminate()
+            one.process.wait(10)
+            page.get_by_text("This program has ended.").wait_for()
+            page.reload()
+            assert page.get_by_text("No program to show").is_visible()
+        finally:
+            watcher.terminate()
+            watcher.wait(10)
+
+
+@pytest.mark.parametrize(("port", "said"), [("99999", "cannot listen on port 99999"), ("x", "is no port")])
+def test_a_port_that_cannot_be_is_said_and_the_program_goes_on(tmp_path: Path, port: str, said: str) -> None:
+    with start(tmp_path, GIANT_KITTEN_MONITOR=port) as server:
+        assert said in server.printed()
+
+
+def test_looking_costs_a_generation_less_than_half_a_percent(program: Server) -> None:
+    """By counting: what a look takes of the program's own time, at one look a second."""
+    used = f"/proc/{program.process.pid}/stat"
+
+    def ticks() -> int:
+        fields = Path(used).read_text().rsplit(")", 1)[1].split()
+        return int(fields[11]) + int(fields[12])
+
+    before, looks = ticks(), 200
+    for _ in range(looks):
+        program.get("state")
+    spent = (ticks() - before) / os.sysconf("SC_CLK_TCK")
+    print(f"{spent / looks * 1000:.2f} ms of processor time per look")
+    assert spent / looks < 0.005

@@ -1,0 +1,194 @@
+"""The session behind the pages, without a page: values that users give, actions, generations, guidance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import giant_kitten
+import pytest
+import torch
+from giant_kitten.webui.guide import Observation, chosen, guide, observe
+from giant_kitten.webui.session import NO_MODEL, Action, Host, Refused, Session, parse_action
+
+GIB = 1 << 30
+MIB = 1 << 20
+
+
+def test_the_originals_values_in_its_order() -> None:
+    assert parse_action(2, 1.6, 0.5, True, False, True) == Action(
+        "activate", int(1.6 * GIB), GIB // 2, True, False, True
+    )
+    assert parse_action(0).name == "disable" and parse_action(1.0).name == "free VRAM"
+    for text in ("GK: activate", "activate", "Activate"):
+        assert parse_action(text).name == "activate"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((3,), "no action 3"),
+        ((-1,), "no action -1"),
+        ((None,), "no action None"),
+        (("start",), "no action 'start'"),
+        ((True,), "no action True"),
+        ((1.5,), "no action 1.5"),
+        (([],), "no action []"),
+        ((2, "much"), "“reserve” is a number of GiB, as in 1.6, not 'much'"),
+        ((2, -1), "from 0 to the card's size, not -1"),
+        ((2, float("nan")), "not nan"),
+        ((2, float("inf")), "not inf"),
+        ((2, True), "not True"),
+        ((2, {}), "as in 1.6, not {}"),
+        ((2, 9), "9 GiB, but the card has 8.0 GiB"),
+        ((2, 1, 9), "“persist” is 9 GiB"),
+        ((2, 1, 0, "maybe"), "“no abort” is yes or no"),
+        ((2, 1, 0, 0, 2), "“sort reversed” is yes or no"),
+        ((2, 1, 0, 0, 0, [1]), "“ignored model” is yes or no"),
+    ],
+)
+def test_wrong_values_are_answered_in_a_sentence(values: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(Refused) as refused:
+        parse_action(*values, most=8 * GIB)
+    assert said in str(refused.value) and str(refused.value).endswith(".")
+
+
+def test_what_is_not_given_is_as_in_the_original() -> None:
+    assert parse_action(2, None, "", None, None, "") == Action("activate", 0)
+
+
+STATS = {
+    "dedicated_capacity": 8 * GIB, "persist": 0, "dedicated_allocated": 7 * GIB, "shared_allocated": 0,
+    "shared_allocated_peak": 0, "reserve": 0, "reserve_reason": "given",
+}  # fmt: skip
+
+
+def test_the_sensible_reserves_are_as_the_original_explains_them() -> None:
+    # 0.6 GiB of 8 were free before, and 1 GiB was in shared memory at most: from 0.6 to 1.6 GiB.
+    before = {**STATS, "dedicated_allocated": int(7.4 * GIB)}
+    observation = observe(before, {**STATS, "shared_allocated_peak": GIB})
+    found = guide(STATS, observation)
+    assert found is not None
+    assert (found.smallest, found.largest) == (8 * GIB - int(7.4 * GIB), 9 * GIB - int(7.4 * GIB))
+    assert found.largest <= found.suggested < found.largest + GIB // 10
+    assert "from 614.4 MiB" in found.text and "to 1.60 GiB" in found.text and "1.00 GiB that overflowed" in found.text
+
+
+def test_what_fitted_needs_no_reserve_and_before_a_generation_nothing_is_known() -> None:
+    assert guide(STATS, None) is None
+    found = guide(STATS, Observation(free=GIB, overflow=0))
+    assert found is not None and found.suggested == 0 and "needs no reserve" in found.text
+
+
+def test_a_suggestion_is_never_more_than_the_card() -> None:
+    found = guide(STATS, Observation(free=GIB, overflow=20 * GIB))
+    assert found is not None and found.suggested == STATS["dedicated_capacity"]
+
+
+def test_why_a_reserve_is_in_force() -> None:
+    assert chosen({**STATS, "reserve": GIB, "reserve_reason": "given"}) == "Reserve 1.00 GiB (given)."
+    assert "everything has fitted" in Session(Host("test")).state()["devices"][0]["chosen"]
+
+
+@pytest.fixture
+def model() -> Any:
+    return torch.nn.Sequential(*[torch.nn.Linear(2048, 2048, bias=False) for _ in range(8)]).cuda()
+
+
+@pytest.fixture
+def session(model: Any) -> Any:
+    made = Session(Host("test", model=lambda: model, bring=lambda found: found.cuda()))
+    yield made
+    made.restore()
+
+
+def test_actions_say_what_came_of_them_and_lose_nothing(session: Session, model: Any) -> None:
+    known = [torch.arange(2048 * 2048, dtype=torch.float32).view(2048, 2048) + layer for layer in range(8)]
+    for layer, values in zip(model, known):
+        layer.weight.data.copy_(values)
+    addresses = [layer.weight.data_ptr() for layer in model]
+    assert "everything still works" in session.act(Action("free VRAM"))
+    assert giant_kitten.tier(model) == "shared"
+    assert "Disabled" in session.act(Action("disable"))
+    assert giant_kitten.tier(model) == "dedicated"
+    said = session.act(Action("activate", reserve=GIB))
+    assert "the reserve is 1.00 GiB" in said
+    found = giant_kitten.stats()
+    assert (found["phase_name"], found["automatic"], found["reserve"]) == ("active", 0, GIB)
+    assert session.automatic().startswith("Activated: the reserve is found automatically")
+    assert giant_kitten.stats()["automatic"] == 1
+    assert [layer.weight.data_ptr() for layer in model] == addresses
+    assert all(torch.equal(layer.weight.cpu(), values) for layer, values in zip(model, known))
+
+
+def test_without_a_model_the_originals_advice_is_given() -> None:
+    session = Session(Host("test"))
+    for action in ("activate", "disable"):
+        with pytest.raises(Refused, match="check “ignored model”"):
+            session.act(Action(action))
+        session.act(Action(action, ignored_model=True))
+    assert "ignored model" in NO_MODEL
+    session.restore()
+
+
+def test_a_parked_model_is_brought_over_first() -> None:
+    model = torch.nn.Linear(1024, 1024)
+    session = Session(Host("test", model=lambda: model, bring=lambda found: found.cuda()))
+    session.act(Action("activate", reserve=0))
+    assert model.weight.device.type == "cuda"
+    session.restore()
+
+
+def test_unloading_restores_the_automatic_mode(session: Session) -> None:
+    session.act(Action("activate", reserve=GIB, persist=GIB))
+    assert giant_kitten.stats()["persist"] == GIB
+    session.restore()
+    found = giant_kitten.stats()
+    assert (found["automatic"], found["persist"]) == (1, 0) and session.by_hand is None
+
+
+def test_a_new_checkpoint_is_placed_as_the_one_before(session: Session) -> None:
+    session.act(Action("activate", reserve=GIB // 2))
+    fresh = torch.nn.Linear(4096, 4096, device="cuda")
+    session.host.model = lambda: fresh
+    before = giant_kitten.memory_map()["bytes"]["dedicated"]["model"]
+    session.begin("64x64")
+    session.end()
+    after = giant_kitten.memory_map()["bytes"]["dedicated"]["model"]
+    assert after - before == fresh.weight.nbytes + fresh.bias.nbytes
+    assert giant_kitten.stats()["reserve"] == GIB // 2
+
+
+def test_a_generation_is_observed(session: Session) -> None:
+    session.act(Action("activate", reserve=0))
+    capacity = giant_kitten.stats()["dedicated_capacity"]
+    noted = session.begin("work")
+    assert noted == "active; reserve 0 B; 0 B in shared memory"
+    free = capacity - giant_kitten.stats()["dedicated_allocated"]
+    for _ in range(3):
+        scratch = [torch.empty(size, dtype=torch.uint8, device="cuda") for size in (free // 2, free // 2, 60 * MIB)]
+        scratch.clear()
+        session.iteration()
+    state = session.state()
+    assert state["work"]["running"] and state["work"]["iterations"] == 3 and state["work"]["seconds_per_iteration"] >= 0
+    session.end()
+    state = session.state()
+    assert not state["work"]["running"]
+    advice = state["devices"][0]["guide"]
+    assert advice["smallest"] == free
+    assert 58 * MIB <= advice["largest"] - advice["smallest"] <= 70 * MIB
+    session.iteration()
+    assert session.state()["work"]["iterations"] == 3
+
+
+def test_the_map_counts_every_byte(session: Session, model: Any) -> None:
+    session.act(Action("activate", reserve=0))
+    scratch = torch.empty(40 * MIB, dtype=torch.uint8, device="cuda")
+    found = giant_kitten.memory_map()
+    stats = giant_kitten.stats()
+    for tier in ("dedicated", "shared"):
+        kinds = found["bytes"][tier]
+        assert kinds["model"] + kinds["other"] + kinds["scratch"] == stats[f"{tier}_allocated"]
+        assert sum(kinds.values()) == stats[f"{tier}_mapped"]
+    assert found["bytes"]["dedicated"]["scratch"] >= scratch.nbytes
+    letters = "".join(arena["granules"] for arena in found["arenas"])
+    assert set(letters) <= set("MOSFmosf.") and letters.count("M") == 8 * 2048 * 2048 * 4 // found["granule"]
