@@ -225,6 +225,13 @@ int gk_parse_size(const char *text, uint64_t *bytes);
 /* Every segment (a run of backed granules of one arena) and block of a device as a JSON list; the buffer as above. */
 size_t gk_snapshot_json(int device, char *buffer, size_t length);
 
+/* Begins to record anew what happens, the last `events` of each device (at most 2^20); 0 ends it. `who` may be null; otherwise it is
+ * called at each malloc (0) and free (1), with no lock held, and the number it returns is kept with the event as its "stack". */
+int gk_record(size_t events, uint64_t (*who)(int what));
+
+/* What was recorded of a device as a JSON list, the oldest first, in the words of PyTorch's memory snapshots; the buffer as above. */
+size_t gk_history_json(int device, char *buffer, size_t length);
+
 /* The memory map of a device as one JSON object, the buffer as above: bytes of the model's blocks, other blocks, scratch and
  * empty backing in each tier, the stock, and for each arena a text with a letter for each granule: M, O, S, F for these four, by
  * what fills most of it; small letters in shared; '.' without backing. */

@@ -3,7 +3,7 @@
 
 #[cfg(not(feature = "shuttle"))]
 mod chosen {
-    pub(crate) use std::sync::atomic::{AtomicU32, Ordering};
+    pub(crate) use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
     pub(crate) use parking_lot::{Mutex, MutexGuard};
 }
@@ -11,7 +11,7 @@ mod chosen {
 #[cfg(feature = "shuttle")]
 mod chosen {
     pub(crate) use shuttle::sync::MutexGuard;
-    pub(crate) use shuttle::sync::atomic::{AtomicU32, Ordering};
+    pub(crate) use shuttle::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
     /// Shuttle's lock with the face of the real one.
     #[derive(Debug, Default)]
@@ -28,4 +28,4 @@ mod chosen {
     }
 }
 
-pub(crate) use chosen::{AtomicU32, Mutex, MutexGuard, Ordering};
+pub(crate) use chosen::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering};

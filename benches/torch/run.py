@@ -1,4 +1,4 @@
-"""Side by side in one run, inside the genuine PyTorch on a fake CUDA runtime: nanoseconds per pair of malloc and free, and peaks.
+"""Side by side in one run, inside genuine PyTorch on a fake CUDA runtime: nanoseconds per malloc and free, and peaks.
 
     scripts/torch-rig bench [--out FILE]
 
@@ -102,9 +102,7 @@ def measure(model: str, allocator: str, sequence: Path, library: Path) -> None:
     operations = (ctypes.c_int64 * len(flat))(*flat)
     times = (ctypes.c_double * REPLAYS)()
     size = ctypes.c_size_t
-    ctypes.CDLL(str(library)).replay(
-        operations, size(len(flat) // 2), size(recorded["count"]), size(REPLAYS), times
-    )
+    ctypes.CDLL(str(library)).replay(operations, size(len(flat) // 2), size(recorded["count"]), size(REPLAYS), times)
     found["ns_per_pair"] = min(times) / recorded["count"]
     print("FOUND" + json.dumps(found))
 

@@ -10,6 +10,7 @@ import warnings
 from typing import Any
 
 from . import _library
+from ._history import history
 
 _fractions: dict[int, float] = {}
 
@@ -29,6 +30,9 @@ def complete(torch: Any) -> None:
     c._cuda_attach_out_of_memory_observer = _refuse("an observer of out of memory cannot be attached")
     # Memory that can change tiers has no handle that another process could open. Old releases would try.
     torch.UntypedStorage._share_cuda_ = _refuse("CUDA tensors cannot be shared between processes (IPC)")
+    if hasattr(torch.cuda, "MemPool"):
+        # A pool begins with a call that PyTorch's face of foreign allocators refuses, without a hook.
+        torch.cuda.MemPool.__init__ = _refuse("MemPool cannot be used")
     _complete_mem_get_info(torch)
     _complete_cudnn_benchmark(torch)
 
@@ -112,15 +116,17 @@ def memory_snapshot(pool: Any = None, *_: Any) -> dict[str, Any]:
     wanted = None
     if isinstance(pool, (tuple, list)) and len(pool) >= 2 and tuple(pool[:2]) != (0, 0):
         wanted = list(pool[:2])
-    segments = []
+    segments, traces = [], []
     for device in range(torch.cuda.device_count()):
+        events, frames = history.events(device)
+        traces.append(events)
         for segment in _library.read_json("gk_snapshot_json", device):
             if wanted is not None and segment["segment_pool_id"] != wanted:
                 continue
-            segments.append(_segment(segment, device))
+            segments.append(_segment(segment, device, frames))
     return {
         "segments": segments,
-        "device_traces": [[] for _ in range(torch.cuda.device_count())],
+        "device_traces": traces,
         "allocator_settings": {
             "PYTORCH_CUDA_ALLOC_CONF": os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ""),
             "GIANT_KITTEN": os.environ.get("GIANT_KITTEN", ""),
@@ -138,12 +144,12 @@ def memory_snapshot(pool: Any = None, *_: Any) -> dict[str, Any]:
     }
 
 
-def _segment(segment: dict[str, Any], device: int) -> dict[str, Any]:
+def _segment(segment: dict[str, Any], device: int, frames: dict[int, list[dict[str, Any]]]) -> dict[str, Any]:
     blocks = segment["blocks"]
     live = [block for block in blocks if block["state"] == "active_allocated"]
     active = [block for block in blocks if block["state"] != "inactive"]
     for block in blocks:
-        block["frames"] = []
+        block["frames"] = [] if block["state"] == "inactive" else frames.get(block["address"], [])
     return {
         **segment,
         "device": device,
@@ -156,32 +162,6 @@ def _segment(segment: dict[str, Any], device: int) -> dict[str, Any]:
         "dedicated_size": sum(block["dedicated_size"] for block in blocks),
         "shared_size": sum(block["shared_size"] for block in blocks),
     }
-
-
-class _History:
-    """PyTorch's recording of what is allocated: whether it is wanted. There are no traces, and a warning says so."""
-
-    def __init__(self) -> None:
-        self.enabled = False
-
-    def record(self, enabled: Any = "all", *_: Any, **__: Any) -> None:
-        """Replaces `_cuda_record_memory_history`."""
-        self._switch(enabled is not None)
-
-    def record_legacy(self, enabled: bool, *_: Any, **__: Any) -> None:
-        """Replaces `_cuda_record_memory_history_legacy`."""
-        self._switch(enabled)
-
-    def _switch(self, enabled: bool) -> None:
-        if enabled and not self.enabled:
-            warnings.warn(
-                "with giant-kitten, memory snapshots show what is allocated and where, but no history of it",
-                stacklevel=4,
-            )
-        self.enabled = enabled
-
-
-history = _History()
 
 
 def _complete_mem_get_info(torch: Any) -> None:

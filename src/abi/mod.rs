@@ -189,6 +189,17 @@ fn stream_of(stream: *mut c_void) -> Stream {
 fn give(size: usize, device: c_int, stream: *mut c_void) -> Result<u64, Error> {
     let kitten = current()?;
     let device = device_number(device)?;
+    if kitten.is_recording() {
+        let stack = who_asks(0);
+        let result = give_by(kitten, size, device, stream);
+        kitten.record_malloc(&result, size, device, stream_of(stream), stack);
+        return result;
+    }
+    give_by(kitten, size, device, stream)
+}
+
+#[inline]
+fn give_by(kitten: &Kitten, size: usize, device: usize, stream: *mut c_void) -> Result<u64, Error> {
     if PREFERENCES.load(Ordering::Relaxed) != 0
         && let Some(Tier::Shared) = PREFERENCE.try_with(Cell::get).unwrap_or(None)
     {
@@ -240,7 +251,13 @@ pub extern "C" fn gk_free(ptr: *mut c_void, _size: usize, device: c_int, stream:
         return;
     }
     let device = usize::try_from(device).unwrap_or(usize::MAX);
-    hook("gk_free", || current()?.free(ptr as u64, device, stream_of(stream)));
+    hook("gk_free", || {
+        let kitten = current()?;
+        if kitten.is_recording() {
+            return kitten.recorded_free(ptr as u64, stream_of(stream), who_asks(1));
+        }
+        kitten.free(ptr as u64, device, stream_of(stream))
+    });
 }
 
 /// Runs a hook, which has no way to answer: an error is logged. None that only says that the process is at its end, or is a child
@@ -258,6 +275,40 @@ fn hook(call: &str, run: impl FnOnce() -> Result<(), Error>) {
 #[cold]
 fn complain(call: &str) {
     let _ = LAST_ERROR.try_with(|last| log::error!("{call}: {}", last.borrow().to_string_lossy()));
+}
+
+/// Says who allocates (0) or gives back (1), by a number of its own; 0 for nobody knows.
+pub type Who = extern "C" fn(what: c_int) -> u64;
+
+/// Whom [`gk_record`] was given.
+static WHO: Mutex<Option<Who>> = Mutex::new(None);
+
+/// Asks, with no lock held.
+#[cold]
+fn who_asks(what: c_int) -> u64 {
+    let who = *WHO.lock();
+    who.map_or(0, |who| who(what))
+}
+
+/// Begins to record anew what happens, the last `events` of each device; 0 ends it. `who` is asked at each malloc and free, or null.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_record(events: usize, who: Option<Who>) -> c_int {
+    status(|| {
+        *WHO.lock() = who;
+        current()?.record(events);
+        Ok(())
+    })
+}
+
+/// What was recorded of a device, as JSON; see [`gk_stats_json`] for the buffer.
+///
+/// # Safety
+/// `buffer` is null or has room for `length` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_history_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
+    let text = guarded(|| Ok(snapshot::history(&current()?.history(device_number(device)?)?)));
+    // SAFETY: the caller's promise.
+    unsafe { write_text(text, buffer, length) }
 }
 
 /// PyTorch's init hook: the number of devices. Nothing is to be done; heaps are made at their first use.

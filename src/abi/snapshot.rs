@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::core::history::{Action, Event};
 use crate::core::{Class, Tier};
 use crate::heap::{BlockState, Segment};
 
@@ -43,6 +44,29 @@ pub(super) fn json(segments: &[Segment]) -> String {
             );
         }
         text.push_str("]}");
+    }
+    text.push(']');
+    text
+}
+
+/// A list of events, the oldest first. `stack` is the number that whoever asked has given.
+pub(super) fn history(events: &[Event]) -> String {
+    let mut text = String::from("[");
+    for (number, event) in events.iter().enumerate() {
+        let separator = if number == 0 { "" } else { "," };
+        let (action, place) = match event.action {
+            Action::Alloc => ("alloc", "addr"),
+            Action::FreeRequested => ("free_requested", "addr"),
+            Action::FreeCompleted => ("free_completed", "addr"),
+            Action::SegmentMap => ("segment_map", "addr"),
+            Action::SegmentUnmap => ("segment_unmap", "addr"),
+            Action::OutOfMemory => ("oom", "device_free"),
+        };
+        let _ = write!(
+            text,
+            "{separator}{{\"action\":\"{action}\",\"{place}\":{},\"size\":{},\"stream\":{},\"time_us\":{},\"stack\":{}}}",
+            event.address, event.bytes, event.stream, event.time_us, event.stack
+        );
     }
     text.push(']');
     text

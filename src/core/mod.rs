@@ -6,6 +6,7 @@ pub mod balance;
 mod bins;
 mod demand;
 mod forecast;
+pub mod history;
 mod ledger;
 pub mod placement;
 mod size;

@@ -18,6 +18,7 @@
 use std::collections::BTreeMap;
 
 use super::{Bound, Heap, RESIDENT, SCRATCH};
+use crate::core::history::Action;
 use crate::core::placement::{self, GranuleId, Order, Resident};
 use crate::core::{Phase, Reserve, Tier, show_size};
 use crate::driver::{self, Driver, Handle};
@@ -435,7 +436,7 @@ impl Heap {
 
     /// Unmaps granules, their handles to the stock; returns those for which it worked. The core is told by the caller.
     pub(super) fn unmap_granules(&mut self, index: usize, granules: &[u32]) -> Vec<u32> {
-        let mut gone = Vec::new();
+        let (mut gone, mut unmapped) = (Vec::new(), Vec::new());
         let Bound { base, core, handles } = &mut self.arenas[index];
         for run in granules.chunk_by(|a, b| a + 1 == *b) {
             let run: Vec<u32> = run.iter().copied().filter(|granule| handles[*granule as usize].is_some()).collect();
@@ -454,7 +455,11 @@ impl Heap {
                     }
                     gone.push(*granule);
                 }
+                unmapped.push((address, run.len() as u64 * self.granule));
             }
+        }
+        for (address, bytes) in unmapped {
+            self.happened(Action::SegmentUnmap, address, bytes, 0, 0);
         }
         gone
     }

@@ -12,6 +12,7 @@
 //!               retired.rs  blocks given back that other streams still use
 //!               pools.rs    what graph captures allocate
 //!               report.rs   the memory map
+//!               record.rs   the history of what happened, where wanted
 //! ```
 //!
 //! A heap is used under its device's lock and takes none itself.
@@ -19,6 +20,7 @@
 mod automatic;
 mod migrate;
 mod pools;
+mod record;
 mod report;
 mod retired;
 mod stock;
@@ -27,6 +29,7 @@ mod supply;
 
 use std::sync::Arc;
 
+use crate::core::history::History;
 use crate::core::{Arena, BlockId, Class, Ledger, PerTier, Phase, Reserve, Stats, StreamId, Tier, rounded, show_size};
 use crate::driver::{DeviceInfo, Driver, DriverError, Handle, Rung, Stream};
 use crate::error::Error;
@@ -88,6 +91,7 @@ pub struct Heap {
     automatic: automatic::Automatic,
     stats: Stats,
     last_refusal: Option<DriverError>,
+    history: Option<History>,
 }
 
 impl Heap {
@@ -156,6 +160,7 @@ impl Heap {
             automatic: automatic::Automatic::new(options.reserve == Reserve::Auto, granule),
             stats: Stats::default(),
             last_refusal: None,
+            history: None,
         };
         for class in [Class::Small, Class::Large, Class::Small, Class::Large] {
             heap.add_arena(class)?;

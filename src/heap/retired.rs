@@ -117,6 +117,7 @@ impl Heap {
         for tier in Tier::ALL {
             self.stats.tiers[tier].active.sub(block.bytes[tier]);
         }
+        self.record_release(block.index, block.id, block.stream);
         self.arenas[block.index].core.release(block.id, block.stream);
     }
 

@@ -11,6 +11,7 @@
 //! So never a free shared block before the reserve, and never out of memory while anything is idle, or both tiers together have room.
 
 use super::{Bound, FIRST_OF_POOLS, Heap};
+use crate::core::history::Action;
 use crate::core::{BlockId, Growth, StreamId, Tier};
 use crate::driver::{DriverError, Handle};
 use crate::error::Error;
@@ -183,6 +184,7 @@ impl Heap {
         for (slot, handle) in under[first..].iter_mut().zip(handles) {
             *slot = Some(handle);
         }
+        self.happened(Action::SegmentMap, address, bytes, 0, 0);
         self.note();
         Some(())
     }

@@ -16,12 +16,13 @@ use std::sync::Arc;
 
 use once_cell::sync::OnceCell;
 
+use crate::core::history::Event;
 use crate::core::placement::{Order, SortBy};
 use crate::core::{PerTier, Reserve, Stats, Tier};
 use crate::driver::{DeviceInfo, Driver, Stream};
 use crate::error::Error;
 use crate::heap::{Heap, HeapOptions, MemoryMap, Moved, PoolId, Segment};
-use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering};
+use crate::sync::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering};
 
 pub use options::{OPTIONS, OptionRow, Options, reference};
 
@@ -86,6 +87,8 @@ pub struct Kitten {
     driver: Arc<dyn Driver>,
     options: Options,
     devices: Box<[Device]>,
+    /// How many events are recorded of each device; 0 for none.
+    recording: AtomicUsize,
 }
 
 impl std::fmt::Debug for Kitten {
@@ -104,7 +107,8 @@ impl Kitten {
     /// The driver's, where it cannot count its devices.
     pub fn new(options: Options, driver: Arc<dyn Driver>) -> Result<Kitten, Error> {
         let count = driver.device_count()?;
-        Ok(Kitten { driver, options, devices: (0..count).map(|_| Device::default()).collect() })
+        let devices = (0..count).map(|_| Device::default()).collect();
+        Ok(Kitten { driver, options, devices, recording: AtomicUsize::new(0) })
     }
 
     /// The options it was made with.
@@ -144,7 +148,8 @@ impl Kitten {
         };
         let _making = of.making.lock();
         if of.heap.get().is_none() {
-            let heap = Heap::new(self.driver.clone(), device, &options)?;
+            let mut heap = Heap::new(self.driver.clone(), device, &options)?;
+            heap.record(self.recording.load(Ordering::Acquire));
             // Nobody else can have set it: the lock is held.
             let _ = of.heap.set(Mutex::new(heap));
         }
@@ -452,6 +457,44 @@ impl Kitten {
     /// A pool that is not known.
     pub fn release_pool(&self, device: usize, pool: PoolId) -> Result<(), Error> {
         self.heap(device)?.release_pool(pool)
+    }
+
+    /// Begins to record anew what happens, the last `most` events of each device; 0 ends it.
+    pub fn record(&self, most: usize) {
+        self.recording.store(most, Ordering::Release);
+        self.devices.iter().filter_map(|device| device.heap.get()).for_each(|heap| heap.lock().record(most));
+    }
+
+    /// Whether what happens is recorded: then who gives out blocks tells of it by [`record_malloc`](Kitten::record_malloc), and
+    /// takes them back by [`recorded_free`](Kitten::recorded_free).
+    #[inline]
+    pub fn is_recording(&self) -> bool {
+        self.recording.load(Ordering::Relaxed) != 0
+    }
+
+    /// What was recorded of a device, the oldest first.
+    ///
+    /// # Errors
+    /// As for [`stats`](Kitten::stats).
+    pub fn history(&self, device: usize) -> Result<Vec<Event>, Error> {
+        Ok(self.heap(device)?.history())
+    }
+
+    /// Records what came of a request of `bytes`. `stack` is who asked, by a number of the caller's.
+    pub fn record_malloc(&self, result: &Result<u64, Error>, bytes: usize, device: usize, stream: Stream, stack: u64) {
+        if bytes > 0
+            && let Ok(mut heap) = self.heap(device)
+        {
+            heap.record_malloc(result, bytes as u64, stream, stack);
+        }
+    }
+
+    /// [`free`](Kitten::free), recorded before anybody else can have the block.
+    ///
+    /// # Errors
+    /// As for [`free`](Kitten::free).
+    pub fn recorded_free(&self, address: u64, stream: Stream, stack: u64) -> Result<(), Error> {
+        self.with_owner(address, |heap| heap.recorded_free(address, stream, stack))
     }
 
     /// Tests the invariants of every heap. For tests: O(everything).

@@ -113,6 +113,20 @@ static void pools(void) {
     gk_free(eager, MIB, 0, NULL);
 }
 
+static uint64_t who(int what) { return 41 + (uint64_t)what; }
+
+static void history(void) {
+    CHECK(gk_record(100, who) == GK_OK);
+    gk_free(gk_malloc(3 * MIB, 0, NULL), 3 * MIB, 0, NULL);
+    size_t needed = gk_history_json(0, NULL, 0);
+    char *text = (char *)malloc(needed);
+    CHECK(gk_history_json(0, text, needed) == needed);
+    CHECK(strstr(text, "\"action\":\"alloc\"") && strstr(text, "\"size\":3145728") && strstr(text, "\"stack\":41"));
+    CHECK(strstr(text, "\"action\":\"free_completed\"") && strstr(text, "\"stack\":42"));
+    free(text);
+    CHECK(gk_record(0, NULL) == GK_OK && gk_history_json(0, NULL, 0) == 3);
+}
+
 static void statistics(void) {
     size_t needed = gk_stats_json(0, NULL, 0);
     CHECK(needed > 100);
@@ -162,6 +176,7 @@ int main(void) {
     blocks();
     actions();
     pools();
+    history();
     statistics();
     puts("everything was called");
     return 0;

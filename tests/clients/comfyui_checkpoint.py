@@ -1,4 +1,4 @@
-"""Writes a checkpoint with the names and shapes of Stable Diffusion 1.5, by ComfyUI's own classes, and weights of zeros.
+"""Writes a checkpoint with the names and shapes of Stable Diffusion 1.5, by ComfyUI's classes, and weights of zeros.
 
 Run in a checkout of ComfyUI. The file is 2.1 GB long and takes next to no room on a disk: its zeros are a hole.
 """

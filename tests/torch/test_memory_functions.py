@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
 import giant_kitten
+import pytest
 import torch
 from conftest import python
+from torch.cuda import _memory_viz
 
 # Every call answers with what it is to be compared by; a call that raises, with its kind.
 MATRIX = """
@@ -123,3 +126,104 @@ def test_what_a_program_offloads_by_free_memory_reaches_us() -> None:
     while torch.cuda.mem_get_info()[0] > (8 << 30) and len(layers) < 60:
         layers.append(torch.empty(256 << 20, dtype=torch.uint8, device="cuda"))
     assert {giant_kitten.tier(layer) for layer in layers} >= {"dedicated", "shared"}
+
+
+def test_the_history_of_what_was_allocated_by_whom(tmp_path: Path) -> None:
+    torch.cuda.memory._record_memory_history(max_entries=1000)
+    try:
+        gone = torch.empty(3 << 20, dtype=torch.uint8, device="cuda")
+        address = gone.data_ptr()
+        del gone
+        kept = torch.empty(5 << 20, dtype=torch.uint8, device="cuda")
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            torch.empty(1 << 40, dtype=torch.uint8, device="cuda")
+        file = tmp_path / "snapshot.pickle"
+        torch.cuda.memory._dump_snapshot(str(file))
+    finally:
+        torch.cuda.memory._record_memory_history(enabled=None)
+    with file.open("rb") as opened:
+        snapshot = pickle.load(opened)
+    trace = snapshot["device_traces"][0]
+    assert [event["action"] for event in trace if event.get("addr") == address and event["size"] == 3 << 20] == [
+        "alloc", "free_requested", "free_completed",
+    ]  # fmt: skip
+    (refused,) = [event for event in trace if event["action"] == "oom"]
+    assert refused["size"] == 1 << 40 and 0 < refused["device_free"] < 1 << 40
+    times = [event["time_us"] for event in trace]
+    assert times == sorted(times) and times[0] > 0
+    (allocated,) = [event for event in trace if event["size"] == 5 << 20 and event["action"] == "alloc"]
+    assert allocated["addr"] == kept.data_ptr()
+    assert any(frame["filename"] == __file__ for frame in allocated["frames"])
+    (block,) = [b for s in snapshot["segments"] for b in s["blocks"] if b["address"] == kept.data_ptr()]
+    assert block["frames"] == allocated["frames"]
+    # What PyTorch's own tools make of it.
+    assert "3.0MiB" in _memory_viz.trace(snapshot)
+    for view in (_memory_viz.segsum, _memory_viz.trace_plot, _memory_viz.segment_plot):
+        assert len(view(snapshot)) > 100
+    assert torch.cuda.memory._snapshot()["device_traces"][0] == []
+
+
+def test_a_history_keeps_the_last_events_and_no_stacks_where_none_are_wanted() -> None:
+    torch.cuda.memory._record_memory_history(max_entries=4, context=None)
+    try:
+        for _ in range(20):
+            torch.empty(100, device="cuda")
+        trace = torch.cuda.memory._snapshot()["device_traces"][0]
+    finally:
+        torch.cuda.memory._record_memory_history(enabled=None)
+    assert len(trace) == 4 and all(event["frames"] == [] for event in trace)
+
+
+def test_threads_that_allocate_while_a_history_is_kept() -> None:
+    torch.cuda.memory._record_memory_history(max_entries=100_000)
+    try:
+        threads = [
+            threading.Thread(target=lambda: [torch.zeros(100, device="cuda").add(1) for _ in range(200)])
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        trace = torch.cuda.memory._snapshot()["device_traces"][0]
+    finally:
+        torch.cuda.memory._record_memory_history(enabled=None)
+    live: set[int] = set()
+    for event in trace:
+        if event["action"] == "alloc":
+            assert event["addr"] not in live
+            live.add(event["addr"])
+        elif event["action"] == "free_completed":
+            live.discard(event["addr"])
+
+
+def test_a_pool_of_ours_under_pytorchs_own_allocator() -> None:
+    program = """
+import torch, giant_kitten
+if not hasattr(torch.cuda, "MemPool"):
+    print("shared"), quit()
+memory = torch.cuda.memory
+ours = memory.CUDAPluggableAllocator(str(giant_kitten.library_path()), "gk_torch_malloc", "gk_free")
+known = torch.arange(1 << 20)
+pool = torch.cuda.MemPool(ours.allocator())
+with torch.cuda.use_mem_pool(pool):
+    inside = known.cuda()
+    try:
+        torch.empty(1 << 40, dtype=torch.uint8, device="cuda")
+        print("no error")
+    except torch.cuda.OutOfMemoryError:
+        pass
+outside = known.cuda()
+assert torch.cuda.get_allocator_backend() == "native"
+giant_kitten.to_shared(inside)
+assert torch.equal(inside.cpu(), known) and torch.equal(outside.cpu(), known)
+print(giant_kitten.tier(inside))
+"""
+    assert python(program, native=True) == "shared\n"
+
+
+def test_a_pool_under_ours_is_refused_by_name() -> None:
+    if not hasattr(torch.cuda, "MemPool"):
+        pytest.skip(f"PyTorch {torch.__version__} has no MemPool")
+    with pytest.raises(RuntimeError, match="MemPool cannot be used while giant-kitten is PyTorch's allocator"):
+        torch.cuda.MemPool()
