@@ -85,6 +85,13 @@ impl Forecast {
         &self.uses
     }
 
+    /// The same with so many more levels for fragments. They lie between the blocks and are used as often as the levels around
+    /// them, so the lowest repeat.
+    pub fn levels(&self, fragments: usize) -> Vec<f64> {
+        let lowest = self.uses.first().copied().unwrap_or(0.0);
+        std::iter::repeat_n(lowest, fragments).chain(self.uses.iter().copied()).collect()
+    }
+
     /// Bytes that scratch takes beyond its peak.
     pub fn slack(&self) -> u64 {
         self.slack

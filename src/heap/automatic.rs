@@ -115,7 +115,9 @@ impl Heap {
     }
 
     /// A safe point: nobody launches work until this returns, and `kind` names the work that comes next, in any words that are
-    /// the same for the same work ("" where nobody knows). In the automatic mode memory may move now. O(1) as long as everything has found dedicated memory; otherwise O(blocks + granules) and what the moves take.
+    /// the same for the same work ("" where nobody knows). In the automatic mode memory may move now.
+    ///
+    /// O(levels of scratch) as long as everything has found dedicated memory; otherwise O(blocks + granules), and what the moves take.
     ///
     /// # Errors
     /// The driver's. What has moved stays moved, and everything stays usable.
@@ -175,6 +177,7 @@ impl Heap {
 
     /// Moves what ought to move before the coming run.
     fn rebalance(&mut self) -> Result<Moved, Error> {
+        let left_before = std::mem::take(&mut self.automatic.left);
         let Some(forecast) = self.automatic.forecasts.get(&self.automatic.kind) else { return Ok(Moved::default()) };
         let limit = self.ledger.limit(Tier::Dedicated);
         let allocated = &self.stats.tiers;
@@ -186,15 +189,10 @@ impl Heap {
             return Ok(Moved::default());
         }
         let left = self.left_by(self.automatic.interval);
-        let passes = 2 * self.left_by(self.automatic.interval.wrapping_sub(1)) < self.automatic.left;
-        self.automatic.left = left;
-        self.automatic.passing = if passes { left } else { 0 };
-        let Some(forecast) = self.automatic.forecasts.get(&self.automatic.kind) else { return Ok(Moved::default()) };
+        // What the interval before had left is mostly gone by now: so will this be.
+        let passes = 2 * self.left_by(self.automatic.interval.wrapping_sub(1)) < left_before;
         let (candidates, fixed) = self.candidates(forecast, passes);
-        let slack = forecast.slack().div_ceil(self.granule) as usize;
-        let lowest = forecast.uses().first().copied().unwrap_or(0.0);
-        // Fragments lie between the blocks: their granules are used as often as the levels around them, so the lowest repeat.
-        let uses: Vec<f64> = std::iter::repeat_n(lowest, slack).chain(forecast.uses().iter().copied()).collect();
+        let uses = forecast.levels(forecast.slack().div_ceil(self.granule) as usize);
         let shared_room = self.ledger.limit(Tier::Shared).saturating_sub(self.live_granules(&candidates, Tier::Shared));
         let outlook = Outlook {
             uses: &uses,
@@ -203,6 +201,8 @@ impl Heap {
             shared_room: shared_room / self.granule,
             debt: forecast.debt() / self.granule as f64 + REMAP * self.idle_granules() as f64,
         };
+        self.automatic.left = left;
+        self.automatic.passing = if passes { left } else { 0 };
         let decision = balance::decide(&candidates, &outlook);
         if decision.is_empty() {
             log::debug!(
@@ -216,8 +216,9 @@ impl Heap {
         let after = placed(&candidates, &outlook, &decision);
         let why = self.describe(&decision, &outlook);
         log::debug!("device {}: {why}", self.device);
+        let moved = self.carry_out(decision, before, after)?;
         self.automatic.last_decision = Some(why);
-        self.carry_out(decision, before, after)
+        Ok(moved)
     }
 
     fn carry_out(&mut self, decision: Decision, before: Placed, after: Placed) -> Result<Moved, Error> {
