@@ -350,3 +350,5 @@ def test_too_late_is_told_in_one_sentence_and_nothing_breaks(
         status, answer = server.post("giant-kitten/v1/act", {"action": "activate"})
         assert status == 422 and "GIANT_KITTEN=1" in answer["detail"]
         assert server.post("sdapi/v1/txt2img", {})[1]["images"] == ["picture"]
+        # Before the server goes: gradio's page says on its console that its connection is lost.
+        page.close()
