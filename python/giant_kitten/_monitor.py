@@ -110,6 +110,11 @@ class _Server(ThreadingHTTPServer):
                 "taken"
             ) from why
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A page that is closed in the middle of an answer is nobody's fault, and no traceback in somebody's program.
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/{self.token}/"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
+import struct
 import subprocess
 import sys
 import urllib.error
@@ -200,6 +202,18 @@ def test_the_variable_is_enough_and_one_page_shows_all_programs(open_page: Calla
         finally:
             watcher.terminate()
             watcher.wait(10)
+
+
+def test_pages_that_go_away_in_the_middle_of_an_answer_are_nobodys_fault(program: Server) -> None:
+    host, path = program.url.removeprefix("http://").split("/", 1)
+    name, port = host.split(":")
+    for _ in range(30):
+        with socket.create_connection((name, int(port))) as page:
+            # Closed without waiting for what is to come: the server's answer meets a reset.
+            page.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            page.sendall(f"GET /{path}state HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    assert status(program.url) == 200
+    assert "Traceback" not in program.printed()
 
 
 @pytest.mark.parametrize(("port", "said"), [("99999", "cannot listen on port 99999"), ("x", "is no port")])
