@@ -60,6 +60,15 @@ impl SortBy {
             SortBy::Recency => "recency",
         }
     }
+
+    /// Reads its name.
+    ///
+    /// # Errors
+    /// A sentence that names the text and what may be given.
+    pub fn parse(text: &str) -> Result<SortBy, String> {
+        let known = SortBy::ALL.into_iter().find(|by| by.name() == text);
+        known.ok_or_else(|| format!("{text} is none of {}", SortBy::ALL.map(SortBy::name).join(", ")))
+    }
 }
 
 /// In which order blocks claim dedicated granules.

@@ -249,6 +249,9 @@ impl Heap {
     /// How often each byte of a block is read in an interval, on average over all work, and the last interval that is known to have
     /// read it.
     pub(super) fn value(&self, address: u64, born: u32, bytes: u64) -> (f64, u32) {
+        if !self.automatic.was_told(address, born) {
+            return (1.0, self.automatic.interval);
+        }
         let (mut intervals, mut reads, mut last) = (0, 0.0, 0);
         for forecast in self.automatic.forecasts.values() {
             intervals += forecast.intervals();
@@ -256,9 +259,6 @@ impl Heap {
                 reads += read as f64 * forecast.intervals() as f64;
                 last = last.max(forecast.last_told());
             }
-        }
-        if !self.automatic.was_told(address, born) {
-            return (1.0, self.automatic.interval);
         }
         (reads / (intervals.max(1) * bytes.max(1)) as f64, last)
     }

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 
 use super::{Bound, Heap, RESIDENT, SCRATCH};
 use crate::core::history::Action;
-use crate::core::placement::{self, GranuleId, Order, Resident};
+use crate::core::placement::{self, GranuleId, Order, Resident, SortBy};
 use crate::core::{Phase, Reserve, Tier, show_size};
 use crate::driver::{self, Driver, Handle};
 use crate::error::Error;
@@ -235,7 +235,7 @@ impl Heap {
     fn place(&mut self, order: Order, budget: u64) -> Result<Moved, Error> {
         self.quiesce()?;
         self.strip();
-        let plan = placement::plan(self.residents(), order, budget);
+        let plan = placement::plan(self.residents(order.sort_by), order, budget);
         let (needed, limit) = (plan.shared() * self.granule, self.ledger.limit(Tier::Shared));
         if needed > limit {
             return Err(Error::Refused(format!(
@@ -259,13 +259,19 @@ impl Heap {
         self.swap(promote, demote)
     }
 
-    /// Everything that wants a place: the blocks, and what else of the pools' granules graphs may touch.
-    fn residents(&self) -> Vec<Resident> {
+    /// Everything that wants a place: the blocks, and what else of the pools' granules graphs may touch. What is known of reads is looked
+    /// up only where they are sorted by it.
+    fn residents(&self, sort_by: SortBy) -> Vec<Resident> {
         let mut residents = Vec::new();
         for (index, bound) in self.arenas.iter().enumerate() {
             let arena = index as u32;
             residents.extend(bound.core.blocks().map(|block| {
-                let (reads, last_read) = self.value(bound.base + block.offset, block.marks.born, block.size);
+                let (reads, last_read) = match sort_by {
+                    SortBy::Size => (0.0, 0),
+                    SortBy::Reads | SortBy::Recency => {
+                        self.value(bound.base + block.offset, block.marks.born, block.size)
+                    }
+                };
                 let granules = bound.core.granules_of(block.id);
                 Resident { arena, granules, size: block.size, model: block.marks.model, reads, last_read }
             }));

@@ -82,8 +82,7 @@ pub const OPTIONS: &[OptionRow] = &[
         help: "what blocks are sorted by when they claim dedicated memory in an activation: size is the original's; reads and recency \
                take what has been told of reads, the most read or the last read first, and equals by size",
         set: |options, value| {
-            let known = SortBy::ALL.into_iter().find(|by| by.name() == value);
-            options.sort_by = known.ok_or_else(|| format!("{value} is none of size, reads, recency"))?;
+            options.sort_by = SortBy::parse(value)?;
             Ok(())
         },
     },

@@ -169,24 +169,6 @@ fn write(path: &Path, text: String) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// What blocks are sorted by.
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum By {
-    Size,
-    Reads,
-    Recency,
-}
-
-impl From<By> for SortBy {
-    fn from(by: By) -> SortBy {
-        match by {
-            By::Size => SortBy::Size,
-            By::Reads => SortBy::Reads,
-            By::Recency => SortBy::Recency,
-        }
-    }
-}
-
 #[derive(Args)]
 struct Run {
     /// A bundled trace, or a file in the format gpu-op-trace/1, plain or .zst; several, each with how many of its steps
@@ -210,8 +192,8 @@ struct Run {
     persist: u64,
     /// What blocks are sorted by when they claim dedicated memory. By reads or recency they are placed anew after the first generation
     /// (--loop), when those are known
-    #[arg(long, value_enum, default_value = "size")]
-    sort_by: By,
+    #[arg(long, value_name = "size|reads|recency", default_value = "size", value_parser = SortBy::parse)]
+    sort_by: SortBy,
     /// Large blocks claim dedicated memory first
     #[arg(long)]
     sort_reversed: bool,
@@ -263,7 +245,7 @@ impl Run {
             persist: self.persist,
             sort_reversed: self.sort_reversed,
             ignore_model: self.ignore_model,
-            sort_by: self.sort_by.into(),
+            sort_by: self.sort_by,
         };
         Ok(Setup { profile, granule: self.granule, policy, activation })
     }
