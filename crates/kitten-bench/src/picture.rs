@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
 use giant_kitten::{MemoryMap, Stats, Tier, show_size};
+use plotters::coord::CoordTranslate;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
@@ -152,15 +153,7 @@ fn paint_sweep<B: DrawingBackend>(
             .label(format!("best: {seconds:.2} s with {best:.2} GiB"))
             .legend(|(x, y)| Circle::new((x + 11, y), 5, BLUE.filled()));
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::Coordinate(((right - left) as i32).min(0) + 330, 90))
-        .label_font((FONT, 15))
-        .background_style(WHITE.mix(0.9))
-        .border_style(FAINT)
-        .legend_area_size(32)
-        .draw()?;
-    Ok(())
+    draw_legend(&mut chart, SeriesLabelPosition::Coordinate(((right - left) as i32).min(0) + 330, 90))
 }
 
 /// Draws what a card took for each step against what the model says; `real` where the card is.
@@ -215,15 +208,26 @@ fn paint_compared<B: DrawingBackend>(
             .label(name)
             .legend(move |(x, y)| Circle::new((x + 11, y), 5, colour.filled()));
     }
+    draw_legend(&mut chart, SeriesLabelPosition::UpperLeft)
+}
+
+/// The legend of a chart, in the one look that they all have.
+fn draw_legend<'a, B, C>(
+    chart: &mut ChartContext<'a, B, C>,
+    position: SeriesLabelPosition,
+) -> Result<(), DrawingAreaErrorKind<B::ErrorType>>
+where
+    B: DrawingBackend + 'a,
+    C: CoordTranslate,
+{
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(position)
         .label_font((FONT, 15))
         .background_style(WHITE.mix(0.9))
         .border_style(FAINT)
         .legend_area_size(32)
-        .draw()?;
-    Ok(())
+        .draw()
 }
 
 const CELL: i32 = 9;
