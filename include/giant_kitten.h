@@ -155,7 +155,7 @@ struct gk_stats {
     uint64_t dedicated_reserved_peak;
     uint64_t shared_reserved;
     uint64_t shared_reserved_peak;
-    uint64_t requested; /* what live blocks asked for, before rounding */
+    uint64_t requested; /* what live blocks and those that wait for other streams asked for, before rounding */
     uint64_t requested_peak;
     uint64_t phase;              /* GK_LOADING, GK_ACTIVE, GK_DISABLED, GK_FREED */
     uint64_t reserve;            /* the reserve in force */
@@ -207,6 +207,18 @@ struct gk_stats {
     uint64_t rebalanced_demoted;  /* bytes that it moved to the shared tier */
     uint64_t rebalanced_promoted; /* bytes that it moved to the dedicated tier */
     uint64_t scratch_peak;        /* the most scratch at once since the last safe point */
+    uint64_t active_blocks; /* blocks that are live or wait for other streams */
+    uint64_t active_blocks_peak;
+    uint64_t active; /* their bytes, rounded */
+    uint64_t active_peak;
+    uint64_t small_active_blocks;
+    uint64_t small_active_blocks_peak;
+    uint64_t small_active;
+    uint64_t small_active_peak;
+    uint64_t large_active_blocks;
+    uint64_t large_active_blocks_peak;
+    uint64_t large_active;
+    uint64_t large_active_peak;
 };
 int gk_stats(int device, struct gk_stats *stats);
 

@@ -198,6 +198,9 @@ impl Heap {
         if !self.repairs.is_whole() {
             self.make_whole()?;
         }
+        if self.retired.len() > 0 {
+            self.poll_retired();
+        }
         let index = match pool {
             None => self.current + class,
             Some(pool) => self.pool_arena(pool, class)?,
@@ -253,7 +256,7 @@ impl Heap {
         let (owner, marks) = core.owner(id);
         let stream = self.streams.number_at_free(stream, owner)?;
         let (_, size) = core.extent(id);
-        self.stats.free(core.class(), size, core.requested(id));
+        self.stats.free(core.class(), size, core.requested(id), marks.shared_use);
         self.automatic.demand.give_back(size);
         match core.tier(id) {
             Some(tier) => self.stats.free_part(tier, size, marks.scratch, marks.shared_use),
