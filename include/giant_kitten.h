@@ -74,6 +74,8 @@ void gk_end_allocate_to_pool(int device, uint64_t pool_a, uint64_t pool_b);
 void gk_begin_allocate_stream_to_pool(int device, void *stream, uint64_t pool_a, uint64_t pool_b);
 void gk_end_allocate_stream_to_pool(int device, void *stream);
 void gk_release_pool(int device, uint64_t pool_a, uint64_t pool_b);
+/* How many hold the pool: those that began to allocate from it, less those that released it. 0 where there is no such pool. */
+uint64_t gk_pool_holds(int device, uint64_t pool_a, uint64_t pool_b);
 
 /* ---- Control ----------------------------------------------------------------------------------------------------- */
 

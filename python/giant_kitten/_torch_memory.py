@@ -9,7 +9,7 @@ import os
 import warnings
 from typing import Any
 
-from . import _library
+from . import _library, _mem_pool
 from ._history import history
 
 _fractions: dict[int, float] = {}
@@ -30,9 +30,7 @@ def complete(torch: Any) -> None:
     c._cuda_attach_out_of_memory_observer = _refuse("an observer of out of memory cannot be attached")
     # Memory that can change tiers has no handle that another process could open. Old releases would try.
     torch.UntypedStorage._share_cuda_ = _refuse("CUDA tensors cannot be shared between processes (IPC)")
-    if hasattr(torch.cuda, "MemPool"):
-        # A pool begins with a call that PyTorch's face of foreign allocators refuses, without a hook.
-        torch.cuda.MemPool.__init__ = _refuse("MemPool cannot be used")
+    _mem_pool.complete(torch)
     _complete_mem_get_info(torch)
     _complete_cudnn_benchmark(torch)
 
