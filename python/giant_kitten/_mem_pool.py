@@ -8,9 +8,9 @@ from . import _library
 
 
 class MemPool:
-    """A pool of memory, as `torch.cuda.MemPool`: what is allocated inside `use_mem_pool` comes from it, and nothing else does.
+    """A pool of memory, as `torch.cuda.MemPool`: what is allocated inside `use_mem_pool` comes of it alone.
 
-    `use_on_oom` and `no_split` are accepted and change nothing: what is free in a pool stays the pool's, and is divided.
+    `use_on_oom` and `no_split` are accepted and change nothing: what is free in a pool stays its own, and is divided.
 
     Raises `RuntimeError` with an allocator: memory of others cannot be moved between tiers.
     """
@@ -73,5 +73,6 @@ def complete(torch: Any) -> None:
 
 def _refused(*_: Any, **__: Any) -> None:
     raise RuntimeError(
-        "MemPool cannot be used while giant-kitten is PyTorch's allocator, with this PyTorch; start without GIANT_KITTEN to use it"
+        "MemPool cannot be used while giant-kitten is PyTorch's allocator, with this PyTorch; "
+        "start without GIANT_KITTEN to use it"
     )

@@ -13,6 +13,8 @@ from . import _library, _mem_pool
 from ._history import history
 
 _fractions: dict[int, float] = {}
+# The figures of a device when its totals were last reset: ours begin with what was there, PyTorch's with nothing.
+_at_reset: dict[int, dict[str, Any]] = {}
 
 
 def complete(torch: Any) -> None:
@@ -20,7 +22,7 @@ def complete(torch: Any) -> None:
     c = torch._C
     c._cuda_memoryStats = memory_stats
     c._cuda_resetPeakMemoryStats = lambda device: _library.call("gk_reset_peaks", device)
-    c._cuda_resetAccumulatedMemoryStats = lambda device: _library.call("gk_reset_totals", device)
+    c._cuda_resetAccumulatedMemoryStats = _reset_totals
     c._cuda_memorySnapshot = memory_snapshot
     c._cuda_getMemoryFraction = lambda device: _fractions.get(device, 1.0)
     c._cuda_setMemoryFraction = _remembering(c._cuda_setMemoryFraction)
@@ -50,9 +52,20 @@ def _remembering(set_fraction: Any) -> Any:
     return remembering
 
 
+def _reset_totals(device: int) -> None:
+    _library.call("gk_reset_totals", device)
+    _at_reset[device] = _library.read_json("gk_stats_json", device)
+
+
 def _gauge(stats: dict[str, Any], name: str, counted_as: str) -> dict[str, int]:
     current, total = stats[name], stats[f"{counted_as}_total"]
-    return {"current": current, "peak": stats[f"{name}_peak"], "allocated": total, "freed": max(0, total - current)}
+    before = stats["at_reset"].get(name, 0)
+    return {
+        "current": current,
+        "peak": stats[f"{name}_peak"],
+        "allocated": max(0, total - before),
+        "freed": max(0, total - current),
+    }
 
 
 def _pools(stats: dict[str, Any], name: str, counted_as: str = "") -> dict[str, dict[str, int]]:
@@ -68,14 +81,14 @@ _NOTHING = {"current": 0, "peak": 0, "allocated": 0, "freed": 0}
 
 def memory_stats(device: int) -> dict[str, Any]:
     """PyTorch's statistics of a device, of ours: both tiers together, and each by itself under "giant_kitten"."""
-    stats = _library.read_json("gk_stats_json", device)
+    stats = {**_library.read_json("gk_stats_json", device), "at_reset": _at_reset.get(device, {})}
     blocks, allocated = _pools(stats, "blocks"), _pools(stats, "allocated")
     active_blocks, active = _pools(stats, "active_blocks", "blocks"), _pools(stats, "active", "allocated")
     reserved = _gauge(stats, "reserved", "reserved")
     granule = stats["granule"]
     idle = max(0, reserved["current"] - allocated["all"]["current"])
     # What is held is not divided by the size of blocks: all of it is the large pool's but for what small blocks fill.
-    small = {key: min(value, reserved[key]) for key, value in _gauge(stats, "small_allocated", "small_allocated").items()}
+    small = {key: min(value, reserved[key]) for key, value in allocated["small_pool"].items()}
     large = {key: reserved[key] - small[key] for key in reserved}
     return {
         "num_alloc_retries": stats["retries"],

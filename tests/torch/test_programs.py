@@ -1,0 +1,28 @@
+"""Programs that know nothing of giant-kitten print, byte for byte, what they print on PyTorch's own allocator.
+
+Each is a file in `programs/`, and prints PyTorch's figures of memory after each of its steps.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import HERE, python
+
+PROGRAMS = sorted(path for path in (HERE / "programs").glob("*.py") if path.stem != "sampled")
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.stem)
+def test_a_program_prints_the_same(program: Path, tmp_path: Path) -> None:
+    if program.stem == "pools" and not hasattr(torch._C, "_cuda_beginAllocateCurrentThreadToPool"):
+        pytest.skip(f"PyTorch {torch.__version__} has no MemPool that ours can stand in for")
+    faults = tmp_path / "faults"
+    variables: dict[str, Any] = {"FAKE_CUDA_FAULTS": str(faults), "PYTHONWARNINGS": "ignore"}
+    if program.stem == "devices":
+        variables["FAKE_CUDA_PROFILE"] = "nominal-8g,nominal-6g"
+    native = python("", str(program), native=True, **variables)
+    assert python("", str(program), **variables) == native
+    assert not faults.exists() or faults.read_text() == ""
