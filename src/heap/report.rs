@@ -1,6 +1,7 @@
 //! The memory map: what lies where, for people and their tools.
 
-use super::{Heap, PoolId, SCRATCH};
+use super::{Bound, Heap, PoolId, SCRATCH};
+use crate::core::placement::{self, Order};
 use crate::core::{Block, Class, PerTier, Tier};
 
 /// One granule, and how many of its bytes each kind of block fills.
@@ -85,7 +86,39 @@ pub struct Segment {
     pub blocks: Vec<SegmentBlock>,
 }
 
+/// A live block, as it claims its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Its first address.
+    pub address: u64,
+    /// Its length.
+    pub size: u64,
+    /// Whether it belongs to the model.
+    pub model: bool,
+    /// The stream it belongs to, by its handle.
+    pub stream: u64,
+    /// The other streams that use it, by theirs.
+    pub used_on: Vec<u64>,
+}
+
 impl Heap {
+    /// The live blocks in the order in which an action would let them claim dedicated memory. Those of graph pools, which nobody may move,
+    /// are left out. O(n log n) in the blocks.
+    pub fn claims(&self, order: Order) -> Vec<Claim> {
+        let mut residents = self.residents(order.sort_by);
+        placement::sort(&mut residents, order);
+        let claims = residents.into_iter().filter_map(|resident| {
+            let index = resident.arena as usize;
+            let Bound { core, base, .. } = &self.arenas[index];
+            let id = core.find(resident.offset).filter(|_| !self.pools.owns(self.owner_of(index)))?;
+            let address = base + resident.offset;
+            let used_on = self.retired.uses_of(address).iter().map(|stream| self.streams.raw(*stream)).collect();
+            let stream = self.streams.raw(core.owner(id).0);
+            Some(Claim { address, size: resident.size, model: resident.model, stream, used_on })
+        });
+        claims.collect()
+    }
+
     /// Every segment. O(blocks + granules).
     pub fn segments(&self) -> Vec<Segment> {
         let mut segments = Vec::new();
@@ -132,7 +165,7 @@ impl Heap {
                     address: bound.base + start,
                     bytes,
                     class: bound.core.class(),
-                    pool: self.pools.of_arena(index),
+                    pool: self.pools.of_arena(self.owner_of(index)),
                     blocks: inside,
                 });
             }
@@ -163,7 +196,7 @@ impl Heap {
                     }
                 }
             }
-            let purpose = match index {
+            let purpose = match self.owner_of(index) {
                 0..SCRATCH => "resident",
                 2..4 => "scratch",
                 _ => "pool",

@@ -77,7 +77,7 @@ fn a_recorded_block_waits_for_its_other_streams() {
 
 #[test]
 fn a_destroyed_stream_does_not_strand_a_block() {
-    let (gpu, kitten) = setup(2 * GRANULE, 2 * GRANULE, "");
+    let (gpu, kitten) = setup(2 * GRANULE, GRANULE, "");
     let other = Stream(gpu.create_stream().unwrap());
     let block = kitten.malloc(2 * GRANULE as usize, 0, DEFAULT).unwrap();
     kitten.record_stream(block, other).unwrap();
