@@ -126,7 +126,8 @@ impl Heap {
     }
 
     /// What a placement in `order`, with `budget` bytes dedicated, would move and cannot: bytes of the blocks that lie in the wrong
-    /// tier, each taken whole. One that is shared and would fit only if no granule was broken is not counted.
+    /// tier, each taken whole; or, if that is more, what of the budget's rest is taken by granules that are not full. A block that is
+    /// shared and would fit only if no granule was broken is not counted.
     pub(super) fn unmovable(&self, order: Order, budget: u64) -> u64 {
         let mut residents = self.residents(order.sort_by);
         placement::sort(&mut residents, order);
@@ -143,6 +144,6 @@ impl Heap {
                 stays += resident.size;
             }
         }
-        stays
+        stays.max(self.mapped(Tier::Dedicated).saturating_sub(budget))
     }
 }
