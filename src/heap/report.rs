@@ -1,5 +1,7 @@
 //! The memory map: what lies where, for people and their tools.
 
+use std::collections::BTreeMap;
+
 use super::{Bound, Heap, PoolId, SCRATCH};
 use crate::core::placement::{self, Order};
 use crate::core::{Block, Class, PerTier, Tier};
@@ -17,7 +19,7 @@ pub struct GranuleMap {
     pub other: u64,
 }
 
-/// One arena.
+/// One arena, or all the pinned ones that belong to one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArenaMap {
     /// `resident`, `scratch` or `pool`.
@@ -26,7 +28,7 @@ pub struct ArenaMap {
     pub class: &'static str,
     /// The address of its first granule.
     pub base: u64,
-    /// Its granules, up to the last one with backing.
+    /// Its granules, up to the last one with backing; of pinned arenas one behind the other.
     pub granules: Vec<GranuleMap>,
 }
 
@@ -175,7 +177,7 @@ impl Heap {
 
     /// What lies where. O(blocks + granules).
     pub fn map(&self) -> MemoryMap {
-        let mut arenas = Vec::new();
+        let mut arenas = BTreeMap::new();
         for (index, bound) in self.arenas.iter().enumerate() {
             let tiers = (0..bound.core.granule_count()).map(|granule| bound.core.tier_of_granule(granule));
             let mut granules: Vec<_> = tiers.map(|tier| GranuleMap { tier, ..GranuleMap::default() }).collect();
@@ -196,7 +198,8 @@ impl Heap {
                     }
                 }
             }
-            let purpose = match self.owner_of(index) {
+            let owner = self.owner_of(index);
+            let purpose = match owner {
                 0..SCRATCH => "resident",
                 2..4 => "scratch",
                 _ => "pool",
@@ -205,8 +208,12 @@ impl Heap {
                 crate::core::Class::Small => "small",
                 crate::core::Class::Large => "large",
             };
-            arenas.push(ArenaMap { purpose, class, base: bound.base, granules });
+            let row = arenas.entry((owner, bound.belongs_to.is_some()));
+            row.or_insert(ArenaMap { purpose, class, base: bound.base, granules: Vec::new() })
+                .granules
+                .extend(granules);
         }
+        let arenas = arenas.into_values().collect();
         MemoryMap {
             granule: self.granule,
             arenas,

@@ -21,5 +21,5 @@ def test_on_the_pinned_rung(tests: str, options: str) -> None:
 
 def test_doctor_says_what_it_means() -> None:
     printed = python("", "-m", "giant_kitten", "doctor", FAKE_CUDA_RUNGS="pinned")
-    assert "by pinned" in printed and "taken out and back" in printed and "host_numa: cuMem" in printed
+    assert "by pinned" in printed and "take tensors out and back" in printed and "host_numa: cuMem" in printed
     assert "nothing is wrong" in printed
