@@ -34,7 +34,7 @@ fn a_model_that_overflows_runs() {
     }
     let stats = kitten.stats(0).unwrap();
     assert!(!stats.migrates && stats.fell_to_shared >= 4);
-    assert_eq!(stats.tiers[Tier::Shared].mapped, stats.tiers[Tier::Shared].reserved);
+    assert_eq!(stats.tiers[Tier::Shared].mapped.current(), stats.tiers[Tier::Shared].reserved.current());
     kitten.check().unwrap();
     blocks.iter().chain(&small).for_each(|block| kitten.free(block.address, 0, DEFAULT).unwrap());
     assert!(kitten.free(blocks[5].address, 0, DEFAULT).is_err(), "twice");
@@ -92,7 +92,7 @@ fn the_reserve_is_kept_while_loading_and_handed_out_first() {
     passing.iter().for_each(|block| kitten.free(block.address, 0, DEFAULT).unwrap());
     let again = load(&gpu, &kitten, 3, 2);
     assert_eq!(dedicated(&again), 3);
-    assert_eq!(kitten.stats(0).unwrap().reserve_used.peak, 6 * GRANULE);
+    assert_eq!(kitten.stats(0).unwrap().reserve_used.peak(), 6 * GRANULE);
     weights.iter().chain(&again).for_each(|block| block.check(&gpu));
     kitten.check().unwrap();
 }
@@ -315,7 +315,7 @@ fn two_devices_know_their_own_and_closing_leaves_nothing_behind() {
     }
     for device in 0..2 {
         let stats = kitten.stats(device).unwrap();
-        assert_eq!(stats.tiers[Tier::Shared].allocated.current, 6 * GRANULE);
+        assert_eq!(stats.tiers[Tier::Shared].allocated.current(), 6 * GRANULE);
     }
     for (device, block) in &blocks {
         block.check(&gpu);
