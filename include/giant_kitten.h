@@ -77,6 +77,8 @@ void gk_end_allocate_to_pool(int device, uint64_t pool_a, uint64_t pool_b);
 void gk_begin_allocate_stream_to_pool(int device, void *stream, uint64_t pool_a, uint64_t pool_b);
 void gk_end_allocate_stream_to_pool(int device, void *stream);
 void gk_release_pool(int device, uint64_t pool_a, uint64_t pool_b);
+/* How many hold the pool: those that began to allocate from it, less those that released it. 0 where there is no such pool. */
+uint64_t gk_pool_holds(int device, uint64_t pool_a, uint64_t pool_b);
 
 /* ---- Control ----------------------------------------------------------------------------------------------------- */
 
@@ -170,7 +172,7 @@ struct gk_stats {
     uint64_t dedicated_reserved_peak;
     uint64_t shared_reserved;
     uint64_t shared_reserved_peak;
-    uint64_t requested; /* what live blocks asked for, before rounding */
+    uint64_t requested; /* what live blocks and those that wait for other streams asked for, before rounding */
     uint64_t requested_peak;
     uint64_t phase;              /* GK_LOADING, GK_ACTIVE, GK_DISABLED, GK_FREED */
     uint64_t reserve;            /* the reserve in force */
@@ -225,6 +227,18 @@ struct gk_stats {
     uint64_t migrates;            /* 1 where blocks can change tier; 0 where shared memory is pinned, or there is none */
     uint64_t stayed;              /* bytes of blocks that the last action would have moved, where nothing can */
     uint64_t graph_pools;         /* pools of graph captures that are not released */
+    uint64_t active_blocks; /* blocks that are live or wait for other streams */
+    uint64_t active_blocks_peak;
+    uint64_t active; /* their bytes, rounded */
+    uint64_t active_peak;
+    uint64_t small_active_blocks;
+    uint64_t small_active_blocks_peak;
+    uint64_t small_active;
+    uint64_t small_active_peak;
+    uint64_t large_active_blocks;
+    uint64_t large_active_blocks_peak;
+    uint64_t large_active;
+    uint64_t large_active_peak;
 };
 int gk_stats(int device, struct gk_stats *stats);
 

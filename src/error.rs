@@ -5,6 +5,9 @@ use std::fmt;
 use crate::core::{PerTier, Tier, show_size};
 use crate::driver::DriverError;
 
+/// What PyTorch calls so: a request of that many bytes, or more, is told without its size.
+const EXABYTE: u64 = 1 << 60;
+
 /// Why an operation failed. The text says what happened, with which value, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
@@ -68,7 +71,18 @@ impl fmt::Display for Error {
 impl fmt::Display for OutOfMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The words that programs look for are PyTorch's.
-        write!(f, "CUDA out of memory. Tried to allocate {}. GPU {}:", show_size(self.requested), self.device)?;
+        if self.requested >= EXABYTE {
+            return f.write_str("CUDA out of memory. Tried to allocate more than 1EB memory.");
+        }
+        let sum = |of: &dyn Fn(Tier) -> u64| show_size(Tier::ALL.into_iter().map(of).sum());
+        write!(
+            f,
+            "CUDA out of memory. Tried to allocate {}. GPU {} has a total capacity of {} of which {} is free:",
+            show_size(self.requested),
+            self.device,
+            sum(&|tier| self.limit[tier]),
+            sum(&|tier| self.limit[tier].saturating_sub(self.mapped[tier]))
+        )?;
         for tier in Tier::ALL {
             let (limit, mapped) = (self.limit[tier], self.mapped[tier]);
             write!(

@@ -9,7 +9,7 @@ import os
 import warnings
 from typing import Any
 
-from . import _library
+from . import _library, _mem_pool
 from ._history import history
 
 _fractions: dict[int, float] = {}
@@ -30,9 +30,7 @@ def complete(torch: Any) -> None:
     c._cuda_attach_out_of_memory_observer = _refuse("an observer of out of memory cannot be attached")
     # Memory that can change tiers has no handle that another process could open. Old releases would try.
     torch.UntypedStorage._share_cuda_ = _refuse("CUDA tensors cannot be shared between processes (IPC)")
-    if hasattr(torch.cuda, "MemPool"):
-        # A pool begins with a call that PyTorch's face of foreign allocators refuses, without a hook.
-        torch.cuda.MemPool.__init__ = _refuse("MemPool cannot be used")
+    _mem_pool.complete(torch)
     _complete_mem_get_info(torch)
     _complete_cudnn_benchmark(torch)
 
@@ -52,16 +50,16 @@ def _remembering(set_fraction: Any) -> Any:
     return remembering
 
 
-def _gauge(stats: dict[str, Any], name: str) -> dict[str, int]:
-    current, total = stats[name], stats[f"{name}_total"]
+def _gauge(stats: dict[str, Any], name: str, counted_as: str) -> dict[str, int]:
+    current, total = stats[name], stats[f"{counted_as}_total"]
     return {"current": current, "peak": stats[f"{name}_peak"], "allocated": total, "freed": max(0, total - current)}
 
 
-def _pools(stats: dict[str, Any], name: str) -> dict[str, dict[str, int]]:
+def _pools(stats: dict[str, Any], name: str, counted_as: str = "") -> dict[str, dict[str, int]]:
+    """A figure of all blocks, small ones and large ones; `counted_as` names the one that has its total."""
+    prefixes = {"all": "", "small_pool": "small_", "large_pool": "large_"}
     return {
-        "all": _gauge(stats, name),
-        "small_pool": _gauge(stats, f"small_{name}"),
-        "large_pool": _gauge(stats, f"large_{name}"),
+        pool: _gauge(stats, f"{prefix}{name}", f"{prefix}{counted_as or name}") for pool, prefix in prefixes.items()
     }
 
 
@@ -72,11 +70,12 @@ def memory_stats(device: int) -> dict[str, Any]:
     """PyTorch's statistics of a device, of ours: both tiers together, and each by itself under "giant_kitten"."""
     stats = _library.read_json("gk_stats_json", device)
     blocks, allocated = _pools(stats, "blocks"), _pools(stats, "allocated")
-    reserved = _gauge(stats, "reserved")
+    active_blocks, active = _pools(stats, "active_blocks", "blocks"), _pools(stats, "active", "allocated")
+    reserved = _gauge(stats, "reserved", "reserved")
     granule = stats["granule"]
     idle = max(0, reserved["current"] - allocated["all"]["current"])
     # What is held is not divided by the size of blocks: all of it is the large pool's but for what small blocks fill.
-    small = {key: min(value, reserved[key]) for key, value in _gauge(stats, "small_allocated").items()}
+    small = {key: min(value, reserved[key]) for key, value in _gauge(stats, "small_allocated", "small_allocated").items()}
     large = {key: reserved[key] - small[key] for key in reserved}
     return {
         "num_alloc_retries": stats["retries"],
@@ -86,7 +85,7 @@ def memory_stats(device: int) -> dict[str, Any]:
         "num_device_free": reserved["freed"] // granule,
         "max_split_size": -1,
         "allocation": blocks,
-        "active": blocks,
+        "active": active_blocks,
         "segment": {
             "all": {key: value // granule for key, value in reserved.items()},
             "small_pool": {key: -(-value // granule) for key, value in small.items()},
@@ -94,7 +93,7 @@ def memory_stats(device: int) -> dict[str, Any]:
         },
         "inactive_split": {"all": dict(_NOTHING), "small_pool": dict(_NOTHING), "large_pool": dict(_NOTHING)},
         "allocated_bytes": allocated,
-        "active_bytes": allocated,
+        "active_bytes": active,
         "requested_bytes": _pools(stats, "requested"),
         "reserved_bytes": {"all": reserved, "small_pool": small, "large_pool": large},
         "reserved_bytes_by_private_pools": {},

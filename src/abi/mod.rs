@@ -398,6 +398,13 @@ pub extern "C" fn gk_release_pool(device: c_int, pool_a: u64, pool_b: u64) {
     hook("gk_release_pool", || current()?.release_pool(device_number(device)?, PoolId(pool_a, pool_b)));
 }
 
+/// How many hold a pool: those that began to allocate from it, less those that released it. 0 where there is no such pool.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_pool_holds(device: c_int, pool_a: u64, pool_b: u64) -> u64 {
+    let holds = guarded(|| current()?.pool_holds(device_number(device)?, PoolId(pool_a, pool_b)));
+    holds.map_or(0, u64::from)
+}
+
 /// Sets options, as in the environment variable, before the first use; what the text does not name is as the variable says.
 ///
 /// # Safety

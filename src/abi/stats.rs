@@ -80,7 +80,7 @@ fields! {
     shared_reserved = |s| s.tiers[Shared].reserved.current();
     /// Its peak.
     shared_reserved_peak = |s| s.tiers[Shared].reserved.peak();
-    /// What live blocks asked for, before rounding.
+    /// What live blocks and those that wait for other streams asked for, before rounding.
     requested = |s| s.blocks.requested.current();
     /// Its peak.
     requested_peak = |s| s.blocks.requested.peak();
@@ -190,6 +190,30 @@ fields! {
     stayed = |s| s.stayed;
     /// Number of pools of graph captures that are not released.
     graph_pools = |s| s.graph_pools;
+    /// Number of blocks that are live or wait for other streams.
+    active_blocks = |s| s.blocks.active_count();
+    /// Its peak.
+    active_blocks_peak = |s| s.blocks.active_count_peak();
+    /// Their bytes, rounded.
+    active = |s| s.blocks.active();
+    /// Its peak.
+    active_peak = |s| s.blocks.active_peak();
+    /// Number of small blocks that are live or wait for other streams.
+    small_active_blocks = |s| s.classes[0].active_count();
+    /// Its peak.
+    small_active_blocks_peak = |s| s.classes[0].active_count_peak();
+    /// Their bytes, rounded.
+    small_active = |s| s.classes[0].active();
+    /// Its peak.
+    small_active_peak = |s| s.classes[0].active_peak();
+    /// Number of large blocks that are live or wait for other streams.
+    large_active_blocks = |s| s.classes[1].active_count();
+    /// Its peak.
+    large_active_blocks_peak = |s| s.classes[1].active_count_peak();
+    /// Their bytes, rounded.
+    large_active = |s| s.classes[1].active();
+    /// Its peak.
+    large_active_peak = |s| s.classes[1].active_peak();
 }
 
 /// The statistics as one JSON object: the fields of [`GkStats`] by name, `phase_name`, how the reserve was found, the device's name, which

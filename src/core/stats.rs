@@ -76,8 +76,19 @@ pub struct BlockStats {
     pub count: Gauge,
     /// Their bytes, rounded up to 512 each.
     pub allocated: Gauge,
-    /// The bytes asked for, before rounding.
+    /// The bytes asked for, before rounding, of live and of retired blocks: as in PyTorch.
     pub requested: Gauge,
+    retired: Retired,
+}
+
+/// What [`BlockStats`] knows of retired blocks. While there are none, which is nearly always, the active blocks are the live ones, so
+/// that counting a block costs nothing more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Retired {
+    count: u64,
+    bytes: u64,
+    /// The most active blocks, and bytes of them, while any were retired.
+    active_peak: (u64, u64),
 }
 
 impl BlockStats {
@@ -86,13 +97,62 @@ impl BlockStats {
         self.count.add(1);
         self.allocated.add(bytes);
         self.requested.add(requested);
+        if self.retired.count > 0 {
+            self.note_active();
+        }
     }
 
     #[inline]
-    fn sub(&mut self, bytes: u64, requested: u64) {
+    fn sub(&mut self, bytes: u64, requested: u64, retired: bool) {
         self.count.sub(1);
         self.allocated.sub(bytes);
+        if retired {
+            self.retired.count += 1;
+            self.retired.bytes += bytes;
+        } else {
+            self.requested.sub(requested);
+        }
+    }
+
+    fn release(&mut self, bytes: u64, requested: u64) {
+        self.retired.count -= 1;
+        self.retired.bytes -= bytes;
         self.requested.sub(requested);
+    }
+
+    #[cold]
+    fn note_active(&mut self) {
+        let (count, bytes) = self.retired.active_peak;
+        self.retired.active_peak = (count.max(self.active_count()), bytes.max(self.active()));
+    }
+
+    /// Number of blocks that are live or retired.
+    pub fn active_count(&self) -> u64 {
+        self.count.current() + self.retired.count
+    }
+
+    /// Its peak.
+    pub fn active_count_peak(&self) -> u64 {
+        self.count.peak().max(self.retired.active_peak.0)
+    }
+
+    /// Their bytes, rounded up to 512 each.
+    pub fn active(&self) -> u64 {
+        self.allocated.current() + self.retired.bytes
+    }
+
+    /// Its peak.
+    pub fn active_peak(&self) -> u64 {
+        self.allocated.peak().max(self.retired.active_peak.1)
+    }
+
+    fn reset_peaks(&mut self) {
+        self.gauges().into_iter().for_each(Gauge::reset_peak);
+        self.retired.active_peak = (self.active_count(), self.active());
+    }
+
+    fn gauges(&mut self) -> [&mut Gauge; 3] {
+        [&mut self.count, &mut self.allocated, &mut self.requested]
     }
 }
 
@@ -229,29 +289,42 @@ impl Stats {
         }
     }
 
-    /// A block was given back, besides what is said of its parts. O(1).
+    /// A block was given back, besides what is said of its parts; with `retired` it stays active. O(1).
     #[inline]
-    pub(crate) fn free(&mut self, class: Class, bytes: u64, requested: u64) {
-        self.blocks.sub(bytes, requested);
-        self.classes[class as usize].sub(bytes, requested);
+    pub(crate) fn free(&mut self, class: Class, bytes: u64, requested: u64, retired: bool) {
+        self.blocks.sub(bytes, requested, retired);
+        self.classes[class as usize].sub(bytes, requested, retired);
     }
 
+    /// A retired block, with these bytes in each tier, is free. O(1).
+    pub(crate) fn release(&mut self, class: Class, parts: PerTier<u64>, requested: u64) {
+        Tier::ALL.into_iter().for_each(|tier| self.tiers[tier].active.sub(parts[tier]));
+        let bytes = parts.iter().sum();
+        self.blocks.release(bytes, requested);
+        self.classes[class as usize].release(bytes, requested);
+    }
+
+    fn blocks(&mut self) -> impl Iterator<Item = &mut BlockStats> {
+        std::iter::once(&mut self.blocks).chain(&mut self.classes)
+    }
+
+    /// The gauges besides those of blocks.
     fn gauges(&mut self) -> impl Iterator<Item = &mut Gauge> {
         let tiers =
             self.tiers.iter_mut().flat_map(|t| [&mut t.allocated, &mut t.active, &mut t.mapped, &mut t.reserved]);
-        let blocks = std::iter::once(&mut self.blocks).chain(&mut self.classes);
-        let blocks = blocks.flat_map(|b| [&mut b.count, &mut b.allocated, &mut b.requested]);
-        tiers.chain(blocks).chain([&mut self.reserved, &mut self.reserve_used])
+        tiers.chain([&mut self.reserved, &mut self.reserve_used])
     }
 
     /// Forgets all peaks.
     pub fn reset_peaks(&mut self) {
         self.gauges().for_each(Gauge::reset_peak);
+        self.blocks().for_each(BlockStats::reset_peaks);
     }
 
     /// Forgets what was counted since the beginning; what is true now stays.
     pub fn reset_totals(&mut self) {
         self.gauges().for_each(Gauge::reset_total);
+        self.blocks().flat_map(BlockStats::gauges).for_each(Gauge::reset_total);
         for count in [
             &mut self.zero_mallocs,
             &mut self.out_of_memory,

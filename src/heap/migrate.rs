@@ -183,7 +183,7 @@ impl Heap {
         self.quiesce()?;
         self.strip();
         self.stock.trim(Tier::Dedicated, self.ledger.reserve);
-        self.stock.trim(Tier::Shared, self.ledger.working);
+        self.stock.trim(Tier::Shared, self.working_room());
         self.note();
         Ok(())
     }
@@ -249,7 +249,7 @@ impl Heap {
         }
         let limit = self.ledger.limit(Tier::Dedicated);
         self.stock.trim(Tier::Dedicated, limit.saturating_sub(self.mapped(Tier::Dedicated)));
-        self.stock.trim(Tier::Shared, self.ledger.working + self.automatic.returning);
+        self.stock.trim(Tier::Shared, self.working_room() + self.automatic.returning);
         self.fill_stock();
         self.note();
     }

@@ -100,7 +100,7 @@ pub struct Heap {
 }
 
 impl Heap {
-    /// A heap on `device`. Creates the backing of the reserve, if one is asked for, and the working room of migrations.
+    /// A heap on `device`. Creates the backing of the reserve, if one is asked for.
     ///
     /// # Errors
     /// The driver's; options that cannot be.
@@ -205,6 +205,9 @@ impl Heap {
         if !self.repairs.is_whole() {
             self.make_whole()?;
         }
+        if self.retired.len() > 0 {
+            self.poll_retired();
+        }
         let index = match pool {
             None => self.current + class,
             Some(pool) => self.pool_arena(pool, class)?,
@@ -260,7 +263,7 @@ impl Heap {
         let (owner, marks) = core.owner(id);
         let stream = self.streams.number_at_free(stream, owner)?;
         let (_, size) = core.extent(id);
-        self.stats.free(core.class(), size, core.requested(id));
+        self.stats.free(core.class(), size, core.requested(id), marks.shared_use);
         self.automatic.demand.give_back(size);
         match core.tier(id) {
             Some(tier) => self.stats.free_part(tier, size, marks.scratch, marks.shared_use),
@@ -417,12 +420,17 @@ impl Heap {
         self.stats.reserved.set(self.stats.tiers.iter().map(|tier| tier.reserved.current()).sum());
     }
 
+    /// Shared bytes that migrations need as working room. Nothing while nothing is shared: then there is room for as much.
+    fn working_room(&self) -> u64 {
+        if self.mapped(Tier::Shared) == 0 { 0 } else { self.ledger.working }
+    }
+
     /// Keeps in stock what is promised: the part of the reserve that is not handed out, and the working room. What the driver will
     /// not give is missing then, and said.
     fn fill_stock(&mut self) {
         let limit =
             self.ledger.capacity[Tier::Dedicated] - self.ledger.persist.min(self.ledger.capacity[Tier::Dedicated]);
-        let promised = PerTier::new(self.ledger.reserve, self.ledger.working);
+        let promised = PerTier::new(self.ledger.reserve, self.working_room());
         for (tier, capacity) in [(Tier::Dedicated, limit), (Tier::Shared, self.ledger.capacity[Tier::Shared])] {
             if let Err(why) = self.stock.fill(tier, promised[tier], capacity) {
                 log::warn!(

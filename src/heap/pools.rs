@@ -105,6 +105,11 @@ impl Heap {
         Ok(())
     }
 
+    /// How many hold a pool: captures and whoever else began to allocate from it, less those that released it. 0 where it is not known.
+    pub fn pool_holds(&self, id: PoolId) -> u32 {
+        self.pools.pools.iter().find(|pool| pool.id == id).map_or(0, |pool| pool.holds)
+    }
+
     pub(super) fn pool_arena(&mut self, id: PoolId, class: usize) -> Result<usize, Error> {
         Ok(self.pools.find(id)?.arenas[class])
     }

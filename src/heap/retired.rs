@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::Heap;
-use crate::core::{BlockId, PerTier, StreamId, Tier};
+use crate::core::{BlockId, PerTier, StreamId};
 use crate::driver::Event;
 use crate::error::Error;
 
@@ -80,6 +80,35 @@ impl Heap {
         }
     }
 
+    /// Frees retired blocks whose work is done, from the first to be retired to the first that still waits, as PyTorch's own allocator
+    /// does at each request: one question to the driver where nothing is done. Asks nothing while a capture is under way.
+    #[cold]
+    pub(super) fn poll_retired(&mut self) {
+        while !self.pools.is_capturing()
+            && let Some(mut first) = self.retired.queue.pop_front()
+        {
+            if !self.is_done(&mut first) {
+                self.retired.queue.push_front(first);
+                return;
+            }
+            self.release_one(first);
+        }
+    }
+
+    /// Whether nothing that a retired block waits for is left.
+    fn is_done(&mut self, block: &mut RetiredBlock) -> bool {
+        self.mark_waits(&mut block.waits);
+        let streams = &mut self.streams;
+        block.waits.retain(|wait| match wait {
+            Wait::For(event) if streams.is_done(*event) => {
+                streams.recycle(*event);
+                false
+            }
+            _ => true,
+        });
+        block.waits.is_empty()
+    }
+
     /// Frees the retired blocks whose work is done; whether there were any. Asks nothing while a capture is under way.
     pub(super) fn reclaim_retired(&mut self) -> bool {
         if self.retired.queue.is_empty() || self.pools.is_capturing() {
@@ -87,16 +116,7 @@ impl Heap {
         }
         let mut any = false;
         for mut block in std::mem::take(&mut self.retired.queue) {
-            self.mark_waits(&mut block.waits);
-            let streams = &mut self.streams;
-            block.waits.retain(|wait| match wait {
-                Wait::For(event) if streams.is_done(*event) => {
-                    streams.recycle(*event);
-                    false
-                }
-                _ => true,
-            });
-            if block.waits.is_empty() {
+            if self.is_done(&mut block) {
                 self.release_one(block);
                 any = true;
             } else {
@@ -119,9 +139,8 @@ impl Heap {
                 self.streams.recycle(event);
             }
         }
-        for tier in Tier::ALL {
-            self.stats.tiers[tier].active.sub(block.bytes[tier]);
-        }
+        let core = &self.arenas[block.index].core;
+        self.stats.release(core.class(), block.bytes, core.requested(block.id));
         self.record_release(block.index, block.id, block.stream);
         self.arenas[block.index].core.release(block.id, block.stream);
     }

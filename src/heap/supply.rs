@@ -211,6 +211,10 @@ impl Heap {
             *slot = Some(handle);
         }
         self.happened(Action::SegmentMap, address, bytes, 0, 0);
+        if tier == Tier::Shared {
+            // From the first shared granule on, migrations need their working room.
+            self.fill_stock();
+        }
         self.note();
         Some(())
     }

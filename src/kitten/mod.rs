@@ -475,6 +475,14 @@ impl Kitten {
         self.heap(device)?.release_pool(pool)
     }
 
+    /// How many hold a pool.
+    ///
+    /// # Errors
+    /// A device that does not exist.
+    pub fn pool_holds(&self, device: usize, pool: PoolId) -> Result<u32, Error> {
+        Ok(self.heap(device)?.pool_holds(pool))
+    }
+
     /// Begins to record anew what happens, the last `most` events of each device; 0 ends it.
     pub fn record(&self, most: usize) {
         self.recording.store(most, Ordering::Release);

@@ -107,7 +107,9 @@ static void pools(void) {
     gk_free(captured, MIB, 0, NULL);
     void *eager = gk_malloc(MIB, 0, NULL);
     CHECK(eager && eager != captured);
+    CHECK(gk_pool_holds(0, 1, 2) == 1);
     gk_release_pool(0, 1, 2);
+    CHECK(gk_pool_holds(0, 1, 2) == 0);
     gk_free(eager, MIB, 0, NULL);
 
     gk_begin_allocate_stream_to_pool(0, NULL, 3, 4);
