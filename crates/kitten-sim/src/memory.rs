@@ -15,6 +15,9 @@ use std::ptr;
 use crate::code::{self, Result, error};
 use crate::profile::Profile;
 
+/// Bytes that are looked at together when zeros come from the host.
+const PIECE: usize = 1 << 16;
+
 /// Where backing lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Tier {
@@ -87,7 +90,7 @@ impl Pool {
         unsafe { libc::fallocate(self.file.as_raw_fd(), mode, offset as libc::off_t, bytes as libc::off_t) };
     }
 
-    /// The stretches of `offset..offset + bytes` that were ever written to.
+    /// The stretches of `offset..offset + bytes` that were ever written to, and perhaps some besides.
     fn written(&self, offset: u64, bytes: u64) -> Vec<(u64, u64)> {
         let (mut stretches, mut at, end) = (Vec::new(), offset, offset + bytes);
         while at < end {
@@ -96,9 +99,14 @@ impl Pool {
             if data < 0 || data as u64 >= end {
                 break;
             }
-            // SAFETY: as above.
-            let hole = unsafe { libc::lseek(self.file.as_raw_fd(), data, libc::SEEK_HOLE) };
-            let stop = if hole < 0 { end } else { (hole as u64).min(end) };
+            // The kernel looks at each page up to the next hole, which may be gigabytes away: not for a few pages.
+            let stop = if end - (data as u64) <= PIECE as u64 {
+                end
+            } else {
+                // SAFETY: as above.
+                let hole = unsafe { libc::lseek(self.file.as_raw_fd(), data, libc::SEEK_HOLE) };
+                if hole < 0 { end } else { (hole as u64).min(end) }
+            };
             stretches.push((data as u64, stop - data as u64));
             at = stop;
         }
@@ -427,7 +435,6 @@ impl Memory {
     /// # Safety
     /// `from` can be read for `bytes`.
     pub(crate) unsafe fn upload(&self, to: u64, from: *const u8, bytes: u64) {
-        const PIECE: usize = 1 << 16;
         if self.accessible("cuMemcpyHtoDAsync", to, bytes).is_err() {
             return;
         }
