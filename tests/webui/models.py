@@ -1,6 +1,7 @@
-"""Files of models for the genuine WebUIs, in the shapes of a checkpoint that is at hand: another checkpoint, a LoRA, a ControlNet.
+"""Files of models for the genuine WebUIs, in the shapes of a checkpoint that is at hand.
 
-Their weights are zeros, which are a hole in the file: it takes next to no room on a disk.
+Another checkpoint, a LoRA, a ControlNet. Their weights are zeros, which are a hole in the file: it takes next to no
+room on a disk.
 """
 
 from __future__ import annotations
