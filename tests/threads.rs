@@ -73,7 +73,7 @@ fn blocks_are_freed_by_other_threads_while_actions_move_them() {
         freeing.join().unwrap();
         moving.join().unwrap();
         kitten.free(allocating, 0, Stream(0)).unwrap();
-        assert_eq!(kitten.stats(0).unwrap().blocks.count.current, 0);
+        assert_eq!(kitten.stats(0).unwrap().blocks.count.current(), 0);
         finish(&gpu, &kitten);
     });
 }
@@ -133,7 +133,7 @@ fn statistics_and_settings_from_other_threads() {
         let watching = thread::spawn(move || {
             for _ in 0..2 {
                 let stats = other.stats(0).unwrap();
-                assert!(stats.blocks.count.current <= 1 && stats.blocks.count.peak <= 1);
+                assert!(stats.blocks.count.current() <= 1 && stats.blocks.count.peak() <= 1);
                 other.reset_peaks(0).unwrap();
                 other.set_memory_fraction(0, 0.9).unwrap();
                 other.reset().unwrap();

@@ -49,53 +49,53 @@ fields! {
     /// What the shared tier may hold at most.
     shared_capacity = |s| s.capacity[Shared];
     /// Live blocks in the dedicated tier, each rounded up to 512.
-    dedicated_allocated = |s| s.tiers[Dedicated].allocated.current;
+    dedicated_allocated = |s| s.tiers[Dedicated].allocated.current();
     /// Its peak.
-    dedicated_allocated_peak = |s| s.tiers[Dedicated].allocated.peak;
+    dedicated_allocated_peak = |s| s.tiers[Dedicated].allocated.peak();
     /// The same in the shared tier.
-    shared_allocated = |s| s.tiers[Shared].allocated.current;
+    shared_allocated = |s| s.tiers[Shared].allocated.current();
     /// Its peak.
-    shared_allocated_peak = |s| s.tiers[Shared].allocated.peak;
+    shared_allocated_peak = |s| s.tiers[Shared].allocated.peak();
     /// Live blocks, and freed ones that wait for other streams, in the dedicated tier.
-    dedicated_active = |s| s.tiers[Dedicated].active.current;
+    dedicated_active = |s| s.tiers[Dedicated].active.current();
     /// Its peak.
-    dedicated_active_peak = |s| s.tiers[Dedicated].active.peak;
+    dedicated_active_peak = |s| s.tiers[Dedicated].active.peak();
     /// The same in the shared tier.
-    shared_active = |s| s.tiers[Shared].active.current;
+    shared_active = |s| s.tiers[Shared].active.current();
     /// Its peak.
-    shared_active_peak = |s| s.tiers[Shared].active.peak;
+    shared_active_peak = |s| s.tiers[Shared].active.peak();
     /// Backing mapped at addresses, in the dedicated tier.
-    dedicated_mapped = |s| s.tiers[Dedicated].mapped.current;
+    dedicated_mapped = |s| s.tiers[Dedicated].mapped.current();
     /// Its peak.
-    dedicated_mapped_peak = |s| s.tiers[Dedicated].mapped.peak;
+    dedicated_mapped_peak = |s| s.tiers[Dedicated].mapped.peak();
     /// The same in the shared tier.
-    shared_mapped = |s| s.tiers[Shared].mapped.current;
+    shared_mapped = |s| s.tiers[Shared].mapped.current();
     /// Its peak.
-    shared_mapped_peak = |s| s.tiers[Shared].mapped.peak;
+    shared_mapped_peak = |s| s.tiers[Shared].mapped.peak();
     /// Backing held from the driver, mapped or in stock, in the dedicated tier.
-    dedicated_reserved = |s| s.tiers[Dedicated].reserved.current;
+    dedicated_reserved = |s| s.tiers[Dedicated].reserved.current();
     /// Its peak.
-    dedicated_reserved_peak = |s| s.tiers[Dedicated].reserved.peak;
+    dedicated_reserved_peak = |s| s.tiers[Dedicated].reserved.peak();
     /// The same in the shared tier.
-    shared_reserved = |s| s.tiers[Shared].reserved.current;
+    shared_reserved = |s| s.tiers[Shared].reserved.current();
     /// Its peak.
-    shared_reserved_peak = |s| s.tiers[Shared].reserved.peak;
+    shared_reserved_peak = |s| s.tiers[Shared].reserved.peak();
     /// What live blocks asked for, before rounding.
-    requested = |s| s.blocks.requested.current;
+    requested = |s| s.blocks.requested.current();
     /// Its peak.
-    requested_peak = |s| s.blocks.requested.peak;
+    requested_peak = |s| s.blocks.requested.peak();
     /// 0 loading, 1 active, 2 disabled, 3 freed.
     phase = |s| s.phase as u64;
     /// The reserve in force.
     reserve = |s| s.reserve;
     /// Dedicated bytes of live scratch.
-    reserve_used = |s| s.reserve_used.current;
+    reserve_used = |s| s.reserve_used.current();
     /// Its peak: the high-water mark of the reserve.
-    reserve_high_water = |s| s.reserve_used.peak;
+    reserve_high_water = |s| s.reserve_used.peak();
     /// Persist in force.
     persist = |s| s.persist;
     /// Number of blocks given out.
-    mallocs = |s| s.blocks.count.total;
+    mallocs = |s| s.blocks.count.total();
     /// Number of blocks given back.
     frees = |s| s.blocks.count.taken();
     /// Number of requests for 0 bytes.
@@ -117,61 +117,61 @@ fields! {
     /// Number of freed blocks that wait for other streams.
     retired_blocks = |s| s.retired_blocks;
     /// Number of live blocks.
-    blocks = |s| s.blocks.count.current;
+    blocks = |s| s.blocks.count.current();
     /// Its peak.
-    blocks_peak = |s| s.blocks.count.peak;
+    blocks_peak = |s| s.blocks.count.peak();
     /// All of them ever, since the totals were reset.
-    blocks_total = |s| s.blocks.count.total;
+    blocks_total = |s| s.blocks.count.total();
     /// Bytes of live blocks, rounded.
-    allocated = |s| s.blocks.allocated.current;
+    allocated = |s| s.blocks.allocated.current();
     /// Its peak.
-    allocated_peak = |s| s.blocks.allocated.peak;
+    allocated_peak = |s| s.blocks.allocated.peak();
     /// All of them ever, since the totals were reset.
-    allocated_total = |s| s.blocks.allocated.total;
+    allocated_total = |s| s.blocks.allocated.total();
     /// All of them ever, since the totals were reset.
-    requested_total = |s| s.blocks.requested.total;
+    requested_total = |s| s.blocks.requested.total();
     /// Number of live small blocks.
-    small_blocks = |s| s.classes[0].count.current;
+    small_blocks = |s| s.classes[0].count.current();
     /// Its peak.
-    small_blocks_peak = |s| s.classes[0].count.peak;
+    small_blocks_peak = |s| s.classes[0].count.peak();
     /// All of them ever, since the totals were reset.
-    small_blocks_total = |s| s.classes[0].count.total;
+    small_blocks_total = |s| s.classes[0].count.total();
     /// Bytes of live small blocks, rounded.
-    small_allocated = |s| s.classes[0].allocated.current;
+    small_allocated = |s| s.classes[0].allocated.current();
     /// Its peak.
-    small_allocated_peak = |s| s.classes[0].allocated.peak;
+    small_allocated_peak = |s| s.classes[0].allocated.peak();
     /// All of them ever, since the totals were reset.
-    small_allocated_total = |s| s.classes[0].allocated.total;
+    small_allocated_total = |s| s.classes[0].allocated.total();
     /// Bytes that live small blocks asked for.
-    small_requested = |s| s.classes[0].requested.current;
+    small_requested = |s| s.classes[0].requested.current();
     /// Its peak.
-    small_requested_peak = |s| s.classes[0].requested.peak;
+    small_requested_peak = |s| s.classes[0].requested.peak();
     /// All of them ever, since the totals were reset.
-    small_requested_total = |s| s.classes[0].requested.total;
+    small_requested_total = |s| s.classes[0].requested.total();
     /// Number of live large blocks.
-    large_blocks = |s| s.classes[1].count.current;
+    large_blocks = |s| s.classes[1].count.current();
     /// Its peak.
-    large_blocks_peak = |s| s.classes[1].count.peak;
+    large_blocks_peak = |s| s.classes[1].count.peak();
     /// All of them ever, since the totals were reset.
-    large_blocks_total = |s| s.classes[1].count.total;
+    large_blocks_total = |s| s.classes[1].count.total();
     /// Bytes of live large blocks, rounded.
-    large_allocated = |s| s.classes[1].allocated.current;
+    large_allocated = |s| s.classes[1].allocated.current();
     /// Its peak.
-    large_allocated_peak = |s| s.classes[1].allocated.peak;
+    large_allocated_peak = |s| s.classes[1].allocated.peak();
     /// All of them ever, since the totals were reset.
-    large_allocated_total = |s| s.classes[1].allocated.total;
+    large_allocated_total = |s| s.classes[1].allocated.total();
     /// Bytes that live large blocks asked for.
-    large_requested = |s| s.classes[1].requested.current;
+    large_requested = |s| s.classes[1].requested.current();
     /// Its peak.
-    large_requested_peak = |s| s.classes[1].requested.peak;
+    large_requested_peak = |s| s.classes[1].requested.peak();
     /// All of them ever, since the totals were reset.
-    large_requested_total = |s| s.classes[1].requested.total;
+    large_requested_total = |s| s.classes[1].requested.total();
     /// Backing held from the driver in both tiers.
-    reserved = |s| s.reserved.current;
+    reserved = |s| s.reserved.current();
     /// Its peak.
-    reserved_peak = |s| s.reserved.peak;
+    reserved_peak = |s| s.reserved.peak();
     /// All of it ever, since the totals were reset.
-    reserved_total = |s| s.reserved.total;
+    reserved_total = |s| s.reserved.total();
     /// 1 where the reserve is found automatically.
     automatic = |s| u64::from(s.automatic);
     /// Number of safe points at which the automatic mode looked.

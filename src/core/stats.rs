@@ -4,41 +4,68 @@ use super::arena::Class;
 use super::tier::{PerTier, Tier};
 
 /// A quantity, in bytes unless said otherwise: now, at most since the last reset of the peaks, and all that was ever added.
+///
+/// It is kept as two sums that only grow, so that counting a block writes one word, and a second only where the peak rises.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gauge {
-    /// Now.
-    pub current: u64,
-    /// The most since the peaks were last reset.
-    pub peak: u64,
-    /// All that was added since the totals were last reset.
-    pub total: u64,
+    added: u64,
+    taken: u64,
+    peak: u64,
+    /// What had been taken when the totals were last reset.
+    before: u64,
 }
 
 impl Gauge {
+    /// How much there is now. O(1).
+    #[inline]
+    pub fn current(&self) -> u64 {
+        self.added - self.taken
+    }
+
+    /// The most since the peaks were last reset.
+    pub fn peak(&self) -> u64 {
+        self.peak
+    }
+
+    /// All that was added since the totals were last reset, with what was there then.
+    pub fn total(&self) -> u64 {
+        self.added - self.before
+    }
+
+    /// All that was taken from it since the totals were last reset.
+    pub fn taken(&self) -> u64 {
+        self.taken - self.before
+    }
+
     /// Adds to it. O(1).
     #[inline]
     pub fn add(&mut self, bytes: u64) {
-        self.current += bytes;
-        self.total += bytes;
-        self.peak = self.peak.max(self.current);
+        self.added += bytes;
+        let current = self.current();
+        if current > self.peak {
+            self.peak = current;
+        }
     }
 
     /// Takes from it. O(1).
     #[inline]
     pub fn sub(&mut self, bytes: u64) {
-        self.current -= bytes;
+        self.taken += bytes;
     }
 
     /// Sets it.
     pub fn set(&mut self, bytes: u64) {
-        self.total += bytes.saturating_sub(self.current);
-        self.current = bytes;
-        self.peak = self.peak.max(bytes);
+        let current = self.current();
+        self.add(bytes.saturating_sub(current));
+        self.sub(current.saturating_sub(bytes));
     }
 
-    /// All that was taken from it since the totals were last reset.
-    pub fn taken(&self) -> u64 {
-        self.total.saturating_sub(self.current)
+    fn reset_peak(&mut self) {
+        self.peak = self.current();
+    }
+
+    fn reset_total(&mut self) {
+        self.before = self.taken;
     }
 }
 
@@ -213,12 +240,12 @@ impl Stats {
 
     /// Forgets all peaks.
     pub fn reset_peaks(&mut self) {
-        self.gauges().for_each(|gauge| gauge.peak = gauge.current);
+        self.gauges().for_each(Gauge::reset_peak);
     }
 
     /// Forgets what was counted since the beginning; what is true now stays.
     pub fn reset_totals(&mut self) {
-        self.gauges().for_each(|gauge| gauge.total = gauge.current);
+        self.gauges().for_each(Gauge::reset_total);
         for count in [
             &mut self.zero_mallocs,
             &mut self.out_of_memory,

@@ -130,7 +130,7 @@ impl Heap {
         let moved = if self.automatic.on { self.rebalance() } else { Ok(Moved::default()) };
         self.automatic.interval = self.automatic.interval.wrapping_add(1);
         self.automatic.demand.begin(self.automatic.passing);
-        if self.automatic.told.len() as u64 > 2 * self.stats.blocks.count.current + 1024 {
+        if self.automatic.told.len() as u64 > 2 * self.stats.blocks.count.current() + 1024 {
             let told = std::mem::take(&mut self.automatic.told);
             self.automatic.told = told.into_iter().filter(|(address, _)| self.extent(*address).is_ok()).collect();
         }
@@ -164,9 +164,9 @@ impl Heap {
     /// Bytes that scratch lost to fragments in the interval that ends: what it took in both tiers beyond its peak, if it had to take
     /// any in the shared tier.
     fn slack(&self) -> u64 {
-        let allocated = |tier: Tier| self.stats.tiers[tier].allocated.current;
+        let allocated = |tier: Tier| self.stats.tiers[tier].allocated.current();
         // What is mapped shared and holds no live block is what scratch fell to.
-        let shared = self.stats.tiers[Tier::Shared].mapped.current.saturating_sub(allocated(Tier::Shared));
+        let shared = self.stats.tiers[Tier::Shared].mapped.current().saturating_sub(allocated(Tier::Shared));
         if shared == 0 {
             return 0;
         }
@@ -181,11 +181,11 @@ impl Heap {
         let Some(forecast) = self.automatic.forecasts.get(&self.automatic.kind) else { return Ok(Moved::default()) };
         let limit = self.ledger.limit(Tier::Dedicated);
         let allocated = &self.stats.tiers;
-        let fits = allocated[Tier::Dedicated].allocated.current
+        let fits = allocated[Tier::Dedicated].allocated.current()
             + forecast.uses().len() as u64 * self.granule
             + forecast.slack()
             <= limit;
-        if self.pools.is_capturing() || (fits && allocated[Tier::Shared].allocated.current == 0) {
+        if self.pools.is_capturing() || (fits && allocated[Tier::Shared].allocated.current() == 0) {
             return Ok(Moved::default());
         }
         let left = self.left_by(self.automatic.interval);

@@ -405,7 +405,7 @@ impl Heap {
             self.stats.tiers[tier].mapped.set(mapped);
             self.stats.tiers[tier].reserved.set(reserved);
         }
-        self.stats.reserved.set(self.stats.tiers.iter().map(|tier| tier.reserved.current).sum());
+        self.stats.reserved.set(self.stats.tiers.iter().map(|tier| tier.reserved.current()).sum());
     }
 
     /// Keeps in stock what is promised: the part of the reserve that is not handed out, and the working room. What the driver will
@@ -433,7 +433,7 @@ impl Heap {
             requested: bytes,
             limit: of(&|tier| self.ledger.limit(tier)),
             mapped: of(&|tier| self.mapped(tier)),
-            allocated: of(&|tier| self.stats.tiers[tier].allocated.current),
+            allocated: of(&|tier| self.stats.tiers[tier].allocated.current()),
             driver: self.last_refusal.clone(),
         }))
     }
@@ -460,7 +460,7 @@ impl Heap {
             }
         }
         for tier in Tier::ALL {
-            let counted = self.stats.tiers[tier].allocated.current;
+            let counted = self.stats.tiers[tier].allocated.current();
             if counted != allocated[tier] {
                 return Err(format!(
                     "{counted} bytes allocated in {tier} by the counters, {} by the blocks",

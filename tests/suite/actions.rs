@@ -44,9 +44,12 @@ fn the_layout_after_activate_is_the_originals() {
         assert_eq!(blocks.map(|block| tier_of(&kitten, &block)), expected, "{activation:?}");
         blocks.iter().for_each(|block| block.check(&gpu));
         let stats = kitten.stats(0).unwrap();
-        let resident = stats.tiers[Tier::Dedicated].mapped.current;
+        let resident = stats.tiers[Tier::Dedicated].mapped.current();
         assert!(resident <= (16 - kept) * GRANULE, "the reserve is left alone");
-        assert!(stats.tiers[Tier::Dedicated].reserved.current >= resident + kept * GRANULE, "and its backing is held");
+        assert!(
+            stats.tiers[Tier::Dedicated].reserved.current() >= resident + kept * GRANULE,
+            "and its backing is held"
+        );
         kitten.check().unwrap();
     }
 }
@@ -75,7 +78,7 @@ fn scratch_gets_the_reserve_before_any_free_shared_block() {
     let tiers: Vec<_> = scratch.iter().map(|block| tier_of(&kitten, block)).collect();
     assert_eq!(tiers, [KEEP, KEEP, KEEP, KEEP, SHARE], "the reserve first, then shared");
     let stats = kitten.stats(0).unwrap();
-    assert_eq!(stats.reserve_used.current, 8 * GRANULE);
+    assert_eq!(stats.reserve_used.current(), 8 * GRANULE);
     scratch.iter().chain(&weights).for_each(|block| block.check(&gpu));
 
     // Freed dedicated scratch is taken again before a free shared block.
@@ -84,7 +87,7 @@ fn scratch_gets_the_reserve_before_any_free_shared_block() {
     }
     let again = Filled::new(&gpu, &kitten, 2 * GRANULE, 300);
     assert_eq!(tier_of(&kitten, &again), KEEP);
-    assert_eq!(kitten.stats(0).unwrap().reserve_used.peak, 8 * GRANULE);
+    assert_eq!(kitten.stats(0).unwrap().reserve_used.peak(), 8 * GRANULE);
     // While frozen a freed weight's place serves scratch as well, before shared memory does.
     let dedicated = weights.iter().find(|block| tier_of(&kitten, block) == KEEP).unwrap();
     kitten.free(dedicated.address, 0, DEFAULT).unwrap();
@@ -132,10 +135,10 @@ fn persist_makes_a_smaller_card() {
         )
         .unwrap();
     let stats = kitten.stats(0).unwrap();
-    assert_eq!(stats.tiers[Tier::Dedicated].mapped.current, 6 * GRANULE);
-    assert!(stats.tiers[Tier::Dedicated].reserved.current <= 10 * GRANULE, "persist is not even held");
+    assert_eq!(stats.tiers[Tier::Dedicated].mapped.current(), 6 * GRANULE);
+    assert!(stats.tiers[Tier::Dedicated].reserved.current() <= 10 * GRANULE, "persist is not even held");
     let scratch: Vec<_> = (0..6).map(|i| Filled::new(&gpu, &kitten, GRANULE + 512, 50 + i)).collect();
-    assert!(kitten.stats(0).unwrap().tiers[Tier::Dedicated].mapped.current <= 10 * GRANULE);
+    assert!(kitten.stats(0).unwrap().tiers[Tier::Dedicated].mapped.current() <= 10 * GRANULE);
     kitten.disable(0, Order::default()).unwrap();
     blocks.iter().chain(&scratch).for_each(|block| block.check(&gpu));
     assert_eq!(kitten.stats(0).unwrap().persist, 0, "every action sets it anew");
@@ -295,7 +298,7 @@ fn devices_are_apart() {
     assert_eq!(kitten.residency(b).unwrap()[Tier::Shared], GRANULE);
     assert!(matches!(on(2), Err(Error::Argument(why)) if why.contains("no device 2")));
     kitten.free(b, 0, DEFAULT).unwrap();
-    assert_eq!(kitten.stats(1).unwrap().blocks.count.current, 0, "found, whatever device is named");
+    assert_eq!(kitten.stats(1).unwrap().blocks.count.current(), 0, "found, whatever device is named");
 }
 
 #[test]

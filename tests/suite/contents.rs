@@ -103,12 +103,12 @@ fn a_million_operations_lose_no_byte() {
     assert!(actions.load(Ordering::Relaxed) > operations() / 10_000);
     for device in 0..2 {
         let stats = kitten.stats(device).unwrap();
-        assert_eq!((stats.blocks.count.current, stats.blocks.requested.current), (0, 0));
-        assert_eq!(stats.blocks.count.total, stats.blocks.count.taken());
+        assert_eq!((stats.blocks.count.current(), stats.blocks.requested.current()), (0, 0));
+        assert_eq!(stats.blocks.count.total(), stats.blocks.count.taken());
         assert!(stats.migrations > operations() / 20_000, "{} migrations", stats.migrations);
         for tier in Tier::ALL {
             let tier = &stats.tiers[tier];
-            assert_eq!((tier.allocated.current, tier.active.current), (0, 0));
+            assert_eq!((tier.allocated.current(), tier.active.current()), (0, 0));
         }
     }
     assert_eq!(gpu.faults(), []);

@@ -165,7 +165,7 @@ impl<'a> World<'a> {
 
     /// Bytes mapped in a tier.
     fn mapped(&self, tier: Tier) -> Result<u64> {
-        Ok(self.kitten.stats(self.device())?.tiers[tier].mapped.current)
+        Ok(self.kitten.stats(self.device())?.tiers[tier].mapped.current())
     }
 }
 

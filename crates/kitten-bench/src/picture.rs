@@ -267,8 +267,8 @@ fn paint_map<B: DrawingBackend>(
         let s = &stats.tiers[tier];
         format!(
             "{tier}: {} of blocks in {} mapped, of {}",
-            show_size(s.allocated.current),
-            show_size(s.mapped.current),
+            show_size(s.allocated.current()),
+            show_size(s.mapped.current()),
             show_size(stats.capacity[tier])
         )
     };

@@ -339,7 +339,7 @@ impl Replay<'_> {
     /// Brings the peaks up to date.
     fn look(&mut self) -> Result<()> {
         let stats = self.kitten.stats(self.card.device())?;
-        let mapped = |tier: Tier| stats.tiers[tier].mapped.current;
+        let mapped = |tier: Tier| stats.tiers[tier].mapped.current();
         self.peak_mapped = self.peak_mapped.max(mapped(Tier::Dedicated) + mapped(Tier::Shared));
         self.step.peak_dedicated_bytes = self.step.peak_dedicated_bytes.max(mapped(Tier::Dedicated));
         self.step.peak_shared_bytes = self.step.peak_shared_bytes.max(mapped(Tier::Shared));
@@ -434,7 +434,7 @@ impl Replay<'_> {
             peak_live_bytes: self.peak_live,
             peak_mapped_bytes: self.peak_mapped,
             fragmentation: self.peak_mapped as f64 / self.peak_live.max(1) as f64,
-            mallocs: stats.blocks.count.total,
+            mallocs: stats.blocks.count.total(),
             frees: stats.blocks.count.taken(),
             migrated_bytes: stats.migrated_bytes,
             in_place_reread: self.setup.profile.in_place_reread,
