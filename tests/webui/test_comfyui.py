@@ -43,6 +43,10 @@ def genuine(folder: Path, *flags: str) -> Any:
     port, comfyui = free_port(), find(FOLDER)
     for name in ("models/checkpoints", "output", "input", "user", "temp", "custom_nodes"):
         (folder / name).mkdir(parents=True)
+    # Without the dialogs that greet newcomers.
+    settings = folder / "user" / "default" / "comfy.settings.json"
+    settings.parent.mkdir()
+    settings.write_text('{"Comfy.TutorialCompleted": true, "Comfy.Workflow.ShowMissingModelsWarning": false}')
     (folder / "models" / "checkpoints" / "one.safetensors").symlink_to(Path(CHECKPOINT).resolve())
     (folder / "custom_nodes" / "giant-kitten").symlink_to(comfyui.extension)
     line = [
