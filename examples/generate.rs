@@ -15,7 +15,7 @@ const DEFAULT_STREAM: Stream = Stream(0);
 
 fn report(kitten: &Kitten, when: &str) -> Result<(), Error> {
     let stats = kitten.stats(DEVICE)?;
-    let in_tier = |tier| show_size(stats.tiers[tier].allocated.current);
+    let in_tier = |tier| show_size(stats.tiers[tier].allocated.current());
     println!(
         "{when:<10} {:>11} of blocks in dedicated, {:>11} in shared",
         in_tier(Tier::Dedicated),

@@ -134,12 +134,16 @@ struct Mapping {
     bytes: u64,
     handle: u64,
     accessible: bool,
+    /// Memory that came with its address, and goes with it.
+    pinned: bool,
 }
 
 /// All memory of the machine.
 #[derive(Debug)]
 pub(crate) struct Memory {
     granularity: Vec<u64>,
+    /// Whether backing can be created in a device's shared tier.
+    migrates: Vec<bool>,
     pools: Vec<[Pool; 2]>,
     backings: BTreeMap<u64, Backing>,
     next_handle: u64,
@@ -161,6 +165,7 @@ impl Memory {
             .collect::<Result<Vec<_>>>()?;
         Ok(Memory {
             granularity: profiles.iter().map(|p| p.granularity).collect(),
+            migrates: profiles.iter().map(|p| p.migrates).collect(),
             pools,
             backings: BTreeMap::new(),
             next_handle: 1,
@@ -198,18 +203,23 @@ impl Memory {
         if !align.is_power_of_two() {
             return error(CALL, code::INVALID_VALUE, format!("the alignment {align} is no power of two"));
         }
-        let padded = (bytes + align) as usize;
+        self.addresses(CALL, device, bytes, align, 0)
+    }
+
+    /// Takes addresses of this process, `past` bytes past a multiple of `align`.
+    fn addresses(&mut self, call: &'static str, device: usize, bytes: u64, align: u64, past: u64) -> Result<u64> {
+        let padded = (bytes + align + past) as usize;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new mapping wherever the kernel likes.
         let at = unsafe { libc::mmap(ptr::null_mut(), padded, libc::PROT_NONE, flags, -1, 0) };
         if at == libc::MAP_FAILED {
             return error(
-                CALL,
+                call,
                 code::OUT_OF_MEMORY,
                 format!("no {bytes} bytes of addresses: {}", std::io::Error::last_os_error()),
             );
         }
-        let start = (at as u64).next_multiple_of(align);
+        let start = (at as u64).next_multiple_of(align) + past;
         let (before, after) = (start - at as u64, at as u64 + padded as u64 - start - bytes);
         for (at, bytes) in [(at as u64, before), (start + bytes, after)] {
             if bytes > 0 {
@@ -238,18 +248,84 @@ impl Memory {
     pub(crate) fn create(&mut self, device: usize, tier: Tier, bytes: u64) -> Result<u64> {
         const CALL: &str = "cuMemCreate";
         self.whole(CALL, device, bytes)?;
-        let Some(offset) = self.pools[device][tier as usize].take(bytes) else {
-            let (capacity, free) = self.info(device, tier);
+        if tier == Tier::Shared && !self.migrates[device] {
             return error(
                 CALL,
-                code::OUT_OF_MEMORY,
-                format!("{bytes} bytes of {tier:?}: {free} of {capacity} are free"),
+                code::INVALID_VALUE,
+                "this device's shared memory is pinned: no backing is created there",
             );
-        };
+        }
+        let offset = self.take(CALL, device, tier, bytes)?;
         let handle = self.next_handle;
         self.next_handle += 1;
         self.backings.insert(handle, Backing { device, tier, offset, bytes, mappings: 0, released: false });
         Ok(handle)
+    }
+
+    fn take(&mut self, call: &'static str, device: usize, tier: Tier, bytes: u64) -> Result<u64> {
+        match self.pools[device][tier as usize].take(bytes) {
+            Some(offset) => Ok(offset),
+            None => {
+                let (capacity, free) = self.info(device, tier);
+                error(call, code::OUT_OF_MEMORY, format!("{bytes} bytes of {tier:?}: {free} of {capacity} are free"))
+            }
+        }
+    }
+
+    /// Pins memory at an address that is at a page but at no granule: nobody may count on more.
+    pub(crate) fn pin(&mut self, device: usize, bytes: u64) -> Result<u64> {
+        const CALL: &str = "cuMemHostAlloc";
+        const PAGE: u64 = 4096;
+        if bytes == 0 {
+            return error(CALL, code::INVALID_VALUE, "0 bytes cannot be pinned");
+        }
+        let bytes = bytes.next_multiple_of(PAGE);
+        let offset = self.take(CALL, device, Tier::Shared, bytes)?;
+        let mapped = self.addresses(CALL, device, bytes, self.granularity[device], PAGE).and_then(|address| {
+            let file = self.pools[device][Tier::Shared as usize].file.as_raw_fd();
+            let (flags, access) = (libc::MAP_SHARED | libc::MAP_FIXED, libc::PROT_READ | libc::PROT_WRITE);
+            // SAFETY: the addresses were taken just now.
+            let at =
+                unsafe { libc::mmap(address as *mut _, bytes as usize, access, flags, file, offset as libc::off_t) };
+            if at == libc::MAP_FAILED {
+                self.reservations.remove(&address);
+                // SAFETY: as above; nobody knows of them yet.
+                unsafe { libc::munmap(address as *mut libc::c_void, bytes as usize) };
+                return error(CALL, code::MAP_FAILED, format!("{address:#x}: {}", std::io::Error::last_os_error()));
+            }
+            Ok(address)
+        });
+        let address = mapped.inspect_err(|_| self.pools[device][Tier::Shared as usize].give_back(offset, bytes))?;
+        let handle = self.next_handle;
+        self.next_handle += 1;
+        let backing = Backing { device, tier: Tier::Shared, offset, bytes, mappings: 1, released: true };
+        self.backings.insert(handle, backing);
+        self.mappings.insert(address, Mapping { bytes, handle, accessible: true, pinned: true });
+        Ok(address)
+    }
+
+    pub(crate) fn is_pinned(&self, address: u64) -> bool {
+        self.mappings.get(&address).is_some_and(|mapping| mapping.pinned)
+    }
+
+    /// Gives pinned memory and its addresses back; its bytes.
+    pub(crate) fn unpin(&mut self, address: u64) -> Result<u64> {
+        let Some(mapping) = self.mappings.get(&address).copied().filter(|mapping| mapping.pinned) else {
+            return error(
+                "cuMemFreeHost",
+                code::INVALID_VALUE,
+                format!("{address:#x} is not where pinned memory begins"),
+            );
+        };
+        // SAFETY: the range is one that `pin` mapped.
+        unsafe { libc::munmap(address as *mut libc::c_void, mapping.bytes as usize) };
+        self.mappings.remove(&address);
+        self.reservations.remove(&address);
+        if let Some(backing) = self.backings.get_mut(&mapping.handle) {
+            backing.mappings -= 1;
+        }
+        self.drop_if_unused(mapping.handle);
+        Ok(mapping.bytes)
     }
 
     pub(crate) fn release(&mut self, handle: u64) -> Result<()> {
@@ -313,7 +389,7 @@ impl Memory {
         if at == libc::MAP_FAILED {
             return error(CALL, code::MAP_FAILED, format!("{address:#x}: {}", std::io::Error::last_os_error()));
         }
-        self.mappings.insert(address, Mapping { bytes, handle, accessible: false });
+        self.mappings.insert(address, Mapping { bytes, handle, accessible: false, pinned: false });
         if let Some(backing) = self.backings.get_mut(&handle) {
             backing.mappings += 1;
         }
@@ -327,6 +403,13 @@ impl Memory {
         let end = found.iter().try_fold(address, |end, (at, m)| (*at == end).then_some(end + m.bytes));
         if end != Some(address + bytes) || bytes == 0 {
             return error(call, code::INVALID_VALUE, format!("{address:#x}+{bytes:#x} is not made of whole mappings"));
+        }
+        if found.iter().any(|(_, mapping)| mapping.pinned) {
+            return error(
+                call,
+                code::INVALID_VALUE,
+                format!("{address:#x}+{bytes:#x} is pinned memory, and no mapping"),
+            );
         }
         Ok(found)
     }
