@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
+use std::sync::{Mutex, PoisonError};
 
 use crate::code::{self, Result, error};
 use crate::profile::Profile;
@@ -33,6 +34,8 @@ struct Pool {
     taken: u64,
     /// Free ranges of the file, by offset.
     free: BTreeMap<u64, u64>,
+    /// The stretch without a hole that was found last: the kernel finds its end page by page.
+    filled: Mutex<(u64, u64)>,
 }
 
 impl Pool {
@@ -48,7 +51,7 @@ impl Pool {
         if unsafe { libc::ftruncate(file.as_raw_fd(), capacity as libc::off_t) } != 0 {
             return error("cuInit", code::UNKNOWN, format!("ftruncate: {}", std::io::Error::last_os_error()));
         }
-        Ok(Pool { file, capacity, used: 0, taken: 0, free: BTreeMap::from([(0, capacity)]) })
+        Ok(Pool { file, capacity, used: 0, taken: 0, free: BTreeMap::from([(0, capacity)]), filled: Mutex::default() })
     }
 
     fn take(&mut self, bytes: u64) -> Option<u64> {
@@ -82,24 +85,34 @@ impl Pool {
 
     /// Makes a hole, which reads as zeros.
     fn punch(&self, offset: u64, bytes: u64) {
+        let mut filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner);
+        if offset < filled.1 && filled.0 < offset + bytes {
+            filled.0 = (offset + bytes).min(filled.1);
+        }
+        drop(filled);
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         // SAFETY: the descriptor is open; a failure leaves old bytes, which real new backing may hold too.
         unsafe { libc::fallocate(self.file.as_raw_fd(), mode, offset as libc::off_t, bytes as libc::off_t) };
     }
 
-    /// The stretches of `offset..offset + bytes` that were ever written to.
+    /// The stretches of `offset..offset + bytes` that were ever written to, and perhaps some besides.
     fn written(&self, offset: u64, bytes: u64) -> Vec<(u64, u64)> {
         let (mut stretches, mut at, end) = (Vec::new(), offset, offset + bytes);
         while at < end {
-            // SAFETY: the descriptor is open.
-            let data = unsafe { libc::lseek(self.file.as_raw_fd(), at as libc::off_t, libc::SEEK_DATA) };
-            if data < 0 || data as u64 >= end {
-                break;
+            let mut filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner);
+            if !(filled.0..filled.1).contains(&at) {
+                // SAFETY: the descriptor is open.
+                let data = unsafe { libc::lseek(self.file.as_raw_fd(), at as libc::off_t, libc::SEEK_DATA) };
+                if data < 0 || data as u64 >= end {
+                    break;
+                }
+                // SAFETY: as above.
+                let hole = unsafe { libc::lseek(self.file.as_raw_fd(), data, libc::SEEK_HOLE) };
+                *filled = (data as u64, if hole < 0 { end } else { hole as u64 });
+                at = data as u64;
             }
-            // SAFETY: as above.
-            let hole = unsafe { libc::lseek(self.file.as_raw_fd(), data, libc::SEEK_HOLE) };
-            let stop = if hole < 0 { end } else { (hole as u64).min(end) };
-            stretches.push((data as u64, stop - data as u64));
+            let stop = filled.1.min(end);
+            stretches.push((at, stop - at));
             at = stop;
         }
         stretches
