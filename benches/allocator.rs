@@ -44,7 +44,15 @@ fn sdxl() -> Vec<Resident> {
     while let Some(event) = trace.next_event().expect("a good trace") {
         if let Event::Alloc { bytes, kind: Kind::Param, .. } = event {
             let granules = (at / GRANULE) as u32..(at + bytes).div_ceil(GRANULE) as u32;
-            residents.push(Resident { arena: 0, granules, size: bytes, model: true, reads: 1.0, last_read: 0 });
+            residents.push(Resident {
+                arena: 0,
+                offset: at,
+                granules,
+                size: bytes,
+                model: true,
+                reads: 1.0,
+                last_read: 0,
+            });
             at += bytes.next_multiple_of(512);
         }
     }

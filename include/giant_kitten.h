@@ -6,7 +6,9 @@
  * Sizes are bytes. Every function may be called from any thread at any time, except that the actions (gk_activate,
  * gk_disable, gk_free_vram, gk_move) need a safe point: no other thread may launch work on the device meanwhile.
  * Functions that return int return GK_OK or a code below; gk_last_error() then has the text, for the calling thread.
- * Addresses given out never change; an action moves what lies under them.
+ * Addresses given out never change; an action moves what lies under them. Where a driver can do no better than pin host memory
+ * (gk_stats: migrates is 0, and "rung" of gk_stats_json is "pinned") a block stays in the tier where it was allocated. The actions do
+ * everything else there, and answer GK_IMMOVABLE if blocks ought to have moved.
  *
  * Options come from the environment variable GIANT_KITTEN, as in GIANT_KITTEN=reserve:1.6GiB,persist:0,sort:reversed
  * (docs/options.md lists them). GIANT_KITTEN_LOG says what to log to stderr: error, warn (the default), info, debug.
@@ -28,7 +30,8 @@ enum {
     GK_NOT_ALLOCATED = 3, /* an address is in no live block */
     GK_REFUSED = 4,       /* not now; the text says what to do */
     GK_DRIVER = 5,        /* a driver call failed */
-    GK_INTERNAL = 6       /* a fault of giant-kitten's own */
+    GK_INTERNAL = 6,      /* a fault of giant-kitten's own */
+    GK_IMMOVABLE = 7      /* blocks that exist cannot change tier on this driver, and some ought to; the rest is done */
 };
 
 enum { GK_DEDICATED = 0, GK_SHARED = 1 };
@@ -104,7 +107,8 @@ int gk_defaults(struct gk_activation *activation);
 
 /* Places every live block: the model's first, then the others, each sorted by size, into the dedicated memory less reserve
  * less persist; the rest into shared. Then freezes: nothing is released or moved until the next action, and new blocks get
- * the reserve first. Null takes the options. GK_ARGUMENT or GK_REFUSED: nothing was moved. */
+ * the reserve first. Null takes the options. GK_ARGUMENT or GK_REFUSED: nothing was moved. GK_IMMOVABLE: active, but what lives
+ * stays where it is, and the reserve is what that leaves of it. */
 int gk_activate(int device, const struct gk_activation *activation);
 
 /* The automatic mode: on from the beginning where no reserve is given, and after an activation with GK_AUTO; any other action ends
@@ -124,13 +128,24 @@ int gk_disable(int device, const struct gk_activation *activation);
 /* Moves every live block to shared and gives dedicated memory back to the driver. Blocks stay usable. */
 int gk_free_vram(int device);
 
+/* Goes back to loading: thaws, takes idle memory back, and keeps reserve and persist from what is allocated until the next action, as
+ * the options do from the start. Nothing moves; only reserve and persist count. With it a program can place by hand where blocks cannot
+ * move: free them, begin to load, and allocate them again in the order of gk_claims_json. */
+int gk_begin_loading(int device, const struct gk_activation *activation);
+
+/* The live blocks in the order in which an action would let them claim dedicated memory, but those of graph pools, as a JSON list;
+ * the buffer as for gk_stats_json: address, size, model, stream (the one it belongs to), used_on (others, from gk_record_stream). Only
+ * the order counts. */
+size_t gk_claims_json(int device, const struct gk_activation *activation, char *buffer, size_t length);
+
 /* Says whether the block that holds `ptr` belongs to the model (not 0) or not (0). */
 int gk_mark(void *ptr, int model);
 
 /* How many bytes of the block that holds `ptr` lie in each tier; either may be null. */
 int gk_tier(void *ptr, uint64_t *dedicated, uint64_t *shared);
 
-/* Moves the block that holds `ptr` to GK_DEDICATED or GK_SHARED, with small blocks that share its granules. */
+/* Moves the block that holds `ptr` to GK_DEDICATED or GK_SHARED, with small blocks that share its granules. GK_IMMOVABLE where it
+ * cannot. */
 int gk_move(void *ptr, int tier);
 
 /* Statistics of a device. Set `size` to sizeof(struct gk_stats) before the call; an older library fills in less and says
@@ -209,6 +224,9 @@ struct gk_stats {
     uint64_t rebalanced_demoted;  /* bytes that it moved to the shared tier */
     uint64_t rebalanced_promoted; /* bytes that it moved to the dedicated tier */
     uint64_t scratch_peak;        /* the most scratch at once since the last safe point */
+    uint64_t migrates;            /* 1 where blocks can change tier; 0 where shared memory is pinned, or there is none */
+    uint64_t stayed;              /* bytes of blocks that the last action would have moved, where nothing can */
+    uint64_t graph_pools;         /* pools of graph captures that are not released */
     uint64_t active_blocks; /* blocks that are live or wait for other streams */
     uint64_t active_blocks_peak;
     uint64_t active; /* their bytes, rounded */

@@ -22,6 +22,11 @@ pub enum Error {
     Argument(String),
     /// Something that cannot be done now, with what to do about it.
     Refused(String),
+    /// Blocks ought to be in another tier, and nothing can move on this driver.
+    Immovable {
+        /// Their bytes.
+        bytes: u64,
+    },
     /// The driver failed.
     Driver(DriverError),
 }
@@ -52,6 +57,12 @@ impl fmt::Display for Error {
                 "{address:#x} is not the start of a live block: it was freed already, or giant-kitten never gave it out"
             ),
             Error::Argument(why) | Error::Refused(why) => f.write_str(why),
+            Error::Immovable { bytes } => write!(
+                f,
+                "{} ought to be in the other tier, and stay where they are: this driver's shared memory is pinned at addresses of its own, so \
+                 blocks that exist cannot move. New blocks go where they ought to: free what is in the wrong tier and allocate it again",
+                show_size(*bytes)
+            ),
             Error::Driver(why) => why.fmt(f),
         }
     }

@@ -63,6 +63,12 @@ fn everything_can_be_called_from_cpp17() {
 }
 
 #[test]
+fn where_memory_can_only_be_pinned_nothing_moves_and_that_is_said() {
+    let said = compile_and_run("cc", &["-std=c11"], "tests/c/pinned.c", &[("FAKE_CUDA_RUNGS", "pinned")]);
+    assert!(said.ends_with("nothing moved, and that was said\n"), "{said}");
+}
+
+#[test]
 fn the_c_example_runs() {
     let said = compile_and_run("cc", &["-std=c11"], "examples/generate.c", &[]);
     let shared_scratch = said.lines().filter(|line| line.starts_with("generate")).collect::<Vec<_>>();

@@ -49,18 +49,22 @@ fn use_it(gpu: &Gpu, kitten: &Kitten) -> Result<(), Error> {
 #[test]
 fn the_ladder_is_climbed_down() {
     let cases = [
-        ("all of it", true, true, 0, Rung::HostNuma, 0),
-        ("a system without nodes", true, true, -1, Rung::HostNuma, 0),
-        ("a node that is not there", true, true, 7, Rung::Host, 1),
-        ("no nodes", false, true, 0, Rung::Host, 1),
-        ("an old driver", false, false, 0, Rung::Nothing, 2),
+        ("all of it", true, true, true, 0, Rung::HostNuma, 0),
+        ("a system without nodes", true, true, true, -1, Rung::HostNuma, 0),
+        ("a node that is not there", true, true, true, 7, Rung::Host, 1),
+        ("no nodes", false, true, false, 0, Rung::Host, 1),
+        ("an old driver", false, false, true, 0, Rung::Pinned, 2),
+        ("one that does nothing of all this", false, false, false, 0, Rung::Nothing, 3),
     ];
-    for (what, host_numa, host, numa_node, rung, refused) in cases {
+    for (what, host_numa, host, pinned, numa_node, rung, refused) in cases {
         let gpu = machine(1);
-        let driver = fake::cuda_driver(Setup { host_numa, host, numa_node, ..Setup::new(gpu.clone()) }).unwrap();
+        let setup = Setup { host_numa, host, pinned, numa_node, ..Setup::new(gpu.clone()) };
+        let driver = fake::cuda_driver(setup).unwrap();
         let info = driver.device_info(0).unwrap();
         assert_eq!((info.rung, info.refused.len()), (rung, refused), "{what}: {:?}", info.refused);
-        assert!(info.refused.iter().all(|why| why.contains("host") && why.contains("cuMem")), "{:?}", info.refused);
+        assert!(info.refused.iter().all(|why| why.contains("cuMem")), "{:?}", info.refused);
+        let names: Vec<_> = info.refused.iter().map(|why| why.split(':').next().unwrap()).collect();
+        assert_eq!(names, &["host_numa", "host", "pinned"][..refused], "{what}");
         assert_eq!(gpu.outstanding(), Outstanding::default(), "{what}: a trial leaves nothing behind");
         let kitten = kitten(driver).unwrap();
         match (rung, use_it(&gpu, &kitten)) {
@@ -69,6 +73,22 @@ fn the_ladder_is_climbed_down() {
         }
         kitten.shutdown();
         assert_eq!((gpu.outstanding(), gpu.faults()), (Outstanding::default(), vec![]), "{what}");
+    }
+}
+
+#[test]
+fn a_device_that_has_pinned_memory_elsewhere_does_not_use_it() {
+    for (missing, said) in [
+        ("cuMemHostAlloc", "cuMemHostAlloc failed"),
+        ("cuMemFreeHost", "cuMemFreeHost failed"),
+        ("cuMemHostGetDevicePointer", "cuMemHostGetDevicePointer failed"),
+    ] {
+        let gpu = machine(1);
+        let old = Setup { host_numa: false, host: false, ..Setup::new(gpu.clone()) };
+        let driver = fake::cuda_driver(Setup { missing: vec![missing.into()], ..old }).unwrap();
+        let info = driver.device_info(0).unwrap();
+        assert_eq!((info.rung, info.shared_spare), (Rung::Nothing, 0), "without {missing}");
+        assert!(info.refused[2].starts_with("pinned: ") && info.refused[2].contains(said), "{:?}", info.refused);
     }
 }
 
@@ -106,8 +126,8 @@ fn any_function_may_be_missing() {
 fn an_older_driver_has_an_older_ladder() {
     for (version, host_numa, host, rung) in [
         (12_020, true, false, Rung::HostNuma),
-        (11_040, false, false, Rung::Nothing),
-        (10_020, false, false, Rung::Nothing),
+        (11_040, false, false, Rung::Pinned),
+        (10_020, false, false, Rung::Pinned),
     ] {
         let gpu = machine(1);
         let setup = Setup { version, host_numa, host, ..Setup::new(gpu.clone()) };

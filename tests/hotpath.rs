@@ -10,6 +10,8 @@ use common::{DEFAULT, GRANULE, MIB, Random, setup};
 use giant_kitten::{Activation, Reserve, abi};
 use kitten_sim::{Gpu, Profile};
 
+const MIGRATES: bool = true;
+
 fn driver(gpu: &Gpu) -> std::sync::Arc<dyn giant_kitten::driver::Driver> {
     std::sync::Arc::new(giant_kitten::driver::sim::SimDriver::new(gpu.clone()))
 }

@@ -9,6 +9,9 @@ use fake_cuda::Setup;
 use giant_kitten::driver::Driver;
 use kitten_sim::Gpu;
 
+/// Whether its shared memory is backing, which can change tier.
+pub const MIGRATES: bool = true;
+
 /// The driver that this run of the suite is about.
 fn driver(gpu: &Gpu) -> Arc<dyn Driver> {
     Arc::new(fake::cuda_driver(Setup::new(gpu.clone())).unwrap())

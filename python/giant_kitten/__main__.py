@@ -68,6 +68,10 @@ def doctor() -> int:
         elif found["shared_capacity"] == 0:
             remedy = 'the host has no memory to spare: close programs, or set the option "shared"'
         say("", f"shared {size(found['shared_capacity'])} by {found['rung']}", remedy)
+        if found["rung"] == "pinned":
+            say("", "on this driver what exists cannot change tier: actions take tensors out and back instead, because")
+            for reason in found["rungs_refused"]:
+                say("", f"  {reason}")
     print("nothing is wrong" if problems == 0 else f"{problems} to mend")
     return problems
 

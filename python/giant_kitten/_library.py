@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-OUT_OF_MEMORY = 1
+OUT_OF_MEMORY, IMMOVABLE = 1, 7
 
 DEDICATED, SHARED = 0, 1
 
@@ -23,6 +23,9 @@ AUTO = 2**64 - 1
 
 class Error(RuntimeError):
     """What giant-kitten could not do: the text says why, and what to do about it."""
+
+    # Of tensors that went out and found no memory again: pairs of a storage and its bytes in host memory.
+    parked: tuple[tuple[Any, Any], ...] = ()
 
 
 class Activation(ctypes.Structure):
@@ -52,6 +55,9 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gk_activate": (ctypes.c_int, (ctypes.c_int, ctypes.POINTER(Activation))),
     "gk_disable": (ctypes.c_int, (ctypes.c_int, ctypes.POINTER(Activation))),
     "gk_free_vram": (ctypes.c_int, (ctypes.c_int,)),
+    "gk_begin_loading": (ctypes.c_int, (ctypes.c_int, ctypes.POINTER(Activation))),
+    "gk_claims_json": (ctypes.c_size_t, (ctypes.c_int, ctypes.POINTER(Activation), ctypes.c_void_p, ctypes.c_size_t)),
+    "gk_record_stream": (None, (ctypes.c_void_p, ctypes.c_void_p)),
     "gk_safe_point": (ctypes.c_int, (ctypes.c_int, ctypes.c_char_p)),
     "gk_touch": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_size_t)),
     "gk_mark": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
@@ -101,13 +107,21 @@ def call(name: str, *arguments: Any) -> None:
         fail()
 
 
-def read_json(name: str, device: int) -> Any:
+def act(name: str, *arguments: Any) -> bool:
+    """Calls an action; whether all that it wanted to move could be moved."""
+    code = getattr(library(), name)(*arguments)
+    if code not in (0, IMMOVABLE):
+        fail()
+    return bool(code == 0)
+
+
+def read_json(name: str, device: int, *arguments: Any) -> Any:
     """Calls a function that writes JSON about a device."""
     function = getattr(library(), name)
-    needed = function(device, None, 0)
+    needed = function(device, *arguments, None, 0)
     while needed:
         buffer = ctypes.create_string_buffer(needed)
-        again = function(device, buffer, needed)
+        again = function(device, *arguments, buffer, needed)
         if 0 < again <= needed:
             return json.loads(buffer.value)
         needed = again

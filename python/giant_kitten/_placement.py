@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _library
@@ -29,25 +30,38 @@ def activate(
     `reserve` and `persist` are sizes, in bytes or as "1.6GiB", and a reserve may be "auto": then it is found from what
     the work asks for, as it is from the start where no reserve is given. `model` is a module, a tensor, or several, to
     be placed first. `sort_by` is "size", or "reads" or "recency" as far as `follow` has told of them. What is not given
-    is as the options say. Tensors keep their addresses and contents.
+    is as the options say. Tensors keep their addresses and contents. Where the driver can only pin host memory
+    (`stats()["migrates"]` is 0) they are taken out and back, and keep their contents alone; no graph may be alive then.
 
     To be called between two pieces of work, never while another thread launches any.
     """
     if model is not None:
         mark(model)
     request = _activation(reserve, persist, sort_reversed, ignore_model, sort_by)
-    _library.call("gk_activate", _index(device), ctypes.byref(request))
+    _act("gk_activate", _index(device), request, ctypes.byref(request))
 
 
 def disable(sort_reversed: bool | None = None, ignore_model: bool | None = None, device: Any = None) -> None:
     """Places everything on a device anew without reserve and persist, and thaws it."""
-    request = _activation(None, None, sort_reversed, ignore_model)
-    _library.call("gk_disable", _index(device), ctypes.byref(request))
+    request = _activation(0, 0, sort_reversed, ignore_model)
+    _act("gk_disable", _index(device), request, ctypes.byref(request))
 
 
 def free_vram(device: Any = None) -> None:
     """Moves everything on a device to shared memory and gives its own back to the driver. Tensors stay usable."""
-    _library.call("gk_free_vram", _index(device))
+    _act("gk_free_vram", _index(device), _activation(0, 0, None, None), to=_library.SHARED)
+
+
+def _act(name: str, device: int, request: _library.Activation, *arguments: Any, to: int = _library.DEDICATED) -> None:
+    """Calls an action. What it cannot move goes out and back instead, and then it is called again."""
+    if not _library.act(name, device, *arguments):
+        from . import _out_and_back
+
+        _out_and_back.place(device, request, to)
+        if not _library.act(name, device, *arguments):
+            logging.getLogger("giant_kitten").warning(
+                "%s: %s", name, _library.library().gk_last_error().decode("utf-8", "replace")
+            )
 
 
 def _activation(
@@ -100,7 +114,10 @@ def tier(tensor: Any) -> str:
 
 
 def to_shared(x: T) -> T:
-    """Moves a tensor, or a module's parameters and buffers, to shared memory, and returns it. No address changes."""
+    """Moves a tensor, or a module's parameters and buffers, to shared memory, and returns it.
+
+    No address changes, but where the driver can only pin host memory.
+    """
     return _move(x, _library.SHARED)
 
 
@@ -110,8 +127,10 @@ def to_dedicated(x: T) -> T:
 
 
 def _move(x: T, to: int) -> T:
-    for pointer in _pointers(x):
-        _library.call("gk_move", pointer, to)
+    if not all([_library.act("gk_move", pointer, to) for pointer in _pointers(x)]):
+        from . import _out_and_back
+
+        _out_and_back.move(list(tensors(x)), to)
     return x
 
 

@@ -45,7 +45,7 @@
     dt { color: var(--soft); font-size: 12px } dd { margin: 0; font-variant-numeric: tabular-nums }
     details { margin-top: 8px } summary { cursor: pointer; color: var(--soft) }
     .arena { margin: 6px 0 8px; font-size: 12px; color: var(--soft) }
-    .guide { margin: 8px 0 0 } .problem { color: var(--warn); margin: 0 }
+    .guide { margin: 8px 0 0 } .why { margin: 2px 0 0; padding-left: 18px; color: var(--soft) } .problem { color: var(--warn); margin: 0 }
     .key { display: flex; flex-wrap: wrap; gap: 2px 12px; font-size: 12px; color: var(--soft); margin: 4px 0 0 }
     @container (max-width: 300px) {
       .card { padding: 8px; font-size: 12px } th, td { padding-left: 4px } thead th { font-size: 11px }
@@ -211,6 +211,17 @@
     return list;
   }
 
+  /** Which reserve is in force, and why: a long reason, as the automatic mode gives, in a line for each of its parts. */
+  function chosen(text) {
+    const found = text.match(/^(.*?) \((.*)\)\.$/);
+    const [how, ...reasons] = found ? found[2].split(": ") : [];
+    if (reasons.length < 2) return [part("p", { class: "guide" }, text)];
+    return [
+      part("p", { class: "guide" }, `${found[1]}, ${how}:`),
+      part("ul", { class: "why" }, ...reasons.map((reason) => part("li", {}, reason))),
+    ];
+  }
+
   /** Whether the page behind an element is dark. */
   function isDark(element) {
     for (let at = element; at; at = at.parentElement || (at.getRootNode() && at.getRootNode().host)) {
@@ -303,8 +314,8 @@
       const { stats } = device;
       const name = part("h2", {}, `${stats.device}`, part("span", { class: "phase" }, device.phase || stats.phase_name));
       const inside = [name, bar(device, "dedicated", width), bar(device, "shared", width), table(device), figures(device, work)];
-      const advice = [device.chosen, device.guide && device.guide.text].filter(Boolean).join(" ");
-      if (advice) inside.push(part("p", { class: "guide" }, advice));
+      if (device.chosen) inside.push(...chosen(device.chosen));
+      if (device.guide && device.guide.text) inside.push(part("p", { class: "guide" }, device.guide.text));
       const shown = (device.map.arenas || []).filter((found) => found.granules.length);
       if (shown.length) {
         const more = part("details", this.#open ? { open: "" } : {}, part("summary", {}, "What lies where, granule by granule"));

@@ -2,6 +2,7 @@
 //!
 //! No panic crosses it, and no lock is held when it returns or calls back.
 
+mod claims;
 mod filter;
 mod fork;
 mod map;
@@ -20,7 +21,7 @@ use crate::core::placement::SortBy;
 use crate::core::{Reserve, Tier, parse_size, show_size};
 use crate::driver::{self, Stream};
 use crate::error::Error;
-use crate::heap::PoolId;
+use crate::heap::{Moved, PoolId};
 use crate::kitten::{Activation, Kitten, Options};
 
 pub use map::json as map_json;
@@ -52,6 +53,8 @@ pub const GK_REFUSED: c_int = 4;
 pub const GK_DRIVER: c_int = 5;
 /// A fault of giant-kitten's own.
 pub const GK_INTERNAL: c_int = 6;
+/// Blocks that exist cannot change tier on this driver, and some ought to. Everything else that was asked for is done.
+pub const GK_IMMOVABLE: c_int = 7;
 
 /// The card's own memory.
 pub const GK_DEDICATED: c_int = 0;
@@ -132,6 +135,7 @@ fn code(error: &Error) -> c_int {
         Error::NotAllocated { .. } => GK_NOT_ALLOCATED,
         Error::Refused(_) => GK_REFUSED,
         Error::Driver(_) => GK_DRIVER,
+        Error::Immovable { .. } => GK_IMMOVABLE,
     }
 }
 
@@ -527,8 +531,53 @@ pub unsafe extern "C" fn gk_activate(device: c_int, activation: *const GkActivat
             show_size(moved.promoted),
             show_size(moved.demoted)
         );
-        Ok(())
+        all_moved(moved)
     })
+}
+
+/// An action is done; where blocks had to stay that ought to have moved, that is its answer.
+fn all_moved(moved: Moved) -> Result<(), Error> {
+    match moved.stayed {
+        0 => Ok(()),
+        bytes => Err(Error::Immovable { bytes }),
+    }
+}
+
+/// Goes back to loading: thaws, and keeps reserve and persist from what is allocated until the next action. Null takes the options. Nobody
+/// may launch work meanwhile.
+///
+/// # Safety
+/// `activation` is null or points to a struct, of which only reserve and persist count.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_begin_loading(device: c_int, activation: *const GkActivation) -> c_int {
+    status(|| {
+        let kitten = current()?;
+        // SAFETY: the caller's promise.
+        let activation = unsafe { GkActivation::or_options(activation, kitten) }?;
+        kitten.begin_loading(device_number(device)?, activation.reserve, activation.persist)
+    })
+}
+
+/// The live blocks of a device in the order in which an action would let them claim dedicated memory, as JSON; see [`gk_stats_json`] for
+/// the buffer.
+///
+/// # Safety
+/// `activation` is null or points to a struct, of which only the order counts; `buffer` is null or has room for `length` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_claims_json(
+    device: c_int,
+    activation: *const GkActivation,
+    buffer: *mut c_char,
+    length: usize,
+) -> usize {
+    let text = guarded(|| {
+        let kitten = current()?;
+        // SAFETY: the caller's promise.
+        let order = unsafe { GkActivation::or_options(activation, kitten) }?.order();
+        Ok(claims::json(&kitten.claims(device_number(device)?, order)?))
+    });
+    // SAFETY: the caller's promise.
+    unsafe { write_text(text, buffer, length) }
 }
 
 /// A safe point: nobody launches work until this returns. `kind` names the work that comes next, in any words that are the same for
@@ -561,14 +610,14 @@ pub unsafe extern "C" fn gk_disable(device: c_int, activation: *const GkActivati
         let kitten = current()?;
         // SAFETY: the caller's promise.
         let order = unsafe { GkActivation::or_options(activation, kitten) }?.order();
-        kitten.disable(device_number(device)?, order).map(drop)
+        all_moved(kitten.disable(device_number(device)?, order)?)
     })
 }
 
 /// Moves everything to the shared tier and gives dedicated memory back. Nobody may launch work meanwhile.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_free_vram(device: c_int) -> c_int {
-    status(|| current()?.free_vram(device_number(device)?).map(drop))
+    status(|| all_moved(current()?.free_vram(device_number(device)?)?))
 }
 
 /// Says whether the block that holds `ptr` belongs to the model.

@@ -184,6 +184,12 @@ fields! {
     rebalanced_promoted = |s| s.rebalanced_promoted;
     /// The most scratch at once since the last safe point.
     scratch_peak = |s| s.scratch_peak;
+    /// 1 where blocks can change tier; 0 where the driver's shared memory is pinned, or there is none.
+    migrates = |s| u64::from(s.migrates);
+    /// Bytes of the blocks that the last action would have moved, and that stay where they are because nothing can.
+    stayed = |s| s.stayed;
+    /// Number of pools of graph captures that are not released.
+    graph_pools = |s| s.graph_pools;
     /// Number of blocks that are live or wait for other streams.
     active_blocks = |s| s.blocks.active_count();
     /// Its peak.

@@ -8,13 +8,15 @@
 //!
 //! The nodes tile the arena from its first byte to its last, linked in address order. A node is in use, retired
 //! (given back, but work on another stream may still touch it), or free. What is free is one of one kind: a hole (no
-//! backing), or wholly in one tier and given back on one stream. Neighbours of one kind are always merged.
+//! backing), or wholly in one tier and given back on one stream. Neighbours of one kind are always merged, but for small ones that a
+//! quick list keeps whole until something needs them.
 //! A used block may lie in both tiers: where no more could be dedicated, or once a placement has moved some of its granules.
 //!
 //! Invariants, which [`Arena::check`] tests: the nodes tile the arena; no two free neighbours are of one kind;
 //! holes begin and end at granules and cover exactly the granules without backing; each free node is in its list.
 
 use super::bins::Bins;
+use super::quick::QuickLists;
 use super::size::{ALIGNMENT, SMALL_LIMIT};
 use super::tier::{PerTier, Tier};
 
@@ -49,6 +51,8 @@ impl Class {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Free,
+    /// Free, and kept whole for the next request of its size: in a quick list, not merged.
+    Kept,
     Used,
     Retired,
 }
@@ -75,6 +79,13 @@ pub(crate) struct Node {
     backing: Backing,
     stream: StreamId,
     marks: Marks,
+}
+
+impl Node {
+    /// Whether nobody uses it or may use it still.
+    fn is_free(&self) -> bool {
+        matches!(self.state, State::Free | State::Kept)
+    }
 }
 
 /// What the heap remembers of a block.
@@ -136,6 +147,7 @@ pub struct Arena {
     vacant: Vec<u32>,
     /// By stream, then by tier.
     free: Vec<[Bins; 2]>,
+    quick: QuickLists,
     holes: Vec<u32>,
     /// The tier of each granule, up to the last one ever backed.
     granules: Vec<Option<Tier>>,
@@ -164,6 +176,7 @@ impl Arena {
             nodes: Vec::new(),
             vacant: Vec::new(),
             free: Vec::new(),
+            quick: QuickLists::new(),
             holes: Vec::new(),
             granules: Vec::new(),
             backed: PerTier::default(),
@@ -206,9 +219,23 @@ impl Arena {
         self.granules.len() as u32
     }
 
-    /// Takes a block out of what is free in `tier` for `stream`: of the nearest sizes the lowest. O(1).
+    /// Takes a block out of what is free in `tier` for `stream`: one that was kept whole, or else of the nearest sizes the lowest. O(1),
+    /// once the quick lists are empty.
     #[inline]
     pub fn take(&mut self, bytes: u64, requested: u64, tier: Tier, stream: StreamId) -> Option<BlockId> {
+        if let Some(id) = self.quick.newest(bytes)
+            && self.nodes[id as usize].stream == stream
+            && self.nodes[id as usize].backing == Backing::In(tier)
+        {
+            self.quick.pop(&self.nodes, bytes);
+            return Some(self.put_to_use(id, requested));
+        }
+        self.take_listed(bytes, requested, tier, stream)
+            .or_else(|| self.merge_kept().then(|| self.take_listed(bytes, requested, tier, stream)).flatten())
+    }
+
+    #[inline]
+    fn take_listed(&mut self, bytes: u64, requested: u64, tier: Tier, stream: StreamId) -> Option<BlockId> {
         let bins = self.free.get_mut(stream.0 as usize)?;
         let bins = &mut bins[tier as usize];
         let id = bins.find(&self.nodes, bytes)?;
@@ -226,6 +253,7 @@ impl Arena {
         stream: StreamId,
         mut willing: impl FnMut(StreamId) -> bool,
     ) -> Option<(BlockId, StreamId)> {
+        self.merge_kept();
         for other in (0..self.free.len() as u16).map(StreamId) {
             if other == stream || self.free[other.0 as usize][tier as usize].is_empty() {
                 continue;
@@ -245,6 +273,7 @@ impl Arena {
     /// Takes a block out of free neighbours for `stream` that are long enough only together, as one lies in each tier: best fit, the
     /// lowest of equals, with as much of it dedicated as can be. O(nodes).
     pub fn take_across(&mut self, bytes: u64, requested: u64, stream: StreamId) -> Option<BlockId> {
+        self.merge_kept();
         let (mut best, mut id): (Option<(u64, u32)>, _) = (None, 0);
         while id != NIL {
             let mut length = 0;
@@ -339,6 +368,7 @@ impl Arena {
 
     /// Says that the granules of `growth` are backed in `tier` now, and free for `stream`.
     pub fn grow(&mut self, growth: Growth, tier: Tier, stream: StreamId) {
+        self.merge_kept();
         let end = (growth.first + growth.count) as usize;
         if self.granules.len() < end {
             self.granules.resize(end, None);
@@ -466,10 +496,40 @@ impl Arena {
         node.stream = stream;
         node.marks = Marks::default();
         self.live -= 1;
-        if node.backing == Backing::Mixed {
-            self.release_mixed(id.0);
+        match node.backing {
+            Backing::Mixed => self.release_mixed(id.0),
+            _ if self.class == Class::Small => self.keep(id.0),
+            _ => self.merge_and_list(id.0),
+        }
+    }
+
+    /// Keeps a small free node whole for the next request of its size.
+    #[inline]
+    fn keep(&mut self, id: u32) {
+        if self.quick.push(&mut self.nodes, id) {
+            self.nodes[id as usize].state = State::Kept;
         } else {
-            self.merge_and_list(id.0);
+            // This one first: what is free and in no list must not be met by others that are merged.
+            self.merge_and_list(id);
+            self.merge_kept();
+        }
+    }
+
+    /// Merges what the quick lists have kept whole: whether there was any. O(what they hold).
+    #[inline]
+    fn merge_kept(&mut self) -> bool {
+        let any = !self.quick.is_empty();
+        if any {
+            self.merge_all_kept();
+        }
+        any
+    }
+
+    #[cold]
+    fn merge_all_kept(&mut self) {
+        while let Some(id) = self.quick.drain(&self.nodes) {
+            self.nodes[id as usize].state = State::Free;
+            self.merge_and_list(id);
         }
     }
 
@@ -483,7 +543,7 @@ impl Arena {
 
     /// The used and retired blocks, in address order.
     pub fn blocks(&self) -> impl Iterator<Item = Block> + '_ {
-        self.walk().filter(|id| self.nodes[*id as usize].state != State::Free).map(|id| self.block(BlockId(id)))
+        self.walk().filter(|id| !self.nodes[*id as usize].is_free()).map(|id| self.block(BlockId(id)))
     }
 
     /// The backed granules that no used or retired block touches, in order. O(nodes).
@@ -491,7 +551,7 @@ impl Arena {
         let mut idle = Vec::new();
         for id in self.walk() {
             let node = &self.nodes[id as usize];
-            if node.state != State::Free || node.backing == Backing::None {
+            if !self.is_backed_and_free(id) {
                 continue;
             }
             // Free neighbours of other kinds may share the node's border granules: look from the first free one on.
@@ -511,7 +571,7 @@ impl Arena {
 
     fn is_backed_and_free(&self, id: u32) -> bool {
         let node = &self.nodes[id as usize];
-        node.state == State::Free && node.backing != Backing::None
+        node.is_free() && node.backing != Backing::None
     }
 
     /// Says which tier some granules are in now, or that they have no backing; only idle granules may lose theirs. Everything free is
@@ -535,11 +595,11 @@ impl Arena {
 
     /// Lays out all free nodes anew, between the blocks, by what lies under them.
     fn rebuild(&mut self, home: StreamId) {
-        let kept: Vec<Node> =
-            self.walk().map(|id| self.nodes[id as usize]).filter(|node| node.state != State::Free).collect();
+        let kept: Vec<Node> = self.walk().map(|id| self.nodes[id as usize]).filter(|node| !node.is_free()).collect();
         self.nodes.clear();
         self.vacant.clear();
         self.free.clear();
+        self.quick.clear();
         self.holes.clear();
         self.starts.fill(NIL);
         let (mut last, mut at) = (NIL, 0);
@@ -629,16 +689,22 @@ impl Arena {
     /// Makes a listed-out free node into a used block of `bytes` at its start, and lists the rest.
     #[inline]
     fn carve(&mut self, id: u32, bytes: u64, requested: u64) -> BlockId {
-        let Node { offset, size, .. } = self.nodes[id as usize];
+        let size = self.nodes[id as usize].size;
         debug_assert!(size >= bytes);
         if size > bytes {
             let rest = self.split(id, bytes);
             self.list(rest);
         }
+        self.put_to_use(id, requested)
+    }
+
+    /// Makes an unlisted free node a used block.
+    #[inline]
+    fn put_to_use(&mut self, id: u32, requested: u64) -> BlockId {
         let node = &mut self.nodes[id as usize];
         node.requested = requested;
         node.state = State::Used;
-        let slot = (offset >> self.slot_shift) as usize;
+        let slot = (node.offset >> self.slot_shift) as usize;
         if slot >= self.starts.len() {
             self.starts.resize(slot + 1, NIL);
         }
@@ -767,7 +833,7 @@ impl Arena {
     /// The first that does not hold, in words.
     pub fn check(&self) -> Result<(), String> {
         let (mut at, mut prev, mut live, mut walked) = (0, NIL, 0, 0);
-        let mut listed = 0;
+        let (mut listed, mut kept) = (0, 0);
         for id in self.walk() {
             walked += 1;
             let node = &self.nodes[id as usize];
@@ -777,7 +843,12 @@ impl Arena {
             if node.backing != self.backing_of(node.offset, node.size) {
                 return Err(format!("node {id} at {at:#x} says {:?}, its granules do not", node.backing));
             }
-            if node.state == State::Free {
+            if node.state == State::Kept {
+                if !self.quick.contains(&self.nodes, id) || !matches!(node.backing, Backing::In(_)) {
+                    return Err(format!("the kept node {id} at {at:#x} is in no quick list"));
+                }
+                kept += 1;
+            } else if node.state == State::Free {
                 if node.backing == Backing::Mixed {
                     return Err(format!("the free node {id} at {at:#x} lies in both tiers"));
                 }
@@ -812,6 +883,9 @@ impl Arena {
             self.holes.len() + self.free.iter().flatten().map(|bins| bins.count(&self.nodes)).sum::<usize>();
         if in_lists != listed {
             return Err(format!("{in_lists} nodes in the lists, {listed} are free"));
+        }
+        if kept != self.quick.count() {
+            return Err(format!("{} nodes in the quick lists, {kept} are kept", self.quick.count()));
         }
         for tier in Tier::ALL {
             let counted = self.granules.iter().filter(|g| **g == Some(tier)).count() as u64 * self.granule;

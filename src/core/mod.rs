@@ -9,6 +9,7 @@ mod forecast;
 pub mod history;
 mod ledger;
 pub mod placement;
+mod quick;
 mod size;
 mod stats;
 mod tier;

@@ -23,6 +23,8 @@ pub struct GranuleId {
 pub struct Resident {
     /// The arena it lies in.
     pub arena: u32,
+    /// Where it begins there, in bytes.
+    pub offset: u64,
     /// The granules it touches.
     pub granules: std::ops::Range<u32>,
     /// Its length in bytes.
@@ -108,7 +110,7 @@ pub fn sort(blocks: &mut [Resident], order: Order) {
             SortBy::Reads => b.reads.total_cmp(&a.reads),
             SortBy::Recency => b.last_read.cmp(&a.last_read),
         };
-        model.then(value).then(size).then((a.arena, a.granules.start).cmp(&(b.arena, b.granules.start)))
+        model.then(value).then(size).then((a.arena, a.offset).cmp(&(b.arena, b.offset)))
     });
 }
 
@@ -137,7 +139,7 @@ mod tests {
     use super::*;
 
     fn block(granules: std::ops::Range<u32>, size: u64, model: bool) -> Resident {
-        Resident { arena: 0, granules, size, model, reads: 1.0, last_read: 0 }
+        Resident { arena: 0, offset: 1000 * u64::from(granules.start), granules, size, model, reads: 1.0, last_read: 0 }
     }
 
     fn dedicated(plan: &Plan) -> Vec<u32> {

@@ -249,6 +249,12 @@ pub struct Stats {
     pub fell_to_shared_bytes: u64,
     /// Blocks given back that still wait for work on other streams.
     pub retired_blocks: u64,
+    /// Whether blocks can change tier: not where the driver's shared memory is pinned.
+    pub migrates: bool,
+    /// Bytes of the blocks that the last action would have moved, and that stay where they are because nothing can.
+    pub stayed: u64,
+    /// Pools of graph captures that are not released.
+    pub graph_pools: u64,
 }
 
 impl Stats {

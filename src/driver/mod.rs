@@ -33,6 +33,8 @@ pub enum Rung {
     HostNuma,
     /// Backing in host memory (CUDA 13.0 and later).
     Host,
+    /// Pinned host memory, at addresses of its own: nothing that lies there can change tier.
+    Pinned,
     /// There is no shared tier.
     Nothing,
 }
@@ -43,8 +45,14 @@ impl Rung {
         match self {
             Rung::HostNuma => "host_numa",
             Rung::Host => "host",
+            Rung::Pinned => "pinned",
             Rung::Nothing => "none",
         }
+    }
+
+    /// Whether shared memory is backing, so that granules can change tier under their addresses.
+    pub fn migrates(self) -> bool {
+        matches!(self, Rung::HostNuma | Rung::Host)
     }
 }
 
@@ -73,6 +81,8 @@ pub struct DeviceInfo {
 
 /// `CUDA_ERROR_OUT_OF_MEMORY`.
 pub const OUT_OF_MEMORY: i32 = 2;
+/// `CUDA_ERROR_NOT_SUPPORTED`.
+pub const NOT_SUPPORTED: i32 = 801;
 /// `CUDA_ERROR_INVALID_HANDLE`.
 pub const INVALID_HANDLE: i32 = 400;
 /// `CUDA_ERROR_DEINITIALIZED`: the process is exiting and the driver has gone already.
@@ -131,7 +141,8 @@ pub(crate) fn insist(mut call: impl FnMut() -> Result<()>) -> Result<()> {
 /// The rules are the CUDA driver's virtual memory management: an address range is reserved first;
 /// backing is created apart from it and mapped whole at a granule of a reserved range; a fresh mapping is
 /// unreadable until [`set_access`](Driver::set_access); only whole mappings are unmapped; released backing
-/// lives on until its last mapping goes. Every call may come from any thread, whatever its current device.
+/// lives on until its last mapping goes. Which way there is to a shared tier says [`DeviceInfo::rung`]: [`create`](Driver::create),
+/// or [`pin`](Driver::pin), or none. Every call may come from any thread, whatever its current device.
 /// A call that fails has changed nothing.
 pub trait Driver: Send + Sync + fmt::Debug {
     /// How many devices there are.
@@ -160,6 +171,13 @@ pub trait Driver: Send + Sync + fmt::Debug {
 
     /// Lets `device` (and every peer that may reach its memory) read and write a mapped range.
     fn set_access(&self, device: usize, address: u64, bytes: u64) -> Result<()>;
+
+    /// Pins `bytes` of host memory (a multiple of the granularity) at an address of its own, which is at a page and no more; the
+    /// device, and every other, reads and writes it there.
+    fn pin(&self, device: usize, bytes: u64) -> Result<u64>;
+
+    /// Gives pinned memory back, with its address. No work may touch it any more.
+    fn unpin(&self, device: usize, address: u64) -> Result<()>;
 
     /// Copies between mapped ranges that do not overlap, and returns when it is done.
     fn copy(&self, device: usize, to: u64, from: u64, bytes: u64) -> Result<()>;

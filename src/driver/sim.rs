@@ -57,6 +57,13 @@ impl Driver for SimDriver {
         let profile = told(self.gpu.device_profile(device))?;
         let (dedicated_total, dedicated_free) = told(self.gpu.memory_info(device, kitten_sim::Tier::Dedicated))?;
         let (shared_total, _) = told(self.gpu.memory_info(device, kitten_sim::Tier::Shared))?;
+        let (rung, refused) = match (shared_total, profile.migrates) {
+            (0, _) => (Rung::Nothing, Vec::new()),
+            (_, true) => (Rung::HostNuma, Vec::new()),
+            (_, false) => {
+                (Rung::Pinned, vec!["host_numa, host: the hardware profile says \"migrates = false\"".into()])
+            }
+        };
         Ok(DeviceInfo {
             name: format!("simulated {}", profile.name),
             granularity: profile.granularity,
@@ -65,8 +72,8 @@ impl Driver for SimDriver {
             headroom: 0,
             shared_total,
             shared_spare: shared_total,
-            rung: if shared_total == 0 { Rung::Nothing } else { Rung::HostNuma },
-            refused: Vec::new(),
+            rung,
+            refused,
         })
     }
 
@@ -96,6 +103,14 @@ impl Driver for SimDriver {
 
     fn set_access(&self, device: usize, address: u64, bytes: u64) -> Result<()> {
         told(self.gpu.set_access(device, address, bytes))
+    }
+
+    fn pin(&self, device: usize, bytes: u64) -> Result<u64> {
+        told(self.gpu.pin(device, bytes))
+    }
+
+    fn unpin(&self, _device: usize, address: u64) -> Result<()> {
+        told(self.gpu.unpin(address))
     }
 
     fn copy(&self, device: usize, to: u64, from: u64, bytes: u64) -> Result<()> {

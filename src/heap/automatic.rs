@@ -177,6 +177,10 @@ impl Heap {
 
     /// Moves what ought to move before the coming run.
     fn rebalance(&mut self) -> Result<Moved, Error> {
+        if self.is_pinned() {
+            // What is resident cannot move. The reserve that is learned all the same is the next activation's.
+            return Ok(Moved::default());
+        }
         let left_before = std::mem::take(&mut self.automatic.left);
         let Some(forecast) = self.automatic.forecasts.get(&self.automatic.kind) else { return Ok(Moved::default()) };
         let limit = self.ledger.limit(Tier::Dedicated);
@@ -271,6 +275,12 @@ impl Heap {
                 Phase::Active => "given".into(),
                 Phase::Loading | Phase::Disabled | Phase::Freed => "none is in force".into(),
             };
+        }
+        if self.is_pinned() && self.stats.fell_to_shared > 0 {
+            return format!(
+                "automatic: nothing that exists can move on this driver, whose shared memory is pinned; an activation would keep {}",
+                show_size(self.found_reserve(self.ledger.persist))
+            );
         }
         match &self.automatic.last_decision {
             Some(why) => format!("found: {why}"),

@@ -31,6 +31,8 @@ pub struct Moved {
     pub promoted: u64,
     /// From the dedicated to the shared tier.
     pub demoted: u64,
+    /// What ought to have moved and stays where it is, because the driver's shared memory is pinned.
+    pub stayed: u64,
 }
 
 /// What failing calls left behind.
@@ -113,6 +115,9 @@ impl Heap {
     /// # Errors
     /// Where reserve and persist are more than there is, or the rest does not fit the shared tier: nothing has moved then. While a
     /// graph is captured. The driver's: what had moved stays moved, everything stays usable, and the state is the old one.
+    ///
+    /// Where the driver's shared memory is pinned nothing moves, and everything else is done: new blocks get the reserve first, as far as
+    /// what lives leaves it. [`Moved::stayed`] tells what ought to lie elsewhere. So for all actions.
     pub fn activate(&mut self, reserve: Reserve, persist: u64, order: Order) -> Result<Moved, Error> {
         let automatic = reserve == Reserve::Auto;
         let reserve = reserve.fixed().unwrap_or_else(|| self.found_reserve(persist));
@@ -147,6 +152,20 @@ impl Heap {
         Ok(moved)
     }
 
+    /// Goes back to loading: thaws, takes idle backing back, and keeps `reserve` and `persist` from what is allocated until the next action.
+    /// Nothing moves.
+    ///
+    /// # Errors
+    /// Where reserve and persist are more than there is; while a graph is captured; the driver's. Nothing has changed then.
+    pub fn begin_loading(&mut self, reserve: Reserve, persist: u64) -> Result<(), Error> {
+        let reserve = reserve.fixed().unwrap_or_else(|| self.found_reserve(persist));
+        self.ledger.resident_budget(reserve, persist).map_err(Error::Argument)?;
+        self.quiesce()?;
+        self.strip();
+        self.settle(Phase::Loading, reserve, persist);
+        Ok(())
+    }
+
     /// PyTorch's `empty_cache`: gives idle backing back to the driver. Does nothing while frozen, but that it is a safe point for the
     /// automatic mode.
     ///
@@ -172,7 +191,8 @@ impl Heap {
     /// Moves one block to a tier, with the small blocks that share its granules. `address` may lie inside the block.
     ///
     /// # Errors
-    /// An address in no live block; a tier without room; while a graph is captured; the driver's.
+    /// An address in no live block; a tier without room; a driver whose shared memory is pinned, where nothing can move; while a graph is
+    /// captured; the driver's.
     pub fn move_block(&mut self, address: u64, tier: Tier) -> Result<Moved, Error> {
         let start = self.extent(address)?.0;
         self.quiesce()?;
@@ -184,6 +204,9 @@ impl Heap {
             .map(|granule| GranuleId { arena: index as u32, granule })
             .collect();
         let needed = granules.len() as u64 * self.granule;
+        if needed > 0 && self.is_pinned() {
+            return Err(Error::Immovable { bytes: core.extent(id).1 });
+        }
         let mut room = self.ledger.limit(tier).saturating_sub(self.mapped(tier));
         if needed > room {
             self.strip();
@@ -235,6 +258,11 @@ impl Heap {
     fn place(&mut self, order: Order, budget: u64) -> Result<Moved, Error> {
         self.quiesce()?;
         self.strip();
+        self.stats.stayed = 0;
+        if self.is_pinned() {
+            self.stats.stayed = self.unmovable(order, budget * self.granule);
+            return Ok(Moved { stayed: self.stats.stayed, ..Moved::default() });
+        }
         let plan = placement::plan(self.residents(order.sort_by), order, budget);
         let (needed, limit) = (plan.shared() * self.granule, self.ledger.limit(Tier::Shared));
         if needed > limit {
@@ -261,7 +289,7 @@ impl Heap {
 
     /// Everything that wants a place: the blocks, and what else of the pools' granules graphs may touch. What is known of reads is looked
     /// up only where they are sorted by it.
-    fn residents(&self, sort_by: SortBy) -> Vec<Resident> {
+    pub(super) fn residents(&self, sort_by: SortBy) -> Vec<Resident> {
         let mut residents = Vec::new();
         for (index, bound) in self.arenas.iter().enumerate() {
             let arena = index as u32;
@@ -273,12 +301,14 @@ impl Heap {
                     }
                 };
                 let granules = bound.core.granules_of(block.id);
-                Resident { arena, granules, size: block.size, model: block.marks.model, reads, last_read }
+                let (offset, size, model) = (block.offset, block.size, block.marks.model);
+                Resident { arena, offset, granules, size, model, reads, last_read }
             }));
-            if self.pools.owns(index) {
+            if self.pools.owns(self.owner_of(index)) {
                 let idle = bound.core.idle_granules().into_iter();
                 residents.extend(idle.map(|granule| Resident {
                     arena,
+                    offset: u64::from(granule) * self.granule,
                     granules: granule..granule + 1,
                     size: self.granule,
                     model: false,
@@ -425,7 +455,11 @@ impl Heap {
     pub(super) fn strip(&mut self) -> u64 {
         let mut stripped = 0;
         for index in 0..self.arenas.len() {
-            if self.pools.owns(index) {
+            if self.pools.owns(self.owner_of(index)) {
+                continue;
+            }
+            if self.arenas[index].belongs_to.is_some() {
+                stripped += self.unpin_idle(index);
                 continue;
             }
             let idle = self.arenas[index].core.idle_granules();
@@ -443,7 +477,7 @@ impl Heap {
     /// Unmaps granules, their handles to the stock; returns those for which it worked. The core is told by the caller.
     pub(super) fn unmap_granules(&mut self, index: usize, granules: &[u32]) -> Vec<u32> {
         let (mut gone, mut unmapped) = (Vec::new(), Vec::new());
-        let Bound { base, core, handles } = &mut self.arenas[index];
+        let Bound { base, core, handles, .. } = &mut self.arenas[index];
         for run in granules.chunk_by(|a, b| a + 1 == *b) {
             let run: Vec<u32> = run.iter().copied().filter(|granule| handles[*granule as usize].is_some()).collect();
             for run in run.chunk_by(|a, b| a + 1 == *b) {

@@ -6,6 +6,7 @@
 //!                   ▼
 //!               supply.rs   the order of supply, growth by granules
 //!               stock.rs    handles mapped nowhere: the reserve, and what was taken back
+//!               pinned.rs   shared memory of drivers that can only pin it
 //!               migrate.rs  granules change tier under stable addresses
 //!               automatic.rs the reserve that finds itself, at safe points
 //!               streams.rs  streams by number, events
@@ -19,6 +20,7 @@
 
 mod automatic;
 mod migrate;
+mod pinned;
 mod pools;
 mod record;
 mod report;
@@ -36,7 +38,7 @@ use crate::error::Error;
 
 pub use migrate::Moved;
 pub use pools::PoolId;
-pub use report::{ArenaMap, BlockState, GranuleMap, MemoryMap, Segment, SegmentBlock};
+pub use report::{ArenaMap, BlockState, Claim, GranuleMap, MemoryMap, Segment, SegmentBlock};
 
 /// How a heap is set up. Bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,13 +62,15 @@ struct Bound {
     base: u64,
     /// The handle under each granule, up to the last one ever backed.
     handles: Vec<Option<Handle>>,
+    /// Of a pinned arena, which has no handles: the arena whose blocks it takes.
+    belongs_to: Option<usize>,
 }
 
 /// What an arena is for is told by its place: first the two (small, large) for what comes while not frozen,
 const RESIDENT: usize = 0;
 /// then the two for what comes while frozen,
 const SCRATCH: usize = 2;
-/// then those of the pools of graph captures.
+/// then those of the pools of graph captures, and among them the pinned ones, which belong to another each.
 const FIRST_OF_POOLS: usize = 4;
 
 /// The heap of one device.
@@ -87,6 +91,7 @@ pub struct Heap {
     streams: streams::Streams,
     retired: retired::RetiredBlocks,
     pools: pools::Pools,
+    pinned: pinned::PinnedArenas,
     repairs: migrate::Repairs,
     automatic: automatic::Automatic,
     stats: Stats,
@@ -138,7 +143,7 @@ impl Heap {
                 show_size(capacity[Tier::Dedicated])
             );
         }
-        let working = if capacity[Tier::Shared] == 0 { 0 } else { granule };
+        let working = if capacity[Tier::Shared] == 0 || !info.rung.migrates() { 0 } else { granule };
         let ledger = Ledger { capacity, reserve, working, ..Ledger::default() };
         // Twice all there is to back, so that holes and growth never want for addresses.
         let length = (2 * (capacity[Tier::Dedicated] + capacity[Tier::Shared])).max(64 * granule).next_power_of_two();
@@ -147,6 +152,7 @@ impl Heap {
             streams: streams::Streams::new(driver.clone(), device),
             retired: retired::RetiredBlocks::default(),
             pools: pools::Pools::default(),
+            pinned: pinned::PinnedArenas::default(),
             repairs: migrate::Repairs::default(),
             driver,
             device,
@@ -174,7 +180,8 @@ impl Heap {
         let length = 1u64 << self.arena_shift;
         let base = self.driver.reserve(self.device, length, length)?;
         self.arena_keys.push(base >> self.arena_shift);
-        self.arenas.push(Bound { core: Arena::new(length, self.granule, class), base, handles: Vec::new() });
+        let core = Arena::new(length, self.granule, class);
+        self.arenas.push(Bound { core, base, handles: Vec::new(), belongs_to: None });
         Ok(self.arenas.len() - 1)
     }
 
@@ -332,6 +339,8 @@ impl Heap {
             capacity: self.ledger.capacity,
             reserve: self.ledger.reserve,
             persist: self.ledger.persist,
+            migrates: self.info.rung.migrates(),
+            graph_pools: self.pools.len() as u64,
             retired_blocks: self.retired.len() as u64,
             automatic: self.automatic.on,
             scratch_peak: self.automatic.demand.peak(),
@@ -378,7 +387,7 @@ impl Heap {
     #[inline]
     fn arena_of(&self, address: u64) -> Option<usize> {
         let key = address >> self.arena_shift;
-        self.arena_keys.iter().position(|known| *known == key)
+        self.arena_keys.iter().position(|known| *known == key).or_else(|| self.pinned_at(address))
     }
 
     #[inline]
@@ -454,6 +463,9 @@ impl Heap {
         let mut allocated = PerTier::<u64>::default();
         for bound in &self.arenas {
             bound.core.check()?;
+            if bound.belongs_to.is_some() && bound.core.backed()[Tier::Dedicated] > 0 {
+                return Err("a pinned arena has dedicated granules".into());
+            }
             for granule in 0..bound.handles.len() as u32 {
                 let (handle, tier) = (bound.handles[granule as usize], bound.core.tier_of_granule(granule));
                 if handle.is_some() != tier.is_some() {
@@ -494,6 +506,10 @@ impl Heap {
         self.release_retired();
         self.mend();
         for index in 0..self.arenas.len() {
+            if self.arenas[index].belongs_to.is_some() {
+                self.unpin(index);
+                continue;
+            }
             let all: Vec<u32> = (0..self.arenas[index].handles.len() as u32).collect();
             self.unmap_granules(index, &all);
             let (base, length) = (self.arenas[index].base, 1u64 << self.arena_shift);

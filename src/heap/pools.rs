@@ -28,6 +28,11 @@ pub(super) struct Pools {
 }
 
 impl Pools {
+    /// How many pools are not released.
+    pub(super) fn len(&self) -> usize {
+        self.pools.len()
+    }
+
     /// Whether any capture is under way.
     pub(super) fn is_capturing(&self) -> bool {
         self.pools.iter().any(|pool| pool.captures > 0)
@@ -60,9 +65,11 @@ impl Heap {
             pool.holds += 1;
             return Ok(());
         }
-        let arenas = &self.arenas;
-        let reusable =
-            self.pools.released.iter().position(|pair| pair.iter().all(|i| arenas[*i].core.live_blocks() == 0));
+        let is_empty = |pair: &[usize; 2]| {
+            let mut arenas = (0..self.arenas.len()).filter(|index| pair.contains(&self.owner_of(*index)));
+            arenas.all(|index| self.arenas[index].core.live_blocks() == 0)
+        };
+        let reusable = self.pools.released.iter().position(is_empty);
         let pair = match reusable {
             Some(at) => self.pools.released.swap_remove(at),
             None => [self.add_arena(Class::Small)?, self.add_arena(Class::Large)?],

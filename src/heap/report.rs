@@ -1,6 +1,9 @@
 //! The memory map: what lies where, for people and their tools.
 
-use super::{Heap, PoolId, SCRATCH};
+use std::collections::BTreeMap;
+
+use super::{Bound, Heap, PoolId, SCRATCH};
+use crate::core::placement::{self, Order};
 use crate::core::{Block, Class, PerTier, Tier};
 
 /// One granule, and how many of its bytes each kind of block fills.
@@ -16,7 +19,7 @@ pub struct GranuleMap {
     pub other: u64,
 }
 
-/// One arena.
+/// One arena, or all the pinned ones that belong to one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArenaMap {
     /// `resident`, `scratch` or `pool`.
@@ -25,7 +28,7 @@ pub struct ArenaMap {
     pub class: &'static str,
     /// The address of its first granule.
     pub base: u64,
-    /// Its granules, up to the last one with backing.
+    /// Its granules, up to the last one with backing; of pinned arenas one behind the other.
     pub granules: Vec<GranuleMap>,
 }
 
@@ -85,7 +88,39 @@ pub struct Segment {
     pub blocks: Vec<SegmentBlock>,
 }
 
+/// A live block, as it claims its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Its first address.
+    pub address: u64,
+    /// Its length.
+    pub size: u64,
+    /// Whether it belongs to the model.
+    pub model: bool,
+    /// The stream it belongs to, by its handle.
+    pub stream: u64,
+    /// The other streams that use it, by theirs.
+    pub used_on: Vec<u64>,
+}
+
 impl Heap {
+    /// The live blocks in the order in which an action would let them claim dedicated memory. Those of graph pools, which nobody may move,
+    /// are left out. O(n log n) in the blocks.
+    pub fn claims(&self, order: Order) -> Vec<Claim> {
+        let mut residents = self.residents(order.sort_by);
+        placement::sort(&mut residents, order);
+        let claims = residents.into_iter().filter_map(|resident| {
+            let index = resident.arena as usize;
+            let Bound { core, base, .. } = &self.arenas[index];
+            let id = core.find(resident.offset).filter(|_| !self.pools.owns(self.owner_of(index)))?;
+            let address = base + resident.offset;
+            let used_on = self.retired.uses_of(address).iter().map(|stream| self.streams.raw(*stream)).collect();
+            let stream = self.streams.raw(core.owner(id).0);
+            Some(Claim { address, size: resident.size, model: resident.model, stream, used_on })
+        });
+        claims.collect()
+    }
+
     /// Every segment. O(blocks + granules).
     pub fn segments(&self) -> Vec<Segment> {
         let mut segments = Vec::new();
@@ -132,7 +167,7 @@ impl Heap {
                     address: bound.base + start,
                     bytes,
                     class: bound.core.class(),
-                    pool: self.pools.of_arena(index),
+                    pool: self.pools.of_arena(self.owner_of(index)),
                     blocks: inside,
                 });
             }
@@ -142,7 +177,7 @@ impl Heap {
 
     /// What lies where. O(blocks + granules).
     pub fn map(&self) -> MemoryMap {
-        let mut arenas = Vec::new();
+        let mut arenas = BTreeMap::new();
         for (index, bound) in self.arenas.iter().enumerate() {
             let tiers = (0..bound.core.granule_count()).map(|granule| bound.core.tier_of_granule(granule));
             let mut granules: Vec<_> = tiers.map(|tier| GranuleMap { tier, ..GranuleMap::default() }).collect();
@@ -163,7 +198,8 @@ impl Heap {
                     }
                 }
             }
-            let purpose = match index {
+            let owner = self.owner_of(index);
+            let purpose = match owner {
                 0..SCRATCH => "resident",
                 2..4 => "scratch",
                 _ => "pool",
@@ -172,8 +208,12 @@ impl Heap {
                 crate::core::Class::Small => "small",
                 crate::core::Class::Large => "large",
             };
-            arenas.push(ArenaMap { purpose, class, base: bound.base, granules });
+            let row = arenas.entry((owner, bound.belongs_to.is_some()));
+            row.or_insert(ArenaMap { purpose, class, base: bound.base, granules: Vec::new() })
+                .granules
+                .extend(granules);
         }
+        let arenas = arenas.into_values().collect();
         MemoryMap {
             granule: self.granule,
             arenas,

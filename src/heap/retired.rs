@@ -39,6 +39,11 @@ impl RetiredBlocks {
         self.queue.len()
     }
 
+    /// The streams besides its own that use the block at `address`.
+    pub(super) fn uses_of(&self, address: u64) -> &[StreamId] {
+        self.uses.get(&address).map_or(&[], Vec::as_slice)
+    }
+
     /// Notes that the block at `address` is used on `stream`.
     pub(super) fn add_use(&mut self, address: u64, stream: StreamId) {
         let streams = self.uses.entry(address).or_default();

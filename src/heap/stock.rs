@@ -1,4 +1,4 @@
-//! The stock: physical backing that is held from the driver, one handle a granule, and mapped nowhere.
+//! The stock: physical backing that is held from the driver, one handle a granule, and mapped nowhere; and the account of all that is held.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ impl Stock {
         Stock { driver, device, granule, handles: PerTier::default(), held: PerTier::default() }
     }
 
-    /// Bytes held from the driver in a tier: here, mapped, or lost to a failure that is yet to be mended.
+    /// Bytes held from the driver in a tier: here, mapped, pinned, or lost to a failure that is yet to be mended.
     pub(super) fn held(&self, tier: Tier) -> u64 {
         self.held[tier]
     }
@@ -47,6 +47,29 @@ impl Stock {
         let handle = self.driver.create(self.device, tier, self.granule)?;
         self.held[tier] += self.granule;
         Ok(Some(handle))
+    }
+
+    /// Pins memory for the shared tier, which counts as held there; `Ok(None)` where more than `capacity` bytes would be.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(super) fn pin(&mut self, bytes: u64, capacity: u64) -> driver::Result<Option<u64>> {
+        if self.held[Tier::Shared] + bytes > capacity {
+            return Ok(None);
+        }
+        let address = self.driver.pin(self.device, bytes)?;
+        self.held[Tier::Shared] += bytes;
+        Ok(Some(address))
+    }
+
+    /// Gives pinned memory back to the driver.
+    ///
+    /// # Errors
+    /// The driver's; it is held yet.
+    pub(super) fn unpin(&mut self, address: u64, bytes: u64) -> driver::Result<()> {
+        driver::insist(|| self.driver.unpin(self.device, address))?;
+        self.held[Tier::Shared] -= bytes;
+        Ok(())
     }
 
     /// Puts a handle in that is mapped nowhere.

@@ -107,8 +107,12 @@ impl Streams {
         self.handle(id).is_none_or(|stream| self.driver.is_capturing(self.device, stream).unwrap_or(true))
     }
 
-    /// Makes later work on `after` wait for all work now on `before`. Whether that could be done.
+    /// Makes later work on `after` wait for all work now on `before`. Whether that could be done: an event that is recorded in a stream
+    /// under capture is the capture's, and orders nothing.
     pub(super) fn order(&mut self, before: StreamId, after: StreamId) -> bool {
+        if self.is_capturing(before) {
+            return false;
+        }
         let (Some(first), Some(second)) = (self.handle(before), self.handle(after)) else { return false };
         let Ok(event) = self.event() else { return false };
         let ordered =

@@ -9,6 +9,8 @@
 //! 7. what is left of the dedicated tier and new shared granules, together.
 //!
 //! So never a free shared block before the reserve, and never out of memory while anything is idle, or both tiers together have room.
+//!
+//! Where shared memory is pinned ([`pinned`](super::pinned)) a block lies in one tier: 5 is a new pinned arena, and 7 is left out.
 
 use super::{Bound, FIRST_OF_POOLS, Heap};
 use crate::core::history::Action;
@@ -18,11 +20,11 @@ use crate::error::Error;
 
 /// A request on its way through the order of supply.
 #[derive(Clone, Copy)]
-struct Request {
-    index: usize,
-    size: u64,
-    bytes: u64,
-    stream: StreamId,
+pub(super) struct Request {
+    pub(super) index: usize,
+    pub(super) size: u64,
+    pub(super) bytes: u64,
+    pub(super) stream: StreamId,
 }
 
 impl Heap {
@@ -70,8 +72,14 @@ impl Heap {
 
     /// A free block of `tier` in arena `index`, of the request's own stream.
     fn take(&mut self, request: Request, index: usize, tier: Tier) -> Option<u64> {
-        let id = self.arenas[index].core.take(request.size, request.bytes, tier, request.stream)?;
-        Some(self.give_from(index, id, request))
+        for place in 0..self.arenas.len() {
+            if self.may_lie_in(place, index, tier)
+                && let Some(id) = self.arenas[place].core.take(request.size, request.bytes, tier, request.stream)
+            {
+                return Some(self.give_from(place, id, request));
+            }
+        }
+        None
     }
 
     /// A free block of `tier` wherever the request may look.
@@ -86,14 +94,22 @@ impl Heap {
         if found.is_some() || self.pools.is_capturing() || self.streams.is_capturing(request.stream) {
             return found;
         }
-        for index in [own, sister] {
+        [own, sister].into_iter().find_map(|index| self.take_from_others(request, index, tier))
+    }
+
+    /// A free block of `tier` in arena `index`, of another stream, which is ordered before the request's.
+    fn take_from_others(&mut self, request: Request, index: usize, tier: Tier) -> Option<u64> {
+        for place in 0..self.arenas.len() {
+            if !self.may_lie_in(place, index, tier) {
+                continue;
+            }
             let streams = &mut self.streams;
             let taken =
-                self.arenas[index].core.take_from_others(request.size, request.bytes, tier, request.stream, |other| {
+                self.arenas[place].core.take_from_others(request.size, request.bytes, tier, request.stream, |other| {
                     streams.order(other, request.stream)
                 });
             if let Some((id, _)) = taken {
-                return Some(self.give_from(index, id, request));
+                return Some(self.give_from(place, id, request));
             }
         }
         None
@@ -121,13 +137,20 @@ impl Heap {
 
     /// A block on newly backed granules, as far as the ledger and the driver allow.
     fn grow(&mut self, request: Request, tier: Tier) -> Option<u64> {
+        if tier == Tier::Shared && self.is_pinned() {
+            self.pin_for(request)?;
+            return self.take(request, request.index, tier);
+        }
         let growth = self.arenas[request.index].core.plan_growth(request.size, tier, request.stream)?;
         self.back(request, growth, tier)?;
         self.take(request, request.index, tier)
     }
 
-    /// A block on newly backed shared granules and what is free beside them, in either tier.
+    /// A block on newly backed shared granules and what is free beside them, in either tier; nothing lies beside pinned memory.
     fn grow_across(&mut self, request: Request) -> Option<u64> {
+        if self.is_pinned() {
+            return self.grow(request, Tier::Shared);
+        }
         let growth = self.arenas[request.index].core.plan_growth_across(request.size, request.stream)?;
         self.back(request, growth, Tier::Shared)?;
         self.take_across(request)
@@ -135,6 +158,9 @@ impl Heap {
 
     /// A block on what is left of the dedicated tier and new shared granules behind it.
     fn grow_split(&mut self, request: Request) -> Option<u64> {
+        if self.is_pinned() {
+            return None;
+        }
         let growth = self.arenas[request.index].core.plan_growth_across(request.size, request.stream)?;
         let left = |tier: Tier| self.ledger.limit(tier).saturating_sub(self.mapped(tier)) / self.granule;
         if left(Tier::Dedicated) + left(Tier::Shared) < u64::from(growth.count) {

@@ -8,7 +8,7 @@
 //!      └──────────────▶ Disabled, Freed ◀── disable, free_vram
 //! ```
 //!
-//! Every action may follow every other, on live blocks; contents and addresses stay.
+//! Every action may follow every other, on live blocks; contents and addresses stay. `begin_loading` leads back to Loading from anywhere.
 
 mod options;
 
@@ -21,7 +21,7 @@ use crate::core::placement::{Order, SortBy};
 use crate::core::{PerTier, Reserve, Stats, Tier};
 use crate::driver::{DeviceInfo, Driver, Stream};
 use crate::error::Error;
-use crate::heap::{Heap, HeapOptions, MemoryMap, Moved, PoolId, Segment};
+use crate::heap::{Claim, Heap, HeapOptions, MemoryMap, Moved, PoolId, Segment};
 use crate::sync::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering};
 
 pub use options::{OPTIONS, OptionRow, Options, reference};
@@ -267,6 +267,22 @@ impl Kitten {
     /// An address in no live block; a tier without room; while a graph is captured; the driver's.
     pub fn move_block(&self, address: u64, tier: Tier) -> Result<Moved, Error> {
         self.with_owner(address, |heap| heap.move_block(address, tier))
+    }
+
+    /// Goes back to loading on a device, with reserve and persist kept from what is allocated until the next action.
+    ///
+    /// # Errors
+    /// See [`Heap::begin_loading`].
+    pub fn begin_loading(&self, device: usize, reserve: Reserve, persist: u64) -> Result<(), Error> {
+        self.heap(device)?.begin_loading(reserve, persist)
+    }
+
+    /// The live blocks of a device in the order in which an action would let them claim dedicated memory.
+    ///
+    /// # Errors
+    /// As for [`stats`](Kitten::stats).
+    pub fn claims(&self, device: usize, order: Order) -> Result<Vec<Claim>, Error> {
+        Ok(self.heap(device)?.claims(order))
     }
 
     /// Places everything on a device anew and freezes it. The caller sees to it that nobody launches work meanwhile.

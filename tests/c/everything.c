@@ -76,7 +76,16 @@ static void actions(void) {
     CHECK(gk_touch(block + 5, 9 * MIB) == GK_OK && gk_touch(&block, 1) == GK_NOT_ALLOCATED);
     CHECK(gk_safe_point(0, NULL) == GK_OK && stats_of(0).safe_points == 1);
     CHECK(gk_safe_point(99, "") == GK_ARGUMENT && strstr(gk_last_error(), "99"));
+    CHECK(gk_begin_loading(0, &activation) == GK_OK && stats_of(0).phase == GK_LOADING);
+    activation.reserve = 1000000 * MIB;
+    CHECK(gk_begin_loading(0, &activation) == GK_ARGUMENT && gk_begin_loading(9, NULL) == GK_ARGUMENT);
     CHECK(gk_disable(0, NULL) == GK_OK && stats_of(0).phase == GK_DISABLED);
+    CHECK(stats_of(0).migrates == 1 && stats_of(0).stayed == 0 && stats_of(0).graph_pools == 0);
+    size_t needed = gk_claims_json(0, NULL, NULL, 0);
+    char *text = (char *)malloc(needed);
+    CHECK(gk_claims_json(0, NULL, text, needed) == needed && strstr(text, "\"size\":9437184,\"model\":true,\"stream\":0"));
+    free(text);
+    CHECK(gk_claims_json(9, NULL, NULL, 0) == 0);
     CHECK(gk_tier(block, &dedicated, NULL) == GK_OK && dedicated == 9 * MIB);
     CHECK(gk_free_vram(0) == GK_OK && stats_of(0).phase == GK_FREED && stats_of(0).dedicated_reserved == 0);
     CHECK(gk_tier(block + 9 * MIB, NULL, NULL) == GK_NOT_ALLOCATED);

@@ -62,12 +62,14 @@ struct World {
     pools: Vec<(usize, PoolId)>,
 }
 
-/// Every operation of the allocator, four bytes each, on two small devices with late work and failing calls: no byte is lost, no
+/// Every operation of the allocator, four bytes each, on two small devices, one of which can only pin host memory, with late work and
+/// failing calls: no byte is lost, no
 /// memory used too early, the invariants hold, and in the end everything is given back.
 pub fn operations(data: &[u8]) {
     let card = Profile::builtin("nominal-6g").expect("a built-in profile");
     let card = Profile { granularity: GRANULE, dedicated_bytes: 24 * GRANULE, shared_bytes: 40 * GRANULE, ..card };
-    let gpu = Gpu::new(&[card.clone(), card]).expect("a small machine");
+    let pinned = Profile { migrates: false, ..card.clone() };
+    let gpu = Gpu::new(&[card, pinned]).expect("a small machine");
     let streams = [Stream(0), Stream(gpu.create_stream().unwrap()), Stream(gpu.create_stream().unwrap())];
     let options = Options { reserve: Reserve::Fixed(3 * GRANULE), ..Options::default() };
     let kitten = Kitten::new(options, Arc::new(SimDriver::new(gpu.clone()))).expect("an allocator");

@@ -12,7 +12,7 @@ pub const DEFAULT: Stream = Stream(0);
 /// A machine with `devices` equal devices.
 pub fn machine(devices: usize, dedicated: u64, shared: u64) -> Gpu {
     let card = Profile::builtin("nominal-6g").unwrap();
-    let card = Profile { dedicated_bytes: dedicated, shared_bytes: shared, ..card };
+    let card = Profile { dedicated_bytes: dedicated, shared_bytes: shared, migrates: crate::MIGRATES, ..card };
     Gpu::new(&vec![card; devices]).unwrap()
 }
 

@@ -105,7 +105,10 @@ fn a_million_operations_lose_no_byte() {
         let stats = kitten.stats(device).unwrap();
         assert_eq!((stats.blocks.count.current(), stats.blocks.requested.current()), (0, 0));
         assert_eq!(stats.blocks.count.total(), stats.blocks.count.taken());
-        assert!(stats.migrations > operations() / 20_000, "{} migrations", stats.migrations);
+        match crate::MIGRATES {
+            true => assert!(stats.migrations > operations() / 20_000, "{} migrations", stats.migrations),
+            false => assert_eq!(stats.migrations, 0),
+        }
         for tier in Tier::ALL {
             let tier = &stats.tiers[tier];
             assert_eq!((tier.allocated.current(), tier.active.current()), (0, 0));

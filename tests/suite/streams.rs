@@ -76,8 +76,25 @@ fn a_recorded_block_waits_for_its_other_streams() {
 }
 
 #[test]
+fn a_stream_under_a_capture_that_nobody_told_of_lends_nothing() {
+    let (gpu, kitten) = setup(2 * GRANULE, 0, "");
+    let captured = Stream(gpu.create_stream().unwrap());
+    gpu.set_completion(Completion::Late);
+    let block = kitten.malloc(2 * GRANULE as usize, 0, captured).unwrap();
+    use_block(&gpu, captured, block, 2 * GRANULE);
+    kitten.free(block, 0, captured).unwrap();
+    gpu.begin_capture(captured.0).unwrap();
+    let refused = kitten.malloc(2 * GRANULE as usize, 0, DEFAULT);
+    assert!(matches!(refused, Err(Error::OutOfMemory(_))), "an event in the capture would order nothing: {refused:?}");
+    gpu.end_capture(captured.0).unwrap();
+    assert_eq!(kitten.malloc(2 * GRANULE as usize, 0, DEFAULT), Ok(block));
+    use_block(&gpu, DEFAULT, block, 2 * GRANULE);
+    assert_eq!(gpu.faults(), []);
+}
+
+#[test]
 fn a_destroyed_stream_does_not_strand_a_block() {
-    let (gpu, kitten) = setup(2 * GRANULE, 2 * GRANULE, "");
+    let (gpu, kitten) = setup(2 * GRANULE, GRANULE, "");
     let other = Stream(gpu.create_stream().unwrap());
     let block = kitten.malloc(2 * GRANULE as usize, 0, DEFAULT).unwrap();
     kitten.record_stream(block, other).unwrap();

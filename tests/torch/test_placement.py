@@ -1,4 +1,7 @@
-"""What lives where: actions on live tensors, whose addresses and bytes stay."""
+"""What lives where: actions on live tensors, whose bytes stay; their addresses too, but where nothing can move.
+
+test_pinned.py runs this file again, on a driver that can only pin host memory.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,8 @@ def test_every_action_keeps_addresses_and_bytes() -> None:
         for action in choice.sample(actions, len(actions)):
             action()
             same(tensors, known)
-            assert [tensor.data_ptr() for tensor in tensors] == addresses
+            if giant_kitten.stats()["migrates"]:
+                assert [tensor.data_ptr() for tensor in tensors] == addresses
 
 
 def test_free_vram_leaves_nothing_dedicated_and_everything_usable() -> None:

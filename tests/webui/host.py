@@ -61,7 +61,7 @@ class Script:
     def run(self, p: Any, *values: Any) -> Any:
         return None
 
-    def before_process(self, p: Any, *values: Any) -> None: ...
+    def process(self, p: Any, *values: Any) -> None: ...
 
     def postprocess(self, p: Any, processed: Any, *values: Any) -> None: ...
 
@@ -240,7 +240,7 @@ class Host:
         torch = self.torch
         visible = [script for script in self.scripts if script.alwayson]
         for script in visible:
-            script.before_process(p)
+            script.process(p)
         unet = self.model_data.sd_model.model.diffusion_model
         with torch.no_grad():
             if next(unet.parameters()).device.type != "cuda":

@@ -1,33 +1,58 @@
 """The genuine AUTOMATIC1111 or Forge, where a checkout is at hand: installed into, driven, and left without a trace.
 
-    GIANT_KITTEN_WEBUI=/path/to/stable-diffusion-webui scripts/webui-test tests/webui/test_genuine.py
+    export GIANT_KITTEN_WEBUI=/path/to/stable-diffusion-webui GIANT_KITTEN_WEBUI_CHECKPOINT=/path/to/sd15.safetensors
+    scripts/webui-test tests/webui/test_genuine.py
 
-The folder needs an environment (`venv`), its repositories and a checkpoint, as after its own first start. Besides:
+The folder needs an environment (`venv`) and its repositories, as after its own first start, and the checkpoint the
+shapes of Stable Diffusion 1.5. What else is needed of models is made here. Besides:
 
-    GIANT_KITTEN_WEBUI_RIG         the release of the rig whose fake libraries its PyTorch runs on; with a GPU, none
-    GIANT_KITTEN_WEBUI_ARGS        more arguments for its launch.py, as in "--opt-sdp-attention --ckpt-dir /models"
+    GIANT_KITTEN_WEBUI_RIG         the release of the rig whose fake libraries its PyTorch runs on, a card of 4 GiB;
+                                   with a GPU, none
+    GIANT_KITTEN_WEBUI_ARGS        more arguments for its launch.py, as in "--opt-sdp-attention"
     GIANT_KITTEN_WEBUI_PYTHONPATH  where packages of its own are, besides its environment
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
 import sys
+import threading
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import models
 import pytest
 from conftest import Server, free_port, picture, serving
 from giant_kitten.webui.extensions import find
 from playwright.sync_api import Page
 
 FOLDER = os.environ.get("GIANT_KITTEN_WEBUI", "")
+CHECKPOINT = Path(os.environ.get("GIANT_KITTEN_WEBUI_CHECKPOINT", ""))
+MIB = 1 << 20
 
-pytestmark = pytest.mark.skipif(not FOLDER, reason="GIANT_KITTEN_WEBUI names no folder of a genuine WebUI")
+pytestmark = pytest.mark.skipif(
+    not (FOLDER and CHECKPOINT.is_file()),
+    reason="GIANT_KITTEN_WEBUI and GIANT_KITTEN_WEBUI_CHECKPOINT name no genuine WebUI with a checkpoint",
+)
+
+CARD = """
+name = "a card of 4 GiB"
+dedicated = "4 GiB"
+shared = "16 GiB"
+vram_bandwidth = 360e9
+link_to_device = 13e9
+link_to_host = 13e9
+fp16_rate = 25e12
+in_place_reread = 1.0
+"""
 
 
 def command(action: str) -> None:
@@ -51,8 +76,13 @@ def traces() -> list[str]:
 @pytest.fixture(scope="module")
 def genuine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The WebUI, on giant-kitten by nothing but the command."""
+    folder = tmp_path_factory.mktemp("genuine")
+    make_models(folder)
     command("install")
     port, webui = free_port(), find(FOLDER)
+    # Its own settings stay what they were, but for the checkpoint while this runs.
+    settings = webui.folder / "config.json"
+    before = settings.read_bytes() if settings.exists() else None
     variables = {"GIANT_KITTEN": "", "IGNORE_CMD_ARGS_ERRORS": "1"}
     # Its own packages, and nothing of the rig's but the fake libraries.
     variables["PYTHONPATH"] = os.environ.get("GIANT_KITTEN_WEBUI_PYTHONPATH", "")
@@ -60,18 +90,49 @@ def genuine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if rig:
         cache = Path(os.environ.get("GIANT_KITTEN_RIG", Path.home() / ".cache" / "giant-kitten-rig"))
         variables["LD_LIBRARY_PATH"] = str(cache / rig / "fake")
+        (folder / "card.toml").write_text(CARD)
+        variables["FAKE_CUDA_PROFILE"] = str(folder / "card.toml")
+        variables["FAKE_CUDA_FAULTS"] = str(folder / "faults")
     line = [
         str(webui.python()), str(webui.folder / "launch.py"), "--skip-prepare-environment", "--skip-torch-cuda-test",
-        "--api", "--disable-nan-check", "--no-download-sd-model", "--no-hashing", "--port", str(port),
+        "--api", "--api-server-stop", "--ckpt-dir", str(folder / "checkpoints"), "--lora-dir", str(folder / "lora"),
+        "--controlnet-dir", str(folder / "controlnet"),
+        "--disable-nan-check", "--no-download-sd-model", "--no-hashing", "--port", str(port),
         *os.environ.get("GIANT_KITTEN_WEBUI_ARGS", "").split(),
     ]  # fmt: skip
-    log = tmp_path_factory.mktemp("genuine") / "log"
+    address, log = f"http://127.0.0.1:{port}/", folder / "log"
     try:
-        with serving(line, f"http://127.0.0.1:{port}/", "Startup time", log, webui.folder, **variables) as found:
+        with serving(line, address, "Startup time", log, webui.folder, **variables) as found:
+            # Only once it has loaded one: while that lasts, AUTOMATIC1111 cannot load another.
+            generate(found)
+            assert found.post("sdapi/v1/options", {"sd_model_checkpoint": "one.safetensors"})[0] == 200
             yield found
+            # Not by a signal: the simulated GPU tells of its faults when the process ends by itself.
+            stop(found)
     finally:
         command("remove")
+    assert not rig or (folder / "faults").read_text() == ""
     assert traces() == []
+    if before is not None:
+        settings.write_bytes(before)
+
+
+def stop(server: Server) -> None:
+    request = urllib.request.Request(server.url + "sdapi/v1/server-stop", b"", method="POST")
+    with urllib.request.urlopen(request, timeout=30):
+        pass
+    server.process.wait(60)
+
+
+def make_models(folder: Path) -> None:
+    """Two checkpoints, a LoRA, a ControlNet."""
+    for name in ("checkpoints", "lora", "controlnet"):
+        (folder / name).mkdir()
+    (folder / "checkpoints" / "one.safetensors").symlink_to(CHECKPOINT.resolve())
+    shapes = models.header(CHECKPOINT)
+    models.write(folder / "checkpoints" / "two.safetensors", shapes)
+    models.write(folder / "lora" / "little.safetensors", models.lora())
+    models.write(folder / "controlnet" / "control_zero.safetensors", models.controlnet(shapes))
 
 
 def generate(server: Server, **body: Any) -> tuple[list[Any], str]:
@@ -108,15 +169,150 @@ def test_wrong_values_are_answered_in_a_sentence(genuine: Server, values: list[A
     assert images == [] and said.endswith(".")
 
 
-def test_batches_hires_and_image_to_image(genuine: Server) -> None:
-    assert genuine.post("giant-kitten/v1/act", {"action": "automatic"})[0] == 200
-    assert len(generate(genuine, batch_size=2, n_iter=2)[0]) >= 4
+MODES = ({"action": "automatic"}, {"action": "activate", "reserve": 0.5})
+
+
+@pytest.fixture(params=MODES, ids=("automatic", "by hand"))
+def placed(genuine: Server, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """The server in one mode or the other; and all of the model is dedicated at the end, and marked."""
+    assert genuine.post("giant-kitten/v1/act", request.param)[0] == 200
+    assert genuine.device()["stats"]["out_of_memory"] == 0
+    yield genuine
+    found = genuine.device()
+    assert is_all_dedicated(found), found["map"]["bytes"]
+    assert found["stats"]["out_of_memory"] == 0 and found["stats"]["automatic"] == (request.param is MODES[0])
+
+
+def is_all_dedicated(device: Any) -> bool:
+    """Whether the UNet of one checkpoint, and of no other, is marked as the model and dedicated."""
+    shapes = models.header(CHECKPOINT)
+    unet = sum(2 * math.prod(shape) for name, shape in shapes.items() if name.startswith(models.UNET))
+    kinds = device["map"]["bytes"]
+    # Blocks are rounded up.
+    return bool(unet <= kinds["dedicated"]["model"] < unet + 8 * MIB and kinds["shared"]["model"] < 4 * MIB)
+
+
+def test_a_switch_of_checkpoints_is_placed_at_once(placed: Server) -> None:
+    for name in ("two", "one", "two"):
+        images, said = generate(placed, override_settings={"sd_model_checkpoint": f"{name}.safetensors"})
+        assert len(images) == 1 and f"Model: {name}" in said
+        assert is_all_dedicated(placed.device()), "the new checkpoint is placed within its first generation"
+
+
+def test_a_refiner_is_placed_within_the_generation(placed: Server) -> None:
+    for _ in range(2):
+        images, said = generate(placed, refiner_checkpoint="two.safetensors", refiner_switch_at=0.5, steps=6)
+        assert len(images) == 1 and "Refiner: two" in said
+        assert is_all_dedicated(placed.device())
+    assert "Model: one" in generate(placed)[1]
+
+
+def test_a_lora(placed: Server) -> None:
+    for prompt in ("a kitten <lora:little:0.7>", "a kitten <lora:little:1>", "a kitten"):
+        assert len(generate(placed, prompt=prompt)[0]) == 1
+        assert is_all_dedicated(placed.device())
+    assert "Couldn't find Lora" not in placed.printed()
+
+
+def test_a_controlnet(placed: Server) -> None:
+    try:
+        known = placed.get("controlnet/model_list")["model_list"]
+    except urllib.error.HTTPError:
+        pytest.skip("this WebUI has no ControlNet: it is an extension of its own in AUTOMATIC1111")
+    unit = {"enabled": True, "module": "none" if "none" in modules(placed) else "None", "weight": 1.0}
+    unit["model"] = next(name for name in known if name.startswith("control_zero"))
+    # Its own API takes the name of the picture that it has in this version.
+    unit["image"] = generate(placed)[0][0]
+    for _ in range(2):
+        images, said = generate(placed, alwayson_scripts={"controlnet": {"args": [unit]}})
+        assert images and "control_zero" in said
+        assert is_all_dedicated(placed.device())
+    assert len(generate(placed)[0]) == 1
+
+
+def modules(server: Server) -> list[str]:
+    return list(server.get("controlnet/module_list")["module_list"])
+
+
+def test_batches_hires_fix_and_image_to_image(placed: Server) -> None:
+    assert len(generate(placed, batch_size=2, n_iter=2)[0]) >= 4
     hires = {"enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0.5, "hr_upscaler": "Latent"}
     # Forge's API fails without the last, on any allocator; AUTOMATIC1111's does not know it.
-    assert len(generate(genuine, **hires, hr_additional_modules=[])[0]) == 1
-    image = generate(genuine)[0][0]
+    assert len(generate(placed, **hires, hr_additional_modules=[])[0]) == 1
+    image = generate(placed)[0][0]
     body = {"init_images": [image], "denoising_strength": 0.5, "steps": 4, "width": 512, "height": 512}
-    assert genuine.post("sdapi/v1/img2img", body)[0] == 200
+    assert placed.post("sdapi/v1/img2img", body)[0] == 200
+
+
+def test_image_to_image_takes_the_script_too(genuine: Server) -> None:
+    body = {"init_images": [generate(genuine)[0][0]], "denoising_strength": 0.5, "steps": 4}
+    for no_abort in (False, True):
+        values = [2, 0.5, 0, no_abort, False, False]
+        asked = {**body, "width": 512, "height": 512, "script_name": "Giant kitten", "script_args": values}
+        status, answer = genuine.post("sdapi/v1/img2img", asked)
+        assert status == 200 and bool(answer["images"]) == no_abort
+
+
+def test_an_interrupted_generation_ends_and_the_next_is_whole(genuine: Server) -> None:
+    answers: list[Any] = []
+    running = threading.Thread(target=lambda: answers.append(generate(genuine, steps=150)))
+    running.start()
+    until = time.monotonic() + 60
+    while not (work := genuine.get("giant-kitten/state")["work"])["running"] or work["iterations"] < 2:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    urllib.request.urlopen(urllib.request.Request(genuine.url + "sdapi/v1/interrupt", b"", method="POST")).close()
+    running.join(60)
+    work = genuine.get("giant-kitten/state")["work"]
+    assert answers and not work["running"] and work["iterations"] < 150
+    assert len(generate(genuine)[0]) == 1 and genuine.get("giant-kitten/state")["work"]["iterations"] == 3
+
+
+def test_what_a_large_picture_drove_out_comes_back_before_the_next(genuine: Server) -> None:
+    assert genuine.post("giant-kitten/v1/act", {"action": "automatic"})[0] == 200
+    generate(genuine)
+    # The decoder has need of more than the card.
+    assert len(generate(genuine, width=1536, height=1536)[0]) == 1
+    stats = genuine.device()["stats"]
+    assert stats["fell_to_shared"] > 0 and stats["out_of_memory"] == 0
+    # Of a size that is new, too: nothing is known of what it will need.
+    generate(genuine, width=576, height=512)
+    assert is_all_dedicated(genuine.device()), genuine.device()["map"]["bytes"]
+
+
+def test_each_of_the_originals_options_has_its_effect(genuine: Server) -> None:
+    def act(*values: Any) -> Any:
+        images, _ = generate(genuine, script_name="Giant kitten", script_args=list(values))
+        assert images == []
+        return genuine.device()["stats"]
+
+    stats = act(2, 2.5, 0, False, False, False)
+    assert stats["phase_name"] == "active" and stats["automatic"] == 0 and stats["reserve"] == 2560 * MIB
+    kinds = genuine.device()["map"]["bytes"]
+    assert kinds["dedicated"]["model"] > 0 and kinds["dedicated"]["other"] < 16 * MIB, "the UNet goes first"
+    act(2, 2.5, 0, False, False, True)
+    kinds = genuine.device()["map"]["bytes"]
+    assert kinds["dedicated"]["other"] > 64 * MIB, "all tensors are equal"
+    small_first = genuine.device()["stats"]["shared_allocated"]
+    act(2, 2.5, 0, False, True, True)
+    assert genuine.device()["map"]["bytes"]["shared"] != kinds["shared"] and small_first > 0
+    assert act(2, 0, 1.0, False, False, False)["persist"] == 1024 * MIB
+    assert act(0, 0, 0, False, True, True)["persist"] == 0
+    stats = act(1, 0, 0, False, False, False)
+    assert stats["phase_name"] == "freed" and stats["dedicated_allocated"] == 0
+    assert act(0, 0, 0, False, False, False)["shared_allocated"] == 0
+
+
+def test_two_tabs_of_the_page(genuine: Server, open_page: Callable[..., Page]) -> None:
+    assert genuine.post("giant-kitten/v1/act", {"action": "automatic"})[0] == 200
+    one = open_page(genuine.url, ignored=THEIRS)
+    other = open_panel(open_page(genuine.url, ignored=THEIRS))
+    open_panel(one)
+    one.wait_for_timeout(3000)
+    one.locator("#tab_txt2img [id*=giant_kitten_memory_free]").first.click()
+    other.get_by_text("freed, by hand").wait_for()
+    one.locator("#tab_txt2img [id*=giant_kitten_memory_disable]").first.click()
+    other.get_by_text("disabled, by hand").wait_for()
 
 
 # What its own page cannot load here, and what gradio 4.40 says of itself.
@@ -129,6 +325,23 @@ def open_panel(page: Page) -> Any:
     found = page.locator("#tab_txt2img giant-kitten-map")
     found.get_by_role("region").wait_for(timeout=30000)
     return found
+
+
+def test_pictures_of_the_page(genuine: Server, open_page: Callable[..., Page]) -> None:
+    """What the documents show: after a picture that needs more than the card has, wide and narrow."""
+    assert genuine.post("giant-kitten/v1/act", {"action": "automatic"})[0] == 200
+    generate(genuine)
+    generate(genuine, width=1536, height=1536)
+    forge = find(FOLDER).kind.name == "Forge"
+    for width, name in ((1100, ""), (360, "-narrow")):
+        address = genuine.url + ("?__theme=dark" if forge else "?__theme=light")
+        page = open_page(address, width, "dark" if forge else "light", ignored=THEIRS)
+        found = open_panel(page)
+        found.get_by_text("seconds per iteration").wait_for()
+        box = found.bounding_box()
+        assert box and box["width"] <= width
+        picture(page, find(FOLDER).kind.name.lower() + name)
+        page.close()
 
 
 def test_the_page_and_a_reload_of_the_ui(genuine: Server, open_page: Callable[..., Page]) -> None:
@@ -145,7 +358,6 @@ def test_the_page_and_a_reload_of_the_ui(genuine: Server, open_page: Callable[..
     for name, said in (("disable", "Disabled"), ("apply", "Activated")):
         page.locator(f"#tab_txt2img [id*=giant_kitten_memory_{name}]").first.click()
         page.locator("#tab_txt2img [id*=giant_kitten_memory_said]").first.get_by_text(said).wait_for()
-    picture(page, "genuine")
     assert genuine.post("giant-kitten/v1/act", {"action": "activate", "persist": 0.5})[0] == 200
     starts = genuine.printed().count("Startup time")
     # The page goes on asking while the server is away, and so does gradio: what that one says does not count.

@@ -220,19 +220,3 @@ def test_pages_that_go_away_in_the_middle_of_an_answer_are_nobodys_fault(program
 def test_a_port_that_cannot_be_is_said_and_the_program_goes_on(tmp_path: Path, port: str, said: str) -> None:
     with start(tmp_path, GIANT_KITTEN_MONITOR=port) as server:
         assert said in server.printed()
-
-
-def test_looking_costs_a_generation_less_than_half_a_percent(program: Server) -> None:
-    """By counting: what a look takes of the program's own time, at one look a second."""
-    used = f"/proc/{program.process.pid}/stat"
-
-    def ticks() -> int:
-        fields = Path(used).read_text().rsplit(")", 1)[1].split()
-        return int(fields[11]) + int(fields[12])
-
-    before, looks = ticks(), 200
-    for _ in range(looks):
-        program.get("state")
-    spent = (ticks() - before) / os.sysconf("SC_CLK_TCK")
-    print(f"{spent / looks * 1000:.2f} ms of processor time per look")
-    assert spent / looks < 0.005

@@ -158,6 +158,40 @@ def test_a_new_checkpoint_is_placed_as_the_one_before(session: Session) -> None:
     assert giant_kitten.stats()["reserve"] == GIB // 2
 
 
+def marked() -> int:
+    kinds = giant_kitten.memory_map()["bytes"]
+    return int(kinds["dedicated"]["model"] + kinds["shared"]["model"])
+
+
+def test_a_model_that_was_away_is_marked_again_wherever_it_comes_back_to(session: Session, model: Any) -> None:
+    for act in (session.automatic, lambda: session.act(Action("activate", reserve=0))):
+        act()
+        all_of_it = marked()
+        assert all_of_it >= sum(layer.weight.nbytes for layer in model)
+        model.cpu().cuda()
+        assert marked() < all_of_it
+        session.begin("work")
+        assert marked() == all_of_it
+        session.end()
+
+
+def test_what_comes_to_the_gpu_within_a_generation_is_placed_there(session: Session, model: Any) -> None:
+    session.act(Action("activate", reserve=0))
+    all_of_it = marked()
+    model.cpu()
+    session.begin("work")
+    assert marked() == all_of_it - sum(layer.weight.nbytes for layer in model)
+    model.cuda()
+    session.iteration()
+    assert marked() == all_of_it and giant_kitten.memory_map()["bytes"]["dedicated"]["scratch"] == 0
+    # Another for the later steps, as a refiner is.
+    other = torch.nn.Linear(4096, 4096, bias=False, device="cuda")
+    session.host.model = lambda: other
+    session.iteration()
+    assert marked() == all_of_it + other.weight.nbytes
+    session.end()
+
+
 def test_a_generation_is_observed(session: Session) -> None:
     session.act(Action("activate", reserve=0))
     capacity = giant_kitten.stats()["dedicated_capacity"]

@@ -7,7 +7,7 @@
 //! | `FAKE_CUDA_PROFILE` | one hardware profile for each device, by name or file, with commas between | `nominal-8g` |
 //! | `FAKE_CUDA_VERSION` | the CUDA version that the driver says it supports | `13000` |
 //! | `FAKE_CUDA_MISSING` | functions that the driver lacks, with commas between | none |
-//! | `FAKE_CUDA_RUNGS` | what it can place backing in besides the card: `host_numa`, `host` | both |
+//! | `FAKE_CUDA_RUNGS` | its ways to shared memory: backing in `host_numa` or `host`, memory that is `pinned`; `none` | all three |
 //! | `FAKE_CUDA_FAULTS` | a file to which every use of memory that came too early is added at exit | none |
 
 use std::any::Any;
@@ -32,6 +32,8 @@ pub struct Setup {
     pub host_numa: bool,
     /// Whether backing can be placed in host memory without naming a node.
     pub host: bool,
+    /// Whether host memory can be pinned for the device.
+    pub pinned: bool,
     /// What the driver says is the node nearest to each device; -1 on a system without nodes.
     pub numa_node: i32,
 }
@@ -39,7 +41,7 @@ pub struct Setup {
 impl Setup {
     /// A driver of today over a machine.
     pub fn new(gpu: Gpu) -> Setup {
-        Setup { gpu, version: 13_000, missing: Vec::new(), host_numa: true, host: true, numa_node: 0 }
+        Setup { gpu, version: 13_000, missing: Vec::new(), host_numa: true, host: true, pinned: true, numa_node: 0 }
     }
 
     fn from_environment() -> std::result::Result<Setup, String> {
@@ -52,12 +54,13 @@ impl Setup {
             .collect::<std::result::Result<Vec<_>, _>>()
             .map_err(|why| format!("FAKE_CUDA_PROFILE: {why}"))?;
         let version = variable("FAKE_CUDA_VERSION", "13000");
-        let rungs = list(variable("FAKE_CUDA_RUNGS", "host_numa,host"));
+        let rungs = list(variable("FAKE_CUDA_RUNGS", "host_numa,host,pinned"));
         Ok(Setup {
             version: version.parse().map_err(|why| format!("FAKE_CUDA_VERSION={version}: {why}"))?,
             missing: list(variable("FAKE_CUDA_MISSING", "")),
             host_numa: rungs.iter().any(|rung| rung == "host_numa"),
             host: rungs.iter().any(|rung| rung == "host"),
+            pinned: rungs.iter().any(|rung| rung == "pinned"),
             ..Setup::new(Gpu::new(&profiles).map_err(|why| why.to_string())?)
         })
     }

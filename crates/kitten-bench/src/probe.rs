@@ -183,6 +183,13 @@ pub fn measure(card: &dyn Card, name: &str) -> Result<(Measured, Profile)> {
     if info.shared_spare < 4 * granule {
         bail!("{} has no shared tier to measure. {}", info.name, info.refused.join("; "));
     }
+    if !info.rung.migrates() {
+        bail!(
+            "{} can only pin host memory, and the probe measures backing that it creates there: update the driver (CUDA 12.2 or later). {}",
+            info.name,
+            info.refused.join("; ")
+        );
+    }
     let room = info.dedicated_free.min(info.shared_spare) / 8 / granule * granule;
     let bytes = BUFFER.min(room).max(granule);
     if info.dedicated_free < 4 * bytes {
@@ -259,6 +266,7 @@ pub fn measure(card: &dyn Card, name: &str) -> Result<(Measured, Profile)> {
         ),
         dedicated_bytes: info.dedicated_free,
         shared_bytes: info.shared_spare,
+        migrates: info.rung.migrates(),
         granularity: granule,
         vram_bandwidth: rates[0].read,
         link_to_device: copy_to_device,

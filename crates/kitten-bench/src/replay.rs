@@ -14,7 +14,8 @@ use std::ffi::{c_int, c_void};
 use anyhow::{Context, Result, anyhow};
 use giant_kitten::Reserve;
 use giant_kitten::core::placement::SortBy;
-use giant_kitten::{Activation, Kitten, MemoryMap, Options, Stats, Tier, abi};
+use giant_kitten::driver::Stream;
+use giant_kitten::{Activation, Kitten, MemoryMap, Moved, Options, Stats, Tier, abi};
 use kitten_sim::{Load, Profile};
 use serde::{Deserialize, Serialize};
 
@@ -281,12 +282,39 @@ impl Replay<'_> {
     /// Activates; the seconds that it takes, or why it could not be.
     fn activate(&mut self) -> Result<Result<f64, giant_kitten::Error>> {
         let (kitten, device, activation) = (self.kitten, self.card.device(), &self.setup.activation);
-        let mut done = Ok(());
+        let mut done = Ok(Moved::default());
         let seconds = self.card.time_calls(&mut |_| {
-            done = kitten.activate(device, activation).map(drop);
+            done = kitten.activate(device, activation);
             Ok(())
         })?;
-        Ok(done.map(|()| seconds))
+        Ok(match done {
+            Ok(Moved { stayed: 0, .. }) => Ok(seconds),
+            Ok(_) => self.out_and_back(activation).map(|moving| seconds + moving),
+            Err(why) => Err(why),
+        })
+    }
+
+    /// What the Python package does where nothing can move: every block goes out and comes back in the order of its claim, while the
+    /// allocator keeps the reserve. The seconds over the link; those of the host's own copies are left out.
+    fn out_and_back(&mut self, activation: &Activation) -> Result<f64, giant_kitten::Error> {
+        let (kitten, device) = (self.kitten, self.card.device());
+        let claims = kitten.claims(device, activation.order())?;
+        let dedicated = |address: u64| kitten.residency(address).map(|bytes| bytes[Tier::Dedicated] as f64);
+        let ids: HashMap<u64, u64> = self.live.iter().map(|(id, block)| (block.address, *id)).collect();
+        let mut seconds = 0.0;
+        for claim in &claims {
+            seconds += dedicated(claim.address)? / self.setup.profile.link_to_host;
+            kitten.free(claim.address, device, Stream(claim.stream))?;
+        }
+        kitten.begin_loading(device, activation.reserve, activation.persist)?;
+        for claim in &claims {
+            let block = ids.get(&claim.address).and_then(|id| self.live.get_mut(id));
+            let block = block.ok_or(giant_kitten::Error::NotAllocated { address: claim.address })?;
+            block.address = kitten.malloc(block.bytes as usize, device, Stream(claim.stream))?;
+            kitten.mark(block.address, claim.model)?;
+            seconds += dedicated(block.address)? / self.setup.profile.link_to_device;
+        }
+        kitten.activate(device, activation).map(|_| seconds)
     }
 
     /// A safe point before work of a kind; the seconds that it takes.

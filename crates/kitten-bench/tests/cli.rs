@@ -57,6 +57,29 @@ fn first_come_is_the_reference() {
 }
 
 #[test]
+fn a_profile_whose_shared_memory_is_pinned_is_replayed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pinned.toml");
+    let profile = kitten_sim::Profile::builtin("nominal-6g").unwrap();
+    std::fs::write(&path, kitten_sim::Profile { migrates: false, ..profile }.to_toml()).unwrap();
+    let replayed = |arguments: &[&str]| {
+        let found = json(&[&["replay", "sdxl_unet_2048", "--json"], arguments].concat());
+        assert!(found["oom"].is_null() && found["migrated_bytes"] == 0, "{found}");
+        found["steady"]["seconds"].as_f64().unwrap()
+    };
+    let pinned = ["--profile", path.to_str().unwrap()];
+    let first_come = replayed(&[&pinned[..], &["--policy", "first-come"]].concat());
+    let same = replayed(&["--policy", "first-come"]);
+    assert!((first_come / same - 1.0).abs() < 0.1, "{first_come} and {same}");
+    // Out and back, sorted, is worth as much as moving under stable addresses.
+    let sorted = replayed(&[&pinned[..], &["--reserve", "1450MiB"]].concat());
+    assert!(sorted < 3.4, "{sorted}");
+    // Nothing resident moves at a safe point: it is first-come.
+    let automatic = replayed(&[&pinned[..], &["--policy", "auto"]].concat());
+    assert!((automatic / first_come - 1.0).abs() < 0.1, "{automatic} and {first_come}");
+}
+
+#[test]
 fn fragmentation_stays_low() {
     for (trace, limit) in
         [("sd15_unet_512", 1.03), ("sd15_unet_1024", 1.03), ("sdxl_unet_1024", 1.03), ("sdvae_dec_1024", 1.16)]

@@ -189,6 +189,31 @@ impl Gpu {
         self.device_call("cuMemCreate", device, cost)?.memory.create(device, tier, bytes)
     }
 
+    /// Pins host memory, in whole pages, at an address of its own that the device reads and writes as well. Reads as zeros.
+    ///
+    /// # Errors
+    /// No bytes; out of memory.
+    pub fn pin(&self, device: usize, bytes: u64) -> Result<u64> {
+        let cost = |p: &Profile| p.seconds.create_shared * bytes.div_ceil(p.granularity) as f64;
+        self.device_call("cuMemHostAlloc", device, cost)?.memory.pin(device, bytes)
+    }
+
+    /// Gives pinned memory back. A fault if work touches it that is not sure to be done.
+    ///
+    /// # Errors
+    /// An address that was not given by [`pin`](Gpu::pin).
+    pub fn unpin(&self, address: u64) -> Result<()> {
+        let mut state = self.enter("cuMemFreeHost", 0.0)?;
+        let bytes = state.memory.unpin(address)?;
+        state.streams.host_use("cuMemFreeHost", Access::write(address, bytes));
+        Ok(())
+    }
+
+    /// Whether memory pinned for a device begins at an address.
+    pub fn is_pinned(&self, address: u64) -> bool {
+        self.state().memory.is_pinned(address)
+    }
+
     /// Gives backing up; it goes with its last mapping.
     ///
     /// # Errors

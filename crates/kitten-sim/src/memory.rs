@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
+use std::sync::{Mutex, PoisonError};
 
 use crate::code::{self, Result, error};
 use crate::profile::Profile;
@@ -33,6 +34,8 @@ struct Pool {
     taken: u64,
     /// Free ranges of the file, by offset.
     free: BTreeMap<u64, u64>,
+    /// The stretch without a hole that was found last: the kernel finds its end page by page.
+    filled: Mutex<(u64, u64)>,
 }
 
 impl Pool {
@@ -48,7 +51,7 @@ impl Pool {
         if unsafe { libc::ftruncate(file.as_raw_fd(), capacity as libc::off_t) } != 0 {
             return error("cuInit", code::UNKNOWN, format!("ftruncate: {}", std::io::Error::last_os_error()));
         }
-        Ok(Pool { file, capacity, used: 0, taken: 0, free: BTreeMap::from([(0, capacity)]) })
+        Ok(Pool { file, capacity, used: 0, taken: 0, free: BTreeMap::from([(0, capacity)]), filled: Mutex::default() })
     }
 
     fn take(&mut self, bytes: u64) -> Option<u64> {
@@ -82,24 +85,34 @@ impl Pool {
 
     /// Makes a hole, which reads as zeros.
     fn punch(&self, offset: u64, bytes: u64) {
+        let mut filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner);
+        if offset < filled.1 && filled.0 < offset + bytes {
+            filled.0 = (offset + bytes).min(filled.1);
+        }
+        drop(filled);
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         // SAFETY: the descriptor is open; a failure leaves old bytes, which real new backing may hold too.
         unsafe { libc::fallocate(self.file.as_raw_fd(), mode, offset as libc::off_t, bytes as libc::off_t) };
     }
 
-    /// The stretches of `offset..offset + bytes` that were ever written to.
+    /// The stretches of `offset..offset + bytes` that were ever written to, and perhaps some besides.
     fn written(&self, offset: u64, bytes: u64) -> Vec<(u64, u64)> {
         let (mut stretches, mut at, end) = (Vec::new(), offset, offset + bytes);
         while at < end {
-            // SAFETY: the descriptor is open.
-            let data = unsafe { libc::lseek(self.file.as_raw_fd(), at as libc::off_t, libc::SEEK_DATA) };
-            if data < 0 || data as u64 >= end {
-                break;
+            let mut filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner);
+            if !(filled.0..filled.1).contains(&at) {
+                // SAFETY: the descriptor is open.
+                let data = unsafe { libc::lseek(self.file.as_raw_fd(), at as libc::off_t, libc::SEEK_DATA) };
+                if data < 0 || data as u64 >= end {
+                    break;
+                }
+                // SAFETY: as above.
+                let hole = unsafe { libc::lseek(self.file.as_raw_fd(), data, libc::SEEK_HOLE) };
+                *filled = (data as u64, if hole < 0 { end } else { hole as u64 });
+                at = data as u64;
             }
-            // SAFETY: as above.
-            let hole = unsafe { libc::lseek(self.file.as_raw_fd(), data, libc::SEEK_HOLE) };
-            let stop = if hole < 0 { end } else { (hole as u64).min(end) };
-            stretches.push((data as u64, stop - data as u64));
+            let stop = filled.1.min(end);
+            stretches.push((at, stop - at));
             at = stop;
         }
         stretches
@@ -121,12 +134,16 @@ struct Mapping {
     bytes: u64,
     handle: u64,
     accessible: bool,
+    /// Memory that came with its address, and goes with it.
+    pinned: bool,
 }
 
 /// All memory of the machine.
 #[derive(Debug)]
 pub(crate) struct Memory {
     granularity: Vec<u64>,
+    /// Whether backing can be created in a device's shared tier.
+    migrates: Vec<bool>,
     pools: Vec<[Pool; 2]>,
     backings: BTreeMap<u64, Backing>,
     next_handle: u64,
@@ -148,6 +165,7 @@ impl Memory {
             .collect::<Result<Vec<_>>>()?;
         Ok(Memory {
             granularity: profiles.iter().map(|p| p.granularity).collect(),
+            migrates: profiles.iter().map(|p| p.migrates).collect(),
             pools,
             backings: BTreeMap::new(),
             next_handle: 1,
@@ -185,18 +203,23 @@ impl Memory {
         if !align.is_power_of_two() {
             return error(CALL, code::INVALID_VALUE, format!("the alignment {align} is no power of two"));
         }
-        let padded = (bytes + align) as usize;
+        self.addresses(CALL, device, bytes, align, 0)
+    }
+
+    /// Takes addresses of this process, `past` bytes past a multiple of `align`.
+    fn addresses(&mut self, call: &'static str, device: usize, bytes: u64, align: u64, past: u64) -> Result<u64> {
+        let padded = (bytes + align + past) as usize;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new mapping wherever the kernel likes.
         let at = unsafe { libc::mmap(ptr::null_mut(), padded, libc::PROT_NONE, flags, -1, 0) };
         if at == libc::MAP_FAILED {
             return error(
-                CALL,
+                call,
                 code::OUT_OF_MEMORY,
                 format!("no {bytes} bytes of addresses: {}", std::io::Error::last_os_error()),
             );
         }
-        let start = (at as u64).next_multiple_of(align);
+        let start = (at as u64).next_multiple_of(align) + past;
         let (before, after) = (start - at as u64, at as u64 + padded as u64 - start - bytes);
         for (at, bytes) in [(at as u64, before), (start + bytes, after)] {
             if bytes > 0 {
@@ -225,18 +248,84 @@ impl Memory {
     pub(crate) fn create(&mut self, device: usize, tier: Tier, bytes: u64) -> Result<u64> {
         const CALL: &str = "cuMemCreate";
         self.whole(CALL, device, bytes)?;
-        let Some(offset) = self.pools[device][tier as usize].take(bytes) else {
-            let (capacity, free) = self.info(device, tier);
+        if tier == Tier::Shared && !self.migrates[device] {
             return error(
                 CALL,
-                code::OUT_OF_MEMORY,
-                format!("{bytes} bytes of {tier:?}: {free} of {capacity} are free"),
+                code::INVALID_VALUE,
+                "this device's shared memory is pinned: no backing is created there",
             );
-        };
+        }
+        let offset = self.take(CALL, device, tier, bytes)?;
         let handle = self.next_handle;
         self.next_handle += 1;
         self.backings.insert(handle, Backing { device, tier, offset, bytes, mappings: 0, released: false });
         Ok(handle)
+    }
+
+    fn take(&mut self, call: &'static str, device: usize, tier: Tier, bytes: u64) -> Result<u64> {
+        match self.pools[device][tier as usize].take(bytes) {
+            Some(offset) => Ok(offset),
+            None => {
+                let (capacity, free) = self.info(device, tier);
+                error(call, code::OUT_OF_MEMORY, format!("{bytes} bytes of {tier:?}: {free} of {capacity} are free"))
+            }
+        }
+    }
+
+    /// Pins memory at an address that is at a page but at no granule: nobody may count on more.
+    pub(crate) fn pin(&mut self, device: usize, bytes: u64) -> Result<u64> {
+        const CALL: &str = "cuMemHostAlloc";
+        const PAGE: u64 = 4096;
+        if bytes == 0 {
+            return error(CALL, code::INVALID_VALUE, "0 bytes cannot be pinned");
+        }
+        let bytes = bytes.next_multiple_of(PAGE);
+        let offset = self.take(CALL, device, Tier::Shared, bytes)?;
+        let mapped = self.addresses(CALL, device, bytes, self.granularity[device], PAGE).and_then(|address| {
+            let file = self.pools[device][Tier::Shared as usize].file.as_raw_fd();
+            let (flags, access) = (libc::MAP_SHARED | libc::MAP_FIXED, libc::PROT_READ | libc::PROT_WRITE);
+            // SAFETY: the addresses were taken just now.
+            let at =
+                unsafe { libc::mmap(address as *mut _, bytes as usize, access, flags, file, offset as libc::off_t) };
+            if at == libc::MAP_FAILED {
+                self.reservations.remove(&address);
+                // SAFETY: as above; nobody knows of them yet.
+                unsafe { libc::munmap(address as *mut libc::c_void, bytes as usize) };
+                return error(CALL, code::MAP_FAILED, format!("{address:#x}: {}", std::io::Error::last_os_error()));
+            }
+            Ok(address)
+        });
+        let address = mapped.inspect_err(|_| self.pools[device][Tier::Shared as usize].give_back(offset, bytes))?;
+        let handle = self.next_handle;
+        self.next_handle += 1;
+        let backing = Backing { device, tier: Tier::Shared, offset, bytes, mappings: 1, released: true };
+        self.backings.insert(handle, backing);
+        self.mappings.insert(address, Mapping { bytes, handle, accessible: true, pinned: true });
+        Ok(address)
+    }
+
+    pub(crate) fn is_pinned(&self, address: u64) -> bool {
+        self.mappings.get(&address).is_some_and(|mapping| mapping.pinned)
+    }
+
+    /// Gives pinned memory and its addresses back; its bytes.
+    pub(crate) fn unpin(&mut self, address: u64) -> Result<u64> {
+        let Some(mapping) = self.mappings.get(&address).copied().filter(|mapping| mapping.pinned) else {
+            return error(
+                "cuMemFreeHost",
+                code::INVALID_VALUE,
+                format!("{address:#x} is not where pinned memory begins"),
+            );
+        };
+        // SAFETY: the range is one that `pin` mapped.
+        unsafe { libc::munmap(address as *mut libc::c_void, mapping.bytes as usize) };
+        self.mappings.remove(&address);
+        self.reservations.remove(&address);
+        if let Some(backing) = self.backings.get_mut(&mapping.handle) {
+            backing.mappings -= 1;
+        }
+        self.drop_if_unused(mapping.handle);
+        Ok(mapping.bytes)
     }
 
     pub(crate) fn release(&mut self, handle: u64) -> Result<()> {
@@ -300,7 +389,7 @@ impl Memory {
         if at == libc::MAP_FAILED {
             return error(CALL, code::MAP_FAILED, format!("{address:#x}: {}", std::io::Error::last_os_error()));
         }
-        self.mappings.insert(address, Mapping { bytes, handle, accessible: false });
+        self.mappings.insert(address, Mapping { bytes, handle, accessible: false, pinned: false });
         if let Some(backing) = self.backings.get_mut(&handle) {
             backing.mappings += 1;
         }
@@ -314,6 +403,13 @@ impl Memory {
         let end = found.iter().try_fold(address, |end, (at, m)| (*at == end).then_some(end + m.bytes));
         if end != Some(address + bytes) || bytes == 0 {
             return error(call, code::INVALID_VALUE, format!("{address:#x}+{bytes:#x} is not made of whole mappings"));
+        }
+        if found.iter().any(|(_, mapping)| mapping.pinned) {
+            return error(
+                call,
+                code::INVALID_VALUE,
+                format!("{address:#x}+{bytes:#x} is pinned memory, and no mapping"),
+            );
         }
         Ok(found)
     }

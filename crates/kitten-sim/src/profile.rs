@@ -19,6 +19,10 @@ pub struct Profile {
     /// Shared memory.
     #[serde(rename = "shared", deserialize_with = "size")]
     pub shared_bytes: u64,
+    /// Whether backing can be created in shared memory, so that what lies there can change tier under its address. Otherwise shared memory
+    /// is pinned, at addresses of its own.
+    #[serde(default = "yes")]
+    pub migrates: bool,
     /// Backing comes in multiples of this. A power of two, at least 64 KiB.
     #[serde(default = "two_mebibytes", deserialize_with = "size")]
     pub granularity: u64,
@@ -45,7 +49,7 @@ pub struct CallSeconds {
     pub reserve: f64,
     /// Creating dedicated backing.
     pub create_dedicated: f64,
-    /// Creating shared backing.
+    /// Creating shared backing; pinning memory costs as much for each granule.
     pub create_shared: f64,
     /// Releasing backing.
     pub release: f64,
@@ -63,6 +67,10 @@ const BUILT_IN: [&str; 2] = [include_str!("../profiles/nominal-6g.toml"), includ
 
 fn two_mebibytes() -> u64 {
     2 << 20
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn size<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {

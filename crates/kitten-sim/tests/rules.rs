@@ -82,6 +82,39 @@ fn one_handle_may_lie_at_two_addresses() {
 }
 
 #[test]
+fn pinned_memory_has_an_address_of_its_own_and_stays_there() {
+    let card = Profile::builtin("nominal-6g").unwrap();
+    let gpu = Gpu::new(&[Profile { dedicated_bytes: 8 * G, shared_bytes: 8 * G, migrates: false, ..card }]).unwrap();
+    broken(gpu.create(0, Tier::Shared, G), code::INVALID_VALUE, "pinned");
+    broken(gpu.pin(0, 0), code::INVALID_VALUE, "0 bytes");
+    let at = gpu.pin(0, 3 * G + 1).unwrap();
+    assert!(at.is_multiple_of(4096) && !at.is_multiple_of(G), "{at:#x} is at a page and at no granule");
+    assert!(gpu.is_pinned(at) && gpu.is_device_address(at + G));
+    gpu.write(at + 2 * G, b"here").unwrap();
+    let card = mapped(&gpu, 1);
+    gpu.copy(0, card, at + 2 * G, G).unwrap();
+    let mut seen = [0; 4];
+    gpu.read(card, &mut seen).unwrap();
+    assert_eq!(&seen, b"here");
+    broken(gpu.unmap(0, at, 3 * G + 4096), code::INVALID_VALUE, "pinned");
+    broken(gpu.unpin(at + 4096), code::INVALID_VALUE, "not where");
+    broken(gpu.pin(0, 5 * G), code::OUT_OF_MEMORY, "Shared");
+    gpu.launch(0, "use", &[Access::read(at, G)]).unwrap();
+    gpu.synchronize(0).unwrap();
+    gpu.unpin(at).unwrap();
+    assert_eq!(gpu.faults(), []);
+    broken(gpu.unpin(at), code::INVALID_VALUE, "not where");
+    broken(gpu.read(at, &mut seen), code::ILLEGAL_ADDRESS, "not mapped");
+    assert_eq!(gpu.memory_info(0, Tier::Shared), Ok((8 * G, 8 * G)));
+    let again = gpu.pin(0, 8 * G).unwrap();
+    gpu.read(again + 2 * G, &mut seen).unwrap();
+    assert_eq!(seen, [0; 4], "what was there is gone");
+    gpu.launch(0, "use", &[Access::read(again, G)]).unwrap();
+    gpu.unpin(again).unwrap();
+    assert_eq!(gpu.faults().len(), 1, "given back under work that nobody waited for");
+}
+
+#[test]
 fn copies_take_bytes_and_holes_and_new_backing_is_zero() {
     let gpu = gpu();
     let at = mapped(&gpu, 4);

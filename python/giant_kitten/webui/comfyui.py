@@ -228,9 +228,11 @@ def start() -> None:
             body = None
         work = functools.partial(act_of, session, body, _in_turn)
         status, said = await asyncio.get_running_loop().run_in_executor(None, work)
-        return web.json_response(said, status=status)
+        # The panel shows the sentence, and a browser would put any other status into its console.
+        return web.json_response(said, status=200 if asked.path.endswith("/panel") else status)
 
     routes.get("/giant-kitten/map.js")(script)
     routes.get("/giant-kitten/state")(state)
     routes.post("/giant-kitten/act")(act)
+    routes.post("/giant-kitten/panel")(act)
     execution.PromptExecutor.execute = _between_prompts(execution.PromptExecutor.execute)

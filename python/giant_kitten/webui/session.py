@@ -6,6 +6,7 @@ holds its own queue while it calls an action: actions belong between two pieces 
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from dataclasses import dataclass
@@ -143,8 +144,8 @@ class Session:
         self._before: dict[str, Any] | None = None
         self._observation: Observation | None = None
         self._following: list[_automatic.Following] = []
-        self._placed: Any = None
-        """Which model was placed or marked last, and where it lay."""
+        self._placed: list[Any] = []
+        """The weights that were placed or marked last."""
         self._trouble: str | None = None
         """What went wrong without anybody to tell: the page tells it."""
         self._lock = threading.Lock()
@@ -195,9 +196,10 @@ class Session:
             model = self.host.model()
             if model is None:
                 raise Refused(NO_MODEL)
-            self.host.bring(model)
+            if not _is_on_gpu(model):
+                self.host.bring(model)
             _placement.mark(model)
-            self._placed = _where(model)
+            self._placed = _weights(model)
         if wanted.name == "disable":
             _placement.disable(wanted.sort_reversed, wanted.ignored_model, self.device)
             self.by_hand = wanted
@@ -231,19 +233,24 @@ class Session:
         except (Refused, _library.Error):
             self.by_hand = None
 
-    def _place_again(self) -> None:
-        """Places a model that has come since the last action as the one before it; in automatic mode, marks it."""
+    def _place_again(self, thorough: bool = True) -> None:
+        """Places a model that has come since the last action as the one before it; in automatic mode, marks it.
+
+        Looks at all of its weights (a millisecond or two), or at the first alone.
+        """
         model = self.host.model()
-        if model is None or _where(model) == self._placed:
+        weights = [] if model is None else _weights(model, None if thorough else 1)
+        if not weights or weights == (self._placed if thorough else self._placed[:1]):
             return
         try:
-            if self.by_hand is not None and self.by_hand.name == "activate":
+            # What is yet to come to the GPU is placed when it is there.
+            if self.by_hand is not None and self.by_hand.name == "activate" and _is_on_gpu(model):
                 self.act(self.by_hand)
             else:
                 _placement.mark(model)
         except (Refused, _library.Error) as why:
             self.tell(f"The new checkpoint could not be placed as the one before. {why}")
-        self._placed = _where(model)
+        self._placed = _weights(model)
 
     # ---- Generations ------------------------------------------------------------------------------------------------
 
@@ -286,6 +293,9 @@ class Session:
 
     def iteration(self, first: bool = False) -> None:
         """One step of sampling is done; with `first`, of a sampling that begins anew."""
+        if _install.is_installed():
+            # Some WebUIs load the model within the generation, or another for its later steps.
+            self._place_again(thorough=self._work is not None and self._work.iterations == 0)
         with self._lock:
             work = self._work
             if work is None or not work.running:
@@ -304,12 +314,7 @@ class Session:
             if work is not None:
                 work.running = False
         self._follow()
-        if not _install.is_installed():
-            return
-        if self.by_hand is None:
-            # Some WebUIs load the model within the generation.
-            self._place_again()
-        if before is None:
+        if before is None or not _install.is_installed():
             return
         try:
             after = _report.stats(self.device)
@@ -377,10 +382,19 @@ def state(devices: Any = None, observation: Observation | None = None) -> dict[s
     return {"problem": problem, "devices": shown}
 
 
-def _where(model: Any) -> Any:
-    """Which model it is, and where its first weight lies: another after it was loaded, or moved by the WebUI."""
-    first = next(iter(model.parameters()), None)
-    return id(model), None if first is None else (str(first.device), first.data_ptr())
+def _is_on_gpu(model: Any) -> bool:
+    return all(weight.device.type == "cuda" for weight in _placement.tensors(model))
+
+
+def _weights(model: Any, most: int | None = None) -> list[Any]:
+    """A model's weights on the GPU: others after another was loaded into it, or after it was away.
+
+    Weak references, so that no address is taken for what lay there before.
+    """
+    from torch.multiprocessing.reductions import StorageWeakRef
+
+    found = (weight.untyped_storage() for weight in _placement.tensors(model) if weight.device.type == "cuda")
+    return [StorageWeakRef(storage) for storage in itertools.islice(found, most)]
 
 
 _FIELDS = ("action", "reserve", "persist", "sort_reversed", "ignored_model")

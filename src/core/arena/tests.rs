@@ -77,6 +77,33 @@ fn freed_neighbours_become_one() {
 }
 
 #[test]
+fn small_blocks_are_kept_whole_until_something_needs_them() {
+    let mut arena = grown(Class::Small, 1, Tier::Dedicated);
+    let mut take = |arena: &mut Arena, bytes| arena.take(bytes, bytes, Tier::Dedicated, S0);
+    let (first, second) = (take(&mut arena, 1024).unwrap(), take(&mut arena, 1024).unwrap());
+    let at = arena.extent(second).0;
+    arena.release(first, S0);
+    arena.release(second, S0);
+    arena.check().unwrap();
+    assert_eq!(take(&mut arena, 1024).map(|id| arena.extent(id).0), Some(at), "the newest of its size, as it was");
+    let rest = arena.take(1024, 1024, Tier::Dedicated, S1);
+    assert_eq!(rest, None, "kept for its own stream");
+    assert_eq!(arena.find(at).map(|id| arena.release(id, S0)), Some(()));
+    assert!(take(&mut arena, G).is_some(), "merged it is long enough");
+    arena.check().unwrap();
+    // More at once than the lists hold, their neighbours kept.
+    let mut arena = grown(Class::Small, 1, Tier::Dedicated);
+    let blocks: Vec<_> = (0..1024).map(|_| take(&mut arena, 512).unwrap()).collect();
+    for step in [0, 1] {
+        for block in blocks.iter().skip(step).step_by(2) {
+            arena.release(*block, S0);
+            arena.check().unwrap();
+        }
+    }
+    assert!(take(&mut arena, G).is_some(), "all of it again");
+}
+
+#[test]
 fn streams_do_not_share_what_is_free_unless_asked() {
     let mut arena = grown(Class::Large, 2, Tier::Dedicated);
     assert_eq!(arena.take(G, G, Tier::Dedicated, S1), None);

@@ -42,6 +42,7 @@ shown_as! {
     c_uint => |number| Some(number.to_string());
     u64 => |number| Some(number.to_string());
     usize => |number| Some(number.to_string());
+    *mut c_void => |pointer| Some(format!("{pointer:p}"));
     CUcontext => |pointer| Some(format!("{pointer:p}"));
     CUstream => |pointer| Some(format!("{pointer:p}"));
     CUevent => |pointer| Some(format!("{pointer:p}"));
@@ -70,6 +71,7 @@ impl Answer for usize {}
 impl Answer for u64 {}
 impl Answer for Address {}
 impl Answer for c_char {}
+impl Answer for *mut c_void {}
 impl Answer for CUcontext {}
 impl Answer for CUstream {}
 impl Answer for CUevent {}
@@ -182,6 +184,11 @@ functions! {
     unmap = c"cuMemUnmap", direct c"cuMemUnmap", since 10020: (address: Address, size: usize);
     set_access = c"cuMemSetAccess", direct c"cuMemSetAccess", since 10020:
         (address: Address, size: usize, access: *const CUmemAccessDesc, count: usize);
+    pin = c"cuMemHostAlloc", direct c"cuMemHostAlloc", since 2020:
+        (memory: *mut *mut c_void, size: usize, flags: c_uint);
+    unpin = c"cuMemFreeHost", direct c"cuMemFreeHost", since 2000: (memory: *mut c_void);
+    device_pointer = c"cuMemHostGetDevicePointer", direct c"cuMemHostGetDevicePointer_v2", since 3020:
+        (address: *mut Address, memory: *mut c_void, flags: c_uint);
     copy = c"cuMemcpyDtoDAsync", direct c"cuMemcpyDtoDAsync_v2", since 3020:
         (to: Address, from: Address, size: usize, stream: CUstream);
     stream_create = c"cuStreamCreate", direct c"cuStreamCreate", since 2000: (stream: *mut CUstream, flags: c_uint);

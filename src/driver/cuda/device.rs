@@ -1,6 +1,6 @@
 //! One device of the driver: its primary context, and what was found by trial about its tiers.
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_uint, c_void};
 use std::sync::Arc;
 
 use cudarc::driver::sys::{
@@ -11,10 +11,13 @@ use cudarc::driver::sys::{
 
 use super::api::{Address, Api};
 use crate::core::Tier;
-use crate::driver::{Handle, Result, Rung, insist};
+use crate::driver::{DriverError, Handle, Result, Rung, insist};
 
 /// `CU_STREAM_CAPTURE_MODE_RELAXED`: calls that a capture elsewhere would forbid are allowed to this thread.
 const RELAXED: c_int = 2;
+
+/// `CU_MEMHOSTALLOC_PORTABLE` and `CU_MEMHOSTALLOC_DEVICEMAP`: pinned for every context, and mapped for the device.
+const PORTABLE_AND_MAPPED: c_uint = 1 | 2;
 
 /// A device in use.
 #[derive(Debug)]
@@ -130,7 +133,11 @@ impl Device {
                 device.access.push(readable(peer));
             }
         }
-        device.climb_down();
+        // A driver that cannot do all of it is found out now, and not when memory is to be given back.
+        match device.try_backing(on_device(ordinal)) {
+            Err(why) if !why.is_out_of_memory() => return Err(why),
+            _ => device.climb_down(),
+        }
         drop(entered);
         Ok(device)
     }
@@ -176,6 +183,42 @@ impl Device {
                 Err(why) => self.refused.push(format!("{}: {why}", rung.name())),
             }
         }
+        match self.try_pinning() {
+            Ok(()) => self.rung = Rung::Pinned,
+            Err(why) => self.refused.push(format!("{}: {why}", Rung::Pinned.name())),
+        }
+    }
+
+    /// Pins a granule of host memory and gives it back. The device must reach it at the address that it has for the host.
+    fn try_pinning(&self) -> Result<()> {
+        let here = self.pin(self.granularity)?;
+        let mut address = Address(0);
+        // SAFETY: the memory was pinned just now; the driver writes the answer.
+        let reached = unsafe { self.api.device_pointer(&mut address, here as *mut c_void, 0) };
+        let reached = reached.and_then(|()| match address.0 {
+            there if there == here => Ok(()),
+            there => Err(DriverError {
+                call: "cuMemHostGetDevicePointer",
+                code: crate::driver::NOT_SUPPORTED,
+                name: "CUDA_ERROR_NOT_SUPPORTED".into(),
+                detail: format!("the device has {there:#x} for the host's {here:#x}: there is no unified addressing"),
+            }),
+        });
+        reached.and(insist(|| self.unpin(here)))
+    }
+
+    /// Pins host memory for every context.
+    pub(super) fn pin(&self, bytes: u64) -> Result<u64> {
+        let mut memory = std::ptr::null_mut::<c_void>();
+        // SAFETY: the driver writes the address.
+        unsafe { self.api.pin(&mut memory, bytes as usize, PORTABLE_AND_MAPPED) }?;
+        Ok(memory as u64)
+    }
+
+    /// Gives pinned memory back.
+    pub(super) fn unpin(&self, address: u64) -> Result<()> {
+        // SAFETY: the driver answers an address that it did not pin with an error.
+        unsafe { self.api.unpin(address as *mut c_void) }
     }
 
     /// The node of host memory nearest to the device; 0 where the system has none.
@@ -218,11 +261,11 @@ impl Device {
             (Tier::Dedicated, _) => on_device(self.ordinal),
             (Tier::Shared, Some(location)) => location,
             (Tier::Shared, None) => {
-                return Err(crate::driver::DriverError {
+                return Err(DriverError {
                     call: "cuMemCreate",
                     code: crate::driver::OUT_OF_MEMORY,
                     name: "CUDA_ERROR_OUT_OF_MEMORY".into(),
-                    detail: "this driver offers no shared memory".into(),
+                    detail: "this driver creates no backing in shared memory".into(),
                 });
             }
         };

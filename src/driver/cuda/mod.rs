@@ -168,6 +168,16 @@ impl Driver for CudaDriver {
         device.set_access(address, bytes)
     }
 
+    fn pin(&self, device: usize, bytes: u64) -> Result<u64> {
+        let (device, _entered) = self.enter(device)?;
+        device.pin(bytes)
+    }
+
+    fn unpin(&self, device: usize, address: u64) -> Result<()> {
+        let (device, _entered) = self.enter(device)?;
+        device.unpin(address)
+    }
+
     fn copy(&self, device: usize, to: u64, from: u64, bytes: u64) -> Result<()> {
         let (device, _entered) = self.enter(device)?;
         // SAFETY: see above. A copy within the device returns before it is done. It must be, even if waiting for it fails: the caller

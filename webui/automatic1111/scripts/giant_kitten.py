@@ -118,7 +118,8 @@ class GiantKittenPanel(scripts.Script):
         disable.click(lambda: answer(kitten.disable()), inputs=[], outputs=outputs)
         return [mode, reserve, apply, suggest, free, disable, said]
 
-    def before_process(self, p, *values):
+    def process(self, p, *values):
+        # Not before_process: the checkpoint that the generation asks for is loaded between the two.
         if kitten:
             kitten.begin(p)
 

@@ -23,7 +23,7 @@ function build(element) {
   const reserve = part("input", { type: "number", min: 0, step: 0.1, value: 0, "aria-label": "Reserve by hand in GiB" });
   const act = async (body) => {
     said.textContent = "When the queue has room for it…";
-    const answer = await fetch("giant-kitten/act", {
+    const answer = await fetch("giant-kitten/panel", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(body),

@@ -5,6 +5,7 @@ mod contexts;
 mod devices;
 mod kernels;
 mod memory;
+mod pinned;
 mod streams;
 mod symbols;
 mod virtual_memory;

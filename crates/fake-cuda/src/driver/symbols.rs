@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char, c_int, c_ulonglong, c_void};
 use kitten_sim::code;
 
 use crate::answer::{Result, answer, put, refuse};
-use crate::driver::{contexts, devices, memory, streams, virtual_memory};
+use crate::driver::{contexts, devices, memory, pinned, streams, virtual_memory};
 
 /// `CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND` and `CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT`.
 const NOT_THERE: c_int = 1;
@@ -46,6 +46,9 @@ table! {
     "cuMemMap", since 10020 => virtual_memory::cuMemMap;
     "cuMemUnmap", since 10020 => virtual_memory::cuMemUnmap;
     "cuMemSetAccess", since 10020 => virtual_memory::cuMemSetAccess;
+    "cuMemHostAlloc", since 2020 => pinned::cuMemHostAlloc;
+    "cuMemFreeHost", since 2000 => pinned::cuMemFreeHost;
+    "cuMemHostGetDevicePointer", since 3020 => pinned::cuMemHostGetDevicePointer_v2;
     "cuMemcpyDtoDAsync", since 3020 => memory::cuMemcpyDtoDAsync_v2;
     "cuMemcpyHtoDAsync", since 3020 => memory::cuMemcpyHtoDAsync_v2;
     "cuMemcpyDtoHAsync", since 3020 => memory::cuMemcpyDtoHAsync_v2;

@@ -1,0 +1,58 @@
+//! Pinned host memory that the device reaches at the address that it has for the host.
+
+use std::ffi::{c_int, c_uint, c_void};
+
+use kitten_sim::code;
+
+use crate::answer::{answer, put, refuse};
+use crate::driver::device_of_context;
+
+const PORTABLE: c_uint = 1;
+const DEVICE_MAP: c_uint = 2;
+const WRITE_COMBINED: c_uint = 4;
+
+/// Pins host memory, accounted to the current device.
+///
+/// # Safety
+/// `memory` may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemHostAlloc(memory: *mut *mut c_void, size: usize, flags: c_uint) -> c_int {
+    answer(|machine| {
+        if flags & !(PORTABLE | DEVICE_MAP | WRITE_COMBINED) != 0 {
+            return refuse(code::INVALID_VALUE, format!("flags {flags} that there are not"));
+        }
+        let device = device_of_context()?;
+        if !machine.pinned {
+            return refuse(code::NOT_SUPPORTED, "this driver pins no host memory for the device");
+        }
+        let address = machine.gpu.pin(device, size as u64)?;
+        // SAFETY: the caller's promise.
+        unsafe { put(memory, address as *mut c_void) }
+    })
+}
+
+/// Gives pinned host memory back.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemFreeHost(memory: *mut c_void) -> c_int {
+    answer(|machine| {
+        device_of_context()?;
+        Ok(machine.gpu.unpin(memory as u64)?)
+    })
+}
+
+/// The device's address of pinned host memory: the host's.
+///
+/// # Safety
+/// `address` may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemHostGetDevicePointer_v2(address: *mut u64, memory: *mut c_void, flags: c_uint) -> c_int {
+    answer(|machine| {
+        machine.gpu.note("cuMemHostGetDevicePointer")?;
+        device_of_context()?;
+        if flags != 0 || !machine.gpu.is_pinned(memory as u64) {
+            return refuse(code::INVALID_VALUE, format!("{memory:p} is not where pinned memory begins"));
+        }
+        // SAFETY: the caller's promise.
+        unsafe { put(address, memory as u64) }
+    })
+}

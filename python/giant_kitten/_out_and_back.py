@@ -1,0 +1,188 @@
+"""Out and back: how tensors change tier where the driver can only pin host memory, and no block that exists can move.
+
+As the original did it: the bytes go to host memory, the storages let go of theirs and get it anew, in the order in
+which they claim dedicated memory, while the allocator keeps the reserve; then the bytes come back. A storage stays the
+same object, so tensors, views, parameters and the state of optimizers stay what they are. Only addresses change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+from typing import TYPE_CHECKING, Any
+
+from . import _install, _library
+from ._placement import _preferring
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_TIERS = ("dedicated", "shared")
+
+
+class _Storage:
+    """A storage on its way, with the claim of the block that it had and the tier of that."""
+
+    def __init__(self, storage: Any, claim: dict[str, Any]) -> None:
+        self.storage, self.claim, self.size = storage, claim, storage.nbytes()
+        self.tier = _tier_of(claim["address"])
+        # Its bytes in host memory, while it is out.
+        self.bytes: Any = None
+
+    def go_out(self) -> None:
+        """Brings the bytes to host memory and lets go of the block. Where the host has none nothing has changed."""
+        self.bytes = self.storage.cpu()
+        self.storage.resize_(0)
+
+    def come_back(self, device: int, to: int) -> None:
+        """Gets a block again, in a tier that has room, on the stream that it was of, and brings its bytes."""
+        import torch
+
+        claim, storage = self.claim, self.storage
+        stream = torch.cuda.default_stream(device)
+        if claim["stream"]:
+            stream = torch.cuda.ExternalStream(claim["stream"], device)
+        with torch.cuda.device(device), torch.cuda.stream(stream), _preferring(to):
+            storage.resize_(self.size)
+            storage.copy_(self.bytes)
+        self.bytes = None
+        if claim["model"]:
+            _library.call("gk_mark", storage.data_ptr(), 1)
+        for other in claim["used_on"]:
+            _library.library().gk_record_stream(storage.data_ptr(), other)
+
+
+def place(device: int, request: _library.Activation, to: int) -> None:
+    """Takes every storage on a device out and back into its place, with the reserve and the order that `request` names.
+
+    `to` is the tier that they come back to as long as it has room. The storages are those of all tensors that Python
+    knows: one that stayed would keep its place from the model, and nobody but the garbage collector knows them all.
+    """
+    claims = _claims(device, request)
+    storages = _storages(_known_tensors(), device)
+    _library.call("gk_begin_loading", device, ctypes.byref(request))
+    sorted_storages = [_Storage(storages[claim["address"]], claim) for claim in claims if claim["address"] in storages]
+    _move(sorted_storages, device, request, to)
+
+
+def move(tensors: Iterable[Any], to: int) -> None:
+    """Takes the storages of some tensors out and back into a tier."""
+    import torch
+
+    tensors = list(tensors)
+    for device in range(torch.cuda.device_count()):
+        storages = _storages(tensors, device)
+        if not storages:
+            continue
+        for claim in _claims(device, None):
+            storage = storages.get(claim["address"])
+            if storage is not None and _tier_of(claim["address"]) != to:
+                _move([_Storage(storage, claim)], device, None, to)
+                if _tier_of(storage.data_ptr()) != to:
+                    raise _library.Error(
+                        f"a tensor of {claim['size']} bytes finds no room in the {_TIERS[to]} tier: "
+                        "free something there first"
+                    )
+
+
+def _claims(device: int, request: _library.Activation | None) -> list[dict[str, Any]]:
+    """The blocks of a device in the order of their claims, once nothing works on them any more."""
+    import torch
+
+    if not _install.is_installed():
+        _library.fail()
+    if _library.read_json("gk_stats_json", device)["graph_pools"]:
+        raise _library.Error(
+            "a CUDA graph is alive, and would go on to use the addresses that tensors have now: on this driver, whose "
+            "shared memory is pinned, tensors cannot move under it. Delete the graphs first; what is in the wrong tier "
+            "stays there"
+        )
+    torch.cuda.synchronize(device)
+    found: list[dict[str, Any]] = _library.read_json("gk_claims_json", device, request and ctypes.byref(request))
+    return found
+
+
+def _known_tensors() -> Iterator[Any]:
+    """Every tensor that Python knows, and its gradient. What else lives in C++ alone stays where it is."""
+    import torch
+
+    for known in gc.get_objects():
+        # Not isinstance, which asks proxies what they pretend to be.
+        if issubclass(type(known), torch.Tensor):
+            yield known
+            gradient = None
+            with contextlib.suppress(RuntimeError):
+                gradient = known.grad if known.is_leaf else None
+            if gradient is not None:
+                yield gradient
+
+
+def _storages(tensors: Iterable[Any], device: int) -> dict[int, Any]:
+    """The storages of tensors on a device by their addresses, those that can let go of their memory."""
+    import torch
+
+    found = {}
+    with torch._C.DisableTorchFunctionSubclass():
+        for tensor in tensors:
+            # Some have no storage, or a fake one: sparse tensors, those of tracers.
+            with contextlib.suppress(RuntimeError, NotImplementedError):
+                if tensor.device.type == "cuda" and tensor.device.index == device:
+                    storage = tensor.untyped_storage()
+                    # Old releases cannot say whether a storage could be resized.
+                    can_go = getattr(storage, "resizable", lambda: True)
+                    if storage.device.type == "cuda" and storage.nbytes() and can_go():
+                        found[storage.data_ptr()] = storage
+    return found
+
+
+def _tier_of(pointer: int) -> int:
+    shared = ctypes.c_uint64()
+    _library.call("gk_tier", pointer, None, ctypes.byref(shared))
+    return _library.SHARED if shared.value else _library.DEDICATED
+
+
+def _move(storages: list[_Storage], device: int, request: _library.Activation | None, to: int) -> None:
+    """Takes storages out, then back in this order. Where that fails they come back to where they were."""
+    returned: list[_Storage] = []
+    try:
+        for storage in storages:
+            storage.go_out()
+        if request is not None:
+            # Only now is idle what has to go back to the driver, so that nothing takes more than the reserve leaves.
+            _library.call("gk_begin_loading", device, ctypes.byref(request))
+        for storage in storages:
+            storage.come_back(device, to)
+            returned.append(storage)
+    except BaseException as why:
+        _rescue(storages, returned, device, why)
+        raise
+
+
+def _rescue(storages: list[_Storage], returned: list[_Storage], device: int, why: BaseException) -> None:
+    """Brings back what is out, without a reserve, and says what came of it."""
+    for storage in returned:
+        # It may lie where another one was and has to go. If the host has no memory it stays there.
+        with contextlib.suppress(RuntimeError):
+            storage.go_out()
+    _library.call("gk_begin_loading", device, ctypes.byref(_library.Activation()))
+    left = []
+    for storage in sorted(storages, key=lambda storage: -storage.size):
+        if storage.bytes is not None:
+            try:
+                storage.come_back(device, storage.tier)
+            except RuntimeError:
+                left.append(storage)
+    if left:
+        error = _library.Error(
+            f"{why}. {len(left)} storages found no memory on the GPU again; their bytes are in this error's `parked`, "
+            "pairs of a storage and its bytes: `storage.resize_(bytes.nbytes()); storage.copy_(bytes)` brings one back "
+            "once there is room"
+        )
+        error.parked = tuple((storage.storage, storage.bytes) for storage in left)
+        raise error from why
+    if isinstance(why, Exception):
+        raise _library.Error(
+            f"{why}. Every tensor is usable and holds what it held; nothing is sorted and no reserve is kept: choose a "
+            "smaller reserve or persist, or free something"
+        ) from why

@@ -1,0 +1,25 @@
+//! What the suite asks of a driver that can only pin host memory: on the CUDA driver, over a fake `libcuda.so.1` without host-located backing.
+
+mod fake;
+mod suite {
+    mod actions_pinned;
+    pub mod common;
+    mod contents;
+    mod failures;
+    mod streams;
+}
+
+use std::sync::Arc;
+
+use fake_cuda::Setup;
+use giant_kitten::driver::Driver;
+use kitten_sim::Gpu;
+
+/// Whether its shared memory is backing, which can change tier, and not pinned.
+pub const MIGRATES: bool = false;
+
+/// The driver that this run of the suite is about.
+fn driver(gpu: &Gpu) -> Arc<dyn Driver> {
+    let setup = Setup { host_numa: false, host: false, ..Setup::new(gpu.clone()) };
+    Arc::new(fake::cuda_driver(setup).unwrap())
+}

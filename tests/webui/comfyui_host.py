@@ -1,0 +1,194 @@
+"""The project's own host for the ComfyUI package: as much of ComfyUI's modules and frontend as the package uses.
+
+    comfyui_host.py PACKAGE --port N [--late] [--base-directory FOLDER]
+
+`PACKAGE` is the folder that goes into `custom_nodes`; its prestartup script, nodes, routes and frontend extension are
+used as ComfyUI uses them. A prompt loads a small model, goes through the package's nodes, and samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.util
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>host page</title>
+<link rel="icon" href="data:,"><style>body { margin: 0; display: flex } main { flex: 1; height: 900px }
+aside { width: 400px }</style>
+<nav></nav><aside></aside><main></main><script type="module" src="extensions/giant-kitten/giant_kitten.js"></script>"""
+
+# `app` of ComfyUI's frontend, as far as side bars go.
+APP = """
+export const app = {
+  extensionManager: {
+    registerSidebarTab(tab) {
+      const button = document.createElement("button");
+      button.title = tab.tooltip;
+      button.textContent = tab.title;
+      button.className = `${tab.id}-tab-button`;
+      button.onclick = () => tab.render(document.querySelector("aside"));
+      document.querySelector("nav").append(button);
+    },
+  },
+  registerExtension(extension) { extension.setup(this); },
+};
+"""
+
+
+def module(name: str, **contents: Any) -> types.ModuleType:
+    """A module of ComfyUI's."""
+    made = types.ModuleType(name)
+    made.__dict__.update(contents)
+    sys.modules[name] = made
+    parent, _, own = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], own, made)
+    return made
+
+
+def load(path: Path, name: str) -> types.ModuleType:
+    """Runs a file as a module."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+class Patcher:
+    """`comfy.model_patcher.ModelPatcher`: a model, on the CPU until it is needed."""
+
+    def __init__(self) -> None:
+        import torch
+
+        layers = [torch.nn.Linear(2048, 2048, bias=False, dtype=torch.float16) for _ in range(8)]
+        self.model = types.SimpleNamespace(diffusion_model=torch.nn.Sequential(*layers))
+
+
+class Host:
+    """The server, and what lies behind it."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.package = options, Path(options.package)
+        load(self.package / "prestartup_script.py", "prestartup_script")
+        import torch
+
+        self.torch = torch
+        self.history: dict[str, Any] = {}
+        if options.late:
+            torch.zeros(1, device="cuda")
+        self.routes = web.RouteTableDef()
+        self.modules()
+        self.package_module = load(self.package / "__init__.py", "giant-kitten")
+        self.nodes = self.package_module.NODE_CLASS_MAPPINGS
+        self.names = self.package_module.NODE_DISPLAY_NAME_MAPPINGS
+
+    def modules(self) -> None:
+        """Everything that the package imports."""
+        loaded: list[Any] = []
+        host = self
+
+        def load_models_gpu(patchers: list[Patcher]) -> None:
+            for patcher in patchers:
+                patcher.model.diffusion_model.cuda()
+                loaded[:] = [types.SimpleNamespace(model=patcher)]
+
+        class PromptExecutor:
+            """`execution.PromptExecutor`."""
+
+            def execute(self, prompt: Any, prompt_id: str) -> None:
+                host.history[prompt_id] = host.run(prompt)
+
+        module("comfy")
+        management = module("comfy.model_management", current_loaded_models=loaded, load_models_gpu=load_models_gpu)
+        utils = module("comfy.utils", PROGRESS_BAR_HOOK=lambda *_: None)
+        utils.__dict__["set_progress_bar_global_hook"] = lambda hook: setattr(utils, "PROGRESS_BAR_HOOK", hook)
+        module("execution", PromptExecutor=PromptExecutor)
+        module("server", PromptServer=types.SimpleNamespace(instance=types.SimpleNamespace(routes=self.routes)))
+        self.management, self.utils = management, utils
+
+    def run(self, prompt: Any) -> Any:
+        """The nodes of a prompt, in the order in which they are written."""
+        torch, outputs = self.torch, {}
+        results: dict[str, Any] = {}
+        for name, node in prompt.items():
+            given = {
+                key: results[value[0]][value[1]] if isinstance(value, list) else value
+                for key, value in node["inputs"].items()
+            }
+            if node["class_type"] == "Load":
+                results[name] = (Patcher(),)
+            elif node["class_type"] == "Sample":
+                self.management.load_models_gpu([given["model"]])
+                x = torch.zeros(given["width"], 2048, device="cuda", dtype=torch.float16)
+                with torch.no_grad():
+                    for step in range(4):
+                        x = given["model"].model.diffusion_model(x)
+                        self.utils.PROGRESS_BAR_HOOK(step + 1, 4, None)
+                results[name] = (x.shape,)
+            else:
+                kind = self.nodes[node["class_type"]]
+                answer = getattr(kind(), kind.FUNCTION)(**given)
+                outputs[name] = answer.get("ui") if isinstance(answer, dict) else None
+                results[name] = answer["result"] if isinstance(answer, dict) else answer
+        return {"outputs": {name: output for name, output in outputs.items() if output}}
+
+    def serve(self) -> None:
+        """Serves until the process is ended."""
+
+        def text(content: str, kind: str) -> Any:
+            async def answer(asked: Any) -> Any:
+                return web.Response(text=content, content_type=kind)
+
+            return answer
+
+        async def prompt(asked: Any) -> Any:
+            body, known = await asked.json(), str(len(self.history))
+            executor = sys.modules["execution"].PromptExecutor()
+            await asyncio.get_running_loop().run_in_executor(None, executor.execute, body["prompt"], known)
+            return web.json_response({"prompt_id": known})
+
+        async def history(asked: Any) -> Any:
+            known = asked.match_info["known"]
+            return web.json_response({known: self.history[known]} if known in self.history else {})
+
+        async def info(asked: Any) -> Any:
+            found = {
+                name: {"input": kind.INPUT_TYPES(), "display_name": self.names[name], "category": kind.CATEGORY}
+                for name, kind in self.nodes.items()
+            }
+            return web.json_response(found)
+
+        app = web.Application()
+        app.router.add_get("/", text(PAGE, "text/html"))
+        app.router.add_get("/scripts/app.js", text(APP, "text/javascript"))
+        app.router.add_static("/extensions/giant-kitten/", self.package / self.package_module.WEB_DIRECTORY)
+        app.router.add_post("/prompt", prompt)
+        app.router.add_get("/history/{known}", history)
+        app.router.add_get("/object_info", info)
+        app.add_routes(self.routes)
+
+        async def ready(_: Any) -> None:
+            asyncio.get_running_loop().call_later(0.2, lambda: print("To see the GUI go to: here", flush=True))
+
+        app.on_startup.append(ready)
+        web.run_app(app, host="127.0.0.1", port=self.options.port, print=None)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("package")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--late", action="store_true", help="start CUDA before the package comes")
+    Host(parser.parse_args()).serve()
+
+
+if __name__ == "__main__":
+    main()

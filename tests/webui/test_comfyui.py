@@ -1,0 +1,216 @@
+"""The ComfyUI package in real Chromium: on the project's own host, and in a genuine ComfyUI where one is at hand.
+
+    GIANT_KITTEN_COMFYUI=/path/to/ComfyUI scripts/webui-test tests/webui/test_comfyui.py
+
+The genuine one runs on the rig's PyTorch (2.15.0), or on its own environment. Besides:
+
+    GIANT_KITTEN_WEBUI_CHECKPOINT  a checkpoint in the shapes of Stable Diffusion 1.5
+    GIANT_KITTEN_COMFYUI_ARGS      more arguments for its main.py
+    GIANT_KITTEN_COMFYUI_PATH      where packages of its own are, besides its environment
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import HERE, Server, free_port, picture, serving
+from giant_kitten.webui.extensions import find
+from playwright.sync_api import Locator, Page
+
+FOLDER = os.environ.get("GIANT_KITTEN_COMFYUI", "")
+CHECKPOINT = os.environ.get("GIANT_KITTEN_WEBUI_CHECKPOINT", "")
+# Of a genuine one's page, what has nothing of ours in its text or its place.
+THEIRS = r"(?s)^(?!.*(giant|kitten))"
+
+
+def host(folder: Path, *flags: str) -> Any:
+    port = free_port()
+    package = HERE.parent.parent / "webui" / "comfyui"
+    line = [sys.executable, str(HERE / "comfyui_host.py"), str(package), "--port", str(port), *flags]
+    return serving(line, f"http://127.0.0.1:{port}/", "To see the GUI go to", folder / "log", folder, GIANT_KITTEN="")
+
+
+def genuine(folder: Path, *flags: str) -> Any:
+    port, comfyui = free_port(), find(FOLDER)
+    for name in ("models/checkpoints", "output", "input", "user", "temp", "custom_nodes"):
+        (folder / name).mkdir(parents=True)
+    # Without the dialogs that greet newcomers.
+    settings = folder / "user" / "default" / "comfy.settings.json"
+    settings.parent.mkdir()
+    settings.write_text('{"Comfy.TutorialCompleted": true, "Comfy.Workflow.ShowMissingModelsWarning": false}')
+    (folder / "models" / "checkpoints" / "one.safetensors").symlink_to(Path(CHECKPOINT).resolve())
+    (folder / "custom_nodes" / "giant-kitten").symlink_to(comfyui.extension)
+    line = [
+        str(comfyui.python()), str(comfyui.folder / "main.py"), "--listen", "127.0.0.1", "--port", str(port),
+        "--base-directory", str(folder), "--disable-api-nodes", "--database-url", f"sqlite:///{folder}/user/comfyui.db",
+        *os.environ.get("GIANT_KITTEN_COMFYUI_ARGS", "").split(), *flags,
+    ]  # fmt: skip
+    variables = {
+        "GIANT_KITTEN": "",
+        "PYTHONPATH": os.environ.get("GIANT_KITTEN_COMFYUI_PATH", ""),
+        "FAKE_CUDA_FAULTS": str(folder / "faults"),
+    }
+    address = f"http://127.0.0.1:{port}/"
+    return serving(line, address, "To see the GUI go to", folder / "log", comfyui.folder, **variables)
+
+
+WAYS = {"host": (), "cudaMallocAsync": (), "disable-cuda-malloc": ("--disable-cuda-malloc",)}
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def comfyui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("comfyui")
+    if request.param == "host":
+        with host(folder) as found:
+            yield found
+        return
+    if not (FOLDER and CHECKPOINT):
+        pytest.skip("GIANT_KITTEN_COMFYUI and GIANT_KITTEN_WEBUI_CHECKPOINT name no genuine ComfyUI with a checkpoint")
+    command = [sys.executable, "-m", "giant_kitten", "webui"]
+    subprocess.run([*command, "install", FOLDER], check=True)
+    try:
+        with genuine(folder, *WAYS[request.param]) as found:
+            yield found
+        complaints = re.findall(r"giant-kitten is not in use.*|(?:WARN|ERROR) +giant_kitten.*", found.printed())
+        assert complaints == []
+    finally:
+        subprocess.run([*command, "remove", FOLDER], check=True)
+    assert not find(FOLDER).extension.exists()
+
+
+def workflow(comfyui: Server, action: str, **values: Any) -> dict[str, Any]:
+    """Loads, acts, samples, tells."""
+
+    def node(kind: str, **inputs: Any) -> dict[str, Any]:
+        return {"class_type": kind, "inputs": inputs}
+
+    options = {"reserve": 0.0, "persist": 0.0, "sort_reversed": False, "ignored_model": False, **values}
+    act = node("GiantKittenAction", model=["load", 0], action=action, **options)
+    if "CheckpointLoaderSimple" not in comfyui.get("object_info"):
+        return {
+            "load": node("Load"),
+            "act": act,
+            "sample": node("Sample", model=["act", 0], width=512),
+            "said": node("GiantKittenStatus", after=["act", 1]),
+            "status": node("GiantKittenStatus", after=["sample", 0]),
+        }
+    sampling = {"seed": time.time_ns() % 2**31, "steps": 4, "cfg": 7.5, "denoise": 1}
+    return {
+        "load": node("CheckpointLoaderSimple", ckpt_name="one.safetensors"),
+        "wanted": node("CLIPTextEncode", clip=["load", 1], text="a photograph of a kitten"),
+        "latent": node("EmptyLatentImage", width=512, height=512, batch_size=1),
+        "act": act,
+        "sample": node(
+            "KSampler", model=["act", 0], positive=["wanted", 0], negative=["wanted", 0], latent_image=["latent", 0],
+            sampler_name="euler", scheduler="normal", **sampling,
+        ),
+        "decode": node("VAEDecode", samples=["sample", 0], vae=["load", 2]),
+        "save": node("SaveImage", images=["decode", 0], filename_prefix="picture"),
+        "status": node("GiantKittenStatus", after=["decode", 0]),
+    }  # fmt: skip
+
+
+def draw(comfyui: Server, action: str, **values: Any) -> str:
+    """Sends a prompt, waits for its end, and returns what the status node said."""
+    status, answer = comfyui.post("prompt", {"prompt": workflow(comfyui, action, **values)})
+    assert status == 200, answer
+    known, until = answer["prompt_id"], time.monotonic() + 120
+    while not (history := comfyui.get(f"history/{known}")):
+        assert time.monotonic() < until, comfyui.printed()
+        time.sleep(0.1)
+    assert history[known].get("status", {}).get("status_str", "success") == "success", history
+    return str(history[known]["outputs"]["status"]["text"][0])
+
+
+def open_tab(page: Page) -> Locator:
+    # The genuine one's frontend is megabytes of script.
+    page.locator(".giant-kitten-tab-button").first.click(timeout=120000)
+    found = page.locator("giant-kitten-map")
+    found.get_by_role("region").wait_for()
+    return found
+
+
+def test_the_nodes_are_in_the_list(comfyui: Server) -> None:
+    found = comfyui.get("object_info")
+    for name, shown in (("GiantKittenAction", "Giant kitten: action"), ("GiantKittenStatus", "Giant kitten: status")):
+        assert (found[name]["display_name"], found[name]["category"]) == (shown, "giant-kitten")
+    assert comfyui.get("giant-kitten/state")["problem"] is None
+
+
+@pytest.mark.parametrize(("action", "phase"), [("activate", "active"), ("free VRAM", "freed"), ("disable", "disabled")])
+def test_actions_from_a_node(comfyui: Server, action: str, phase: str) -> None:
+    said = draw(comfyui, action, reserve=0.5)
+    assert phase in said and comfyui.device()["stats"]["phase_name"] == phase
+    work = comfyui.get("giant-kitten/state")["work"]
+    assert not work["running"] and work["iterations"] == 4
+    if action == "activate":
+        assert comfyui.device()["map"]["bytes"]["dedicated"]["model"] > 0
+        assert comfyui.device()["stats"]["reserve"] == 1 << 29
+    assert "automatic" in draw(comfyui, "automatic") and comfyui.device()["stats"]["automatic"] == 1
+
+
+def test_actions_from_the_panel(comfyui: Server, open_page: Callable[..., Page]) -> None:
+    draw(comfyui, "automatic")
+    page = open_page(comfyui.url, width=1200, ignored=THEIRS)
+    found = open_tab(page)
+    panel = page.locator(".giant-kitten")
+    panel.get_by_label("Reserve by hand in GiB").fill("0.5")
+    for name, said, phase in (
+        ("Activate", "Activated: the reserve is 512.0 MiB", "active, by hand"),
+        ("Free VRAM", "VRAM is free", "freed, by hand"),
+        ("Disable", "Disabled", "disabled, by hand"),
+        ("Automatic", "found automatically", "automatic"),
+    ):
+        panel.get_by_role("button", name=name, exact=True).click()
+        panel.locator("> [role=status]").get_by_text(said).first.wait_for()
+        found.get_by_text(phase).first.wait_for()
+    panel.get_by_label("Reserve by hand in GiB").fill("900")
+    panel.get_by_role("button", name="Activate", exact=True).click()
+    panel.locator("> [role=status]").get_by_text("“reserve” is 900 GiB, but the card has").wait_for()
+    picture(page, "comfyui" if "CheckpointLoaderSimple" in comfyui.get("object_info") else "comfyui-host")
+    other = open_tab(open_page(comfyui.url, ignored=THEIRS))
+    panel.get_by_role("button", name="Free VRAM", exact=True).click()
+    other.get_by_text("freed, by hand").first.wait_for()
+    panel.get_by_role("button", name="Automatic", exact=True).click()
+    panel.locator("> [role=status]").get_by_text("found automatically").wait_for()
+
+
+def test_wrong_values_are_answered_in_a_sentence(comfyui: Server) -> None:
+    for body, said in (
+        (b"no JSON", "A JSON object is wanted"),
+        ({"action": "dance"}, "There is no action 'dance'"),
+        ({"action": "activate", "reserve": "x"}, "“reserve” is a number"),
+        ({"action": "activate", "colour": 1}, "There is no field 'colour'"),
+    ):
+        status, answer = comfyui.post("giant-kitten/act", body)
+        assert status == 422 and said in answer["detail"], (body, answer)
+
+
+def test_too_late_is_told_in_one_sentence(tmp_path: Path, open_page: Callable[..., Page]) -> None:
+    # The prestartup script only waits for torch: without it nobody comes early enough.
+    with host_without_prestartup(tmp_path) as server:
+        page = open_page(server.url)
+        page.locator(".giant-kitten-tab-button").click()
+        page.locator("giant-kitten-map").get_by_text("giant-kitten came too late").wait_for()
+        page.locator(".giant-kitten").get_by_role("button", name="Free VRAM").click()
+        page.locator(".giant-kitten").locator("> [role=status]").get_by_text("came too late").wait_for()
+        assert "came too late" in draw(server, "activate")
+        page.close()
+
+
+def host_without_prestartup(folder: Path) -> Any:
+    port = free_port()
+    package = folder / "package"
+    shutil.copytree(HERE.parent.parent / "webui" / "comfyui", package)
+    (package / "prestartup_script.py").write_text("")
+    line = [sys.executable, str(HERE / "comfyui_host.py"), str(package), "--port", str(port), "--late"]
+    return serving(line, f"http://127.0.0.1:{port}/", "To see the GUI go to", folder / "log", folder, GIANT_KITTEN="")
