@@ -107,11 +107,13 @@ def genuine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             generate(found)
             assert found.post("sdapi/v1/options", {"sd_model_checkpoint": "one.safetensors"})[0] == 200
             yield found
-            # Not by a signal: the simulated GPU tells of its faults when the process ends by itself.
-            stop(found)
+            # Not by a signal: the simulated GPU tells of its faults when a process ends by itself. Forge never does.
+            ends = webui.kind.name != "Forge"
+            if ends:
+                stop(found)
     finally:
         command("remove")
-    assert not rig or (folder / "faults").read_text() == ""
+    assert not (rig and ends) or (folder / "faults").read_text() == ""
     assert traces() == []
     if before is not None:
         settings.write_bytes(before)
