@@ -79,7 +79,7 @@ fn freed_neighbours_become_one() {
 #[test]
 fn small_blocks_are_kept_whole_until_something_needs_them() {
     let mut arena = grown(Class::Small, 1, Tier::Dedicated);
-    let mut take = |arena: &mut Arena, bytes| arena.take(bytes, bytes, Tier::Dedicated, S0);
+    let take = |arena: &mut Arena, bytes| arena.take(bytes, bytes, Tier::Dedicated, S0);
     let (first, second) = (take(&mut arena, 1024).unwrap(), take(&mut arena, 1024).unwrap());
     let at = arena.extent(second).0;
     arena.release(first, S0);
