@@ -230,8 +230,11 @@ impl Arena {
             self.quick.pop(&self.nodes, bytes);
             return Some(self.put_to_use(id, requested));
         }
-        self.take_listed(bytes, requested, tier, stream)
-            .or_else(|| self.merge_kept().then(|| self.take_listed(bytes, requested, tier, stream)).flatten())
+        let found = self.take_listed(bytes, requested, tier, stream);
+        if found.is_none() && self.merge_kept() {
+            return self.take_listed(bytes, requested, tier, stream);
+        }
+        found
     }
 
     #[inline]

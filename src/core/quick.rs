@@ -92,7 +92,9 @@ impl QuickLists {
 
     /// Forgets all.
     pub(crate) fn clear(&mut self) {
-        *self = QuickLists::new();
+        self.heads.fill(NIL);
+        self.met.fill(0);
+        self.count = 0;
     }
 
     /// Whether a node is in the list of its size. For checks: O(length of its list).

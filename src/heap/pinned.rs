@@ -66,16 +66,16 @@ impl Heap {
             return None;
         }
         let wanted = (room / 8 / self.granule).min(GRANULES) * self.granule;
-        let sizes = [needed.max(wanted), needed];
-        let sizes = if wanted > needed { &sizes[..] } else { &sizes[1..] };
-        let (bytes, base) =
-            sizes.iter().find_map(|bytes| match self.stock.pin(*bytes, self.ledger.capacity[Tier::Shared]) {
-                Ok(base) => base.map(|base| (*bytes, base)),
+        let longer = (wanted > needed).then_some(wanted);
+        let (bytes, base) = longer.into_iter().chain([needed]).find_map(|bytes| {
+            match self.stock.pin(bytes, self.ledger.capacity[Tier::Shared]) {
+                Ok(base) => base.map(|base| (bytes, base)),
                 Err(why) => {
                     self.last_refusal = Some(why);
                     None
                 }
-            })?;
+            }
+        })?;
         let mut core = Arena::new(bytes, self.granule, self.arenas[request.index].core.class());
         let all = core.plan_growth(bytes, Tier::Shared, request.stream)?;
         core.grow(all, Tier::Shared, request.stream);

@@ -1,16 +1,7 @@
 /* Calls every function of the interface, well and wrongly. C11 and C++17. */
-#include <giant_kitten.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "check.h"
 
-#define CHECK(condition)                                                                          \
-    do {                                                                                          \
-        if (!(condition)) {                                                                       \
-            fprintf(stderr, "line %d: %s; last error: %s\n", __LINE__, #condition, gk_last_error()); \
-            exit(1);                                                                              \
-        }                                                                                         \
-    } while (0)
+#include <string.h>
 
 static const size_t MIB = (size_t)1 << 20;
 

@@ -1,45 +1,18 @@
 //! The actions of the original, on live blocks: where everything lies afterwards, and that contents and addresses stay.
 
-use super::common::{DEFAULT, Filled, GRANULE, MIB, kitten_on, machine, setup, tier_of};
+use super::common::{
+    DEFAULT, Filled, GRANULE, KEEP, MIB, ORIGINALS_LAYOUTS, SHARE, kitten_on, machine, originals_blocks, reserve,
+    setup, tier_of,
+};
 use giant_kitten::core::placement::Order;
 use giant_kitten::{Activation, Error, Phase, Reserve, Tier};
 
-const KEEP: Option<Tier> = Some(Tier::Dedicated);
-const SHARE: Option<Tier> = Some(Tier::Shared);
-
-fn reserve(bytes: u64) -> Activation {
-    Activation { reserve: Reserve::Fixed(bytes), ..Activation::default() }
-}
-
 #[test]
 fn the_layout_after_activate_is_the_originals() {
-    // Sixteen granules: two blocks of the model (6 and 2 granules), two others (4 and 3).
-    let sizes = [(6, true), (4, false), (2, true), (3, false)];
-    let cases = [
-        // reserve in granules, reversed, ignore the model: tiers of the four blocks
-        (0, false, false, [KEEP, KEEP, KEEP, KEEP]),
-        (5, false, false, [KEEP, SHARE, KEEP, KEEP]),
-        (8, false, false, [KEEP, SHARE, KEEP, SHARE]),
-        (14, false, false, [SHARE, SHARE, KEEP, SHARE]),
-        (16, false, false, [SHARE, SHARE, SHARE, SHARE]),
-        (10, true, false, [KEEP, SHARE, SHARE, SHARE]),
-        (4, true, false, [KEEP, KEEP, KEEP, SHARE]),
-        (11, false, true, [SHARE, SHARE, KEEP, KEEP]),
-        (6, true, true, [KEEP, KEEP, SHARE, SHARE]),
-    ];
-    for (kept, sort_reversed, ignore_model, expected) in cases {
+    for (kept, sort_reversed, ignore_model, expected) in ORIGINALS_LAYOUTS {
         let (gpu, kitten) = setup(16 * GRANULE, 32 * GRANULE, "");
-        let blocks = sizes.map(|(granules, model)| {
-            let block = Filled::new(&gpu, &kitten, granules * GRANULE, granules);
-            kitten.mark(block.address, model).unwrap();
-            block
-        });
-        let activation = Activation {
-            reserve: Reserve::Fixed(kept * GRANULE),
-            sort_reversed,
-            ignore_model,
-            ..Activation::default()
-        };
+        let blocks = originals_blocks(&gpu, &kitten);
+        let activation = Activation { sort_reversed, ignore_model, ..reserve(kept * GRANULE) };
         kitten.activate(0, &activation).unwrap();
         assert_eq!(blocks.map(|block| tier_of(&kitten, &block)), expected, "{activation:?}");
         blocks.iter().for_each(|block| block.check(&gpu));

@@ -1,17 +1,13 @@
 //! The actions where shared memory is pinned: nothing that exists moves, and that is said; what is new goes where it ought to.
 
-use super::common::{DEFAULT, Filled, GRANULE, Random, kitten_on, machine, setup, tier_of};
+use super::common::{
+    DEFAULT, Filled, GRANULE, KEEP, ORIGINALS_LAYOUTS, Random, SHARE, kitten_on, machine, originals_blocks, reserve,
+    setup, tier_of,
+};
 use giant_kitten::core::placement::Order;
 use giant_kitten::driver::{Rung, Stream};
 use giant_kitten::{Activation, Error, Kitten, Moved, Phase, PoolId, Reserve, Tier};
 use kitten_sim::{Access, Completion, Gpu, Outstanding};
-
-const KEEP: Option<Tier> = Some(Tier::Dedicated);
-const SHARE: Option<Tier> = Some(Tier::Shared);
-
-fn reserve(bytes: u64) -> Activation {
-    Activation { reserve: Reserve::Fixed(bytes), ..Activation::default() }
-}
 
 fn load(gpu: &Gpu, kitten: &Kitten, count: u64, granules: u64) -> Vec<Filled> {
     (0..count).map(|seed| Filled::new(gpu, kitten, granules * GRANULE, seed)).collect()
@@ -118,26 +114,9 @@ fn out_and_back(gpu: &Gpu, kitten: &Kitten, blocks: &mut [Filled], activation: &
 
 #[test]
 fn out_and_back_is_the_originals_layout() {
-    // The same cases as where blocks move under their addresses.
-    let sizes = [(6, true), (4, false), (2, true), (3, false)];
-    let cases = [
-        (0, false, false, [KEEP, KEEP, KEEP, KEEP]),
-        (5, false, false, [KEEP, SHARE, KEEP, KEEP]),
-        (8, false, false, [KEEP, SHARE, KEEP, SHARE]),
-        (14, false, false, [SHARE, SHARE, KEEP, SHARE]),
-        (16, false, false, [SHARE, SHARE, SHARE, SHARE]),
-        (10, true, false, [KEEP, SHARE, SHARE, SHARE]),
-        (4, true, false, [KEEP, KEEP, KEEP, SHARE]),
-        (11, false, true, [SHARE, SHARE, KEEP, KEEP]),
-        (6, true, true, [KEEP, KEEP, SHARE, SHARE]),
-    ];
-    for (kept, sort_reversed, ignore_model, expected) in cases {
+    for (kept, sort_reversed, ignore_model, expected) in ORIGINALS_LAYOUTS {
         let (gpu, kitten) = setup(16 * GRANULE, 32 * GRANULE, "");
-        let mut blocks = sizes.map(|(granules, model)| {
-            let block = Filled::new(&gpu, &kitten, granules * GRANULE, granules);
-            kitten.mark(block.address, model).unwrap();
-            block
-        });
+        let mut blocks = originals_blocks(&gpu, &kitten);
         let activation = Activation { sort_reversed, ignore_model, ..reserve(kept * GRANULE) };
         out_and_back(&gpu, &kitten, &mut blocks, &activation);
         assert_eq!(kitten.activate(0, &activation).unwrap().stayed, 0, "{activation:?}");

@@ -2,12 +2,44 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 use giant_kitten::driver::Stream;
-use giant_kitten::{Kitten, Options, Tier};
+use giant_kitten::{Activation, Kitten, Options, Reserve, Tier};
 use kitten_sim::{Gpu, Profile};
 
 pub const MIB: u64 = 1 << 20;
 pub const GRANULE: u64 = 2 * MIB;
 pub const DEFAULT: Stream = Stream(0);
+
+/// What is asked of a block: that it lies wholly in one tier.
+pub const KEEP: Option<Tier> = Some(Tier::Dedicated);
+pub const SHARE: Option<Tier> = Some(Tier::Shared);
+
+/// The layout of the original on a card of sixteen granules: reserve in granules, reversed, ignore the model, and the tiers of
+/// [`originals_blocks`] after the activation.
+pub const ORIGINALS_LAYOUTS: [(u64, bool, bool, [Option<Tier>; 4]); 9] = [
+    (0, false, false, [KEEP, KEEP, KEEP, KEEP]),
+    (5, false, false, [KEEP, SHARE, KEEP, KEEP]),
+    (8, false, false, [KEEP, SHARE, KEEP, SHARE]),
+    (14, false, false, [SHARE, SHARE, KEEP, SHARE]),
+    (16, false, false, [SHARE, SHARE, SHARE, SHARE]),
+    (10, true, false, [KEEP, SHARE, SHARE, SHARE]),
+    (4, true, false, [KEEP, KEEP, KEEP, SHARE]),
+    (11, false, true, [SHARE, SHARE, KEEP, KEEP]),
+    (6, true, true, [KEEP, KEEP, SHARE, SHARE]),
+];
+
+/// Two blocks of the model (6 and 2 granules) and two others (4 and 3), all dedicated.
+pub fn originals_blocks(gpu: &Gpu, kitten: &Kitten) -> [Filled; 4] {
+    [(6, true), (4, false), (2, true), (3, false)].map(|(granules, model)| {
+        let block = Filled::new(gpu, kitten, granules * GRANULE, granules);
+        kitten.mark(block.address, model).unwrap();
+        block
+    })
+}
+
+/// An activation with a reserve in bytes.
+pub fn reserve(bytes: u64) -> Activation {
+    Activation { reserve: Reserve::Fixed(bytes), ..Activation::default() }
+}
 
 /// A machine with `devices` equal devices.
 pub fn machine(devices: usize, dedicated: u64, shared: u64) -> Gpu {

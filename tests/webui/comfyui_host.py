@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.util
 import sys
 import types
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from stand_in import load, module
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>host page</title>
 <link rel="icon" href="data:,"><style>body { margin: 0; display: flex } main { flex: 1; height: 900px }
@@ -39,26 +39,6 @@ export const app = {
   registerExtension(extension) { extension.setup(this); },
 };
 """
-
-
-def module(name: str, **contents: Any) -> types.ModuleType:
-    """A module of ComfyUI's."""
-    made = types.ModuleType(name)
-    made.__dict__.update(contents)
-    sys.modules[name] = made
-    parent, _, own = name.rpartition(".")
-    if parent:
-        setattr(sys.modules[parent], own, made)
-    return made
-
-
-def load(path: Path, name: str) -> types.ModuleType:
-    """Runs a file as a module."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec and spec.loader
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
 
 
 class Patcher:
