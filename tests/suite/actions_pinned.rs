@@ -1,17 +1,13 @@
 //! The actions where shared memory is pinned: nothing that exists moves, and that is said; what is new goes where it ought to.
 
 use super::common::{
-    DEFAULT, Filled, GRANULE, KEEP, ORIGINALS_LAYOUTS, Random, SHARE, kitten_on, machine, originals_blocks, reserve,
-    setup, tier_of,
+    DEFAULT, Filled, GRANULE, KEEP, ORIGINALS_LAYOUTS, Random, SHARE, kitten_on, load, machine, originals_blocks,
+    reserve, setup, tier_of,
 };
 use giant_kitten::core::placement::Order;
 use giant_kitten::driver::{Rung, Stream};
 use giant_kitten::{Activation, Error, Kitten, Moved, Phase, PoolId, Reserve, Tier};
 use kitten_sim::{Access, Completion, Gpu, Outstanding};
-
-fn load(gpu: &Gpu, kitten: &Kitten, count: u64, granules: u64) -> Vec<Filled> {
-    (0..count).map(|seed| Filled::new(gpu, kitten, granules * GRANULE, seed)).collect()
-}
 
 #[test]
 fn a_model_that_overflows_runs() {

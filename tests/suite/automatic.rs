@@ -1,16 +1,11 @@
 //! The automatic mode: the reserve finds itself, and pays.
 
-use super::common::{DEFAULT, Filled, GRANULE, Random, kitten_on, machine, setup, tier_of};
+use super::common::{DEFAULT, Filled, GRANULE, Random, kitten_on, load, machine, setup, tier_of};
 use giant_kitten::{Activation, Kitten, Phase, Reserve, Tier};
 use kitten_sim::Gpu;
 
 const UNET: &str = "unet";
 const VAE: &str = "vae";
-
-/// So many weights of two granules each.
-fn load(gpu: &Gpu, kitten: &Kitten, count: u64) -> Vec<Filled> {
-    (0..count).map(|seed| Filled::new(gpu, kitten, 2 * GRANULE, seed)).collect()
-}
 
 /// Bytes over the link of one interval: scratch is written and read, weights are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,7 +41,7 @@ fn all_as_they_were(gpu: &Gpu, kitten: &Kitten, blocks: &[Filled]) {
 #[test]
 fn the_reserve_finds_itself() {
     let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "reserve:auto");
-    let weights = load(&gpu, &kitten, 14);
+    let weights = load(&gpu, &kitten, 14, 2);
     kitten.safe_point(0, UNET).unwrap();
     let first = work(&kitten, &weights, &[3, 3, 2], 10);
     assert!(first.scratch > 0, "28 of 32 granules are weights, and 8 are wanted");
@@ -70,7 +65,7 @@ fn the_reserve_finds_itself() {
 #[test]
 fn the_reserve_is_found_without_being_told_of_reads() {
     let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "");
-    let weights = load(&gpu, &kitten, 14);
+    let weights = load(&gpu, &kitten, 14, 2);
     for _ in 0..2 {
         kitten.reset().unwrap();
         work(&kitten, &[], &[4, 4], 10);
@@ -83,7 +78,7 @@ fn the_reserve_is_found_without_being_told_of_reads() {
 #[test]
 fn where_everything_fits_nothing_is_done() {
     let (gpu, kitten) = setup(64 * GRANULE, 64 * GRANULE, "");
-    let weights = load(&gpu, &kitten, 14);
+    let weights = load(&gpu, &kitten, 14, 2);
     for interval in 0..4 {
         let calls = gpu.total_calls();
         assert_eq!(kitten.safe_point(0, UNET).unwrap(), Default::default());
@@ -97,7 +92,7 @@ fn where_everything_fits_nothing_is_done() {
 #[test]
 fn a_fixed_reserve_is_obeyed() {
     let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "reserve:6MiB");
-    let weights = load(&gpu, &kitten, 14);
+    let weights = load(&gpu, &kitten, 14, 2);
     for _ in 0..3 {
         kitten.safe_point(0, UNET).unwrap();
         work(&kitten, &weights, &[3, 3, 2], 10);
@@ -113,7 +108,7 @@ fn a_fixed_reserve_is_obeyed() {
 #[test]
 fn an_action_ends_the_automatic_mode_and_an_automatic_activation_begins_it_again() {
     let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "");
-    let weights = load(&gpu, &kitten, 14);
+    let weights = load(&gpu, &kitten, 14, 2);
     let automatic = || kitten.stats(0).unwrap().automatic;
     assert!(automatic());
     kitten.disable(0, Activation::default().order()).unwrap();
@@ -130,7 +125,7 @@ fn an_action_ends_the_automatic_mode_and_an_automatic_activation_begins_it_again
 #[test]
 fn each_kind_of_work_finds_its_own() {
     let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "");
-    let unet = load(&gpu, &kitten, 12);
+    let unet = load(&gpu, &kitten, 12, 2);
     let vae: Vec<_> = (0..2).map(|seed| Filled::new(&gpu, &kitten, 2 * GRANULE, 100 + seed)).collect();
     let mut last = Vec::new();
     for generation in 0..4 {
@@ -158,7 +153,7 @@ fn traffic(
 ) -> Vec<(u64, u64)> {
     let gpu = machine(1, 32 * GRANULE, 256 * GRANULE);
     let kitten = kitten_on(&gpu, options);
-    let weights = load(&gpu, &kitten, weights);
+    let weights = load(&gpu, &kitten, weights, 2);
     let mut kind = 0;
     let found = (0..intervals)
         .map(|i| {
@@ -216,7 +211,7 @@ fn nothing_thrashes() {
 #[test]
 fn a_growing_cache_is_followed_without_thrashing() {
     let (gpu, kitten) = setup(32 * GRANULE, 256 * GRANULE, "");
-    let weights = load(&gpu, &kitten, 10);
+    let weights = load(&gpu, &kitten, 10, 2);
     let mut cache: Vec<Filled> = Vec::new();
     let mut moved = 0;
     for token in 0..60 {
@@ -235,7 +230,7 @@ fn a_growing_cache_is_followed_without_thrashing() {
 #[test]
 fn nothing_moves_during_a_capture() {
     let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "");
-    let weights = load(&gpu, &kitten, 14);
+    let weights = load(&gpu, &kitten, 14, 2);
     for _ in 0..2 {
         kitten.safe_point(0, UNET).unwrap();
         work(&kitten, &weights, &[4, 4], 10);

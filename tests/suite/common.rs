@@ -36,6 +36,11 @@ pub fn originals_blocks(gpu: &Gpu, kitten: &Kitten) -> [Filled; 4] {
     })
 }
 
+/// So many equal blocks.
+pub fn load(gpu: &Gpu, kitten: &Kitten, count: u64, granules: u64) -> Vec<Filled> {
+    (0..count).map(|seed| Filled::new(gpu, kitten, granules * GRANULE, seed)).collect()
+}
+
 /// An activation with a reserve in bytes.
 pub fn reserve(bytes: u64) -> Activation {
     Activation { reserve: Reserve::Fixed(bytes), ..Activation::default() }
