@@ -8,8 +8,12 @@ KINDS = ("requested_bytes", "allocated_bytes", "active_bytes", "allocation", "ac
 FIELDS = ("current", "peak", "allocated", "freed")
 
 
-def sample(label: object) -> None:
+# Without what a block has beyond its request: where PyTorch's own keeps what is left of a block, up to 1 MiB, in it.
+EXACT = ("requested_bytes", "allocation", "active")
+
+
+def sample(label: object, kinds: tuple[str, ...] = KINDS) -> None:
     """Prints PyTorch's figures of the current device."""
     stats = torch.cuda.memory_stats()
-    figures = {kind: [stats[f"{kind}.all.{field}"] for field in FIELDS] for kind in KINDS}
+    figures = {kind: [stats[f"{kind}.all.{field}"] for field in FIELDS] for kind in kinds}
     print(label, figures, stats["num_ooms"], flush=True)
