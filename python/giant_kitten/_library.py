@@ -6,6 +6,7 @@ import ctypes
 import functools
 import json
 import os
+import struct
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -84,16 +85,32 @@ def library() -> ctypes.PyDLL:
     """The library. Its calls keep Python's lock, so that no Python thread launches work during an action."""
     where = library_path()
     try:
+        _whole(where)
         loaded = ctypes.PyDLL(str(where))
-    except OSError as why:
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(loaded, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as why:
         raise Error(
             f"giant-kitten's library cannot be loaded from {where} ({why}): reinstall the package, or set "
             "GIANT_KITTEN_LIBRARY to where it is"
         ) from why
-    for name, (result, arguments) in _SIGNATURES.items():
-        function = getattr(loaded, name)
-        function.restype, function.argtypes = result, arguments
     return loaded
+
+
+def _whole(where: Path) -> None:
+    """Raises OSError of a Linux library that was cut short, as a full disk leaves it: loading it would end the process.
+
+    The table of sections is what the linker writes last (System V ABI, "ELF Header").
+    """
+    with where.open("rb") as file:
+        header = file.read(64)
+        if len(header) == 64 and header.startswith(b"\x7fELF\x02\x01"):
+            (table,) = struct.unpack_from("<Q", header, 0x28)
+            each, count = struct.unpack_from("<HH", header, 0x3A)
+            size = os.fstat(file.fileno()).st_size
+            if table + each * count > size:
+                raise OSError(f"it was cut short: {size} bytes of {table + each * count}")
 
 
 def fail() -> NoReturn:

@@ -179,13 +179,20 @@ def _segment(segment: dict[str, Any], device: int, frames: dict[int, list[dict[s
 def _complete_mem_get_info(torch: Any) -> None:
     native = torch.cuda.mem_get_info
 
+    wanted = os.environ.get("GIANT_KITTEN_MEM_GET_INFO", "") or "both"
+    if wanted not in ("both", "dedicated"):
+        warnings.warn(
+            f'GIANT_KITTEN_MEM_GET_INFO={wanted} is not understood, "both" tiers are told: it takes both|dedicated'
+        )
+    tells_dedicated = wanted == "dedicated"
+
     def mem_get_info(device: Any = None) -> tuple[int, int]:
         """Free and total memory in bytes: that of the card and what may be shared, or the card's alone.
 
         Programs that offload by themselves go by it, and would let nothing overflow if it told of the card alone.
         The option is the environment variable GIANT_KITTEN_MEM_GET_INFO: "both" (the default) or "dedicated".
         """
-        if os.environ.get("GIANT_KITTEN_MEM_GET_INFO", "both") == "dedicated":
+        if tells_dedicated:
             free, total = native(device)
             return int(free), int(total)
         from ._device import index

@@ -213,7 +213,7 @@ def serving(comfyui: Path, case: Case, folder: Path, checkpoint: Path) -> Iterat
     """A server that is ended at the end, whatever happens."""
     server = Server(comfyui, case, folder, checkpoint)
     try:
-        server.wait_for("listening", 120, "/system_stats")
+        server.wait_for("listening", 600, "/system_stats")
         yield server
         server.end()
     finally:

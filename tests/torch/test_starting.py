@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import giant_kitten
 import pytest
 from conftest import python
 
@@ -29,6 +31,25 @@ def test_options_in_the_variable() -> None:
 def test_an_unreadable_option_is_said_and_the_program_goes_on(variable: str, said: str) -> None:
     printed = python(IS_OURS, GIANT_KITTEN=variable)
     assert printed.endswith("native\n") and "giant-kitten is not in use" in printed and said in printed
+
+
+def test_what_mem_get_info_shall_tell_is_read_at_the_start() -> None:
+    printed = python("import torch", GIANT_KITTEN_MEM_GET_INFO="all")
+    assert "GIANT_KITTEN_MEM_GET_INFO=all is not understood" in printed and "both|dedicated" in printed
+
+
+@pytest.mark.parametrize("part", [0.0, 0.05, 0.9, None])
+def test_a_library_that_cannot_be_loaded_is_said_and_the_program_goes_on(part: float | None, tmp_path: Path) -> None:
+    library = tmp_path / "library.so"
+    if part is not None:
+        whole = giant_kitten.library_path().read_bytes()
+        library.write_bytes(whole[: int(part * len(whole))])
+    else:
+        # Another library.
+        library = Path(ctypes.util.find_library("m") or "")
+    printed = python(IS_OURS, GIANT_KITTEN_LIBRARY=str(library))
+    assert printed.endswith("native\n") and "reinstall the package" in printed
+    assert "it was cut short" in printed or not part
 
 
 def test_asking_for_torch_is_not_importing_it() -> None:
