@@ -160,7 +160,7 @@ class Server:
     def unload(self) -> None:
         """Has the models unloaded, and looks whether their memory is given back."""
         self.post("/free", {"unload_models": True, "free_memory": True})
-        until = time.monotonic() + 20
+        until = time.monotonic() + 120
         while (held := self.get("/system_stats")["devices"][0]["torch_vram_total"]) > 512 << 20:
             if time.monotonic() > until:
                 raise Failure(f"{held >> 20} MiB are still held after all models were unloaded")
@@ -184,7 +184,7 @@ class Server:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-                raise Failure("the server did not end within 30 s") from None
+                raise Failure("the server did not end within 120 s") from None
 
 
 def workflow(number: int, width: int, height: int, count: int) -> dict[str, Any]:
