@@ -97,6 +97,8 @@ class Server:
         ]
         # fmt: on
         with self.log.open("w") as log:
+            # Whoever runs this in a shell's background ignores Ctrl-C and hands that on: the server shall heed it.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             self.process = subprocess.Popen(command, cwd=comfyui, env=variables, stdout=log, stderr=subprocess.STDOUT)
 
     def _profile(self) -> Path:
