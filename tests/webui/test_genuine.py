@@ -290,11 +290,13 @@ def test_each_of_the_originals_options_has_its_effect(genuine: Server) -> None:
 
     stats = act(2, 2.5, 0, False, False, False)
     assert stats["phase_name"] == "active" and stats["automatic"] == 0 and stats["reserve"] == 2560 * MIB
-    kinds = genuine.device()["map"]["bytes"]
-    assert kinds["dedicated"]["model"] > 0 and kinds["dedicated"]["other"] < 16 * MIB, "the UNet goes first"
+    first = genuine.device()["map"]["bytes"]["dedicated"]
     act(2, 2.5, 0, False, False, True)
     kinds = genuine.device()["map"]["bytes"]
+    print(first, kinds)
     assert kinds["dedicated"]["other"] > 64 * MIB, "all tensors are equal"
+    # Small tensors share their granules with the UNet's, and go where it goes.
+    assert first["model"] > kinds["dedicated"]["model"] and first["other"] < 32 * MIB, "the UNet goes first"
     small_first = genuine.device()["stats"]["shared_allocated"]
     act(2, 2.5, 0, False, True, True)
     assert genuine.device()["map"]["bytes"]["shared"] != kinds["shared"] and small_first > 0

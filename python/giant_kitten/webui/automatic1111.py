@@ -33,18 +33,20 @@ except ImportError:
 GIB = 1 << 30
 MODES = ("automatic", "by hand")
 
-HELP = """
-- `activate` places everything anew, the model first and small tensors before large ones, and leaves `reserve` GiB of
-VRAM to what a generation needs besides; nothing is moved afterwards
-- `disable` does the same with all of the VRAM, and lets memory move again (choose this to undo everything)
-- `free VRAM` moves everything to shared memory, so that another program has the card; generating still works, slower
-- `no abort` goes on with the generation; without it, the action alone is done
-- `sort reversed` gives large tensors the VRAM before small ones
-- `ignored model` treats all tensors equally, instead of the UNet's first
-- `persist` withholds so much VRAM while active, as if the card were smaller (0 unless you test that)
-
-Which reserve? The panel “Giant kitten: memory” tells after one generation; its automatic mode needs none of this.
-"""
+HELP = {
+    "activate": "places everything anew, the model first and small tensors before large ones, and leaves “reserve” GiB "
+    "of VRAM to what a generation needs besides; nothing moves afterwards",
+    "disable": "does the same with all of the VRAM, and lets memory move again (choose this to undo everything)",
+    "free VRAM": "moves everything to shared memory, so that another program has the card; generating still works, "
+    "slower",
+    "no abort": "goes on with the generation; without it, the action alone is done",
+    "sort reversed": "gives large tensors the VRAM before small ones",
+    "ignored model": "treats all tensors equally, instead of the UNet's first",
+    "persist": "withholds so much VRAM while active, as if the card were smaller (0 unless you test that)",
+}
+WHICH_RESERVE = (
+    "Which reserve? The panel “Giant kitten: memory” tells after one generation; its automatic mode needs none of this."
+)
 
 
 # ---- The WebUI -----------------------------------------------------------------------------------------------------
