@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, sync_playwright
 
 HERE = Path(__file__).parent
 EXTENSION = HERE.parent.parent / "webui" / "automatic1111"
@@ -82,11 +82,43 @@ def is_error(text: str, ignored: str) -> bool:
     return text.startswith("error") and not (ignored and re.search(ignored, text))
 
 
-def picture(page: Page, name: str) -> None:
-    """Keeps a picture of a page, where GIANT_KITTEN_PICTURES says in which folder."""
+def picture(shown: Page | Locator, name: str) -> None:
+    """Keeps a picture of a page or of a part of one, where GIANT_KITTEN_PICTURES says in which folder."""
     if PICTURES:
         Path(PICTURES).mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=str(Path(PICTURES) / f"{name}.png"), full_page=True)
+        whole = {"full_page": True} if isinstance(shown, Page) else {}
+        shown.screenshot(path=str(Path(PICTURES) / f"{name}.png"), **whole)
+
+
+def contrast(page: Page) -> float:
+    """The least contrast of any text of the map with what lies behind it."""
+    found: list[float] = page.evaluate(CONTRAST)
+    assert found
+    return min(found)
+
+
+# As WCAG defines it.
+CONTRAST = """() => {
+  const root = document.querySelector("giant-kitten-map").shadowRoot;
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = (colour) => {
+    const linear = (c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = numbers(colour).map((c) => linear(c / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (at) => {
+    for (; at; at = at.parentElement) {
+      const found = getComputedStyle(at).backgroundColor;
+      if (numbers(found).length < 4 || numbers(found)[3] > 0) return found;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const all = [...root.querySelectorAll("b, span, th, td, dt, dd, p, summary")];
+  return all.filter((at) => at.textContent && at.clientWidth).map((at) => {
+    const pair = [light(getComputedStyle(at).color), light(behind(at))].sort((a, b) => b - a);
+    return (pair[0] + 0.05) / (pair[1] + 0.05);
+  });
+}"""
 
 
 def free_port() -> int:

@@ -30,7 +30,7 @@ from typing import Any
 
 import models
 import pytest
-from conftest import Server, free_port, picture, serving
+from conftest import Server, contrast, free_port, picture, serving
 from giant_kitten.webui.extensions import find
 from playwright.sync_api import Page
 
@@ -67,6 +67,9 @@ def traces() -> list[str]:
     settings = webui.folder / "config.json"
     if settings.exists():
         found += [key for key in json.loads(settings.read_text()) if "giant_kitten" in key]
+    described = webui.folder / "params.txt"
+    if described.exists():
+        found += re.findall("Giant kitten.*", described.read_text())
     controls = webui.folder / "ui-config.json"
     if controls.exists():
         found += [key for key in json.loads(controls.read_text()) if "GK:" in key or "giant" in key.lower()]
@@ -293,7 +296,6 @@ def test_each_of_the_originals_options_has_its_effect(genuine: Server) -> None:
     first = genuine.device()["map"]["bytes"]["dedicated"]
     act(2, 2.5, 0, False, False, True)
     kinds = genuine.device()["map"]["bytes"]
-    print(first, kinds)
     assert kinds["dedicated"]["other"] > 64 * MIB, "all tensors are equal"
     # Small tensors share their granules with the UNet's, and go where it goes.
     assert first["model"] > kinds["dedicated"]["model"] and first["other"] < 32 * MIB, "the UNet goes first"
@@ -331,20 +333,32 @@ def open_panel(page: Page) -> Any:
     return found
 
 
-def test_pictures_of_the_page(genuine: Server, open_page: Callable[..., Page]) -> None:
+def choose_script(page: Page) -> None:
+    page.locator("#tab_txt2img #script_list input").first.click()
+    page.locator("ul.options li", has_text=re.compile("^ *✓? *Giant kitten *$")).first.click()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_pictures_of_the_page(genuine: Server, open_page: Callable[..., Page], theme: str) -> None:
     """What the documents show: after a picture that needs more than the card has, wide and narrow."""
     assert genuine.post("giant-kitten/v1/act", {"action": "automatic"})[0] == 200
     generate(genuine)
     generate(genuine, width=1536, height=1536)
-    forge = find(FOLDER).kind.name == "Forge"
-    for width, name in ((1100, ""), (360, "-narrow")):
-        address = genuine.url + ("?__theme=dark" if forge else "?__theme=light")
-        page = open_page(address, width, "dark" if forge else "light", ignored=THEIRS)
+    name = find(FOLDER).kind.name.lower()
+    for width, end in ((1100, theme), (360, f"{theme}-narrow")):
+        page = open_page(f"{genuine.url}?__theme={theme}", width, theme, ignored=THEIRS)
         found = open_panel(page)
         found.get_by_text("seconds per iteration").wait_for()
         box = found.bounding_box()
-        assert box and box["width"] <= width
-        picture(page, find(FOLDER).kind.name.lower() + name)
+        assert box and box["width"] <= width and contrast(page) >= 4.5
+        picture(page, f"{name}-{end}")
+        choose_script(page)
+        page.locator("#tab_txt2img").get_by_text("GK: persist").wait_for()
+        picture(page.locator("#txt2img_script_container"), f"{name}-script-{end}")
+        page.locator("#tabs > .tab-nav button", has_text="Settings").first.click()
+        page.locator("#settings button", has_text="Giant kitten").first.click()
+        page.locator("#setting_giant_kitten_mode").wait_for()
+        picture(page, f"{name}-settings-{end}")
         page.close()
 
 
@@ -353,8 +367,7 @@ def test_the_page_and_a_reload_of_the_ui(genuine: Server, open_page: Callable[..
     page = open_page(genuine.url, height=1000, ignored=THEIRS)
     found = open_panel(page)
     found.get_by_text("Reserve 512.0 MiB (given).").wait_for()
-    page.locator("#tab_txt2img #script_list input").first.click()
-    page.locator("ul.options li", has_text=re.compile("^ *✓? *Giant kitten *$")).first.click()
+    choose_script(page)
     page.locator("#tab_txt2img").get_by_text("GK: free VRAM").first.click()
     page.locator("#txt2img_generate").click()
     page.locator("#html_info_txt2img").first.get_by_text("VRAM is free").wait_for(timeout=60000)
