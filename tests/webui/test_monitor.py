@@ -169,7 +169,7 @@ def test_the_legend_stands_beside_its_boxes_however_narrow(
 
 
 # Where the box and the first line of each row's name are.
-LEGEND = """() => [...document.querySelector("giant-kitten-map").shadowRoot.querySelectorAll("tbody th")].map((head) => {
+LEGEND = """() => [...document.querySelector("giant-kitten-map").shadowRoot.querySelectorAll("tbody th")].map(head => {
   const words = document.createRange();
   words.selectNodeContents(head.lastChild);
   return [head.querySelector("i").getBoundingClientRect(), words.getClientRects()[0]].map((found) => found.toJSON());
