@@ -6,6 +6,7 @@ holds its own queue while it calls an action: actions belong between two pieces 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -114,6 +115,8 @@ class Host:
     """Brings the model to the GPU where it is parked on the CPU."""
     decoder: Callable[[], Any] = lambda: None
     """The module that makes pictures of what the model made. None where it is not known."""
+    companions: Callable[[], list[Any]] = list
+    """The modules that work beside the model in each step of the generation that runs: its ControlNets."""
 
 
 @dataclass
@@ -146,6 +149,8 @@ class Session:
         self._following: list[_automatic.Following] = []
         self._placed: list[Any] = []
         """The weights that were placed or marked last."""
+        self._companions: list[Any] = []
+        """The first weights of what worked beside the model last."""
         self._trouble: str | None = None
         """What went wrong without anybody to tell: the page tells it."""
         self._lock = threading.Lock()
@@ -252,6 +257,16 @@ class Session:
             self.tell(f"The new checkpoint could not be placed as the one before. {why}")
         self._placed = _weights(model)
 
+    def _mark_companions(self) -> None:
+        """Marks what works beside the model as belonging to it: nothing moves now, and the next action places it so."""
+        companions = self.host.companions()
+        weights = [_weights(module, 1) for module in companions]
+        if weights == self._companions:
+            return
+        self._companions = weights
+        with contextlib.suppress(_library.Error):
+            _placement.mark(companions)
+
     # ---- Generations ------------------------------------------------------------------------------------------------
 
     def begin(self, kind: str) -> str:
@@ -296,6 +311,7 @@ class Session:
         if _install.is_installed():
             # Some WebUIs load the model within the generation, or another for its later steps.
             self._place_again(thorough=self._work is not None and self._work.iterations == 0)
+            self._mark_companions()
         with self._lock:
             work = self._work
             if work is None or not work.running:
