@@ -297,6 +297,8 @@ def test_a_controlnet(placed: Server) -> None:
         with ThreadPoolExecutor() as pool:
             marked = pool.submit(lambda: max(marked_while_running(placed)))
             images, said = generate(placed, steps=20, alwayson_scripts={"controlnet": {"args": [unit]}})
+        assert images and "control_zero" in said
+        assert marked.result() >= unet_size() + controlnet_size(), "it belongs to the model while it works beside it"
         assert is_all_dedicated(placed.device())
     assert len(generate(placed)[0]) == 1
 
