@@ -186,7 +186,7 @@ def test_where_cuda_has_started_before_it_is_told_in_one_sentence(
                 assert images == [] and "giant-kitten came too late" in said
                 assert len(generate(server)[0]) == 1
                 page = open_page(server.url, ignored=THEIRS)
-                page.locator("#txt2img_generate").wait_for()
+                shown(page)
                 page.locator("#tab_txt2img").get_by_text("Giant kitten: memory").first.click()
                 found = page.locator("#tab_txt2img giant-kitten-map")
                 found.get_by_text("giant-kitten came too late").wait_for(timeout=30000)
@@ -230,27 +230,45 @@ MODES = ({"action": "automatic"}, {"action": "activate", "reserve": 0.5})
 
 @pytest.fixture(params=MODES, ids=("automatic", "by hand"))
 def placed(genuine: Server, request: pytest.FixtureRequest) -> Iterator[Server]:
-    """The server in one mode or the other; and all of the model is dedicated at the end, and marked."""
+    """The server in one mode or the other; and at the end the model lies in dedicated memory while it works."""
     assert genuine.post("giant-kitten/v1/act", request.param)[0] == 200
     assert genuine.device()["stats"]["out_of_memory"] == 0
     yield genuine
-    found = genuine.device()
-    assert is_all_dedicated(found), found["map"]["bytes"]
-    assert found["stats"]["out_of_memory"] == 0 and found["stats"]["automatic"] == (request.param is MODES[0])
+    _, _, seen = look_on(genuine, steps=20)
+    assert any(map(is_all_dedicated, seen)), seen[-1]["map"]["bytes"]
+    stats = genuine.device()["stats"]
+    assert stats["out_of_memory"] == 0 and stats["automatic"] == (request.param is MODES[0])
 
 
-def is_all_dedicated(device: Any) -> bool:
+def look_on(server: Server, **body: Any) -> tuple[list[Any], str, list[Any]]:
+    """Generates, and looks at the device again and again while steps are made."""
+
+    def looks() -> Iterator[Any]:
+        until, began = time.monotonic() + 120, False
+        while time.monotonic() < until:
+            state = server.get("giant-kitten/state")
+            running = state["work"]["running"] and state["work"]["iterations"] > 1
+            if running:
+                yield state["devices"][0]
+            elif began:
+                return
+            began = began or running
+            time.sleep(0.02)
+
+    with ThreadPoolExecutor() as pool:
+        seen = pool.submit(lambda: list(looks()))
+        return (*generate(server, **body), seen.result())
+
+
+def is_all_dedicated(device: Any, companions: int = 0) -> bool:
     """Whether the UNet of one checkpoint, and of no other, is marked as the model and dedicated.
 
-    A ControlNet that was used may be marked with it. Where the card is full to the brim then, a little of them may have
-    made room for the decoder.
+    `companions` are bytes of what is marked besides.
     """
-    kinds, stats = device["map"]["bytes"], device["stats"]
-    near, far = kinds["dedicated"]["model"], kinds["shared"]["model"]
-    left = stats["dedicated_capacity"] - stats["dedicated_allocated"] - stats["reserve"]
+    kinds, wanted = device["map"]["bytes"], unet_size() + companions
     # Blocks are rounded up.
-    known = any(size <= near + far < size + 8 * MIB for size in (unet_size(), unet_size() + controlnet_size()))
-    return bool(known and far < (64 if left < 16 * MIB else 4) * MIB)
+    near, far = kinds["dedicated"]["model"], kinds["shared"]["model"]
+    return bool(wanted <= near + far < wanted + 8 * MIB and far < 4 * MIB)
 
 
 def unet_size() -> int:
@@ -294,27 +312,11 @@ def test_a_controlnet(placed: Server) -> None:
     # Its own API takes the name of the picture that it has in this version.
     unit["image"] = generate(placed)[0][0]
     for _ in range(2):
-        with ThreadPoolExecutor() as pool:
-            marked = pool.submit(lambda: max(marked_while_running(placed)))
-            images, said = generate(placed, steps=20, alwayson_scripts={"controlnet": {"args": [unit]}})
+        images, said, seen = look_on(placed, steps=20, alwayson_scripts={"controlnet": {"args": [unit]}})
         assert images and "control_zero" in said
-        assert marked.result() >= unet_size() + controlnet_size(), "it belongs to the model while it works beside it"
-        assert is_all_dedicated(placed.device())
+        # It belongs to the model while it works beside it.
+        assert any(is_all_dedicated(device, controlnet_size()) for device in seen), seen[-1]["map"]["bytes"]
     assert len(generate(placed)[0]) == 1
-
-
-def marked_while_running(server: Server) -> Iterator[int]:
-    """What is marked as the model's, at each look from a generation's beginning to its end."""
-    until, began = time.monotonic() + 60, False
-    while time.monotonic() < until:
-        state = server.get("giant-kitten/state")
-        running = state["work"]["running"]
-        began = began or running
-        if began and not running:
-            return
-        kinds = state["devices"][0]["map"]["bytes"]
-        yield kinds["dedicated"]["model"] + kinds["shared"]["model"]
-        time.sleep(0.02)
 
 
 def modules(server: Server) -> list[str]:
@@ -407,8 +409,13 @@ def test_two_tabs_of_the_page(genuine: Server, open_page: Callable[..., Page]) -
 THEIRS = r"Element is not in the DOM|ERR_NAME_NOT_RESOLVED|404|webui-assets"
 
 
+def shown(page: Page) -> None:
+    """Waits for the page: megabytes of script, beside a server that may be busy."""
+    page.locator("#txt2img_generate").wait_for(timeout=60000)
+
+
 def open_panel(page: Page) -> Any:
-    page.locator("#txt2img_generate").wait_for()
+    shown(page)
     page.locator("#tab_txt2img").get_by_text("Giant kitten: memory").first.click()
     found = page.locator("#tab_txt2img giant-kitten-map")
     found.get_by_role("region").wait_for(timeout=30000)
@@ -462,11 +469,11 @@ def test_the_page_and_a_reload_of_the_ui(genuine: Server, open_page: Callable[..
     # The page goes on asking while the server is away, and so does gradio: what that one says does not count.
     page.close()
     page = open_page(genuine.url, ignored=".")
-    page.locator("#txt2img_generate").wait_for()
+    shown(page)
     # Its buttons do nothing before gradio has bound them.
     page.wait_for_timeout(3000)
     page.get_by_text("Reload UI").last.click()
-    for _ in range(180):
+    for _ in range(360):
         if genuine.printed().count("Startup time") > starts:
             break
         page.wait_for_timeout(500)
