@@ -260,15 +260,16 @@ def look_on(server: Server, **body: Any) -> tuple[list[Any], str, list[Any]]:
         return (*generate(server, **body), seen.result())
 
 
-def is_all_dedicated(device: Any, companions: int = 0) -> bool:
+def is_all_dedicated(device: Any, *beside: int) -> bool:
     """Whether the UNet of one checkpoint, and of no other, is marked as the model and dedicated.
 
-    `companions` are bytes of what is marked besides.
+    `beside` are the bytes of what is marked with it: of nothing, or of a ControlNet that is kept, if it is not given.
     """
-    kinds, wanted = device["map"]["bytes"], unet_size() + companions
-    # Blocks are rounded up.
+    kinds = device["map"]["bytes"]
     near, far = kinds["dedicated"]["model"], kinds["shared"]["model"]
-    return bool(wanted <= near + far < wanted + 8 * MIB and far < 4 * MIB)
+    known = [unet_size() + size for size in beside or (0, controlnet_size())]
+    # Blocks are rounded up.
+    return any(size <= near + far < size + 8 * MIB for size in known) and bool(far < 4 * MIB)
 
 
 def unet_size() -> int:
