@@ -38,7 +38,7 @@
     svg { display: block; width: 100%; height: auto; overflow: visible }
     table { border-collapse: collapse; width: 100%; margin: 2px 0 8px; font-variant-numeric: tabular-nums }
     caption { position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden }
-    th, td { text-align: right; padding: 2px 0 2px 8px; font-weight: 400; border-bottom: 1px solid var(--well); white-space: nowrap }
+    th, td { text-align: right; vertical-align: top; padding: 2px 0 2px 8px; font-weight: 400; border-bottom: 1px solid var(--well); white-space: nowrap }
     th:first-child { text-align: left; padding-left: 0; white-space: normal } thead th { color: var(--soft); font-size: 12px }
     tbody th { position: relative } tbody th:first-child { padding-left: 20px }
     th i { position: absolute; left: 0; top: calc(2px + 0.72em - 6px); width: 14px; height: 12px } th i svg { height: 12px }
@@ -52,6 +52,7 @@
       .card { padding: 8px; font-size: 12px } th, td { padding-left: 4px } thead th { font-size: 11px }
       h2 { font-size: 13px } tbody th:first-child { padding-left: 15px } th i { width: 11px; overflow: hidden } dl { grid-template-columns: 1fr 1fr; gap: 4px 8px }
     }
+    @container (max-width: 200px) { th, td { white-space: normal } }
     .m { fill: var(--model) } .o { fill: var(--other) } .s { fill: var(--scratch) } .f { fill: var(--free) } .n { fill: var(--well) }
   `;
 

@@ -152,6 +152,21 @@ def open_tab(page: Page) -> Locator:
     return found
 
 
+# The first test: later the package is in the genuine one already.
+def test_dynamic_vram_is_told_of_and_prompts_run(tmp_path: Path) -> None:
+    with installed():
+        if not has_dynamic_vram():
+            pytest.skip("this ComfyUI has no dynamic VRAM")
+        with genuine(tmp_path / "dynamic") as server:
+            assert "DynamicVRAM support detected and enabled" in server.printed()
+            draw(server, "activate", reserve=0.5)
+            assert "start with --disable-dynamic-vram" in server.get("giant-kitten/state")["problem"]
+            # The weights are none of ours; what is needed besides is.
+            kinds, stats = server.device()["map"]["bytes"], server.device()["stats"]
+            assert kinds["dedicated"]["model"] == kinds["shared"]["model"] == 0 < stats["allocated_peak"]
+            assert stats["out_of_memory"] == 0
+
+
 def test_the_nodes_are_in_the_list(comfyui: Server) -> None:
     found = comfyui.get("object_info")
     for name, shown in (("GiantKittenAction", "Giant kitten: action"), ("GiantKittenStatus", "Giant kitten: status")):
@@ -238,17 +253,3 @@ def host_without_prestartup(folder: Path) -> Any:
     (package / "prestartup_script.py").write_text("")
     line = [sys.executable, str(HERE / "comfyui_host.py"), str(package), "--port", str(port), "--late"]
     return serving(line, f"http://127.0.0.1:{port}/", "To see the GUI go to", folder / "log", folder, GIANT_KITTEN="")
-
-
-def test_dynamic_vram_is_told_of_and_prompts_run(tmp_path: Path) -> None:
-    with installed():
-        if not has_dynamic_vram():
-            pytest.skip("this ComfyUI has no dynamic VRAM")
-        with genuine(tmp_path / "dynamic") as server:
-            assert "DynamicVRAM support detected and enabled" in server.printed()
-            draw(server, "activate", reserve=0.5)
-            assert "start with --disable-dynamic-vram" in server.get("giant-kitten/state")["problem"]
-            # The weights are none of ours; what is needed besides is.
-            kinds, stats = server.device()["map"]["bytes"], server.device()["stats"]
-            assert kinds["dedicated"]["model"] == kinds["shared"]["model"] == 0 < stats["allocated_peak"]
-            assert stats["out_of_memory"] == 0

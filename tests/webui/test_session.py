@@ -231,6 +231,15 @@ def test_a_generation_is_observed(session: Session) -> None:
     assert session.state()["work"]["iterations"] == 3
 
 
+def test_steps_that_are_told_of_now_and_then_are_counted(session: Session) -> None:
+    session.begin("work")
+    for done, told in ((1, False), (3, True), (20, True), (1, False), (20, True)):
+        session.iteration(done)
+        work = session.state()["work"]
+        assert work["iterations"] == done and (work["seconds_per_iteration"] is not None) == told
+    session.end()
+
+
 def test_the_map_counts_every_byte(session: Session, model: Any) -> None:
     session.act(Action("activate", reserve=0))
     scratch = torch.empty(40 * MIB, dtype=torch.uint8, device="cuda")

@@ -193,7 +193,7 @@ def _count_steps() -> None:
         return
 
     def counting(value: Any, *arguments: Any, **named: Any) -> Any:
-        session.iteration(first=value == 1)
+        session.iteration(int(value))
         return hook(value, *arguments, **named)
 
     counting.counts_for_giant_kitten = True  # type: ignore[attr-defined]

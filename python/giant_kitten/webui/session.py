@@ -126,13 +126,16 @@ class Work:
     kind: str
     began: float
     iterations: int = 0
+    told: int = 0
+    """The iterations that were done when the first was told of."""
     first: float = 0.0
     last: float = 0.0
     running: bool = True
 
     def seconds_per_iteration(self) -> float | None:
-        """Between the first iteration and the last; None before the second."""
-        return (self.last - self.first) / (self.iterations - 1) if self.iterations > 1 else None
+        """Between the first that was told of and the last; None before there are two."""
+        counted = self.iterations - self.told
+        return (self.last - self.first) / counted if counted > 0 else None
 
 
 class Session:
@@ -306,8 +309,11 @@ class Session:
         """Has the page tell what went wrong where nobody else could, until the next action."""
         self._trouble = trouble
 
-    def iteration(self, first: bool = False) -> None:
-        """One step of sampling is done; with `first`, of a sampling that begins anew."""
+    def iteration(self, done: int | None = None) -> None:
+        """One step of sampling is done; or `done` of them, where the WebUI counts them and does not tell of each.
+
+        Fewer than before, or as many, are of a sampling that has begun anew.
+        """
         if _install.is_installed():
             # Some WebUIs load the model within the generation, or another for its later steps.
             self._place_again(thorough=self._work is not None and self._work.iterations == 0)
@@ -316,11 +322,11 @@ class Session:
             work = self._work
             if work is None or not work.running:
                 return
-            now = time.monotonic()
-            work.iterations = 1 if first else work.iterations + 1
+            now, before = time.monotonic(), work.iterations
+            work.iterations = before + 1 if done is None else done
             work.last = now
-            if work.iterations == 1:
-                work.first = now
+            if before == 0 or work.iterations <= before:
+                work.first, work.told = now, work.iterations
 
     def end(self) -> None:
         """The generation is over, finished or not."""
