@@ -264,12 +264,13 @@ def is_all_dedicated(device: Any, *beside: int) -> bool:
     """Whether the UNet of one checkpoint, and of no other, is marked as the model and dedicated.
 
     `beside` are the bytes of what is marked with it: of nothing, or of a ControlNet that is kept, if it is not given.
+    As much as that has may give way: the card is too small for both and what a generation needs.
     """
     kinds = device["map"]["bytes"]
     near, far = kinds["dedicated"]["model"], kinds["shared"]["model"]
-    known = [unet_size() + size for size in beside or (0, controlnet_size())]
     # Blocks are rounded up.
-    return any(size <= near + far < size + 8 * MIB for size in known) and bool(far < 4 * MIB)
+    known = [size for size in beside or (0, controlnet_size()) if 0 <= near + far - unet_size() - size < 8 * MIB]
+    return bool(known and far < max(known[0], 4 * MIB))
 
 
 def unet_size() -> int:
