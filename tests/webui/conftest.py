@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Page, Route, sync_playwright
 
 HERE = Path(__file__).parent
 EXTENSION = HERE.parent.parent / "webui" / "automatic1111"
@@ -82,12 +82,11 @@ def is_error(text: str, ignored: str) -> bool:
     return text.startswith("error") and not (ignored and re.search(ignored, text))
 
 
-def picture(shown: Page | Locator, name: str) -> None:
-    """Keeps a picture of a page or of a part of one, where GIANT_KITTEN_PICTURES says in which folder."""
+def picture(page: Page, name: str, **how: Any) -> None:
+    """Keeps a picture of a page, where GIANT_KITTEN_PICTURES says in which folder."""
     if PICTURES:
         Path(PICTURES).mkdir(parents=True, exist_ok=True)
-        whole = {"full_page": True} if isinstance(shown, Page) else {}
-        shown.screenshot(path=str(Path(PICTURES) / f"{name}.png"), **whole)
+        page.screenshot(path=str(Path(PICTURES) / f"{name}.png"), full_page=True, **how)
 
 
 def contrast(page: Page) -> float:

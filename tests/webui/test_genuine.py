@@ -429,6 +429,18 @@ def choose_script(page: Page) -> None:
     page.locator("ul.options li", has_text=re.compile("^ *✓? *Giant kitten *$")).first.click()
 
 
+def from_the_script_on(page: Page) -> dict[str, float]:
+    """Where on the page the choice of scripts is, and what the chosen one has."""
+    found: dict[str, float] = page.evaluate(
+        """() => {
+            const [all, from] = ["#txt2img_script_container", "#tab_txt2img #script_list"].map(
+                (where) => document.querySelector(where).getBoundingClientRect());
+            return {x: all.x, y: from.y + scrollY, width: all.width, height: all.bottom - from.y};
+        }"""
+    )
+    return found
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_pictures_of_the_page(genuine: Server, open_page: Callable[..., Page], theme: str) -> None:
     """What the documents show: after a picture that needs more than the card has, wide and narrow."""
@@ -445,7 +457,7 @@ def test_pictures_of_the_page(genuine: Server, open_page: Callable[..., Page], t
         picture(page, f"{name}-{end}")
         choose_script(page)
         page.locator("#tab_txt2img").get_by_text("GK: persist").wait_for()
-        picture(page.locator("#txt2img_script_container"), f"{name}-script-{end}")
+        picture(page, f"{name}-script-{end}", clip=from_the_script_on(page))
         page.locator("#tabs > .tab-nav button", has_text="Settings").first.click()
         page.locator("#settings button", has_text="Giant kitten").first.click()
         page.locator("#setting_giant_kitten_mode").wait_for()
