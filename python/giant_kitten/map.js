@@ -52,7 +52,7 @@
       .card { padding: 8px; font-size: 12px } th, td { padding-left: 4px } thead th { font-size: 11px }
       h2 { font-size: 13px } tbody th:first-child { padding-left: 15px } th i { width: 11px; overflow: hidden } dl { grid-template-columns: 1fr 1fr; gap: 4px 8px }
     }
-    @container (max-width: 230px) { th, td { white-space: normal } }
+    @container (max-width: 230px) { th, td { white-space: normal } thead th { font-size: 10px } }
     .m { fill: var(--model) } .o { fill: var(--other) } .s { fill: var(--scratch) } .f { fill: var(--free) } .n { fill: var(--well) }
   `;
 

@@ -60,13 +60,14 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
 
     def open_one(url: str, width: int = 1000, scheme: Any = "light", height: int = 900, ignored: str = "") -> Page:
         page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
-        page.set_default_timeout(15000)
+        page.set_default_timeout(30000)
         watched = Watched(page, ignored)
         opened.append(watched)
         page.route(lambda address: not address.startswith(("http://127.0.0.1:", "file:", "data:", "blob:")), answer)
         page.on("console", lambda found: watched.said.append(f"{found.type}: {found.text} ({found.location['url']})"))
         page.on("pageerror", lambda error: watched.said.append(f"error: {error.stack or error}"))
-        page.goto(url)
+        # The genuine ones are megabytes of script.
+        page.goto(url, timeout=120000)
         return page
 
     yield open_one

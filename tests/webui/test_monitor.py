@@ -164,10 +164,14 @@ def test_the_legend_stands_beside_its_boxes_however_narrow(
     page = open_page(report(tmp_path, program.get("state")).as_uri(), width=width)
     page.get_by_role("row").first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    table, card = page.evaluate(FRAME)
+    assert card["left"] < table["left"] and table["right"] < card["right"]
     for box, text in page.evaluate(LEGEND):
         assert box["right"] <= text["left"] and text["top"] <= (box["top"] + box["bottom"]) / 2 <= text["bottom"]
 
 
+FRAME = """() => ["table", ".card"].map((name) => document.querySelector("giant-kitten-map").shadowRoot
+  .querySelector(name).getBoundingClientRect().toJSON())"""
 # Where the box and the first line of each row's name are.
 LEGEND = """() => [...document.querySelector("giant-kitten-map").shadowRoot.querySelectorAll("tbody th")].map(head => {
   const words = document.createRange();

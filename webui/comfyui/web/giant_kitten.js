@@ -2,7 +2,8 @@
 import { app } from "../../scripts/app.js";
 
 const STYLE = `
-  .giant-kitten { padding: 8px; overflow: auto; height: 100%; font-size: 13px; box-sizing: border-box; max-width: calc(100vw - 64px) }
+  .giant-kitten { padding: 8px; overflow: auto; height: 100%; font-size: 13px; box-sizing: border-box;
+    min-width: 190px; max-width: max(190px, 100vw - 64px) }
   .giant-kitten form { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin: 0 0 8px }
   .giant-kitten label { display: flex; flex-wrap: wrap; gap: 2px 6px; align-items: center }
   .giant-kitten input[type=number] { width: 5em }
