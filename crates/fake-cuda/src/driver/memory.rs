@@ -29,7 +29,8 @@ pub(crate) fn free(gpu: &Gpu, pointer: u64) -> Result {
     if pointer == 0 {
         return Ok(());
     }
-    let Some((device, bytes, handle)) = ALLOCATIONS.lock().unwrap_or_else(PoisonError::into_inner).remove(&pointer) else {
+    let Some((device, bytes, handle)) = ALLOCATIONS.lock().unwrap_or_else(PoisonError::into_inner).remove(&pointer)
+    else {
         return refuse(code::INVALID_VALUE, format!("{pointer:#x} was not given out"));
     };
     gpu.synchronize(device)?;
