@@ -118,7 +118,7 @@ fn stitching_workload(gpu: &Gpu, kitten: &Kitten, other: Stream, failure: Failur
             Err(_) => failed += 1,
         }
         kitten.check().unwrap();
-        if failure == Failure::Once {
+        if failure == Failure::Once && seed % 6 == 5 {
             blocks.iter().for_each(|block| block.check(gpu));
         }
         if seed % 6 >= 4 && blocks.len() > 3 {
