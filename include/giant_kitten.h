@@ -239,6 +239,7 @@ struct gk_stats {
     uint64_t large_active_blocks_peak;
     uint64_t large_active;
     uint64_t large_active_peak;
+    uint64_t stitched_bytes; /* idle dedicated memory that was mapped elsewhere, side by side, because it was too short apart */
 };
 int gk_stats(int device, struct gk_stats *stats);
 

@@ -214,6 +214,8 @@ fields! {
     large_active = |s| s.classes[1].active();
     /// Its peak.
     large_active_peak = |s| s.classes[1].active_peak();
+    /// Bytes of idle dedicated granules that were mapped elsewhere because each run of them was too short.
+    stitched_bytes = |s| s.stitched_bytes;
 }
 
 /// The statistics as one JSON object: the fields of [`GkStats`] by name, `phase_name`, how the reserve was found, the device's name, which
