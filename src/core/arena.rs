@@ -572,6 +572,28 @@ impl Arena {
         idle
     }
 
+    /// The stretches of backed free space that share a granule with a block, and their bytes on such granules: what cannot be given
+    /// back. O(nodes).
+    pub fn splits(&self) -> (u64, u64) {
+        let (mut count, mut bytes, mut id) = (0, 0, 0);
+        while id != NIL {
+            let start = self.nodes[id as usize].offset;
+            let mut end = start;
+            while id != NIL && self.is_backed_and_free(id) {
+                end += self.nodes[id as usize].size;
+                id = self.nodes[id as usize].next;
+            }
+            if end > start {
+                let idle = (end / self.granule).saturating_sub(start.div_ceil(self.granule)) * self.granule;
+                count += u64::from(end - start > idle);
+                bytes += end - start - idle;
+            } else {
+                id = self.nodes[id as usize].next;
+            }
+        }
+        (count, bytes)
+    }
+
     fn is_backed_and_free(&self, id: u32) -> bool {
         let node = &self.nodes[id as usize];
         node.is_free() && node.backing != Backing::None

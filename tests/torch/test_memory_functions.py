@@ -93,6 +93,43 @@ def test_every_function_answers_as_pytorchs_own() -> None:
         assert str(ours[name]).startswith(said)
 
 
+def test_what_empty_cache_leaves_is_in_use_or_an_inactive_split() -> None:
+    program = """
+import torch
+def sample():
+    stats = torch.cuda.memory_stats()
+    figures = {name: stats[f"{name}_bytes.all.current"] for name in ("reserved", "active", "inactive_split")}
+    print(figures["reserved"] - figures["active"] - figures["inactive_split"], stats["inactive_split.all.current"],
+        *(stats[f"inactive_split_bytes.{pool}.current"] for pool in ("all", "small_pool", "large_pool")))
+small = torch.empty(1000, dtype=torch.uint8, device="cuda")
+sample()
+first, second, third = (torch.empty(1 << 19, dtype=torch.uint8, device="cuda") for _ in range(3))
+del second
+torch.cuda.empty_cache()
+sample()
+del small, first, third
+torch.cuda.empty_cache()
+sample()
+"""
+    small, full = 2 << 20, 1 << 19
+    told = [f"0 1 {small - 1024} {small - 1024} 0", f"0 2 {small - 1024 - 2 * full} {small - 1024 - 2 * full} 0", "0 0 0 0 0"]
+    for native in (False, True):
+        assert python(program, native=native).splitlines() == told
+
+
+def test_empty_cache_gives_everything_back_where_nothing_lives() -> None:
+    # Also after an overflow, from which a reserve is found.
+    program = """
+import torch
+for _ in range(3):
+    blocks = [torch.empty(2 << 30, dtype=torch.uint8, device="cuda") for _ in range(6)]
+    del blocks
+    torch.cuda.empty_cache()
+print(torch.cuda.memory_reserved())
+"""
+    assert python(program) == "0\n"
+
+
 def test_a_snapshot_is_a_file_that_names_every_block_and_its_tier(tmp_path: Path) -> None:
     kept = torch.empty(3 << 20, dtype=torch.uint8, device="cuda")
     file = tmp_path / "snapshot.pickle"
