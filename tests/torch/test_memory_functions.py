@@ -112,7 +112,8 @@ torch.cuda.empty_cache()
 sample()
 """
     small, full = 2 << 20, 1 << 19
-    told = [f"0 1 {small - 1024} {small - 1024} 0", f"0 2 {small - 1024 - 2 * full} {small - 1024 - 2 * full} 0", "0 0 0 0 0"]
+    first, second = small - 1024, small - 1024 - 2 * full
+    told = [f"0 1 {first} {first} 0", f"0 2 {second} {second} 0", "0 0 0 0 0"]
     for native in (False, True):
         assert python(program, native=native).splitlines() == told
 
@@ -209,6 +210,33 @@ def test_a_history_keeps_the_last_events_and_no_stacks_where_none_are_wanted() -
     finally:
         torch.cuda.memory._record_memory_history(enabled=None)
     assert len(trace) == 4 and all(event["frames"] == [] for event in trace)
+
+
+def test_a_history_goes_on_with_other_stacks_as_pytorchs_own() -> None:
+    program = """
+import torch
+record, snapshot = torch.cuda.memory._record_memory_history, torch.cuda.memory._snapshot
+
+def first(): return torch.empty(100, device="cuda")
+def second(): return torch.empty(100, device="cuda")
+def third(): return torch.empty(100, device="cuda")
+def fourth(): return torch.empty(100, device="cuda")
+
+record(context="all", stacks="python")
+first()
+record(context=None)
+second()
+record(context="all", stacks="python")
+third()
+print([name in str(snapshot()) for name in ("'first'", "'second'", "'third'")])
+record(context="state", stacks="python", clear_history=True)
+first()
+kept = fourth()
+print([name in str(snapshot()) for name in ("'first'", "'fourth'")], "'fourth'" in str(snapshot()["device_traces"]))
+"""
+    told = python(program)
+    assert told == python(program, native=True)
+    assert told.splitlines()[0] == "[True, False, True]"
 
 
 def test_threads_that_allocate_while_a_history_is_kept() -> None:
