@@ -239,6 +239,7 @@ struct gk_stats {
     uint64_t large_active_blocks_peak;
     uint64_t large_active;
     uint64_t large_active_peak;
+    uint64_t stitched_bytes; /* idle dedicated memory that was mapped elsewhere, side by side, because it was too short apart */
     uint64_t small_splits;        /* free stretches beside small blocks that cannot be given back */
     uint64_t small_split_bytes;
     uint64_t large_splits;        /* the same beside large blocks */

@@ -38,9 +38,10 @@
     svg { display: block; width: 100%; height: auto; overflow: visible }
     table { border-collapse: collapse; width: 100%; margin: 2px 0 8px; font-variant-numeric: tabular-nums }
     caption { position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden }
-    th, td { text-align: right; padding: 2px 0 2px 8px; font-weight: 400; border-bottom: 1px solid var(--well); white-space: nowrap }
+    th, td { text-align: right; vertical-align: top; padding: 2px 0 2px 8px; font-weight: 400; border-bottom: 1px solid var(--well); white-space: nowrap }
     th:first-child { text-align: left; padding-left: 0; white-space: normal } thead th { color: var(--soft); font-size: 12px }
-    th i { display: inline-block; vertical-align: -1px; margin-right: 6px; width: 14px; height: 12px } th i svg { height: 12px }
+    tbody th { position: relative } tbody th:first-child { padding-left: 20px }
+    th i { position: absolute; left: 0; top: calc(2px + 0.72em - 6px); width: 14px; height: 12px } th i svg { height: 12px }
     dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 6px 12px; margin: 8px 0 0 }
     dt { color: var(--soft); font-size: 12px } dd { margin: 0; font-variant-numeric: tabular-nums }
     details { margin-top: 8px } summary { cursor: pointer; color: var(--soft) }
@@ -49,8 +50,9 @@
     .key { display: flex; flex-wrap: wrap; gap: 2px 12px; font-size: 12px; color: var(--soft); margin: 4px 0 0 }
     @container (max-width: 300px) {
       .card { padding: 8px; font-size: 12px } th, td { padding-left: 4px } thead th { font-size: 11px }
-      th i { width: 8px; margin-right: 3px } dl { grid-template-columns: 1fr 1fr; gap: 4px 8px }
+      h2 { font-size: 13px } tbody th:first-child { padding-left: 15px } th i { width: 11px; overflow: hidden } dl { grid-template-columns: 1fr 1fr; gap: 4px 8px }
     }
+    @container (max-width: 230px) { th, td { white-space: normal } thead th { font-size: 10px } }
     .m { fill: var(--model) } .o { fill: var(--other) } .s { fill: var(--scratch) } .f { fill: var(--free) } .n { fill: var(--well) }
   `;
 
@@ -61,6 +63,10 @@
     let unit = 0;
     while (bytes >= 1024 && unit < UNITS.length - 1) (bytes /= 1024), (unit += 1);
     return `${unit === 0 ? bytes : bytes.toFixed(unit < 3 ? (bytes < 10 ? 1 : 0) : 2)} ${UNITS[unit]}`;
+  }
+
+  function count(number, thing) {
+    return `${number} ${thing}${number === 1 ? "" : "s"}`;
   }
 
   function part(name, attributes, ...children) {
@@ -205,9 +211,9 @@
     }
     add("reserve", `${size(stats.reserve)}${stats.automatic ? ", automatic" : ""}`, "dedicated memory that what is resident leaves to scratch");
     add("scratch, now and at most", `${size(stats.reserve_used)}, ${size(stats.reserve_high_water)}`, "dedicated bytes of live scratch, and their high-water mark");
-    add("fell to shared", `${size(stats.fell_to_shared_bytes)} in ${stats.fell_to_shared} blocks`, "blocks that found no dedicated memory, since the beginning");
+    add("fell to shared", `${size(stats.fell_to_shared_bytes)} in ${count(stats.fell_to_shared, "block")}`, "blocks that found no dedicated memory, since the beginning");
     add("moved", size(stats.migrated_bytes), "between the tiers, by actions and by the automatic mode, since the beginning");
-    if (stats.out_of_memory) add("out of memory", `${stats.out_of_memory} times`, "requests that neither tier could satisfy");
+    if (stats.out_of_memory) add("out of memory", count(stats.out_of_memory, "time"), "requests that neither tier could satisfy");
     return list;
   }
 

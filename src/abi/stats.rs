@@ -214,6 +214,8 @@ fields! {
     large_active = |s, _| s.classes[1].active();
     /// Its peak.
     large_active_peak = |s, _| s.classes[1].active_peak();
+    /// Bytes of idle dedicated granules that were mapped elsewhere because each run of them was too short.
+    stitched_bytes = |s, _| s.stitched_bytes;
     /// Number of free stretches beside small blocks that cannot be given back: PyTorch's inactive splits.
     small_splits = |_, splits| splits[0].count;
     /// Their bytes on the granules of blocks.

@@ -15,6 +15,8 @@
 //! Invariants, which [`Arena::check`] tests: the nodes tile the arena; no two free neighbours are of one kind;
 //! holes begin and end at granules and cover exactly the granules without backing; each free node is in its list.
 
+use std::ops::Range;
+
 use super::bins::Bins;
 use super::quick::QuickLists;
 use super::size::{ALIGNMENT, SMALL_LIMIT};
@@ -482,7 +484,7 @@ impl Arena {
     }
 
     /// The granules a block touches.
-    pub fn granules_of(&self, id: BlockId) -> std::ops::Range<u32> {
+    pub fn granules_of(&self, id: BlockId) -> Range<u32> {
         let node = &self.nodes[id.0 as usize];
         (node.offset / self.granule) as u32..(node.offset + node.size).div_ceil(self.granule) as u32
     }
@@ -592,6 +594,13 @@ impl Arena {
             }
         }
         (count, bytes)
+    }
+
+    /// Of the idle granules those in `tier`, as runs of neighbours. O(nodes + granules).
+    pub fn idle_runs(&self, tier: Tier) -> Vec<Range<u32>> {
+        let idle = self.idle_granules().into_iter().filter(|granule| self.tier_of_granule(*granule) == Some(tier));
+        let idle: Vec<u32> = idle.collect();
+        idle.chunk_by(|a, b| a + 1 == *b).map(|run| run[0]..run[0] + run.len() as u32).collect()
     }
 
     fn is_backed_and_free(&self, id: u32) -> bool {

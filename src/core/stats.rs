@@ -246,6 +246,8 @@ pub struct Stats {
     pub out_of_memory: u64,
     /// Requests satisfied only after idle backing was taken back.
     pub retries: u64,
+    /// Bytes of idle dedicated granules that were mapped elsewhere because each run of them was too short.
+    pub stitched_bytes: u64,
     /// Calls of `reset` (PyTorch's `empty_cache`).
     pub resets: u64,
     /// Granules that changed tier.
@@ -338,6 +340,7 @@ impl Stats {
             &mut self.zero_mallocs,
             &mut self.out_of_memory,
             &mut self.retries,
+            &mut self.stitched_bytes,
             &mut self.resets,
             &mut self.migrations,
             &mut self.migrated_bytes,

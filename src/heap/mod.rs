@@ -5,6 +5,7 @@
 //!                   │ no
 //!                   ▼
 //!               supply.rs   the order of supply, growth by granules
+//!               stitch.rs   idle granules that are too short apart, side by side
 //!               stock.rs    handles mapped nowhere: the reserve, and what was taken back
 //!               pinned.rs   shared memory of drivers that can only pin it
 //!               migrate.rs  granules change tier under stable addresses
@@ -25,6 +26,7 @@ mod pools;
 mod record;
 mod report;
 mod retired;
+mod stitch;
 mod stock;
 mod streams;
 mod supply;

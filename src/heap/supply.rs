@@ -3,14 +3,16 @@
 //! 1. blocks given back earlier whose work on other streams is done by now;
 //! 2. new dedicated granules: while active the reserve first, then whatever else of the tier is left;
 //! 3. other free dedicated blocks: of the sister arena, then of other streams, which are waited for by the GPU;
-//! 4. a free shared block, in the same order;
-//! 5. free neighbours of both tiers, enough together; then with new shared granules beside them;
-//! 6. before giving up: all idle backing is taken back, and 2 and 5 are tried again;
-//! 7. what is left of the dedicated tier and new shared granules, together.
+//! 4. idle dedicated granules that are enough together, stitched side by side ([`stitch`](super::stitch));
+//! 5. a free shared block, as in 3;
+//! 6. free neighbours of both tiers, enough together; then with new shared granules beside them;
+//! 7. before giving up: all idle backing is taken back, and 2 and 6 are tried again;
+//! 8. what is left of the dedicated tier and new shared granules, together.
 //!
-//! So never a free shared block before the reserve, and never out of memory while anything is idle, or both tiers together have room.
+//! So never a free shared block before the reserve, nothing shared while enough of what is dedicated lies idle, and never out of memory
+//! while anything is idle, or both tiers together have room.
 //!
-//! Where shared memory is pinned ([`pinned`](super::pinned)) a block lies in one tier: 5 is a new pinned arena, and 7 is left out.
+//! Where shared memory is pinned ([`pinned`](super::pinned)) a block lies in one tier: 6 is a new pinned arena, and 8 is left out.
 
 use super::{Bound, FIRST_OF_POOLS, Heap};
 use crate::core::history::Action;
@@ -42,22 +44,20 @@ impl Heap {
         if let Some(address) = self.grow(request, Tier::Dedicated) {
             return Ok(address);
         }
-        for tier in Tier::ALL {
-            if let Some(address) = self.take_elsewhere(request, tier) {
-                return Ok(address);
-            }
-        }
-        if let Some(address) = self.take_across(request).or_else(|| self.grow_across(request)) {
+        let found = self
+            .take_elsewhere(request, Tier::Dedicated)
+            .or_else(|| self.stitch(request))
+            .or_else(|| self.take_elsewhere(request, Tier::Shared))
+            .or_else(|| self.take_across(request))
+            .or_else(|| self.grow_across(request));
+        if let Some(address) = found {
             return Ok(address);
         }
-        if self.reclaim_idle() {
-            let found = self.grow(request, Tier::Dedicated).or_else(|| self.grow_across(request));
-            if let Some(address) = found {
-                self.stats.retries += 1;
-                return Ok(address);
-            }
-        }
-        if let Some(address) = self.grow_split(request) {
+        let reclaimed = self.reclaim_idle();
+        let found =
+            if reclaimed { self.grow(request, Tier::Dedicated).or_else(|| self.grow_across(request)) } else { None };
+        if let Some(address) = found.or_else(|| self.grow_split(request)) {
+            self.stats.retries += u64::from(reclaimed);
             return Ok(address);
         }
         self.stats.out_of_memory += 1;
@@ -71,7 +71,7 @@ impl Heap {
     }
 
     /// A free block of `tier` in arena `index`, of the request's own stream.
-    fn take(&mut self, request: Request, index: usize, tier: Tier) -> Option<u64> {
+    pub(super) fn take(&mut self, request: Request, index: usize, tier: Tier) -> Option<u64> {
         for place in 0..self.arenas.len() {
             if self.may_lie_in(place, index, tier)
                 && let Some(id) = self.arenas[place].core.take(request.size, request.bytes, tier, request.stream)
@@ -136,7 +136,7 @@ impl Heap {
     }
 
     /// A block on newly backed granules, as far as the ledger and the driver allow.
-    fn grow(&mut self, request: Request, tier: Tier) -> Option<u64> {
+    pub(super) fn grow(&mut self, request: Request, tier: Tier) -> Option<u64> {
         if tier == Tier::Shared && self.is_pinned() {
             self.pin_for(request)?;
             return self.take(request, request.index, tier);
@@ -174,17 +174,22 @@ impl Heap {
         self.take_across(request).or_else(|| self.grow_across(request))
     }
 
+    /// Bytes that the stock keeps from requests.
+    pub(super) fn kept(&self, tier: Tier) -> u64 {
+        match tier {
+            Tier::Dedicated if self.ledger.reserve_open => 0,
+            Tier::Dedicated => self.ledger.reserve,
+            Tier::Shared => self.ledger.working,
+        }
+    }
+
     /// Backs what a request grows by; `None` where the ledger or the driver does not allow it.
     fn back(&mut self, request: Request, growth: Growth, tier: Tier) -> Option<()> {
         let bytes = u64::from(growth.count) * self.granule;
         if self.mapped(tier) + bytes > self.ledger.limit(tier) {
             return None;
         }
-        let keep = match tier {
-            Tier::Dedicated if self.ledger.reserve_open => 0,
-            Tier::Dedicated => self.ledger.reserve,
-            Tier::Shared => self.ledger.working,
-        };
+        let keep = self.kept(tier);
         let mut handles = Vec::with_capacity(growth.count as usize);
         while handles.len() < growth.count as usize {
             match self.stock.take(tier, keep, self.ledger.capacity[tier]) {

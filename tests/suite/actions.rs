@@ -5,7 +5,9 @@ use super::common::{
     setup, tier_of,
 };
 use giant_kitten::core::placement::Order;
+use giant_kitten::driver::Stream;
 use giant_kitten::{Activation, Error, Phase, Reserve, Tier};
+use kitten_sim::{Access, Completion};
 
 #[test]
 fn the_layout_after_activate_is_the_originals() {
@@ -220,16 +222,86 @@ fn out_of_memory_tells_the_figures_of_both_tiers() {
 
 #[test]
 fn before_out_of_memory_everything_idle_is_taken_back() {
-    let (gpu, kitten) = setup(4 * GRANULE, 4 * GRANULE, "");
-    let blocks: Vec<_> = (0..7).map(|i| Filled::new(&gpu, &kitten, GRANULE, i)).collect();
-    for block in blocks.iter().step_by(2) {
+    let (gpu, kitten) = setup(4 * GRANULE, 5 * GRANULE, "");
+    let blocks: Vec<_> = (0..8).map(|i| Filled::new(&gpu, &kitten, GRANULE, i)).collect();
+    for block in [1, 5, 7].map(|i| blocks[i]) {
         kitten.free(block.address, 0, DEFAULT).unwrap();
     }
-    // Two granules are idle in each tier, apart from one another: together they serve.
+    // One granule is idle in the dedicated tier and two in the shared one, apart from one another: these two serve.
     let large = Filled::new(&gpu, &kitten, 2 * GRANULE, 50);
+    assert_eq!(tier_of(&kitten, &large), SHARE);
     large.check(&gpu);
     assert_eq!(kitten.stats(0).unwrap().retries, 1);
-    blocks.iter().skip(1).step_by(2).for_each(|block| block.check(&gpu));
+    [0, 2, 3, 4, 6].iter().for_each(|i: &usize| blocks[*i].check(&gpu));
+    kitten.check().unwrap();
+}
+
+#[test]
+fn idle_dedicated_memory_is_stitched_before_anything_shared_is_given_out() {
+    for frozen in [false, true] {
+        let (gpu, kitten) = setup(8 * GRANULE, 16 * GRANULE, "");
+        if frozen {
+            kitten.activate(0, &reserve(8 * GRANULE)).unwrap();
+        }
+        let blocks: Vec<_> = (0..8).map(|i| Filled::new(&gpu, &kitten, GRANULE, i)).collect();
+        assert!(blocks.iter().all(|block| tier_of(&kitten, block) == KEEP));
+        // Idle apart from one another, one of them freed with work in flight that is waited for.
+        gpu.set_completion(Completion::Late);
+        gpu.launch(DEFAULT.0, "use", &[Access::read(blocks[3].address, GRANULE)]).unwrap();
+        for block in [0, 3, 6].map(|i| blocks[i]) {
+            kitten.free(block.address, 0, DEFAULT).unwrap();
+        }
+        let large = Filled::new(&gpu, &kitten, 3 * GRANULE, 50);
+        assert!(gpu.faults().is_empty(), "{:?}", gpu.faults());
+        assert_eq!(tier_of(&kitten, &large), KEEP);
+        let stats = kitten.stats(0).unwrap();
+        assert_eq!((stats.stitched_bytes, stats.fell_to_shared, stats.migrations), (3 * GRANULE, 0, 0));
+        assert_eq!(stats.tiers[Tier::Dedicated].mapped.peak(), 8 * GRANULE);
+        // As much again is not idle: now something shared is given out, and nothing is taken apart for it.
+        let more = Filled::new(&gpu, &kitten, 2 * GRANULE, 60);
+        assert_eq!(tier_of(&kitten, &more), SHARE);
+        assert_eq!(kitten.stats(0).unwrap().stitched_bytes, 3 * GRANULE);
+        [1, 2, 4, 5, 7].iter().for_each(|i: &usize| blocks[*i].check(&gpu));
+        [large, more].iter().for_each(|block| block.check(&gpu));
+        kitten.check().unwrap();
+    }
+}
+
+#[test]
+fn work_that_fits_stays_dedicated_however_it_is_cut() {
+    let (gpu, kitten) = setup(12 * GRANULE, 32 * GRANULE, "");
+    for _ in 0..8 {
+        // A chain as of activations: each block is made while the two before it live, ten granules at most.
+        let mut live = std::collections::VecDeque::new();
+        for (seed, granules) in [3, 2, 4, 1, 5].into_iter().enumerate() {
+            live.push_back(Filled::new(&gpu, &kitten, granules * GRANULE, seed as u64));
+            if live.len() > 2 {
+                let gone: Filled = live.pop_front().unwrap();
+                gone.check(&gpu);
+                kitten.free(gone.address, 0, DEFAULT).unwrap();
+            }
+        }
+        live.iter().for_each(|block| kitten.free(block.address, 0, DEFAULT).unwrap());
+    }
+    let stats = kitten.stats(0).unwrap();
+    assert_eq!((stats.fell_to_shared, stats.tiers[Tier::Shared].reserved.peak()), (0, 0));
+    assert!(stats.stitched_bytes > 0, "it would not have, as it lay");
+    kitten.check().unwrap();
+}
+
+#[test]
+fn nothing_is_stitched_under_a_capture() {
+    let (gpu, kitten) = setup(8 * GRANULE, 16 * GRANULE, "");
+    let blocks: Vec<_> = (0..8).map(|i| Filled::new(&gpu, &kitten, GRANULE, i)).collect();
+    for block in [0, 3, 6].map(|i| blocks[i]) {
+        kitten.free(block.address, 0, DEFAULT).unwrap();
+    }
+    let stream = Stream(gpu.create_stream().unwrap());
+    gpu.begin_capture(stream.0).unwrap();
+    let address = kitten.malloc(2 * GRANULE as usize, 0, stream).unwrap();
+    gpu.end_capture(stream.0).unwrap();
+    assert_eq!(kitten.residency(address).unwrap()[Tier::Shared], 2 * GRANULE);
+    assert_eq!(kitten.stats(0).unwrap().stitched_bytes, 0);
     kitten.check().unwrap();
 }
 

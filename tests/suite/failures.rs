@@ -5,7 +5,7 @@ use super::common::{DEFAULT, Filled, kitten_on};
 use giant_kitten::core::placement::Order;
 use giant_kitten::driver::Stream;
 use giant_kitten::{Activation, Kitten, Reserve, Tier};
-use kitten_sim::{Gpu, Outstanding, Profile, code};
+use kitten_sim::{Access, Gpu, Outstanding, Profile, code};
 
 /// Small granules: there are many calls, and all bytes are looked at after each failure.
 const GRANULE: u64 = 1 << 19;
@@ -107,6 +107,31 @@ fn automatic_workload(gpu: &Gpu, kitten: &Kitten, _other: Stream, failure: Failu
     (failed, blocks)
 }
 
+/// Work that always fits, if what is idle is put together.
+fn stitching_workload(gpu: &Gpu, kitten: &Kitten, other: Stream, failure: Failure) -> (u32, Vec<Filled>) {
+    let mut failed = 0;
+    let mut blocks: Vec<Filled> = Vec::new();
+    for seed in 0..12 {
+        let bytes = [LARGE, LARGE, LARGE, LARGE, LARGE, 2 * LARGE][seed as usize % 6];
+        match kitten.malloc(bytes as usize, 0, if seed % 2 == 0 { DEFAULT } else { other }) {
+            Ok(address) => blocks.push(Filled::at(gpu, address, bytes, seed)),
+            Err(_) => failed += 1,
+        }
+        kitten.check().unwrap();
+        if failure == Failure::Once && seed % 6 == 5 {
+            blocks.iter().for_each(|block| block.check(gpu));
+        }
+        if seed % 6 >= 4 && blocks.len() > 3 {
+            for gone in [blocks.remove(2), blocks.remove(0)] {
+                // A failure may hit this instead: then there is no work to wait for.
+                let _ = gpu.launch(DEFAULT.0, "use", &[Access::read(gone.address, gone.bytes)]);
+                kitten.free(gone.address, 0, DEFAULT).unwrap();
+            }
+        }
+    }
+    (failed, blocks)
+}
+
 /// A workload: how many of its operations failed, and what lives in the end.
 type Work = fn(&Gpu, &Kitten, Stream, Failure) -> (u32, Vec<Filled>);
 
@@ -169,6 +194,19 @@ fn each_call_of_the_automatic_mode_may_fail_once() {
     assert_eq!(failed, 0);
     nothing_left(&gpu, "without failures");
     assert_eq!(gpu.calls()["cuMemUnmap"] > 10, crate::MIGRATES, "something moves: {:?}", gpu.calls());
+    for nth in 1..=gpu.total_calls() {
+        let code = if nth % 2 == 0 { code::OUT_OF_MEMORY } else { code::UNKNOWN };
+        let (gpu, _) = run(&|gpu| gpu.fail_any(nth, code));
+        nothing_left(&gpu, &format!("call {nth} failed with {code}"));
+    }
+}
+
+#[test]
+fn each_call_of_stitching_may_fail_once() {
+    let run = |arm: &dyn Fn(&Gpu)| run_of(stitching_workload, "", Failure::Once, arm);
+    let (gpu, failed) = run(&|gpu| gpu.clear_failures());
+    assert_eq!(failed, 0);
+    nothing_left(&gpu, "without failures");
     for nth in 1..=gpu.total_calls() {
         let code = if nth % 2 == 0 { code::OUT_OF_MEMORY } else { code::UNKNOWN };
         let (gpu, _) = run(&|gpu| gpu.fail_any(nth, code));

@@ -20,7 +20,7 @@ from stand_in import load, module
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>host page</title>
 <link rel="icon" href="data:,"><style>body { margin: 0; display: flex } main { flex: 1; height: 900px }
-aside { width: 400px }</style>
+aside { width: clamp(190px, 40vw, 400px); flex: none }</style>
 <nav></nav><aside></aside><main></main><script type="module" src="extensions/giant-kitten/giant_kitten.js"></script>"""
 
 # `app` of ComfyUI's frontend, as far as side bars go.

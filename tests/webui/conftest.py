@@ -60,13 +60,14 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
 
     def open_one(url: str, width: int = 1000, scheme: Any = "light", height: int = 900, ignored: str = "") -> Page:
         page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
-        page.set_default_timeout(15000)
+        page.set_default_timeout(30000)
         watched = Watched(page, ignored)
         opened.append(watched)
         page.route(lambda address: not address.startswith(("http://127.0.0.1:", "file:", "data:", "blob:")), answer)
         page.on("console", lambda found: watched.said.append(f"{found.type}: {found.text} ({found.location['url']})"))
         page.on("pageerror", lambda error: watched.said.append(f"error: {error.stack or error}"))
-        page.goto(url)
+        # The genuine ones are megabytes of script.
+        page.goto(url, timeout=120000)
         return page
 
     yield open_one
@@ -82,11 +83,42 @@ def is_error(text: str, ignored: str) -> bool:
     return text.startswith("error") and not (ignored and re.search(ignored, text))
 
 
-def picture(page: Page, name: str) -> None:
+def picture(page: Page, name: str, **how: Any) -> None:
     """Keeps a picture of a page, where GIANT_KITTEN_PICTURES says in which folder."""
     if PICTURES:
         Path(PICTURES).mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=str(Path(PICTURES) / f"{name}.png"), full_page=True)
+        page.screenshot(path=str(Path(PICTURES) / f"{name}.png"), full_page=True, **how)
+
+
+def contrast(page: Page) -> float:
+    """The least contrast of any text of the map with what lies behind it."""
+    found: list[float] = page.evaluate(CONTRAST)
+    assert found
+    return min(found)
+
+
+# As WCAG defines it.
+CONTRAST = """() => {
+  const root = document.querySelector("giant-kitten-map").shadowRoot;
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = (colour) => {
+    const linear = (c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = numbers(colour).map((c) => linear(c / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (at) => {
+    for (; at; at = at.parentElement) {
+      const found = getComputedStyle(at).backgroundColor;
+      if (numbers(found).length < 4 || numbers(found)[3] > 0) return found;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const all = [...root.querySelectorAll("b, span, th, td, dt, dd, p, summary")];
+  return all.filter((at) => at.textContent && at.clientWidth).map((at) => {
+    const pair = [light(getComputedStyle(at).color), light(behind(at))].sort((a, b) => b - a);
+    return (pair[0] + 0.05) / (pair[1] + 0.05);
+  });
+}"""
 
 
 def free_port() -> int:

@@ -11,6 +11,7 @@ The genuine one runs on the rig's PyTorch (2.15.0), or on its own environment. B
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import HERE, Server, free_port, picture, serving
+from conftest import HERE, Server, contrast, free_port, picture, serving
 from giant_kitten.webui.extensions import find
 from playwright.sync_api import Locator, Page
 
@@ -37,6 +38,10 @@ def host(folder: Path, *flags: str) -> Any:
     package = HERE.parent.parent / "webui" / "comfyui"
     line = [sys.executable, str(HERE / "comfyui_host.py"), str(package), "--port", str(port), *flags]
     return serving(line, f"http://127.0.0.1:{port}/", "To see the GUI go to", folder / "log", folder, GIANT_KITTEN="")
+
+
+def has_dynamic_vram() -> bool:
+    return "--disable-dynamic-vram" in (find(FOLDER).folder / "comfy" / "cli_args.py").read_text()
 
 
 def genuine(folder: Path, *flags: str) -> Any:
@@ -66,6 +71,20 @@ def genuine(folder: Path, *flags: str) -> Any:
 WAYS = {"host": (), "cudaMallocAsync": (), "disable-cuda-malloc": ("--disable-cuda-malloc",)}
 
 
+@contextlib.contextmanager
+def installed() -> Iterator[None]:
+    """The package in the genuine ComfyUI, by the command, and out of it again."""
+    if not (FOLDER and CHECKPOINT):
+        pytest.skip("GIANT_KITTEN_COMFYUI and GIANT_KITTEN_WEBUI_CHECKPOINT name no genuine ComfyUI with a checkpoint")
+    command = [sys.executable, "-m", "giant_kitten", "webui"]
+    subprocess.run([*command, "install", FOLDER], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*command, "remove", FOLDER], check=True)
+    assert not find(FOLDER).extension.exists()
+
+
 @pytest.fixture(scope="module", params=WAYS)
 def comfyui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("comfyui")
@@ -73,18 +92,12 @@ def comfyui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         with host(folder) as found:
             yield found
         return
-    if not (FOLDER and CHECKPOINT):
-        pytest.skip("GIANT_KITTEN_COMFYUI and GIANT_KITTEN_WEBUI_CHECKPOINT name no genuine ComfyUI with a checkpoint")
-    command = [sys.executable, "-m", "giant_kitten", "webui"]
-    subprocess.run([*command, "install", FOLDER], check=True)
-    try:
-        with genuine(folder, *WAYS[request.param]) as found:
+    with installed():
+        flags = ("--disable-dynamic-vram",) if has_dynamic_vram() else ()
+        with genuine(folder, *WAYS[request.param], *flags) as found:
             yield found
         complaints = re.findall(r"giant-kitten is not in use.*|(?:WARN|ERROR) +giant_kitten.*", found.printed())
         assert complaints == []
-    finally:
-        subprocess.run([*command, "remove", FOLDER], check=True)
-    assert not find(FOLDER).extension.exists()
 
 
 def workflow(comfyui: Server, action: str, **values: Any) -> dict[str, Any]:
@@ -139,6 +152,21 @@ def open_tab(page: Page) -> Locator:
     return found
 
 
+# The first test: later the package is in the genuine one already.
+def test_dynamic_vram_is_told_of_and_prompts_run(tmp_path: Path) -> None:
+    with installed():
+        if not has_dynamic_vram():
+            pytest.skip("this ComfyUI has no dynamic VRAM")
+        with genuine(tmp_path / "dynamic") as server:
+            assert "DynamicVRAM support detected and enabled" in server.printed()
+            draw(server, "activate", reserve=0.5)
+            assert "start with --disable-dynamic-vram" in server.get("giant-kitten/state")["problem"]
+            # The weights are none of ours; what is needed besides is.
+            kinds, stats = server.device()["map"]["bytes"], server.device()["stats"]
+            assert kinds["dedicated"]["model"] == kinds["shared"]["model"] == 0 < stats["allocated_peak"]
+            assert stats["out_of_memory"] == 0
+
+
 def test_the_nodes_are_in_the_list(comfyui: Server) -> None:
     found = comfyui.get("object_info")
     for name, shown in (("GiantKittenAction", "Giant kitten: action"), ("GiantKittenStatus", "Giant kitten: status")):
@@ -176,12 +204,25 @@ def test_actions_from_the_panel(comfyui: Server, open_page: Callable[..., Page])
     panel.get_by_label("Reserve by hand in GiB").fill("900")
     panel.get_by_role("button", name="Activate", exact=True).click()
     panel.locator("> [role=status]").get_by_text("“reserve” is 900 GiB, but the card has").wait_for()
-    picture(page, "comfyui" if "CheckpointLoaderSimple" in comfyui.get("object_info") else "comfyui-host")
     other = open_tab(open_page(comfyui.url, ignored=THEIRS))
     panel.get_by_role("button", name="Free VRAM", exact=True).click()
     other.get_by_text("freed, by hand").first.wait_for()
     panel.get_by_role("button", name="Automatic", exact=True).click()
     panel.locator("> [role=status]").get_by_text("found automatically").wait_for()
+
+
+@pytest.mark.parametrize("width", [1200, 360])
+def test_the_panel_fits_the_side_bar(comfyui: Server, open_page: Callable[..., Page], width: int) -> None:
+    draw(comfyui, "activate", reserve=0.5)
+    page = open_page(comfyui.url, width, ignored=THEIRS)
+    found = open_tab(page)
+    found.get_by_text("seconds per iteration").wait_for()
+    panel = page.locator(".giant-kitten")
+    kind = "comfyui" if "CheckpointLoaderSimple" in comfyui.get("object_info") else "comfyui-host"
+    picture(page, kind if width > 360 else f"{kind}-narrow")
+    inside, room = panel.evaluate("(found) => [found.scrollWidth, found.clientWidth]")
+    # No narrower than this, where ComfyUI leaves a side bar less.
+    assert inside <= max(room, 190) and contrast(page) >= 4.5
 
 
 def test_wrong_values_are_answered_in_a_sentence(comfyui: Server) -> None:

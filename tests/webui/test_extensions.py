@@ -47,6 +47,8 @@ def webui(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("webui", FOLDERS, indirect=True)
 def test_in_and_out_leaves_no_trace(webui: Path) -> None:
     (webui / "config.json").write_text(json.dumps({"a": 1, "ü": [2]}, indent=4, ensure_ascii=False))
+    described = "ein Kätzchen\nSteps: 20, Size: 512x512, {}Version: v1.7.0"
+    (webui / "params.txt").write_text(described.format(""))
     before = tree(webui)
     done = install(webui)
     extension = find(webui).extension
@@ -57,6 +59,8 @@ def test_in_and_out_leaves_no_trace(webui: Path) -> None:
     assert (extension / "package" / "giant_kitten" / "map.js").exists()
     settings = json.loads((webui / "config.json").read_text())
     settings["giant_kitten_mode"] = "by hand"
+    note = "Giant kitten: automatic; reserve 1.42 GiB; 1.00 GiB in shared memory, "
+    (webui / "params.txt").write_text(described.format(note))
     (webui / "config.json").write_text(json.dumps(settings, indent=4, ensure_ascii=False))
     remove(webui)
     assert tree(webui) == before

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Server, picture, serving
+from conftest import Server, contrast, picture, serving
 from playwright.sync_api import Page
 
 PROGRAM = """
@@ -96,33 +96,8 @@ def test_it_is_readable_at_360_pixels_in_light_and_dark(
     page = open_page(program.url, width=360, scheme=scheme, height=640)
     page.get_by_role("region").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    contrast = page.evaluate(CONTRAST)
-    assert contrast and min(contrast) >= 4.5, contrast
+    assert contrast(page) >= 4.5
     picture(page, f"monitor-narrow-{scheme}")
-
-
-# The contrast of every text with what lies behind it, as WCAG defines it.
-CONTRAST = """() => {
-  const root = document.querySelector("giant-kitten-map").shadowRoot;
-  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  const light = (colour) => {
-    const linear = (c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
-    const [r, g, b] = numbers(colour).map((c) => linear(c / 255));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const behind = (at) => {
-    for (; at; at = at.parentElement) {
-      const found = getComputedStyle(at).backgroundColor;
-      if (numbers(found).length < 4 || numbers(found)[3] > 0) return found;
-    }
-    return "rgb(255, 255, 255)";
-  };
-  const all = [...root.querySelectorAll("b, span, th, td, dt, dd, p, summary")];
-  return all.filter((at) => at.textContent && at.clientWidth).map((at) => {
-    const pair = [light(getComputedStyle(at).color), light(behind(at))].sort((a, b) => b - a);
-    return (pair[0] + 0.05) / (pair[1] + 0.05);
-  });
-}"""
 
 
 def test_colours_differ_for_every_kind_of_colour_vision(program: Server, open_page: Callable[..., Page]) -> None:
@@ -180,6 +155,29 @@ def test_a_report_carries_its_map_with_it(program: Server, open_page: Callable[.
     page = open_page(report(tmp_path, state).as_uri())
     assert page.get_by_text("<img src=x").is_visible()
     assert page.get_by_role("row").count() >= 5
+
+
+@pytest.mark.parametrize("width", [190, 250, 360])
+def test_the_legend_stands_beside_its_boxes_however_narrow(
+    program: Server, open_page: Callable[..., Page], tmp_path: Path, width: int
+) -> None:
+    page = open_page(report(tmp_path, program.get("state")).as_uri(), width=width)
+    page.get_by_role("row").first.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    table, card = page.evaluate(FRAME)
+    assert card["left"] < table["left"] and table["right"] < card["right"]
+    for box, text in page.evaluate(LEGEND):
+        assert box["right"] <= text["left"] and text["top"] <= (box["top"] + box["bottom"]) / 2 <= text["bottom"]
+
+
+FRAME = """() => ["table", ".card"].map((name) => document.querySelector("giant-kitten-map").shadowRoot
+  .querySelector(name).getBoundingClientRect().toJSON())"""
+# Where the box and the first line of each row's name are.
+LEGEND = """() => [...document.querySelector("giant-kitten-map").shadowRoot.querySelectorAll("tbody th")].map(head => {
+  const words = document.createRange();
+  words.selectNodeContents(head.lastChild);
+  return [head.querySelector("i").getBoundingClientRect(), words.getClientRects()[0]].map((found) => found.toJSON());
+})"""
 
 
 def test_the_variable_is_enough_and_one_page_shows_all_programs(open_page: Callable[..., Page], tmp_path: Path) -> None:

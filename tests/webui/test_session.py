@@ -192,6 +192,23 @@ def test_what_comes_to_the_gpu_within_a_generation_is_placed_there(session: Sess
     session.end()
 
 
+def test_what_works_beside_the_model_belongs_to_it_and_nothing_moves(session: Session) -> None:
+    session.act(Action("activate", reserve=GIB))
+    before, moved = marked(), giant_kitten.stats()["migrated_bytes"]
+    companion = torch.nn.Linear(4096, 4096, bias=False)
+    session.host.companions = lambda: [companion]
+    session.begin("work")
+    session.iteration()
+    assert marked() == before
+    companion.cuda()
+    session.iteration()
+    session.iteration()
+    assert marked() == before + companion.weight.nbytes and giant_kitten.stats()["migrated_bytes"] == moved
+    session.end()
+    session.act(Action("activate", reserve=GIB))
+    assert giant_kitten.memory_map()["bytes"]["dedicated"]["scratch"] == 0
+
+
 def test_a_generation_is_observed(session: Session) -> None:
     session.act(Action("activate", reserve=0))
     capacity = giant_kitten.stats()["dedicated_capacity"]
@@ -212,6 +229,15 @@ def test_a_generation_is_observed(session: Session) -> None:
     assert 58 * MIB <= advice["largest"] - advice["smallest"] <= 70 * MIB
     session.iteration()
     assert session.state()["work"]["iterations"] == 3
+
+
+def test_steps_that_are_told_of_now_and_then_are_counted(session: Session) -> None:
+    session.begin("work")
+    for done, told in ((1, False), (3, True), (20, True), (1, False), (20, True)):
+        session.iteration(done)
+        work = session.state()["work"]
+        assert work["iterations"] == done and (work["seconds_per_iteration"] is not None) == told
+    session.end()
 
 
 def test_the_map_counts_every_byte(session: Session, model: Any) -> None:

@@ -13,7 +13,7 @@ pub const TRACE: &str = "sdxl_unet_2048";
 /// The card of the demo.
 pub const PROFILE: &str = "nominal-6g";
 /// The reserves that it shows, in MiB.
-pub const RESERVES: [u64; 5] = [0, 500, 1000, 1450, 2000];
+pub const RESERVES: [u64; 5] = [0, 500, 1000, 1300, 2000];
 /// How often a matmul or convolution is taken to read shared bytes: the optimistic bound, and a pessimistic guess.
 pub const REREADS: [f64; 2] = [1.0, 8.0];
 

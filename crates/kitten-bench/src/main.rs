@@ -288,11 +288,12 @@ fn show(outcome: &Outcome) {
         );
     }
     println!(
-        "  fragmentation {:.4} ({} mapped over {} live at their peaks), {} mallocs, {} migrated",
+        "  fragmentation {:.4} ({} mapped over {} live at their peaks), {} mallocs, {} stitched, {} migrated",
         outcome.fragmentation,
         show_size(outcome.peak_mapped_bytes),
         show_size(outcome.peak_live_bytes),
         outcome.mallocs,
+        show_size(outcome.stitched_bytes),
         show_size(outcome.migrated_bytes)
     );
 }

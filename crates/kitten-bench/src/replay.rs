@@ -64,6 +64,9 @@ pub struct Step {
     pub moving_seconds: f64,
     /// Modelled: as if everything were dedicated.
     pub compute_seconds: f64,
+    /// Modelled: the driver's calls for memory within the step. Not in `seconds`: they keep the host, while the device has work in hand; by
+    /// the host's clock on a card.
+    pub call_seconds: f64,
     /// Measured on a real card, or timed on a fake one, from the first operation to the last; none where nothing is done.
     pub card_seconds: Option<f64>,
     /// Bytes over the link, both ways, with rereads.
@@ -105,6 +108,8 @@ pub struct Outcome {
     pub peak_mapped_bytes: u64,
     /// Peak mapped over peak live.
     pub fragmentation: f64,
+    /// Bytes of idle dedicated memory that were mapped elsewhere because they were too short apart.
+    pub stitched_bytes: u64,
     /// Blocks given out.
     pub mallocs: u64,
     /// Blocks given back.
@@ -340,7 +345,11 @@ impl Replay<'_> {
                 handle
             }
         };
-        let address = abi::gk_malloc(bytes as usize, self.card.device() as c_int, stream as *mut c_void) as u64;
+        let mut address = 0;
+        self.step.call_seconds += self.card.time_calls(&mut |_| {
+            address = abi::gk_malloc(bytes as usize, self.card.device() as c_int, stream as *mut c_void) as u64;
+            Ok(())
+        })?;
         if address == 0 {
             // SAFETY: the text is good until the next call of the interface on this thread.
             let text = unsafe { std::ffi::CStr::from_ptr(abi::gk_last_error()) };
@@ -462,6 +471,7 @@ impl Replay<'_> {
             peak_live_bytes: self.peak_live,
             peak_mapped_bytes: self.peak_mapped,
             fragmentation: self.peak_mapped as f64 / self.peak_live.max(1) as f64,
+            stitched_bytes: stats.stitched_bytes,
             mallocs: stats.blocks.count.total(),
             frees: stats.blocks.count.taken(),
             migrated_bytes: stats.migrated_bytes,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+import torch
 from fastapi import Depends, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPBasic
@@ -33,18 +34,20 @@ except ImportError:
 GIB = 1 << 30
 MODES = ("automatic", "by hand")
 
-HELP = """
-- `activate` places everything anew, the model first and small tensors before large ones, and leaves `reserve` GiB of
-VRAM to what a generation needs besides; nothing is moved afterwards
-- `disable` does the same with all of the VRAM, and lets memory move again (choose this to undo everything)
-- `free VRAM` moves everything to shared memory, so that another program has the card; generating still works, slower
-- `no abort` goes on with the generation; without it, the action alone is done
-- `sort reversed` gives large tensors the VRAM before small ones
-- `ignored model` treats all tensors equally, instead of the UNet's first
-- `persist` withholds so much VRAM while active, as if the card were smaller (0 unless you test that)
-
-Which reserve? The panel “Giant kitten: memory” tells after one generation; its automatic mode needs none of this.
-"""
+HELP = {
+    "activate": "places everything anew, the model first and small tensors before large ones, and leaves “reserve” GiB "
+    "of VRAM to what a generation needs besides; nothing moves afterwards",
+    "disable": "does the same with all of the VRAM, and lets memory move again (choose this to undo everything)",
+    "free VRAM": "moves everything to shared memory, so that another program has the card; generating still works, "
+    "slower",
+    "no abort": "goes on with the generation; without it, the action alone is done",
+    "sort reversed": "gives large tensors the VRAM before small ones",
+    "ignored model": "treats all tensors equally, instead of the UNet's first",
+    "persist": "withholds so much VRAM while active, as if the card were smaller (0 unless you test that)",
+}
+WHICH_RESERVE = (
+    "Which reserve? The panel “Giant kitten: memory” tells after one generation; its automatic mode needs none of this."
+)
 
 
 # ---- The WebUI -----------------------------------------------------------------------------------------------------
@@ -83,7 +86,20 @@ def _decoder() -> Any:
     return getattr(vae, "decoder", None)
 
 
-session = Session(Host("AUTOMATIC1111", model=_unet, bring=_bring, decoder=_decoder))
+def _companions() -> list[Any]:
+    """The ControlNets of the generation that runs: Forge's own, or those of the extension sd-webui-controlnet."""
+    forge = getattr(_loaded(), "forge_objects", None)
+    if forge is not None:
+        controls = forge.unet.list_controlnets() if hasattr(forge.unet, "list_controlnets") else []
+    else:
+        hooks = [getattr(script, "latest_network", None) for script in getattr(_scripts, "alwayson_scripts", ())]
+        controls = [part for hook in hooks for part in getattr(hook, "control_params", None) or ()]
+    found = [getattr(control, "control_model", None) for control in controls]
+    return [module for module in found if isinstance(module, torch.nn.Module)]
+
+
+_scripts: Any = None
+session = Session(Host("AUTOMATIC1111", model=_unet, bring=_bring, decoder=_decoder, companions=_companions))
 
 
 def _in_turn(work: Callable[[], str]) -> str:
@@ -194,8 +210,10 @@ def disable() -> str:
 
 def begin(p: Any) -> None:
     """A generation begins: with the settings as they are, and a note for the picture's description."""
+    global _scripts
     if session.problem():
         return
+    _scripts = getattr(p, "scripts", None)
     _settings_into_force()
     kind = f"{p.width}x{p.height}x{getattr(p, 'batch_size', 1)}"
     if getattr(p, "enable_hr", False):

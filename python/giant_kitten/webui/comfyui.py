@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import importlib.util
 import sys
 import threading
 from pathlib import Path
@@ -59,8 +58,12 @@ _prompts = threading.RLock()
 
 def note() -> str | None:
     """What is to be said of ComfyUI's own ways with memory, or None."""
-    if importlib.util.find_spec("comfy_aimdo") is not None and "--disable-dynamic-vram" not in sys.argv:
-        return "ComfyUI's dynamic VRAM moves models by itself, beneath giant-kitten: start with --disable-dynamic-vram."
+    # Versions that know no dynamic VRAM have no such module, or no such flag in it.
+    if getattr(sys.modules.get("comfy.memory_management"), "aimdo_enabled", False):
+        return (
+            "ComfyUI's dynamic VRAM keeps the weights to itself, and giant-kitten has only what is needed besides: "
+            "start with --disable-dynamic-vram to have models placed."
+        )
     return None
 
 
@@ -190,7 +193,7 @@ def _count_steps() -> None:
         return
 
     def counting(value: Any, *arguments: Any, **named: Any) -> Any:
-        session.iteration(first=value == 1)
+        session.iteration(int(value))
         return hook(value, *arguments, **named)
 
     counting.counts_for_giant_kitten = True  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -147,6 +148,8 @@ def remove(folder: str | Path) -> list[str]:
     done.append(f"removed {to}")
     if _forget_settings(webui.folder / "config.json"):
         done.append("took its settings out of config.json")
+    if _forget_note(webui.folder / "params.txt"):
+        done.append("took its note out of params.txt")
     return done
 
 
@@ -162,6 +165,19 @@ def _forget_settings(file: Path) -> bool:
     if kept == settings:
         return False
     file.write_text(json.dumps(kept, indent=4, ensure_ascii=False), encoding="utf-8")
+    return True
+
+
+def _forget_note(file: Path) -> bool:
+    """Takes our note out of the description of the last picture, which the WebUI keeps to fill its controls again."""
+    try:
+        described = file.read_bytes()
+    except OSError:
+        return False
+    kept = re.sub(rb", Giant kitten: [^,\n]*", b"", described)
+    if kept == described:
+        return False
+    file.write_bytes(kept)
     return True
 
 

@@ -6,6 +6,7 @@ holds its own queue while it calls an action: actions belong between two pieces 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -114,6 +115,8 @@ class Host:
     """Brings the model to the GPU where it is parked on the CPU."""
     decoder: Callable[[], Any] = lambda: None
     """The module that makes pictures of what the model made. None where it is not known."""
+    companions: Callable[[], list[Any]] = list
+    """The modules that work beside the model in each step of the generation that runs: its ControlNets."""
 
 
 @dataclass
@@ -123,13 +126,16 @@ class Work:
     kind: str
     began: float
     iterations: int = 0
+    told: int = 0
+    """The iterations that were done when the first was told of."""
     first: float = 0.0
     last: float = 0.0
     running: bool = True
 
     def seconds_per_iteration(self) -> float | None:
-        """Between the first iteration and the last; None before the second."""
-        return (self.last - self.first) / (self.iterations - 1) if self.iterations > 1 else None
+        """Between the first that was told of and the last; None before there are two."""
+        counted = self.iterations - self.told
+        return (self.last - self.first) / counted if counted > 0 else None
 
 
 class Session:
@@ -146,6 +152,8 @@ class Session:
         self._following: list[_automatic.Following] = []
         self._placed: list[Any] = []
         """The weights that were placed or marked last."""
+        self._companions: list[Any] = []
+        """The first weights of what worked beside the model last."""
         self._trouble: str | None = None
         """What went wrong without anybody to tell: the page tells it."""
         self._lock = threading.Lock()
@@ -252,6 +260,16 @@ class Session:
             self.tell(f"The new checkpoint could not be placed as the one before. {why}")
         self._placed = _weights(model)
 
+    def _mark_companions(self) -> None:
+        """Marks what works beside the model as belonging to it: nothing moves now, and the next action places it so."""
+        companions = self.host.companions()
+        weights = [_weights(module, 1) for module in companions]
+        if weights == self._companions:
+            return
+        self._companions = weights
+        with contextlib.suppress(_library.Error):
+            _placement.mark(companions)
+
     # ---- Generations ------------------------------------------------------------------------------------------------
 
     def begin(self, kind: str) -> str:
@@ -291,20 +309,24 @@ class Session:
         """Has the page tell what went wrong where nobody else could, until the next action."""
         self._trouble = trouble
 
-    def iteration(self, first: bool = False) -> None:
-        """One step of sampling is done; with `first`, of a sampling that begins anew."""
+    def iteration(self, done: int | None = None) -> None:
+        """One step of sampling is done; or `done` of them, where the WebUI counts them and does not tell of each.
+
+        Fewer than before, or as many, are of a sampling that has begun anew.
+        """
         if _install.is_installed():
             # Some WebUIs load the model within the generation, or another for its later steps.
             self._place_again(thorough=self._work is not None and self._work.iterations == 0)
+            self._mark_companions()
         with self._lock:
             work = self._work
             if work is None or not work.running:
                 return
-            now = time.monotonic()
-            work.iterations = 1 if first else work.iterations + 1
+            now, before = time.monotonic(), work.iterations
+            work.iterations = before + 1 if done is None else done
             work.last = now
-            if work.iterations == 1:
-                work.first = now
+            if before == 0 or work.iterations <= before:
+                work.first, work.told = now, work.iterations
 
     def end(self) -> None:
         """The generation is over, finished or not."""

@@ -164,6 +164,8 @@ fn idle_granules_are_those_nothing_touches() {
     arena.take(3 * G / 2, 0, Tier::Dedicated, S0).unwrap();
     arena.release(first, S0);
     assert_eq!(arena.idle_granules(), vec![0, 3], "granule 1 is half used, granule 2 wholly");
+    assert_eq!(arena.idle_runs(Tier::Dedicated), [0..1, 3..4]);
+    assert_eq!(arena.idle_runs(Tier::Shared), []);
     arena.set_tiers([(0, None), (3, None)], S0);
     arena.check().unwrap();
     assert_eq!(arena.backed(), PerTier::new(2 * G, 0));

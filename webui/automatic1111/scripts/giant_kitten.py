@@ -58,7 +58,7 @@ class GiantKitten(scripts.Script):
         persist = gr.Slider(
             label="GK: persist", minimum=0.0, maximum=most, step=0.1, value=0.0, elem_id=self.elem_id("persist")
         )
-        gr.Markdown(kitten.HELP)
+        gr.HTML(explanation())
         controls = [action, reserve, persist, no_abort, reverse, ignored]
         for control in controls:
             control.do_not_save_to_config = True
@@ -104,6 +104,7 @@ class GiantKittenPanel(scripts.Script):
         with gr.Row():
             apply = gr.Button("Apply", variant="primary", elem_id=self.elem_id("apply"))
             suggest = gr.Button("Apply the suggestion", elem_id=self.elem_id("suggest"))
+        with gr.Row():
             free = gr.Button("Free VRAM", elem_id=self.elem_id("free"))
             disable = gr.Button("Disable", elem_id=self.elem_id("disable"))
         said = gr.HTML(value=lambda: note(kitten.greeting()), elem_id=self.elem_id("said"))
@@ -126,6 +127,13 @@ class GiantKittenPanel(scripts.Script):
     def postprocess(self, p, processed, *values):
         if kitten:
             kitten.session.end()
+
+
+def explanation():
+    """What each option does."""
+    lines = [f"<b>{html.escape(name)}</b> {html.escape(text)}" for name, text in kitten.HELP.items()]
+    inside = "".join(f"<p>{line}</p>" for line in [*lines, html.escape(kitten.WHICH_RESERVE)])
+    return f'<div style="padding: 8px 12px">{inside}</div>'
 
 
 def note(text):

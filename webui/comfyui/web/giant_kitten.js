@@ -2,9 +2,11 @@
 import { app } from "../../scripts/app.js";
 
 const STYLE = `
-  .giant-kitten { padding: 8px; overflow: auto; height: 100%; font-size: 13px }
+  .giant-kitten { padding: 8px; overflow: auto; height: 100%; font-size: 13px; box-sizing: border-box;
+    min-width: 190px; max-width: max(190px, 100vw - 64px) }
   .giant-kitten form { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin: 0 0 8px }
-  .giant-kitten input[type=number] { width: 6em }
+  .giant-kitten label { display: flex; flex-wrap: wrap; gap: 2px 6px; align-items: center }
+  .giant-kitten input[type=number] { width: 5em }
   .giant-kitten [role=status] { margin: 0 0 8px; min-height: 1.4em }
 `;
 
@@ -46,7 +48,7 @@ function build(element) {
       part("style", {}, STYLE),
       part("form", {},
         button("Automatic", () => ({ action: "automatic" })),
-        part("label", {}, "Reserve (GiB) ", reserve),
+        part("label", {}, "Reserve (GiB)", reserve),
         button("Activate", () => ({ action: "activate", reserve: Number(reserve.value) })),
         suggestion,
         button("Free VRAM", () => ({ action: "free VRAM" })),

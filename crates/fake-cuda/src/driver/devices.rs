@@ -111,6 +111,19 @@ pub unsafe extern "C" fn cuDeviceCanAccessPeer(can: *mut c_int, device: c_int, p
     })
 }
 
+/// Total bytes of a card.
+///
+/// # Safety
+/// `total` may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceTotalMem_v2(total: *mut usize, device: c_int) -> c_int {
+    answer(|machine| {
+        let (capacity, _) = machine.gpu.memory_info(known(machine, device)?, Tier::Dedicated)?;
+        // SAFETY: the caller's promise.
+        unsafe { put(total, capacity as usize) }
+    })
+}
+
 /// Free and total bytes of the card.
 ///
 /// # Safety

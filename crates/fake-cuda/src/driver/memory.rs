@@ -1,9 +1,81 @@
-//! Copies.
+//! Memory that is allocated, mapped and set by one call, and copies.
 
+use std::collections::BTreeMap;
 use std::ffi::{c_int, c_void};
+use std::sync::{Mutex, PoisonError};
 
-use crate::answer::answer;
+use kitten_sim::{Gpu, Tier, code};
+
+use crate::answer::{Result, answer, put, refuse};
 use crate::driver::device_of_context;
+
+/// What was given out: by address, its device, length and backing.
+static ALLOCATIONS: Mutex<BTreeMap<u64, (usize, u64, u64)>> = Mutex::new(BTreeMap::new());
+
+/// Memory of the current device, ready to be used.
+pub(crate) fn allocate(gpu: &Gpu, size: usize) -> Result<u64> {
+    let device = device_of_context()?;
+    let bytes = (size as u64).next_multiple_of(gpu.device_profile(device)?.granularity);
+    let handle = gpu.create(device, Tier::Dedicated, bytes)?;
+    let address = gpu.reserve(device, bytes, 0).inspect_err(|_| drop(gpu.release(device, handle)))?;
+    gpu.map(device, address, bytes, handle)?;
+    gpu.set_access(device, address, bytes)?;
+    ALLOCATIONS.lock().unwrap_or_else(PoisonError::into_inner).insert(address, (device, bytes, handle));
+    Ok(address)
+}
+
+/// Takes it back, once all work is done.
+pub(crate) fn free(gpu: &Gpu, pointer: u64) -> Result {
+    if pointer == 0 {
+        return Ok(());
+    }
+    let Some((device, bytes, handle)) = ALLOCATIONS.lock().unwrap_or_else(PoisonError::into_inner).remove(&pointer)
+    else {
+        return refuse(code::INVALID_VALUE, format!("{pointer:#x} was not given out"));
+    };
+    gpu.synchronize(device)?;
+    gpu.unmap(device, pointer, bytes)?;
+    gpu.release(device, handle)?;
+    Ok(gpu.unreserve(pointer, bytes)?)
+}
+
+/// Gives memory of the card.
+///
+/// # Safety
+/// `pointer` may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemAlloc_v2(pointer: *mut u64, size: usize) -> c_int {
+    answer(|machine| {
+        if size == 0 {
+            return refuse(code::INVALID_VALUE, "nothing is asked for");
+        }
+        let address = allocate(&machine.gpu, size)?;
+        // SAFETY: the caller's promise.
+        unsafe { put(pointer, address) }
+    })
+}
+
+/// Takes it back, once all work is done.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemFree_v2(pointer: u64) -> c_int {
+    answer(|machine| free(&machine.gpu, pointer))
+}
+
+/// Gives memory of the card, in stream order: at once.
+///
+/// # Safety
+/// `pointer` may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemAllocAsync(pointer: *mut u64, size: usize, _stream: *mut c_void) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { cuMemAlloc_v2(pointer, size) }
+}
+
+/// Takes it back, in stream order: once all work is done.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemFreeAsync(pointer: u64, _stream: *mut c_void) -> c_int {
+    cuMemFree_v2(pointer)
+}
 
 /// Copies within the device, in stream order.
 #[unsafe(no_mangle)]

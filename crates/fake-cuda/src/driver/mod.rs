@@ -13,5 +13,6 @@ mod virtual_memory;
 pub use contexts::cuThreadExchangeStreamCaptureMode;
 pub(crate) use contexts::{device_of_context, have_context, make_current};
 pub(crate) use devices::known;
+pub(crate) use memory::{allocate, free};
 pub use symbols::names;
 pub(crate) use symbols::{find, no_operation};

@@ -31,6 +31,16 @@ pub unsafe extern "C" fn cuMemHostAlloc(memory: *mut *mut c_void, size: usize, f
     })
 }
 
+/// Pins host memory, accounted to the current device.
+///
+/// # Safety
+/// `memory` may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemAllocHost_v2(memory: *mut *mut c_void, size: usize) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { cuMemHostAlloc(memory, size, 0) }
+}
+
 /// Gives pinned host memory back.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemFreeHost(memory: *mut c_void) -> c_int {

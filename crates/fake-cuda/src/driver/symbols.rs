@@ -25,6 +25,7 @@ table! {
     "cuDeviceGet", since 2000 => devices::cuDeviceGet;
     "cuDeviceGetName", since 2000 => devices::cuDeviceGetName;
     "cuDeviceGetAttribute", since 2000 => devices::cuDeviceGetAttribute;
+    "cuDeviceTotalMem", since 3020 => devices::cuDeviceTotalMem_v2;
     "cuDeviceCanAccessPeer", since 4000 => devices::cuDeviceCanAccessPeer;
     "cuGetErrorName", since 6000 => devices::cuGetErrorName;
     "cuGetErrorString", since 6000 => devices::cuGetErrorString;
@@ -46,6 +47,11 @@ table! {
     "cuMemMap", since 10020 => virtual_memory::cuMemMap;
     "cuMemUnmap", since 10020 => virtual_memory::cuMemUnmap;
     "cuMemSetAccess", since 10020 => virtual_memory::cuMemSetAccess;
+    "cuMemAlloc", since 3020 => memory::cuMemAlloc_v2;
+    "cuMemFree", since 3020 => memory::cuMemFree_v2;
+    "cuMemAllocAsync", since 11020 => memory::cuMemAllocAsync;
+    "cuMemFreeAsync", since 11020 => memory::cuMemFreeAsync;
+    "cuMemAllocHost", since 3020 => pinned::cuMemAllocHost_v2;
     "cuMemHostAlloc", since 2020 => pinned::cuMemHostAlloc;
     "cuMemFreeHost", since 2000 => pinned::cuMemFreeHost;
     "cuMemHostGetDevicePointer", since 3020 => pinned::cuMemHostGetDevicePointer_v2;

@@ -4,43 +4,17 @@ use std::collections::BTreeMap;
 use std::ffi::{c_int, c_uint, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use kitten_sim::{Gpu, Tier, code};
+use kitten_sim::{Gpu, code};
 
 use super::call;
 use crate::answer::{Result, put, refuse};
-use crate::driver::device_of_context;
+use crate::driver::{allocate, free};
 
-/// What `cudaMalloc` gave out: by address, its length and backing.
-static ALLOCATIONS: Mutex<BTreeMap<u64, (usize, u64, u64)>> = Mutex::new(BTreeMap::new());
 /// Pinned host memory: by address, its length.
 static PINNED: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
 
 fn locked<T>(mutex: &'static Mutex<T>) -> MutexGuard<'static, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn allocate(gpu: &Gpu, size: usize) -> Result<u64> {
-    let device = device_of_context()?;
-    let bytes = (size as u64).next_multiple_of(gpu.device_profile(device)?.granularity);
-    let handle = gpu.create(device, Tier::Dedicated, bytes)?;
-    let address = gpu.reserve(device, bytes, 0).inspect_err(|_| drop(gpu.release(device, handle)))?;
-    gpu.map(device, address, bytes, handle)?;
-    gpu.set_access(device, address, bytes)?;
-    locked(&ALLOCATIONS).insert(address, (device, bytes, handle));
-    Ok(address)
-}
-
-fn free(gpu: &Gpu, pointer: u64) -> Result {
-    if pointer == 0 {
-        return Ok(());
-    }
-    let Some((device, bytes, handle)) = locked(&ALLOCATIONS).remove(&pointer) else {
-        return refuse(code::INVALID_VALUE, format!("{pointer:#x} was not given out by cudaMalloc"));
-    };
-    gpu.synchronize(device)?;
-    gpu.unmap(device, pointer, bytes)?;
-    gpu.release(device, handle)?;
-    Ok(gpu.unreserve(pointer, bytes)?)
 }
 
 /// Gives memory of the card.
