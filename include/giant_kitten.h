@@ -240,6 +240,10 @@ struct gk_stats {
     uint64_t large_active;
     uint64_t large_active_peak;
     uint64_t stitched_bytes; /* idle dedicated memory that was mapped elsewhere, side by side, because it was too short apart */
+    uint64_t small_splits;        /* free stretches beside small blocks that cannot be given back */
+    uint64_t small_split_bytes;
+    uint64_t large_splits;        /* the same beside large blocks */
+    uint64_t large_split_bytes;
 };
 int gk_stats(int device, struct gk_stats *stats);
 

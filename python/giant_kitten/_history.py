@@ -21,6 +21,10 @@ class History:
         self._contexts: tuple[int, ...] = ()
         self._skipped: frozenset[str] = frozenset()
         self._state_only = False
+        # Whether stacks are told of what lives alone, and not of events.
+        self._stacks_of_state = False
+        # How the recording was begun: its most events, and whether the library asks for stacks.
+        self._begun: tuple[int, bool] = (0, False)
         # Stacks by number, from 1; and the number of each.
         self._stacks: list[tuple[tuple[Any, int], ...]] = []
         self._numbers: dict[tuple[tuple[Any, int], ...], int] = {}
@@ -38,10 +42,18 @@ class History:
         skip_actions: Any = (),
         *_: Any,
     ) -> None:
-        """Replaces `_cuda_record_memory_history`. What was recorded before is forgotten."""
-        self._start(enabled is not None, max_entries, {None: 0, "all": 2}.get(context, 1))
+        """Replaces `_cuda_record_memory_history`.
+
+        What was recorded before is kept, unless `clear_history` says otherwise, or there are more or fewer entries, or
+        stacks after a recording without any.
+        """
+        contexts = {None: 0, "all": 2}.get(context, 1)
+        if clear_history or enabled is None or not self._goes_on(max_entries, contexts):
+            self._start(enabled is not None, max_entries, contexts)
+        self._contexts = tuple(range(contexts))
         self._skipped = frozenset(skip_actions or ())
         self._state_only = enabled == "state"
+        self._stacks_of_state = context == "state"
 
     def record_legacy(
         self,
@@ -54,10 +66,15 @@ class History:
         """Replaces `_cuda_record_memory_history_legacy`."""
         self._start(enabled, sys.maxsize, int(record_context))
         self._skipped = frozenset()
+        self._stacks_of_state = False
         self._state_only = trace_alloc_max_entries <= 1
 
+    def _goes_on(self, most: int, contexts: int) -> bool:
+        """Whether the recording under way is of the kind that is wanted."""
+        return self.enabled and most == self._begun[0] and (self._begun[1] or contexts == 0)
+
     def _start(self, enabled: bool, most: int, contexts: int) -> None:
-        self._contexts = tuple(range(contexts))
+        self._contexts, self._begun = tuple(range(contexts)), (most, contexts > 0)
         self._stacks.clear()
         self._numbers.clear()
         _library.call("gk_record", max(1, most) if enabled else 0, self._who if contexts else _WHO())
@@ -102,6 +119,8 @@ class History:
             event["frames"] = known[stack]
             if event["action"] == "alloc":
                 frames[event["addr"]] = event["frames"]
+            if self._stacks_of_state:
+                event["frames"] = []
         kept = [] if self._state_only else [event for event in events if event["action"] not in self._skipped]
         return kept, frames
 

@@ -76,6 +76,13 @@ def _pools(stats: dict[str, Any], name: str, counted_as: str = "") -> dict[str, 
     }
 
 
+def _looked_up(stats: dict[str, Any], name: str) -> dict[str, dict[str, int]]:
+    """A figure that is counted only when somebody looks, and so has no peak and no totals but what there is now."""
+    small, large = stats[f"small_{name}"], stats[f"large_{name}"]
+    current = {"all": small + large, "small_pool": small, "large_pool": large}
+    return {pool: {"current": now, "peak": now, "allocated": now, "freed": 0} for pool, now in current.items()}
+
+
 _NOTHING = {"current": 0, "peak": 0, "allocated": 0, "freed": 0}
 
 
@@ -86,7 +93,6 @@ def memory_stats(device: int) -> dict[str, Any]:
     active_blocks, active = _pools(stats, "active_blocks", "blocks"), _pools(stats, "active", "allocated")
     reserved = _gauge(stats, "reserved", "reserved")
     granule = stats["granule"]
-    idle = max(0, reserved["current"] - allocated["all"]["current"])
     # What is held is not divided by the size of blocks: all of it is the large pool's but for what small blocks fill.
     small = {key: min(value, reserved[key]) for key, value in allocated["small_pool"].items()}
     large = {key: reserved[key] - small[key] for key in reserved}
@@ -104,17 +110,13 @@ def memory_stats(device: int) -> dict[str, Any]:
             "small_pool": {key: -(-value // granule) for key, value in small.items()},
             "large_pool": {key: value // granule for key, value in large.items()},
         },
-        "inactive_split": {"all": dict(_NOTHING), "small_pool": dict(_NOTHING), "large_pool": dict(_NOTHING)},
+        "inactive_split": _looked_up(stats, "splits"),
         "allocated_bytes": allocated,
         "active_bytes": active,
         "requested_bytes": _pools(stats, "requested"),
         "reserved_bytes": {"all": reserved, "small_pool": small, "large_pool": large},
         "reserved_bytes_by_private_pools": {},
-        "inactive_split_bytes": {
-            "all": {"current": idle, "peak": idle, "allocated": idle, "freed": 0},
-            "small_pool": dict(_NOTHING),
-            "large_pool": dict(_NOTHING),
-        },
+        "inactive_split_bytes": _looked_up(stats, "split_bytes"),
         "oversize_allocations": dict(_NOTHING),
         "oversize_segments": dict(_NOTHING),
         "giant_kitten": {name: value for name, value in stats.items() if isinstance(value, int)},

@@ -68,7 +68,7 @@ mod tests {
             granule(Some(Tier::Dedicated), 0, 0, 0),
         ];
         let arenas = vec![ArenaMap { purpose: "resident", class: "large", base: 1 << 40, granules }];
-        let map = MemoryMap { granule: 16, arenas, stock_dedicated: 32, stock_shared: 0 };
+        let map = MemoryMap { granule: 16, arenas, stock_dedicated: 32, stock_shared: 0, splits: Default::default() };
         assert_eq!(
             json(&map),
             "{\"granule\":16,\"stock\":{\"dedicated\":32,\"shared\":0},\"bytes\":{\"dedicated\":{\"model\":10,\"other\":3,\

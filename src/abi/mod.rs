@@ -716,7 +716,8 @@ pub unsafe extern "C" fn gk_stats(device: c_int, stats: *mut GkStats) -> c_int {
                 "gk_stats: the field \"size\" says {known}; set it to sizeof(struct gk_stats) before the call"
             )));
         }
-        let mut full = GkStats::of(&current()?.stats(device_number(device)?)?);
+        let (kitten, device) = (current()?, device_number(device)?);
+        let mut full = GkStats::of(&kitten.stats(device)?, &kitten.splits(device)?);
         let length = known.min(size_of::<GkStats>());
         full.size = length as u32;
         // SAFETY: the caller's struct is `known` bytes long, ours is no shorter than `length`.
@@ -734,7 +735,8 @@ pub unsafe extern "C" fn gk_stats_json(device: c_int, buffer: *mut c_char, lengt
     let text = guarded(|| {
         let device = device_number(device)?;
         let kitten = current()?;
-        Ok(stats::json(&kitten.stats(device)?, &kitten.device_info(device)?, &kitten.reserve_reason(device)?))
+        let (stats, splits) = (kitten.stats(device)?, kitten.splits(device)?);
+        Ok(stats::json(&stats, &splits, &kitten.device_info(device)?, &kitten.reserve_reason(device)?))
     });
     // SAFETY: the caller's promise.
     unsafe { write_text(text, buffer, length) }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::core::{Stats, Tier};
+use crate::core::{Splits, Stats, Tier};
 use crate::driver::DeviceInfo;
 
 /// The version of [`GkStats`]. Fields are only ever added at the end; `size` tells how many a caller knows.
@@ -22,12 +22,12 @@ macro_rules! fields {
         }
 
         impl GkStats {
-            /// The struct for what was counted.
-            pub fn of(stats: &Stats) -> GkStats {
+            /// The struct for what was counted; `splits` of small and of large blocks.
+            pub fn of(stats: &Stats, splits: &[Splits; 2]) -> GkStats {
                 GkStats {
                     size: size_of::<GkStats>() as u32,
                     version: STATS_VERSION,
-                    $($name: { let of: fn(&Stats) -> u64 = $value; of(stats) },)*
+                    $($name: { let of: fn(&Stats, &[Splits; 2]) -> u64 = $value; of(stats, splits) },)*
                 }
             }
 
@@ -43,185 +43,193 @@ use Tier::{Dedicated, Shared};
 
 fields! {
     /// Bytes of a granule.
-    granule = |s| s.granule;
+    granule = |s, _| s.granule;
     /// What the dedicated tier may hold at most.
-    dedicated_capacity = |s| s.capacity[Dedicated];
+    dedicated_capacity = |s, _| s.capacity[Dedicated];
     /// What the shared tier may hold at most.
-    shared_capacity = |s| s.capacity[Shared];
+    shared_capacity = |s, _| s.capacity[Shared];
     /// Live blocks in the dedicated tier, each rounded up to 512.
-    dedicated_allocated = |s| s.tiers[Dedicated].allocated.current();
+    dedicated_allocated = |s, _| s.tiers[Dedicated].allocated.current();
     /// Its peak.
-    dedicated_allocated_peak = |s| s.tiers[Dedicated].allocated.peak();
+    dedicated_allocated_peak = |s, _| s.tiers[Dedicated].allocated.peak();
     /// The same in the shared tier.
-    shared_allocated = |s| s.tiers[Shared].allocated.current();
+    shared_allocated = |s, _| s.tiers[Shared].allocated.current();
     /// Its peak.
-    shared_allocated_peak = |s| s.tiers[Shared].allocated.peak();
+    shared_allocated_peak = |s, _| s.tiers[Shared].allocated.peak();
     /// Live blocks, and freed ones that wait for other streams, in the dedicated tier.
-    dedicated_active = |s| s.tiers[Dedicated].active.current();
+    dedicated_active = |s, _| s.tiers[Dedicated].active.current();
     /// Its peak.
-    dedicated_active_peak = |s| s.tiers[Dedicated].active.peak();
+    dedicated_active_peak = |s, _| s.tiers[Dedicated].active.peak();
     /// The same in the shared tier.
-    shared_active = |s| s.tiers[Shared].active.current();
+    shared_active = |s, _| s.tiers[Shared].active.current();
     /// Its peak.
-    shared_active_peak = |s| s.tiers[Shared].active.peak();
+    shared_active_peak = |s, _| s.tiers[Shared].active.peak();
     /// Backing mapped at addresses, in the dedicated tier.
-    dedicated_mapped = |s| s.tiers[Dedicated].mapped.current();
+    dedicated_mapped = |s, _| s.tiers[Dedicated].mapped.current();
     /// Its peak.
-    dedicated_mapped_peak = |s| s.tiers[Dedicated].mapped.peak();
+    dedicated_mapped_peak = |s, _| s.tiers[Dedicated].mapped.peak();
     /// The same in the shared tier.
-    shared_mapped = |s| s.tiers[Shared].mapped.current();
+    shared_mapped = |s, _| s.tiers[Shared].mapped.current();
     /// Its peak.
-    shared_mapped_peak = |s| s.tiers[Shared].mapped.peak();
+    shared_mapped_peak = |s, _| s.tiers[Shared].mapped.peak();
     /// Backing held from the driver, mapped or in stock, in the dedicated tier.
-    dedicated_reserved = |s| s.tiers[Dedicated].reserved.current();
+    dedicated_reserved = |s, _| s.tiers[Dedicated].reserved.current();
     /// Its peak.
-    dedicated_reserved_peak = |s| s.tiers[Dedicated].reserved.peak();
+    dedicated_reserved_peak = |s, _| s.tiers[Dedicated].reserved.peak();
     /// The same in the shared tier.
-    shared_reserved = |s| s.tiers[Shared].reserved.current();
+    shared_reserved = |s, _| s.tiers[Shared].reserved.current();
     /// Its peak.
-    shared_reserved_peak = |s| s.tiers[Shared].reserved.peak();
+    shared_reserved_peak = |s, _| s.tiers[Shared].reserved.peak();
     /// What live blocks and those that wait for other streams asked for, before rounding.
-    requested = |s| s.blocks.requested.current();
+    requested = |s, _| s.blocks.requested.current();
     /// Its peak.
-    requested_peak = |s| s.blocks.requested.peak();
+    requested_peak = |s, _| s.blocks.requested.peak();
     /// 0 loading, 1 active, 2 disabled, 3 freed.
-    phase = |s| s.phase as u64;
+    phase = |s, _| s.phase as u64;
     /// The reserve in force.
-    reserve = |s| s.reserve;
+    reserve = |s, _| s.reserve;
     /// Dedicated bytes of live scratch.
-    reserve_used = |s| s.reserve_used.current();
+    reserve_used = |s, _| s.reserve_used.current();
     /// Its peak: the high-water mark of the reserve.
-    reserve_high_water = |s| s.reserve_used.peak();
+    reserve_high_water = |s, _| s.reserve_used.peak();
     /// Persist in force.
-    persist = |s| s.persist;
+    persist = |s, _| s.persist;
     /// Number of blocks given out.
-    mallocs = |s| s.blocks.count.total();
+    mallocs = |s, _| s.blocks.count.total();
     /// Number of blocks given back.
-    frees = |s| s.blocks.count.taken();
+    frees = |s, _| s.blocks.count.taken();
     /// Number of requests for 0 bytes.
-    zero_mallocs = |s| s.zero_mallocs;
+    zero_mallocs = |s, _| s.zero_mallocs;
     /// Number of requests that neither tier could satisfy.
-    out_of_memory = |s| s.out_of_memory;
+    out_of_memory = |s, _| s.out_of_memory;
     /// Number of requests satisfied only after idle backing was taken back.
-    retries = |s| s.retries;
+    retries = |s, _| s.retries;
     /// Number of resets (PyTorch's empty_cache).
-    resets = |s| s.resets;
+    resets = |s, _| s.resets;
     /// Number of granules that changed tier.
-    migrations = |s| s.migrations;
+    migrations = |s, _| s.migrations;
     /// Bytes of them.
-    migrated_bytes = |s| s.migrated_bytes;
+    migrated_bytes = |s, _| s.migrated_bytes;
     /// Number of blocks that lay in the shared tier from the start.
-    fell_to_shared = |s| s.fell_to_shared;
+    fell_to_shared = |s, _| s.fell_to_shared;
     /// Bytes of them.
-    fell_to_shared_bytes = |s| s.fell_to_shared_bytes;
+    fell_to_shared_bytes = |s, _| s.fell_to_shared_bytes;
     /// Number of freed blocks that wait for other streams.
-    retired_blocks = |s| s.retired_blocks;
+    retired_blocks = |s, _| s.retired_blocks;
     /// Number of live blocks.
-    blocks = |s| s.blocks.count.current();
+    blocks = |s, _| s.blocks.count.current();
     /// Its peak.
-    blocks_peak = |s| s.blocks.count.peak();
+    blocks_peak = |s, _| s.blocks.count.peak();
     /// All of them ever, since the totals were reset.
-    blocks_total = |s| s.blocks.count.total();
+    blocks_total = |s, _| s.blocks.count.total();
     /// Bytes of live blocks, rounded.
-    allocated = |s| s.blocks.allocated.current();
+    allocated = |s, _| s.blocks.allocated.current();
     /// Its peak.
-    allocated_peak = |s| s.blocks.allocated.peak();
+    allocated_peak = |s, _| s.blocks.allocated.peak();
     /// All of them ever, since the totals were reset.
-    allocated_total = |s| s.blocks.allocated.total();
+    allocated_total = |s, _| s.blocks.allocated.total();
     /// All of them ever, since the totals were reset.
-    requested_total = |s| s.blocks.requested.total();
+    requested_total = |s, _| s.blocks.requested.total();
     /// Number of live small blocks.
-    small_blocks = |s| s.classes[0].count.current();
+    small_blocks = |s, _| s.classes[0].count.current();
     /// Its peak.
-    small_blocks_peak = |s| s.classes[0].count.peak();
+    small_blocks_peak = |s, _| s.classes[0].count.peak();
     /// All of them ever, since the totals were reset.
-    small_blocks_total = |s| s.classes[0].count.total();
+    small_blocks_total = |s, _| s.classes[0].count.total();
     /// Bytes of live small blocks, rounded.
-    small_allocated = |s| s.classes[0].allocated.current();
+    small_allocated = |s, _| s.classes[0].allocated.current();
     /// Its peak.
-    small_allocated_peak = |s| s.classes[0].allocated.peak();
+    small_allocated_peak = |s, _| s.classes[0].allocated.peak();
     /// All of them ever, since the totals were reset.
-    small_allocated_total = |s| s.classes[0].allocated.total();
+    small_allocated_total = |s, _| s.classes[0].allocated.total();
     /// Bytes that live small blocks asked for.
-    small_requested = |s| s.classes[0].requested.current();
+    small_requested = |s, _| s.classes[0].requested.current();
     /// Its peak.
-    small_requested_peak = |s| s.classes[0].requested.peak();
+    small_requested_peak = |s, _| s.classes[0].requested.peak();
     /// All of them ever, since the totals were reset.
-    small_requested_total = |s| s.classes[0].requested.total();
+    small_requested_total = |s, _| s.classes[0].requested.total();
     /// Number of live large blocks.
-    large_blocks = |s| s.classes[1].count.current();
+    large_blocks = |s, _| s.classes[1].count.current();
     /// Its peak.
-    large_blocks_peak = |s| s.classes[1].count.peak();
+    large_blocks_peak = |s, _| s.classes[1].count.peak();
     /// All of them ever, since the totals were reset.
-    large_blocks_total = |s| s.classes[1].count.total();
+    large_blocks_total = |s, _| s.classes[1].count.total();
     /// Bytes of live large blocks, rounded.
-    large_allocated = |s| s.classes[1].allocated.current();
+    large_allocated = |s, _| s.classes[1].allocated.current();
     /// Its peak.
-    large_allocated_peak = |s| s.classes[1].allocated.peak();
+    large_allocated_peak = |s, _| s.classes[1].allocated.peak();
     /// All of them ever, since the totals were reset.
-    large_allocated_total = |s| s.classes[1].allocated.total();
+    large_allocated_total = |s, _| s.classes[1].allocated.total();
     /// Bytes that live large blocks asked for.
-    large_requested = |s| s.classes[1].requested.current();
+    large_requested = |s, _| s.classes[1].requested.current();
     /// Its peak.
-    large_requested_peak = |s| s.classes[1].requested.peak();
+    large_requested_peak = |s, _| s.classes[1].requested.peak();
     /// All of them ever, since the totals were reset.
-    large_requested_total = |s| s.classes[1].requested.total();
+    large_requested_total = |s, _| s.classes[1].requested.total();
     /// Backing held from the driver in both tiers.
-    reserved = |s| s.reserved.current();
+    reserved = |s, _| s.reserved.current();
     /// Its peak.
-    reserved_peak = |s| s.reserved.peak();
+    reserved_peak = |s, _| s.reserved.peak();
     /// All of it ever, since the totals were reset.
-    reserved_total = |s| s.reserved.total();
+    reserved_total = |s, _| s.reserved.total();
     /// 1 where the reserve is found automatically.
-    automatic = |s| u64::from(s.automatic);
+    automatic = |s, _| u64::from(s.automatic);
     /// Number of safe points at which the automatic mode looked.
-    safe_points = |s| s.safe_points;
+    safe_points = |s, _| s.safe_points;
     /// Number of times that it moved something.
-    rebalances = |s| s.rebalances;
+    rebalances = |s, _| s.rebalances;
     /// Bytes that it moved to the shared tier.
-    rebalanced_demoted = |s| s.rebalanced_demoted;
+    rebalanced_demoted = |s, _| s.rebalanced_demoted;
     /// Bytes that it moved to the dedicated tier.
-    rebalanced_promoted = |s| s.rebalanced_promoted;
+    rebalanced_promoted = |s, _| s.rebalanced_promoted;
     /// The most scratch at once since the last safe point.
-    scratch_peak = |s| s.scratch_peak;
+    scratch_peak = |s, _| s.scratch_peak;
     /// 1 where blocks can change tier; 0 where the driver's shared memory is pinned, or there is none.
-    migrates = |s| u64::from(s.migrates);
+    migrates = |s, _| u64::from(s.migrates);
     /// Bytes of the blocks that the last action would have moved, and that stay where they are because nothing can.
-    stayed = |s| s.stayed;
+    stayed = |s, _| s.stayed;
     /// Number of pools of graph captures that are not released.
-    graph_pools = |s| s.graph_pools;
+    graph_pools = |s, _| s.graph_pools;
     /// Number of blocks that are live or wait for other streams.
-    active_blocks = |s| s.blocks.active_count();
+    active_blocks = |s, _| s.blocks.active_count();
     /// Its peak.
-    active_blocks_peak = |s| s.blocks.active_count_peak();
+    active_blocks_peak = |s, _| s.blocks.active_count_peak();
     /// Their bytes, rounded.
-    active = |s| s.blocks.active();
+    active = |s, _| s.blocks.active();
     /// Its peak.
-    active_peak = |s| s.blocks.active_peak();
+    active_peak = |s, _| s.blocks.active_peak();
     /// Number of small blocks that are live or wait for other streams.
-    small_active_blocks = |s| s.classes[0].active_count();
+    small_active_blocks = |s, _| s.classes[0].active_count();
     /// Its peak.
-    small_active_blocks_peak = |s| s.classes[0].active_count_peak();
+    small_active_blocks_peak = |s, _| s.classes[0].active_count_peak();
     /// Their bytes, rounded.
-    small_active = |s| s.classes[0].active();
+    small_active = |s, _| s.classes[0].active();
     /// Its peak.
-    small_active_peak = |s| s.classes[0].active_peak();
+    small_active_peak = |s, _| s.classes[0].active_peak();
     /// Number of large blocks that are live or wait for other streams.
-    large_active_blocks = |s| s.classes[1].active_count();
+    large_active_blocks = |s, _| s.classes[1].active_count();
     /// Its peak.
-    large_active_blocks_peak = |s| s.classes[1].active_count_peak();
+    large_active_blocks_peak = |s, _| s.classes[1].active_count_peak();
     /// Their bytes, rounded.
-    large_active = |s| s.classes[1].active();
+    large_active = |s, _| s.classes[1].active();
     /// Its peak.
-    large_active_peak = |s| s.classes[1].active_peak();
+    large_active_peak = |s, _| s.classes[1].active_peak();
     /// Bytes of idle dedicated granules that were mapped elsewhere because each run of them was too short.
-    stitched_bytes = |s| s.stitched_bytes;
+    stitched_bytes = |s, _| s.stitched_bytes;
+    /// Number of free stretches beside small blocks that cannot be given back: PyTorch's inactive splits.
+    small_splits = |_, splits| splits[0].count;
+    /// Their bytes on the granules of blocks.
+    small_split_bytes = |_, splits| splits[0].bytes;
+    /// The same beside large blocks.
+    large_splits = |_, splits| splits[1].count;
+    /// Their bytes on the granules of blocks.
+    large_split_bytes = |_, splits| splits[1].bytes;
 }
 
 /// The statistics as one JSON object: the fields of [`GkStats`] by name, `phase_name`, how the reserve was found, the device's name, which
 /// rung of the ladder its shared tier stands on, and why the better ones do not hold.
-pub fn json(stats: &Stats, device: &DeviceInfo, reserve_reason: &str) -> String {
-    let fields = GkStats::of(stats);
+pub fn json(stats: &Stats, splits: &[Splits; 2], device: &DeviceInfo, reserve_reason: &str) -> String {
+    let fields = GkStats::of(stats, splits);
     let refused: Vec<_> = device.refused.iter().map(|why| quoted(why)).collect();
     let mut text = format!(
         "{{\"version\":{},\"phase_name\":\"{}\",\"reserve_reason\":{},\"device\":{},\"rung\":\"{}\",\"rungs_refused\":[{}]",

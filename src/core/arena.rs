@@ -574,6 +574,28 @@ impl Arena {
         idle
     }
 
+    /// The stretches of backed free space that share a granule with a block, and their bytes on such granules: what cannot be given
+    /// back. O(nodes).
+    pub fn splits(&self) -> (u64, u64) {
+        let (mut count, mut bytes, mut id) = (0, 0, 0);
+        while id != NIL {
+            let start = self.nodes[id as usize].offset;
+            let mut end = start;
+            while id != NIL && self.is_backed_and_free(id) {
+                end += self.nodes[id as usize].size;
+                id = self.nodes[id as usize].next;
+            }
+            if end > start {
+                let idle = (end / self.granule).saturating_sub(start.div_ceil(self.granule)) * self.granule;
+                count += u64::from(end - start > idle);
+                bytes += end - start - idle;
+            } else {
+                id = self.nodes[id as usize].next;
+            }
+        }
+        (count, bytes)
+    }
+
     /// Of the idle granules those in `tier`, as runs of neighbours. O(nodes + granules).
     pub fn idle_runs(&self, tier: Tier) -> Vec<Range<u32>> {
         let idle = self.idle_granules().into_iter().filter(|granule| self.tier_of_granule(*granule) == Some(tier));

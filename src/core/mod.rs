@@ -19,5 +19,5 @@ pub use demand::Demand;
 pub use forecast::{Forecast, Reads};
 pub use ledger::{Ledger, Reserve};
 pub use size::{ALIGNMENT, LARGEST, SMALL_LIMIT, parse_size, rounded, show_size};
-pub use stats::{Gauge, Phase, Stats, TierStats};
+pub use stats::{Gauge, Phase, Splits, Stats, TierStats};
 pub use tier::{PerTier, Tier};

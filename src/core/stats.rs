@@ -196,6 +196,15 @@ impl Phase {
     }
 }
 
+/// Free space that cannot be given back, since it shares granules with blocks: PyTorch's inactive splits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Splits {
+    /// Number of stretches.
+    pub count: u64,
+    /// Their bytes on such granules.
+    pub bytes: u64,
+}
+
 /// Everything that is counted on one device. Bytes, unless said otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {

@@ -167,7 +167,7 @@ impl Heap {
     }
 
     /// PyTorch's `empty_cache`: gives idle backing back to the driver. Does nothing while frozen, but that it is a safe point for the
-    /// automatic mode.
+    /// automatic mode, which keeps its reserve in stock as long as anything lives.
     ///
     /// # Errors
     /// While a graph is captured; the driver's.
@@ -181,6 +181,10 @@ impl Heap {
             return Ok(());
         }
         self.quiesce()?;
+        if self.is_frozen() && self.stats.blocks.active_count() == 0 {
+            // Nothing lives that a reserve found automatically could be kept from.
+            self.settle(Phase::Loading, 0, self.ledger.persist);
+        }
         self.strip();
         self.stock.trim(Tier::Dedicated, self.ledger.reserve);
         self.stock.trim(Tier::Shared, self.working_room());

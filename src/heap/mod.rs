@@ -34,7 +34,9 @@ mod supply;
 use std::sync::Arc;
 
 use crate::core::history::History;
-use crate::core::{Arena, BlockId, Class, Ledger, PerTier, Phase, Reserve, Stats, StreamId, Tier, rounded, show_size};
+use crate::core::{
+    Arena, BlockId, Class, Ledger, PerTier, Phase, Reserve, Splits, Stats, StreamId, Tier, rounded, show_size,
+};
 use crate::driver::{DeviceInfo, Driver, DriverError, Handle, Rung, Stream};
 use crate::error::Error;
 
@@ -208,7 +210,7 @@ impl Heap {
             self.make_whole()?;
         }
         if self.retired.len() > 0 {
-            self.poll_retired();
+            self.reclaim_retired();
         }
         let index = match pool {
             None => self.current + class,
@@ -332,6 +334,18 @@ impl Heap {
     /// Whether an address lies in one of this heap's arenas.
     pub fn owns(&self, address: u64) -> bool {
         self.arena_of(address).is_some()
+    }
+
+    /// Free space beside small blocks, and beside large ones, that cannot be given back. O(blocks).
+    pub fn splits(&self) -> [Splits; 2] {
+        let mut splits = [Splits::default(); 2];
+        for core in self.arenas.iter().map(|bound| &bound.core) {
+            let (count, bytes) = core.splits();
+            let splits = &mut splits[core.class() as usize];
+            splits.count += count;
+            splits.bytes += bytes;
+        }
+        splits
     }
 
     /// What is counted.

@@ -47,10 +47,10 @@ impl Heap {
     pub fn recorded_free(&mut self, address: u64, stream: Stream, stack: u64) -> Result<(), Error> {
         let (index, id) = self.locate(address)?;
         let core = &self.arenas[index].core;
-        let (bytes, waits) = (core.requested(id), core.owner(id).1.shared_use);
+        let (bytes, waiting) = (core.requested(id), self.retired.len());
         self.free(address, stream)?;
         self.happened(Action::FreeRequested, address, bytes, stream.0, stack);
-        if !waits {
+        if self.retired.len() == waiting {
             self.happened(Action::FreeCompleted, address, bytes, stream.0, stack);
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Bound, Heap, PoolId, SCRATCH};
 use crate::core::placement::{self, Order};
-use crate::core::{Block, Class, PerTier, Tier};
+use crate::core::{Block, Class, PerTier, Splits, Tier};
 
 /// One granule, and how many of its bytes each kind of block fills.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub struct MemoryMap {
     pub stock_dedicated: u64,
     /// Shared bytes in stock.
     pub stock_shared: u64,
+    /// Free space beside small blocks, and beside large ones, that cannot be given back.
+    pub splits: [Splits; 2],
 }
 
 /// A block in a [`Segment`].
@@ -219,6 +221,7 @@ impl Heap {
             arenas,
             stock_dedicated: self.stock.bytes(Tier::Dedicated),
             stock_shared: self.stock.bytes(Tier::Shared),
+            splits: self.splits(),
         }
     }
 }

@@ -1,21 +1,11 @@
 //! Blocks given back while work on streams besides their own may still use them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::Heap;
 use crate::core::{BlockId, PerTier, StreamId};
 use crate::driver::Event;
 use crate::error::Error;
-
-/// What a block waits for.
-#[derive(Debug)]
-enum Wait {
-    /// An event behind the work.
-    For(Event),
-    /// A stream that could not be marked yet: a capture is under way, or the stream is another thread's own. A safe point,
-    /// which waits for the whole device, settles it in any case.
-    Unmarked(StreamId),
-}
 
 #[derive(Debug)]
 struct RetiredBlock {
@@ -23,20 +13,29 @@ struct RetiredBlock {
     id: BlockId,
     stream: StreamId,
     bytes: PerTier<u64>,
-    waits: Vec<Wait>,
+    /// How many streams it waits for.
+    waits: usize,
 }
 
 /// The retired blocks of a device, and what is known of blocks in use that will be.
 #[derive(Debug, Default)]
 pub(super) struct RetiredBlocks {
     uses: HashMap<u64, Vec<StreamId>>,
-    queue: VecDeque<RetiredBlock>,
+    /// By the order in which they were retired.
+    blocks: BTreeMap<u64, RetiredBlock>,
+    /// How many ever were.
+    count: u64,
+    /// Of each stream the events behind the work that a block waits for, in their order: the first to be done is the first.
+    queues: Vec<(StreamId, VecDeque<(Event, u64)>)>,
+    /// Waits for streams that could not be marked yet: a capture is under way, or the stream is another thread's own. A safe point,
+    /// which waits for the whole device, settles them in any case.
+    unmarked: Vec<(StreamId, u64)>,
 }
 
 impl RetiredBlocks {
     /// How many blocks are retired.
     pub(super) fn len(&self) -> usize {
-        self.queue.len()
+        self.blocks.len()
     }
 
     /// The streams besides its own that use the block at `address`.
@@ -51,76 +50,78 @@ impl RetiredBlocks {
             streams.push(stream);
         }
     }
+
+    /// Puts an event behind those of its stream.
+    fn push(&mut self, stream: StreamId, event: Event, block: u64) {
+        match self.queues.iter_mut().find(|(known, _)| *known == stream) {
+            Some((_, queue)) => queue.push_back((event, block)),
+            None => self.queues.push((stream, VecDeque::from([(event, block)]))),
+        }
+    }
+
+    /// One thing less that a block waits for; the block, if it was the last.
+    fn settle(&mut self, number: u64) -> Option<RetiredBlock> {
+        let block = self.blocks.get_mut(&number)?;
+        block.waits -= 1;
+        if block.waits == 0 { self.blocks.remove(&number) } else { None }
+    }
 }
 
 impl Heap {
     /// Takes back a block that was used on other streams: for reuse on `stream` once their work is done.
     pub(super) fn retire(&mut self, index: usize, id: BlockId, address: u64, stream: StreamId) {
+        let mut uses = self.retired.uses.remove(&address).unwrap_or_default();
+        uses.retain(|used| *used != stream);
         let core = &mut self.arenas[index].core;
-        let bytes = core.residency(id);
-        let uses = self.retired.uses.remove(&address).unwrap_or_default();
+        let (bytes, class, requested) = (core.residency(id), core.class(), core.requested(id));
+        if uses.is_empty() {
+            // Freed on the one other stream that used it: what reuses it there comes after.
+            self.stats.release(class, bytes, requested);
+            core.release(id, stream);
+            return;
+        }
         core.retire(id);
-        let mut waits: Vec<_> = uses.into_iter().filter(|used| *used != stream).map(Wait::Unmarked).collect();
-        self.mark_waits(&mut waits);
-        self.retired.queue.push_back(RetiredBlock { index, id, stream, bytes, waits });
+        let number = self.retired.count;
+        self.retired.count += 1;
+        self.retired.blocks.insert(number, RetiredBlock { index, id, stream, bytes, waits: uses.len() });
+        self.retired.unmarked.extend(uses.into_iter().map(|used| (used, number)));
+        self.mark_waits();
     }
 
     /// Puts events behind what could not be marked before. Not while a capture is under way.
-    fn mark_waits(&mut self, waits: &mut [Wait]) {
+    fn mark_waits(&mut self) {
         if self.pools.is_capturing() {
             return;
         }
-        for wait in waits {
-            if let Wait::Unmarked(stream) = *wait
-                && !self.streams.is_capturing(stream)
-                && let Ok(event) = self.streams.mark(stream)
-            {
-                *wait = Wait::For(event);
+        for (stream, block) in std::mem::take(&mut self.retired.unmarked) {
+            let marked = if self.streams.is_capturing(stream) { None } else { self.streams.mark(stream).ok() };
+            match marked {
+                Some(event) => self.retired.push(stream, event, block),
+                None => self.retired.unmarked.push((stream, block)),
             }
         }
     }
 
-    /// Frees retired blocks whose work is done, from the first to be retired to the first that still waits, as PyTorch's own allocator
-    /// does at each request: one question to the driver where nothing is done. Asks nothing while a capture is under way.
+    /// Frees the retired blocks whose work is done, as PyTorch's own allocator does at each request; whether there were any. One
+    /// question to the driver for each stream that is waited for, and one more for each thing that is done. Asks nothing while a
+    /// capture is under way.
     #[cold]
-    pub(super) fn poll_retired(&mut self) {
-        while !self.pools.is_capturing()
-            && let Some(mut first) = self.retired.queue.pop_front()
-        {
-            if !self.is_done(&mut first) {
-                self.retired.queue.push_front(first);
-                return;
-            }
-            self.release_one(first);
-        }
-    }
-
-    /// Whether nothing that a retired block waits for is left.
-    fn is_done(&mut self, block: &mut RetiredBlock) -> bool {
-        self.mark_waits(&mut block.waits);
-        let streams = &mut self.streams;
-        block.waits.retain(|wait| match wait {
-            Wait::For(event) if streams.is_done(*event) => {
-                streams.recycle(*event);
-                false
-            }
-            _ => true,
-        });
-        block.waits.is_empty()
-    }
-
-    /// Frees the retired blocks whose work is done; whether there were any. Asks nothing while a capture is under way.
     pub(super) fn reclaim_retired(&mut self) -> bool {
-        if self.retired.queue.is_empty() || self.pools.is_capturing() {
+        if self.pools.is_capturing() {
             return false;
         }
+        self.mark_waits();
         let mut any = false;
-        for mut block in std::mem::take(&mut self.retired.queue) {
-            if self.is_done(&mut block) {
-                self.release_one(block);
-                any = true;
-            } else {
-                self.retired.queue.push_back(block);
+        for queue in 0..self.retired.queues.len() {
+            while let Some((event, block)) = self.retired.queues[queue].1.front().copied()
+                && self.streams.is_done(event)
+            {
+                self.retired.queues[queue].1.pop_front();
+                self.streams.recycle(event);
+                if let Some(block) = self.retired.settle(block) {
+                    self.release_one(block);
+                    any = true;
+                }
             }
         }
         any
@@ -128,17 +129,16 @@ impl Heap {
 
     /// Frees all retired blocks. Only after the device was waited for.
     pub(super) fn release_retired(&mut self) {
-        for block in std::mem::take(&mut self.retired.queue) {
+        self.retired.unmarked.clear();
+        for (event, _) in self.retired.queues.drain(..).flat_map(|(_, queue)| queue) {
+            self.streams.recycle(event);
+        }
+        for block in std::mem::take(&mut self.retired.blocks).into_values() {
             self.release_one(block);
         }
     }
 
     fn release_one(&mut self, block: RetiredBlock) {
-        for wait in block.waits {
-            if let Wait::For(event) = wait {
-                self.streams.recycle(event);
-            }
-        }
         let core = &self.arenas[block.index].core;
         self.stats.release(core.class(), block.bytes, core.requested(block.id));
         self.record_release(block.index, block.id, block.stream);

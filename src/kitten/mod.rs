@@ -18,7 +18,7 @@ use once_cell::sync::OnceCell;
 
 use crate::core::history::Event;
 use crate::core::placement::{Order, SortBy};
-use crate::core::{PerTier, Reserve, Stats, Tier};
+use crate::core::{PerTier, Reserve, Splits, Stats, Tier};
 use crate::driver::{DeviceInfo, Driver, Stream};
 use crate::error::Error;
 use crate::heap::{Claim, Heap, HeapOptions, MemoryMap, Moved, PoolId, Segment};
@@ -344,6 +344,14 @@ impl Kitten {
     /// A device that does not exist; the driver's, at its first use.
     pub fn stats(&self, device: usize) -> Result<Stats, Error> {
         Ok(self.heap(device)?.stats())
+    }
+
+    /// Free space of a device beside small blocks, and beside large ones, that cannot be given back. O(blocks).
+    ///
+    /// # Errors
+    /// As for [`stats`](Kitten::stats).
+    pub fn splits(&self, device: usize) -> Result<[Splits; 2], Error> {
+        Ok(self.heap(device)?.splits())
     }
 
     /// Forgets the peaks of a device.

@@ -76,6 +76,32 @@ fn the_reserve_is_found_without_being_told_of_reads() {
 }
 
 #[test]
+fn with_the_last_block_the_reserve_goes_and_what_was_learned_stays() {
+    let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "");
+    let weights = load(&gpu, &kitten, 14, 2);
+    for _ in 0..3 {
+        kitten.reset().unwrap();
+        work(&kitten, &[], &[4, 4], 10);
+    }
+    let held = || kitten.stats(0).unwrap().tiers[Tier::Dedicated].reserved.current();
+    kitten.reset().unwrap();
+    assert!(kitten.stats(0).unwrap().reserve >= 8 * GRANULE && held() == 32 * GRANULE);
+    weights.iter().for_each(|block| kitten.free(block.address, 0, DEFAULT).unwrap());
+    kitten.reset().unwrap();
+    let stats = kitten.stats(0).unwrap();
+    assert_eq!((stats.phase, stats.reserve, stats.automatic), (Phase::Loading, 0, true));
+    assert_eq!(held(), 0, "another program may have all of the card");
+    let weights = load(&gpu, &kitten, 14, 2);
+    for _ in 0..2 {
+        kitten.reset().unwrap();
+        work(&kitten, &[], &[4, 4], 10);
+    }
+    kitten.reset().unwrap();
+    assert_eq!(work(&kitten, &[], &[4, 4], 10), Traffic::default(), "and finds itself again");
+    all_as_they_were(&gpu, &kitten, &weights);
+}
+
+#[test]
 fn where_everything_fits_nothing_is_done() {
     let (gpu, kitten) = setup(64 * GRANULE, 64 * GRANULE, "");
     let weights = load(&gpu, &kitten, 14, 2);

@@ -76,6 +76,35 @@ fn a_recorded_block_waits_for_its_other_streams() {
 }
 
 #[test]
+fn streams_that_end_out_of_order_hold_up_none_but_their_own_blocks() {
+    let (gpu, kitten) = setup(16 * GRANULE, 8 * GRANULE, "");
+    let streams = [(); 3].map(|()| Stream(gpu.create_stream().unwrap()));
+    // All before there is work: mapping waits for it.
+    let blocks = [(); 3].map(|()| kitten.malloc(GRANULE as usize, 0, DEFAULT).unwrap());
+    let probe = kitten.malloc(1, 0, DEFAULT).unwrap();
+    kitten.free(probe, 0, DEFAULT).unwrap();
+    gpu.set_completion(Completion::Late);
+    for (stream, block) in streams.into_iter().zip(blocks) {
+        use_block(&gpu, stream, block, GRANULE);
+        kitten.record_stream(block, stream).unwrap();
+        kitten.free(block, 0, DEFAULT).unwrap();
+    }
+    let waiting = || kitten.stats(0).unwrap().retired_blocks;
+    let questions = || gpu.calls().get("cuEventQuery").copied().unwrap_or(0);
+    assert_eq!(waiting(), 3);
+    // The streams' numbers in the simulator, after that of the default stream.
+    for (ended, stream) in [3, 1, 2].into_iter().enumerate() {
+        assert!(gpu.complete_one(stream));
+        let asked = questions();
+        let probe = kitten.malloc(1, 0, DEFAULT).unwrap();
+        assert_eq!(waiting(), 2 - ended as u64);
+        assert_eq!(questions() - asked, 3 - ended as u64, "one question for each stream that is waited for");
+        kitten.free(probe, 0, DEFAULT).unwrap();
+    }
+    assert_eq!(gpu.faults(), []);
+}
+
+#[test]
 fn a_stream_under_a_capture_that_nobody_told_of_lends_nothing() {
     let (gpu, kitten) = setup(2 * GRANULE, 0, "");
     let captured = Stream(gpu.create_stream().unwrap());

@@ -93,6 +93,44 @@ def test_every_function_answers_as_pytorchs_own() -> None:
         assert str(ours[name]).startswith(said)
 
 
+def test_what_empty_cache_leaves_is_in_use_or_an_inactive_split() -> None:
+    program = """
+import torch
+def sample():
+    stats = torch.cuda.memory_stats()
+    figures = {name: stats[f"{name}_bytes.all.current"] for name in ("reserved", "active", "inactive_split")}
+    print(figures["reserved"] - figures["active"] - figures["inactive_split"], stats["inactive_split.all.current"],
+        *(stats[f"inactive_split_bytes.{pool}.current"] for pool in ("all", "small_pool", "large_pool")))
+small = torch.empty(1000, dtype=torch.uint8, device="cuda")
+sample()
+first, second, third = (torch.empty(1 << 19, dtype=torch.uint8, device="cuda") for _ in range(3))
+del second
+torch.cuda.empty_cache()
+sample()
+del small, first, third
+torch.cuda.empty_cache()
+sample()
+"""
+    small, full = 2 << 20, 1 << 19
+    first, second = small - 1024, small - 1024 - 2 * full
+    told = [f"0 1 {first} {first} 0", f"0 2 {second} {second} 0", "0 0 0 0 0"]
+    for native in (False, True):
+        assert python(program, native=native).splitlines() == told
+
+
+def test_empty_cache_gives_everything_back_where_nothing_lives() -> None:
+    # Also after an overflow, from which a reserve is found.
+    program = """
+import torch
+for _ in range(3):
+    blocks = [torch.empty(2 << 30, dtype=torch.uint8, device="cuda") for _ in range(6)]
+    del blocks
+    torch.cuda.empty_cache()
+print(torch.cuda.memory_reserved())
+"""
+    assert python(program) == "0\n"
+
+
 def test_a_snapshot_is_a_file_that_names_every_block_and_its_tier(tmp_path: Path) -> None:
     kept = torch.empty(3 << 20, dtype=torch.uint8, device="cuda")
     file = tmp_path / "snapshot.pickle"
@@ -172,6 +210,33 @@ def test_a_history_keeps_the_last_events_and_no_stacks_where_none_are_wanted() -
     finally:
         torch.cuda.memory._record_memory_history(enabled=None)
     assert len(trace) == 4 and all(event["frames"] == [] for event in trace)
+
+
+def test_a_history_goes_on_with_other_stacks_as_pytorchs_own() -> None:
+    program = """
+import torch
+record, snapshot = torch.cuda.memory._record_memory_history, torch.cuda.memory._snapshot
+
+def first(): return torch.empty(100, device="cuda")
+def second(): return torch.empty(100, device="cuda")
+def third(): return torch.empty(100, device="cuda")
+def fourth(): return torch.empty(100, device="cuda")
+
+record(context="all", stacks="python")
+first()
+record(context=None)
+second()
+record(context="all", stacks="python")
+third()
+print([name in str(snapshot()) for name in ("'first'", "'second'", "'third'")])
+record(context="state", stacks="python", clear_history=True)
+first()
+kept = fourth()
+print([name in str(snapshot()) for name in ("'first'", "'fourth'")], "'fourth'" in str(snapshot()["device_traces"]))
+"""
+    told = python(program)
+    assert told == python(program, native=True)
+    assert told.splitlines()[0] == "[True, False, True]"
 
 
 def test_threads_that_allocate_while_a_history_is_kept() -> None:

@@ -24,7 +24,7 @@ pub fn write_map(map: &MemoryMap, stats: &Stats, title: &str, path: &Path) -> Re
 
 fn page(map: &MemoryMap, stats: &Stats, title: &str) -> Result<String> {
     let mut figures: Map<String, Value> =
-        GkStats::of(stats).fields().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        GkStats::of(stats, &map.splits).fields().map(|(name, value)| (name.to_owned(), value.into())).collect();
     figures.insert("device".into(), title.into());
     figures.insert("phase_name".into(), stats.phase.name().into());
     let map: Value = serde_json::from_str(&map_json(map))?;
@@ -47,7 +47,13 @@ mod tests {
 
     #[test]
     fn what_a_page_carries_cannot_end_its_script() {
-        let map = MemoryMap { granule: 2 << 20, arenas: Vec::new(), stock_dedicated: 0, stock_shared: 0 };
+        let map = MemoryMap {
+            granule: 2 << 20,
+            arenas: Vec::new(),
+            stock_dedicated: 0,
+            stock_shared: 0,
+            splits: Default::default(),
+        };
         let text = page(&map, &Stats::default(), "a </script><b> \"title\"").unwrap();
         assert_eq!(text.matches("</script>").count(), 2);
         assert!(text.contains("a \\u003c/script>\\u003cb> \\\"title\\\"") && text.contains("customElements.define"));

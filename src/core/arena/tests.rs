@@ -24,6 +24,19 @@ fn nothing_can_be_taken_before_something_is_backed() {
 }
 
 #[test]
+fn what_is_free_beside_blocks_cannot_be_given_back() {
+    let mut arena = grown(Class::Large, 5, Tier::Dedicated);
+    assert_eq!(arena.splits(), (0, 0), "all of it is idle");
+    let first = arena.take(G / 2 * 3, 0, Tier::Dedicated, S0).unwrap();
+    let second = arena.take(G, 0, Tier::Dedicated, S0).unwrap();
+    assert_eq!(arena.splits(), (1, G / 2), "of the third granule; the last two are idle");
+    arena.release(first, S1);
+    assert_eq!(arena.splits(), (2, G), "and what of the second lies before the second block");
+    arena.release(second, S0);
+    assert_eq!(arena.splits(), (0, 0), "free neighbours of two streams are one stretch");
+}
+
+#[test]
 fn growth_uses_what_is_free_beside_the_hole() {
     let mut arena = grown(Class::Large, 2, Tier::Dedicated);
     arena.take(3 * G / 2, 0, Tier::Dedicated, S0).unwrap();
