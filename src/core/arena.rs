@@ -553,47 +553,38 @@ impl Arena {
 
     /// The backed granules that no used or retired block touches, in order. O(nodes).
     pub fn idle_granules(&self) -> Vec<u32> {
-        let mut idle = Vec::new();
-        for id in self.walk() {
-            let node = &self.nodes[id as usize];
-            if !self.is_backed_and_free(id) {
-                continue;
-            }
-            // Free neighbours of other kinds may share the node's border granules: look from the first free one on.
-            if node.prev != NIL && self.is_backed_and_free(node.prev) {
-                continue;
-            }
-            let mut end = node.offset + node.size;
-            let mut next = node.next;
-            while next != NIL && self.is_backed_and_free(next) {
-                end += self.nodes[next as usize].size;
-                next = self.nodes[next as usize].next;
-            }
-            idle.extend((node.offset.div_ceil(self.granule) as u32)..((end / self.granule) as u32));
-        }
-        idle
+        self.free_stretches().flat_map(|(start, end)| self.granules_within(start, end)).collect()
     }
 
     /// The stretches of backed free space that share a granule with a block, and their bytes on such granules: what cannot be given
     /// back. O(nodes).
     pub fn splits(&self) -> (u64, u64) {
-        let (mut count, mut bytes, mut id) = (0, 0, 0);
-        while id != NIL {
-            let start = self.nodes[id as usize].offset;
-            let mut end = start;
-            while id != NIL && self.is_backed_and_free(id) {
-                end += self.nodes[id as usize].size;
-                id = self.nodes[id as usize].next;
-            }
-            if end > start {
-                let idle = (end / self.granule).saturating_sub(start.div_ceil(self.granule)) * self.granule;
-                count += u64::from(end - start > idle);
-                bytes += end - start - idle;
-            } else {
-                id = self.nodes[id as usize].next;
-            }
+        let (mut count, mut bytes) = (0, 0);
+        for (start, end) in self.free_stretches() {
+            let shared = end - start - self.granules_within(start, end).len() as u64 * self.granule;
+            count += u64::from(shared > 0);
+            bytes += shared;
         }
         (count, bytes)
+    }
+
+    /// What is backed and free between blocks and holes, of whatever kinds, from where to where. O(nodes) for all.
+    fn free_stretches(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let mut walk = self.walk().peekable();
+        std::iter::from_fn(move || {
+            let first = walk.find(|id| self.is_backed_and_free(*id))?;
+            let Node { offset, size, .. } = self.nodes[first as usize];
+            let mut end = offset + size;
+            while let Some(next) = walk.next_if(|id| self.is_backed_and_free(*id)) {
+                end += self.nodes[next as usize].size;
+            }
+            Some((offset, end))
+        })
+    }
+
+    /// The granules that lie between two offsets, all of them.
+    fn granules_within(&self, start: u64, end: u64) -> Range<u32> {
+        start.div_ceil(self.granule) as u32..(end / self.granule) as u32
     }
 
     /// Of the idle granules those in `tier`, as runs of neighbours. O(nodes + granules).

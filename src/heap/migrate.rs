@@ -211,10 +211,10 @@ impl Heap {
         if needed > 0 && self.is_pinned() {
             return Err(Error::Immovable { bytes: core.extent(id).1 });
         }
-        let mut room = self.ledger.limit(tier).saturating_sub(self.mapped(tier));
+        let mut room = self.unmapped(tier);
         if needed > room {
             self.strip();
-            room = self.ledger.limit(tier).saturating_sub(self.mapped(tier));
+            room = self.unmapped(tier);
         }
         if needed > room {
             return Err(Error::Refused(format!(

@@ -426,6 +426,11 @@ impl Heap {
         self.arenas.iter().map(|bound| bound.core.backed()[tier]).sum()
     }
 
+    /// Bytes that may still be mapped at arena addresses.
+    fn unmapped(&self, tier: Tier) -> u64 {
+        self.ledger.limit(tier).saturating_sub(self.mapped(tier))
+    }
+
     /// Brings the gauges that follow from the driver's memory up to date. Wherever that changes.
     fn note(&mut self) {
         for tier in Tier::ALL {

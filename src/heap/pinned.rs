@@ -60,7 +60,7 @@ impl Heap {
 
     /// A new pinned arena for a request, as far as the ledger and the driver allow; its place.
     pub(super) fn pin_for(&mut self, request: Request) -> Option<usize> {
-        let room = self.ledger.limit(Tier::Shared).saturating_sub(self.mapped(Tier::Shared));
+        let room = self.unmapped(Tier::Shared);
         let needed = request.size.next_multiple_of(self.granule);
         if needed > room {
             return None;

@@ -32,8 +32,7 @@ impl Heap {
         match result {
             Ok(address) => self.happened(Action::Alloc, *address, bytes, stream.0, stack),
             Err(Error::OutOfMemory(_)) => {
-                let free = |tier| self.ledger.limit(tier).saturating_sub(self.mapped(tier));
-                let free = Tier::ALL.into_iter().map(free).sum();
+                let free = Tier::ALL.into_iter().map(|tier| self.unmapped(tier)).sum();
                 self.happened(Action::OutOfMemory, free, bytes, stream.0, stack);
             }
             Err(_) => {}

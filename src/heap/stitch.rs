@@ -44,7 +44,7 @@ impl Heap {
     /// Dedicated bytes that may still be mapped anew.
     fn room(&self) -> u64 {
         match self.last_refusal {
-            None => self.ledger.limit(Tier::Dedicated).saturating_sub(self.mapped(Tier::Dedicated)),
+            None => self.unmapped(Tier::Dedicated),
             // Somebody else has taken what the ledger promises.
             Some(_) => self.stock.bytes(Tier::Dedicated).saturating_sub(self.kept(Tier::Dedicated)),
         }

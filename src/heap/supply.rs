@@ -162,7 +162,7 @@ impl Heap {
             return None;
         }
         let growth = self.arenas[request.index].core.plan_growth_across(request.size, request.stream)?;
-        let left = |tier: Tier| self.ledger.limit(tier).saturating_sub(self.mapped(tier)) / self.granule;
+        let left = |tier: Tier| self.unmapped(tier) / self.granule;
         if left(Tier::Dedicated) + left(Tier::Shared) < u64::from(growth.count) {
             return None;
         }

@@ -135,24 +135,35 @@ fn stitching_workload(gpu: &Gpu, kitten: &Kitten, other: Stream, failure: Failur
 /// A workload: how many of its operations failed, and what lives in the end.
 type Work = fn(&Gpu, &Kitten, Stream, Failure) -> (u32, Vec<Filled>);
 
+/// The options of the workload.
+fn reserved() -> String {
+    format!("reserve:{LARGE}")
+}
+
 /// Runs the workload with a failure armed that passes.
 fn run(arm: impl Fn(&Gpu)) -> (Gpu, u32) {
-    run_of(workload, &format!("reserve:{LARGE}"), Failure::Once, arm)
+    run_of(workload, &reserved(), Failure::Once, arm)
 }
 
 /// Runs the workload with a failure armed that stays until the end.
 fn run_on(arm: impl Fn(&Gpu)) -> (Gpu, u32) {
-    run_of(workload, &format!("reserve:{LARGE}"), Failure::Lasting, arm)
+    run_of(workload, &reserved(), Failure::Lasting, arm)
 }
 
-/// Runs a workload with failures armed; the number of operations that failed.
-fn run_of(work: Work, options: &str, failure: Failure, arm: impl Fn(&Gpu)) -> (Gpu, u32) {
+/// A small machine with a second stream, and the allocator on it.
+fn machine_for(options: &str) -> (Gpu, Kitten, Stream) {
     let card = Profile::builtin("nominal-6g").unwrap();
     let card = Profile { granularity: GRANULE, dedicated_bytes: 5 * LARGE, shared_bytes: 10 * LARGE, ..card };
     let card = Profile { migrates: crate::MIGRATES, ..card };
     let gpu = Gpu::new(&[card]).unwrap();
     let other = Stream(gpu.create_stream().unwrap());
     let kitten = kitten_on(&gpu, options);
+    (gpu, kitten, other)
+}
+
+/// Runs a workload with failures armed; the number of operations that failed.
+fn run_of(work: Work, options: &str, failure: Failure, arm: impl Fn(&Gpu)) -> (Gpu, u32) {
+    let (gpu, kitten, other) = machine_for(options);
     if failure == Failure::Lasting {
         // A heap that was never whole cannot give back what it had, as long as the driver refuses.
         kitten.stats(0).unwrap();
@@ -173,45 +184,38 @@ fn nothing_left(gpu: &Gpu, what: &str) {
     assert_eq!(gpu.faults(), [], "{what}");
 }
 
-#[test]
-fn each_call_may_fail_once() {
-    let (gpu, failed) = run(|_| {});
+/// Makes each call of a workload fail in turn; the machine as it was left without failures.
+fn fail_each(work: Work, options: &str) -> Gpu {
+    let run = |arm: &dyn Fn(&Gpu)| run_of(work, options, Failure::Once, arm);
+    let (whole, failed) = run(&|gpu| gpu.clear_failures());
     assert_eq!(failed, 0);
-    nothing_left(&gpu, "without failures");
-    let calls = gpu.total_calls();
-    assert!(calls > 100, "the workload makes {calls} calls");
-    for nth in 1..=calls {
+    nothing_left(&whole, "without failures");
+    for nth in 1..=whole.total_calls() {
         let code = if nth % 2 == 0 { code::OUT_OF_MEMORY } else { code::UNKNOWN };
-        let (gpu, _) = run(|gpu| gpu.fail_any(nth, code));
+        let (gpu, _) = run(&|gpu| gpu.fail_any(nth, code));
         nothing_left(&gpu, &format!("call {nth} failed with {code}"));
     }
+    whole
+}
+
+#[test]
+fn each_call_may_fail_once() {
+    let calls = fail_each(workload, &reserved()).total_calls();
+    assert!(calls > 100, "the workload makes {calls} calls");
 }
 
 #[test]
 fn each_call_of_the_automatic_mode_may_fail_once() {
-    let run = |arm: &dyn Fn(&Gpu)| run_of(automatic_workload, "", Failure::Once, arm);
-    let (gpu, failed) = run(&|gpu| gpu.clear_failures());
-    assert_eq!(failed, 0);
-    nothing_left(&gpu, "without failures");
-    assert_eq!(gpu.calls()["cuMemUnmap"] > 10, crate::MIGRATES, "something moves: {:?}", gpu.calls());
-    for nth in 1..=gpu.total_calls() {
-        let code = if nth % 2 == 0 { code::OUT_OF_MEMORY } else { code::UNKNOWN };
-        let (gpu, _) = run(&|gpu| gpu.fail_any(nth, code));
-        nothing_left(&gpu, &format!("call {nth} failed with {code}"));
-    }
+    let calls = fail_each(automatic_workload, "").calls();
+    assert_eq!(calls["cuMemUnmap"] > 10, crate::MIGRATES, "something moves: {calls:?}");
 }
 
 #[test]
 fn each_call_of_stitching_may_fail_once() {
-    let run = |arm: &dyn Fn(&Gpu)| run_of(stitching_workload, "", Failure::Once, arm);
-    let (gpu, failed) = run(&|gpu| gpu.clear_failures());
-    assert_eq!(failed, 0);
-    nothing_left(&gpu, "without failures");
-    for nth in 1..=gpu.total_calls() {
-        let code = if nth % 2 == 0 { code::OUT_OF_MEMORY } else { code::UNKNOWN };
-        let (gpu, _) = run(&|gpu| gpu.fail_any(nth, code));
-        nothing_left(&gpu, &format!("call {nth} failed with {code}"));
-    }
+    let (gpu, kitten, other) = machine_for("");
+    stitching_workload(&gpu, &kitten, other, Failure::Once);
+    assert!(kitten.stats(0).unwrap().stitched_bytes > 0, "something is stitched");
+    fail_each(stitching_workload, "");
 }
 
 #[test]
