@@ -70,8 +70,11 @@ class History:
         self._state_only = trace_alloc_max_entries <= 1
 
     def _goes_on(self, most: int, contexts: int) -> bool:
-        """Whether the recording under way is of the kind that is wanted."""
-        return self.enabled and most == self._begun[0] and (self._begun[1] or contexts == 0)
+        """Whether the recording under way is of the kind that is wanted. PyTorch 2.1 begins anew each time."""
+        import torch
+
+        keeps = torch.__version__ >= "2.2"
+        return keeps and self.enabled and most == self._begun[0] and (self._begun[1] or contexts == 0)
 
     def _start(self, enabled: bool, most: int, contexts: int) -> None:
         self._contexts, self._begun = tuple(range(contexts)), (most, contexts > 0)

@@ -59,6 +59,10 @@ def place(device: int, request: _library.Activation, to: int) -> None:
     `to` is the tier that they come back to as long as it has room. The storages are those of all tensors that Python
     knows: one that stayed would keep its place from the model, and nobody but the garbage collector knows them all.
     """
+    import torch
+
+    # The workspaces of cuBLAS are known to C++ alone, and would keep their place. The next product makes them anew.
+    torch._C._cuda_clearCublasWorkspaces()
     claims = _claims(device, request)
     storages = _storages(_known_tensors(), device)
     _library.call("gk_begin_loading", device, ctypes.byref(request))

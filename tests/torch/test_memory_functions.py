@@ -229,14 +229,19 @@ second()
 record(context="all", stacks="python")
 third()
 print([name in str(snapshot()) for name in ("'first'", "'second'", "'third'")])
-record(context="state", stacks="python", clear_history=True)
+try:
+    record(context="state", stacks="python", clear_history=True)
+except TypeError:
+    # PyTorch 2.1 cannot clear it.
+    record(context="state", stacks="python")
 first()
 kept = fourth()
 print([name in str(snapshot()) for name in ("'first'", "'fourth'")], "'fourth'" in str(snapshot()["device_traces"]))
 """
     told = python(program)
     assert told == python(program, native=True)
-    assert told.splitlines()[0] == "[True, False, True]"
+    # PyTorch 2.1 begins anew each time.
+    assert told.splitlines()[0] == f"[{torch.__version__ >= '2.2'}, False, True]"
 
 
 def test_threads_that_allocate_while_a_history_is_kept() -> None:

@@ -371,6 +371,16 @@ def test_what_a_large_picture_drove_out_comes_back_before_the_next(genuine: Serv
     assert is_all_dedicated(genuine.device()), genuine.device()["map"]["bytes"]
 
 
+def test_its_own_attention_stays_on_the_card(genuine: Server) -> None:
+    """Which needs more than the card at once for this size, and works in pieces as large as it is told is free."""
+    assert genuine.post("giant-kitten/v1/act", {"action": "automatic"})[0] == 200
+    generate(genuine)
+    before = genuine.device()["stats"]
+    generate(genuine, width=1024, height=1024)
+    after = genuine.device()["stats"]
+    assert after["fell_to_shared"] == before["fell_to_shared"] and after["out_of_memory"] == 0
+
+
 def test_each_of_the_originals_options_has_its_effect(genuine: Server) -> None:
     def act(*values: Any) -> Any:
         images, _ = generate(genuine, script_name="Giant kitten", script_args=list(values))
@@ -492,6 +502,8 @@ def test_the_page_and_a_reload_of_the_ui(genuine: Server, open_page: Callable[..
             break
         page.wait_for_timeout(500)
     assert genuine.printed().count("Startup time") > starts, "the UI did not start again"
+    # It comes back by itself; one that is closed while it does has hung the browser.
+    shown(page)
     page.close()
     stats = genuine.device()["stats"]
     assert (stats["automatic"], stats["persist"]) == (1, 0), "unloading the script restores everything"

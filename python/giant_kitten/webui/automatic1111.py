@@ -6,6 +6,7 @@ Imported by the extension (`webui/automatic1111`) inside the WebUI, whose `modul
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from modules import sd_models, shared
 from modules.call_queue import queue_lock
 from starlette.concurrency import run_in_threadpool
 
+from .attention import fit
 from .session import Action, Host, Refused, Session, act_of, parse_action
 
 if TYPE_CHECKING:
@@ -203,6 +205,21 @@ def free_vram() -> str:
 def disable() -> str:
     """Undoes what was done by hand, and keeps nothing back."""
     return _in_turn(lambda: session.act(Action("disable", ignored_model=_unet() is None)))
+
+
+# ---- Attention -----------------------------------------------------------------------------------------------------
+
+
+def fit_attention() -> Callable[[], None]:
+    """Cuts AUTOMATIC1111's own attention to the card, if the allocator is ours; returns what undoes it."""
+    try:
+        from modules import sd_hijack_optimizations
+    except ImportError:
+        return lambda: None
+    # Who says what is to be told of free memory has decided.
+    if session.problem() or os.environ.get("GIANT_KITTEN_MEM_GET_INFO"):
+        return lambda: None
+    return fit(sd_hijack_optimizations, session.idle_dedicated)
 
 
 # ---- Generations ---------------------------------------------------------------------------------------------------

@@ -175,6 +175,11 @@ class Session:
         except _library.Error:
             return None
 
+    def idle_dedicated(self) -> int:
+        """The dedicated memory that no block has, in bytes."""
+        stats = _report.stats(self.device)
+        return int(stats["dedicated_capacity"] - stats["persist"] - stats["dedicated_active"])
+
     def act(self, wanted: Action) -> str:
         """Does an action, and says in a sentence what came of it. Raises `Refused` where it cannot be."""
         problem = self.problem()

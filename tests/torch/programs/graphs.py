@@ -48,7 +48,9 @@ sample("a pool in common")
 del graph, graphs, eager
 cuda.empty_cache()
 sample("its graphs are gone")
-first.reset()
+if torch.__version__ >= "2.2":
+    # Before, one that was reset releases its pool once more at its end, which PyTorch's own does not survive.
+    first.reset()
 del first, out, second, again
 cuda.empty_cache()
 sample("all graphs are gone")

@@ -10,7 +10,8 @@ while True:
         work = torch.empty(batch, 1 << 17, dtype=torch.float16, device="cuda")
         break
     except torch.cuda.OutOfMemoryError as why:
-        said = "GPU 0 has a total capacity of" in str(why) and isinstance(why, RuntimeError)
+        # Old releases spell it otherwise.
+        said = "GPU 0 has a total capac" in str(why) and isinstance(why, RuntimeError)
         tries, batch = tries + 1, batch // 2
         cuda.empty_cache()
         if not said:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import torch
 
 KINDS = ("requested_bytes", "allocated_bytes", "active_bytes", "allocation", "active")
@@ -13,7 +15,8 @@ EXACT = ("requested_bytes", "allocation", "active")
 
 
 def sample(label: object, kinds: tuple[str, ...] = KINDS) -> None:
-    """Prints PyTorch's figures of the current device."""
+    """Prints PyTorch's figures of the current device, without what only waits for Python's collector."""
+    gc.collect()
     stats = torch.cuda.memory_stats()
     figures = {kind: [stats[f"{kind}.all.{field}"] for field in FIELDS] for kind in kinds}
     print(label, figures, stats["num_ooms"], flush=True)

@@ -1,0 +1,70 @@
+"""AUTOMATIC1111's own attention, as far as it goes by free memory: cut to the card, and to both tiers where it must."""
+
+from __future__ import annotations
+
+import math
+import types
+from typing import Any
+
+import pytest
+from giant_kitten.webui.attention import fit
+
+GIB = 1 << 30
+BOTH = 16 * GIB
+
+
+def theirs() -> Any:
+    """Their module: attention returns the size of the pieces that it works in."""
+    module = types.SimpleNamespace(get_available_vram=lambda: BOTH)
+
+    def split(need: int, broken: str = "") -> float:
+        if broken:
+            raise RuntimeError(broken)
+        steps = 2 ** max(0, math.ceil(math.log2(need / module.get_available_vram())))
+        if steps > 64:
+            raise RuntimeError(f"Not enough memory, use lower resolution. Need: {need}")
+        return float(need / steps)
+
+    module.split_cross_attention_forward = split
+    return module
+
+
+def test_pieces_fit_the_card_and_larger_ones_are_for_what_would_fail() -> None:
+    module = theirs()
+    fit(module, lambda: 2 * GIB)
+    attention = module.split_cross_attention_forward
+    assert attention(GIB) == GIB and attention(20 * GIB) == 1.25 * GIB and attention(128 * GIB) == 2 * GIB
+    assert attention(129 * GIB) == 129 * GIB / 16, "as without us"
+    assert attention(20 * GIB) == 1.25 * GIB, "and only that one"
+
+
+def test_a_full_card_is_no_division_by_nothing() -> None:
+    module = theirs()
+    fit(module, lambda: -5)
+    assert module.get_available_vram() == 1 << 20
+    assert module.split_cross_attention_forward(20 * GIB) == 10 * GIB
+
+
+def test_what_both_tiers_cannot_hold_fails_as_theirs_and_other_errors_pass() -> None:
+    module = theirs()
+    fit(module, lambda: 2 * GIB)
+    with pytest.raises(RuntimeError, match="Not enough memory, use lower resolution"):
+        module.split_cross_attention_forward(65 * BOTH)
+    assert module.get_available_vram() == 2 * GIB
+    with pytest.raises(RuntimeError, match="shapes"):
+        module.split_cross_attention_forward(GIB, "shapes do not match")
+
+
+def test_it_is_undone_where_a_model_has_taken_it_as_well() -> None:
+    module = theirs()
+    before = dict(vars(module))
+    undo = fit(module, lambda: 2 * GIB)
+    taken = module.split_cross_attention_forward
+    undo()
+    assert vars(module) == before and taken(20 * GIB) == 10 * GIB
+
+
+def test_a_webui_without_it_is_left_alone() -> None:
+    module = types.SimpleNamespace(other=1)
+    fit(module, lambda: 0)()
+    assert vars(module) == {"other": 1}
