@@ -49,7 +49,10 @@ def doctor() -> int:
         say("torch", "cannot be served", str(why))
         return problems
     if not torch.cuda.is_available():
-        say("driver", "PyTorch finds no GPU", "is the NVIDIA driver installed, and recent enough for this PyTorch?")
+        remedy, seen = "is the NVIDIA driver installed, and recent enough for this PyTorch?", "CUDA_VISIBLE_DEVICES"
+        if seen in os.environ:
+            remedy = f"{seen}={os.environ[seen]} hides what it does not name: unset it, or name a GPU that is here"
+        say("driver", "PyTorch finds no GPU", remedy)
         return problems
     from ._report import size, stats
 

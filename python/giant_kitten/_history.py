@@ -11,6 +11,8 @@ from . import _library
 
 _MALLOC = 0
 _WHO = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_int)
+# Whether it is told of live memory alone, and its frames: code and line.
+_Stack = tuple[bool, tuple[tuple[Any, int], ...]]
 
 
 class History:
@@ -26,8 +28,8 @@ class History:
         # How the recording was begun: its most events, and whether the library asks for stacks.
         self._begun: tuple[int, bool] = (0, False)
         # Stacks by number, from 1; and the number of each.
-        self._stacks: list[tuple[tuple[Any, int], ...]] = []
-        self._numbers: dict[tuple[tuple[Any, int], ...], int] = {}
+        self._stacks: list[_Stack] = []
+        self._numbers: dict[_Stack, int] = {}
         self._who = _WHO(self._ask)
 
     def record(
@@ -94,7 +96,7 @@ class History:
         while frame is not None:
             stack.append((frame.f_code, frame.f_lineno))
             frame = frame.f_back
-        key = tuple(stack)
+        key = (self._stacks_of_state, tuple(stack))
         number = self._numbers.get(key)
         if number is None:
             self._stacks.append(key)
@@ -105,7 +107,7 @@ class History:
         if not 0 < stack <= len(self._stacks):
             return []
         return [
-            {"filename": code.co_filename, "line": line, "name": code.co_name} for code, line in self._stacks[stack - 1]
+            {"filename": code.co_filename, "line": line, "name": code.co_name} for code, line in self._stacks[stack - 1][1]
         ]
 
     def events(self, device: int) -> tuple[list[dict[str, Any]], dict[int, list[dict[str, Any]]]]:
@@ -122,7 +124,7 @@ class History:
             event["frames"] = known[stack]
             if event["action"] == "alloc":
                 frames[event["addr"]] = event["frames"]
-            if self._stacks_of_state:
+            if 0 < stack <= len(self._stacks) and self._stacks[stack - 1][0]:
                 event["frames"] = []
         kept = [] if self._state_only else [event for event in events if event["action"] not in self._skipped]
         return kept, frames

@@ -187,6 +187,29 @@ def test_doctor_says_what_was_found() -> None:
     assert "take it out" in both
 
 
+TWO = {"FAKE_CUDA_PROFILE": "nominal-8g,nominal-6g"}
+
+
+@pytest.mark.parametrize("seen", ["", "-1", "7"])
+def test_where_every_gpu_is_hidden_the_processor_is_left(seen: str) -> None:
+    program = "import torch; print(torch.cuda.is_available(), torch.cuda.device_count(), torch.ones(3).sum().item())"
+    assert python(program, CUDA_VISIBLE_DEVICES=seen, **TWO) == "False 0 3.0\n"
+    printed = python("", "-m", "giant_kitten", "doctor", code_expected=1, CUDA_VISIBLE_DEVICES=seen)
+    assert f"CUDA_VISIBLE_DEVICES={seen} hides what it does not name" in printed
+
+
+def test_the_gpu_that_is_seen_is_the_first() -> None:
+    program = """
+import torch, giant_kitten
+kept = [torch.zeros(1 << 20, device=f"cuda:{device}") for device in range(torch.cuda.device_count())]
+print([giant_kitten.stats(device)["dedicated_capacity"] for device in range(len(kept))])
+"""
+    both = json.loads(python(program, **TWO))
+    assert both[0] > both[1]
+    assert json.loads(python(program, CUDA_VISIBLE_DEVICES="1", **TWO)) == both[1:]
+    assert json.loads(python(program, CUDA_VISIBLE_DEVICES="1,0", **TWO)) == both[::-1]
+
+
 def test_running_a_script(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import sys, torch; print(torch.cuda.get_allocator_backend(), sys.argv[1:], __name__)")

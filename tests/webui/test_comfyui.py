@@ -12,6 +12,7 @@ The genuine one runs on the rig's PyTorch (2.15.0), or on its own environment. B
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import models
 import pytest
 from conftest import HERE, Server, contrast, free_port, picture, serving
 from giant_kitten.webui.extensions import find
@@ -46,13 +48,15 @@ def has_dynamic_vram() -> bool:
 
 def genuine(folder: Path, *flags: str) -> Any:
     port, comfyui = free_port(), find(FOLDER)
-    for name in ("models/checkpoints", "output", "input", "user", "temp", "custom_nodes"):
+    for name in ("models/checkpoints", "models/controlnet", "output", "input", "user", "temp", "custom_nodes"):
         (folder / name).mkdir(parents=True)
     # Without the dialogs that greet newcomers.
     settings = folder / "user" / "default" / "comfy.settings.json"
     settings.parent.mkdir()
     settings.write_text('{"Comfy.TutorialCompleted": true, "Comfy.Workflow.ShowMissingModelsWarning": false}')
     (folder / "models" / "checkpoints" / "one.safetensors").symlink_to(Path(CHECKPOINT).resolve())
+    control = models.controlnet(models.header(Path(CHECKPOINT)))
+    models.write(folder / "models" / "controlnet" / "control_zero.safetensors", control)
     (folder / "custom_nodes" / "giant-kitten").symlink_to(comfyui.extension)
     line = [
         str(comfyui.python()), str(comfyui.folder / "main.py"), "--listen", "127.0.0.1", "--port", str(port),
@@ -134,7 +138,11 @@ def workflow(comfyui: Server, action: str, **values: Any) -> dict[str, Any]:
 
 def draw(comfyui: Server, action: str, **values: Any) -> str:
     """Sends a prompt, waits for its end, and returns what the status node said."""
-    status, answer = comfyui.post("prompt", {"prompt": workflow(comfyui, action, **values)})
+    return send(comfyui, workflow(comfyui, action, **values))
+
+
+def send(comfyui: Server, prompt: dict[str, Any]) -> str:
+    status, answer = comfyui.post("prompt", {"prompt": prompt})
     assert status == 200, answer
     known, until = answer["prompt_id"], time.monotonic() + 120
     while not (history := comfyui.get(f"history/{known}")):
@@ -184,6 +192,32 @@ def test_actions_from_a_node(comfyui: Server, action: str, phase: str) -> None:
         assert comfyui.device()["map"]["bytes"]["dedicated"]["model"] > 0
         assert comfyui.device()["stats"]["reserve"] == 1 << 29
     assert "automatic" in draw(comfyui, "automatic") and comfyui.device()["stats"]["automatic"] == 1
+
+
+def test_a_controlnet_belongs_to_the_model_while_it_works(comfyui: Server) -> None:
+    if "ControlNetLoader" not in comfyui.get("object_info"):
+        pytest.skip("the host page has no ControlNet")
+    draw(comfyui, "automatic")
+    marked = comfyui.device()["map"]["bytes"]
+    prompt = workflow(comfyui, "automatic")
+    hint = {"image": ["decode", 0], "strength": 1.0, "conditioning": ["wanted", 0], "control_net": ["control", 0]}
+    first = {**prompt["sample"]["inputs"], "seed": 1, "steps": 1}
+    prompt |= {
+        "control": {"class_type": "ControlNetLoader", "inputs": {"control_net_name": "control_zero.safetensors"}},
+        "first": {"class_type": "KSampler", "inputs": first},
+        "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["first", 0], "vae": ["load", 2]}},
+        "controlled": {"class_type": "ControlNetApply", "inputs": hint},
+        "again": {"class_type": "VAEDecode", "inputs": {"samples": ["sample", 0], "vae": ["load", 2]}},
+    }
+    prompt["sample"]["inputs"]["positive"] = ["controlled", 0]
+    prompt["save"]["inputs"]["images"] = prompt["status"]["inputs"]["after"] = ["again", 0]
+    send(comfyui, prompt)
+    found = comfyui.device()["map"]["bytes"]
+    shapes = models.controlnet(models.header(Path(CHECKPOINT)))
+    size = sum(2 * math.prod(shape) for shape in shapes.values())
+    more = sum(found[tier]["model"] - marked[tier]["model"] for tier in ("dedicated", "shared"))
+    # Blocks are rounded up.
+    assert size <= more < size + (8 << 20)
 
 
 def test_actions_from_the_panel(comfyui: Server, open_page: Callable[..., Page]) -> None:

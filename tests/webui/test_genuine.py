@@ -372,13 +372,14 @@ def test_what_a_large_picture_drove_out_comes_back_before_the_next(genuine: Serv
 
 
 def test_its_own_attention_stays_on_the_card(genuine: Server) -> None:
-    """Which needs more than the card at once for this size, and works in pieces as large as it is told is free."""
+    """Which wants 24 GiB at once for this size, and works in pieces as large as it is told is free."""
     assert genuine.post("giant-kitten/v1/act", {"action": "automatic"})[0] == 200
     generate(genuine)
     before = genuine.device()["stats"]
     generate(genuine, width=1024, height=1024)
     after = genuine.device()["stats"]
-    assert after["fell_to_shared"] == before["fell_to_shared"] and after["out_of_memory"] == 0
+    # What is kept of the decoder's needs for the size before may be too little for this one.
+    assert after["fell_to_shared_bytes"] - before["fell_to_shared_bytes"] < 2048 * MIB and after["out_of_memory"] == 0
 
 
 def test_each_of_the_originals_options_has_its_effect(genuine: Server) -> None:
@@ -453,10 +454,10 @@ def from_the_script_on(page: Page) -> dict[str, float]:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_pictures_of_the_page(genuine: Server, open_page: Callable[..., Page], theme: str) -> None:
-    """What the documents show: after a picture that needs more than the card has, wide and narrow."""
+    """What the documents show: after one picture that needs more than the card has and one that does not."""
     assert genuine.post("giant-kitten/v1/act", {"action": "automatic"})[0] == 200
-    generate(genuine)
     generate(genuine, width=1536, height=1536)
+    generate(genuine, width=768, height=768)
     name = find(FOLDER).kind.name.lower()
     for width, end in ((1100, theme), (360, f"{theme}-narrow")):
         page = open_page(f"{genuine.url}?__theme={theme}", width, theme, ignored=THEIRS)
@@ -502,9 +503,9 @@ def test_the_page_and_a_reload_of_the_ui(genuine: Server, open_page: Callable[..
             break
         page.wait_for_timeout(500)
     assert genuine.printed().count("Startup time") > starts, "the UI did not start again"
-    # It comes back by itself; one that is closed while it does has hung the browser.
+    # It comes back by itself. Nobody closes it while it does: its server would wait for it for ever when it ends.
     shown(page)
-    page.close()
+    page.wait_for_load_state("networkidle")
     stats = genuine.device()["stats"]
     assert (stats["automatic"], stats["persist"]) == (1, 0), "unloading the script restores everything"
     open_panel(open_page(genuine.url, ignored=THEIRS))

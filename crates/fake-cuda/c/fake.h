@@ -11,5 +11,6 @@ typedef void *any;
 
 /* From the Rust part. */
 unsigned long long fake_cuda_card_bytes(int device);
+unsigned fake_cuda_cards(void);
 unsigned long long fake_cuda_capture(unsigned long long stream);
 int fake_cuda_kind(uintptr_t pointer);

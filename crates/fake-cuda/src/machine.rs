@@ -8,6 +8,7 @@
 //! | `FAKE_CUDA_VERSION` | the CUDA version that the driver says it supports | `13000` |
 //! | `FAKE_CUDA_MISSING` | functions that the driver lacks, with commas between | none |
 //! | `FAKE_CUDA_RUNGS` | its ways to shared memory: backing in `host_numa` or `host`, memory that is `pinned`; `none` | all three |
+//! | `CUDA_VISIBLE_DEVICES` | which devices a program sees, by number, as of any driver; what comes after a wrong one is not seen | all |
 //! | `FAKE_CUDA_FAULTS` | a file to which every use of memory that came too early is added at exit | none |
 
 use std::any::Any;
@@ -36,15 +37,19 @@ pub struct Setup {
     pub pinned: bool,
     /// What the driver says is the node nearest to each device; -1 on a system without nodes.
     pub numa_node: i32,
+    /// The cards in the machine, with those that `CUDA_VISIBLE_DEVICES` hides.
+    pub cards: usize,
 }
 
 impl Setup {
     /// A driver of today over a machine.
     pub fn new(gpu: Gpu) -> Setup {
-        Setup { gpu, version: 13_000, missing: Vec::new(), host_numa: true, host: true, pinned: true, numa_node: 0 }
+        let cards = gpu.device_count();
+        Setup { gpu, version: 13_000, missing: Vec::new(), host_numa: true, host: true, pinned: true, numa_node: 0, cards }
     }
 
-    fn from_environment() -> std::result::Result<Setup, String> {
+    /// What the environment says; none where it hides every device.
+    fn from_environment() -> std::result::Result<Option<Setup>, String> {
         let variable = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.into());
         let list =
             |text: String| text.split(',').filter(|part| !part.is_empty()).map(str::to_owned).collect::<Vec<_>>();
@@ -53,17 +58,35 @@ impl Setup {
             .map(|name| Profile::load(name))
             .collect::<std::result::Result<Vec<_>, _>>()
             .map_err(|why| format!("FAKE_CUDA_PROFILE: {why}"))?;
+        let cards = profiles.len();
+        let seen: Vec<Profile> = match std::env::var("CUDA_VISIBLE_DEVICES") {
+            Ok(wanted) => visible(&wanted, cards).into_iter().map(|card| profiles[card].clone()).collect(),
+            Err(_) => profiles,
+        };
+        if seen.is_empty() {
+            return Ok(None);
+        }
         let version = variable("FAKE_CUDA_VERSION", "13000");
         let rungs = list(variable("FAKE_CUDA_RUNGS", "host_numa,host,pinned"));
-        Ok(Setup {
+        Ok(Some(Setup {
             version: version.parse().map_err(|why| format!("FAKE_CUDA_VERSION={version}: {why}"))?,
             missing: list(variable("FAKE_CUDA_MISSING", "")),
             host_numa: rungs.iter().any(|rung| rung == "host_numa"),
             host: rungs.iter().any(|rung| rung == "host"),
             pinned: rungs.iter().any(|rung| rung == "pinned"),
-            ..Setup::new(Gpu::new(&profiles).map_err(|why| why.to_string())?)
-        })
+            cards,
+            ..Setup::new(Gpu::new(&seen).map_err(|why| why.to_string())?)
+        }))
     }
+}
+
+/// The cards that a value of `CUDA_VISIBLE_DEVICES` leaves of so many: those before the first that is none, and none
+/// where one is named twice, as the CUDA programming guide has it.
+fn visible(wanted: &str, cards: usize) -> Vec<usize> {
+    let known = |part: &str| part.trim().parse().ok().filter(|card| *card < cards);
+    let seen: Vec<usize> = wanted.split(',').map_while(known).collect();
+    let twice = (1..seen.len()).any(|at| seen[..at].contains(&seen[at]));
+    if twice { Vec::new() } else { seen }
 }
 
 /// A machine in use.
@@ -78,7 +101,7 @@ pub(crate) fn current() -> Result<&'static Machine> {
     if let Some(machine) = unsafe { CURRENT.load(Ordering::Acquire).as_ref() } {
         return Ok(machine);
     }
-    static FROM_ENVIRONMENT: OnceLock<std::result::Result<Setup, String>> = OnceLock::new();
+    static FROM_ENVIRONMENT: OnceLock<std::result::Result<Option<Setup>, String>> = OnceLock::new();
     match FROM_ENVIRONMENT.get_or_init(|| {
         let setup = Setup::from_environment();
         match &setup {
@@ -87,7 +110,8 @@ pub(crate) fn current() -> Result<&'static Machine> {
         }
         setup
     }) {
-        Ok(setup) => Ok(setup),
+        Ok(Some(setup)) => Ok(setup),
+        Ok(None) => refuse(code::NO_DEVICE, "CUDA_VISIBLE_DEVICES leaves no device"),
         Err(why) => refuse(code::NOT_INITIALIZED, why.clone()),
     }
 }
@@ -140,4 +164,27 @@ pub fn install_in(library: &Path, setup: Setup) -> std::result::Result<(), Strin
     // Never unloaded: the machine is used through it.
     std::mem::forget(loaded);
     if installed { Ok(()) } else { Err(format!("{} is of another build: rebuild it", library.display())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::visible;
+
+    #[test]
+    fn devices_are_hidden_as_by_any_driver() {
+        let cases: [(&str, &[usize]); 9] = [
+            ("", &[]),
+            ("0", &[0]),
+            ("1", &[1]),
+            ("2, 0", &[2, 0]),
+            ("1,7,0", &[1]),
+            ("-1", &[]),
+            ("0,-1,1", &[0]),
+            ("1,1", &[]),
+            ("GPU-8", &[]),
+        ];
+        for (wanted, seen) in cases {
+            assert_eq!(visible(wanted, 3), seen, "{wanted:?}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ Imported by the custom node package (`webui/comfyui`) inside ComfyUI, whose modu
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_management
 import comfy.utils
 import execution
+import torch
 from aiohttp import web
 from server import PromptServer
 
@@ -51,7 +53,27 @@ def _bring(unet: Any) -> None:
         comfy.model_management.load_models_gpu([patcher])
 
 
-session = Session(Host("ComfyUI", model=_unet, bring=_bring))
+# What the sampling that runs has beside its model: ControlNets, mostly.
+_beside: list[Any] = []
+
+
+def _telling(gather: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps what finds the models that a sampling needs beside its own."""
+
+    @functools.wraps(gather)
+    def told(*arguments: Any, **named: Any) -> Any:
+        found = gather(*arguments, **named)
+        _beside[:] = [getattr(patcher, "model", None) for patcher in found[0]]
+        return found
+
+    return told
+
+
+def _companions() -> list[Any]:
+    return [model for model in _beside if isinstance(model, torch.nn.Module)]
+
+
+session = Session(Host("ComfyUI", model=_unet, bring=_bring, companions=_companions))
 # Held while a prompt runs: actions of the panel wait for it.
 _prompts = threading.RLock()
 
@@ -170,6 +192,8 @@ def _between_prompts(execute: Callable[..., Any]) -> Callable[..., Any]:
             try:
                 return execute(executor, prompt, *arguments, **named)
             finally:
+                # Nothing of ours keeps them from being unloaded.
+                _beside.clear()
                 session.end()
 
     return executed
@@ -238,4 +262,9 @@ def start() -> None:
     routes.get("/giant-kitten/state")(state)
     routes.post("/giant-kitten/act")(act)
     routes.post("/giant-kitten/panel")(act)
+    # Where a version has no such function, ControlNets are like everything else.
+    with contextlib.suppress(ImportError, AttributeError):
+        from comfy import sampler_helpers
+
+        sampler_helpers.get_additional_models = _telling(sampler_helpers.get_additional_models)
     execution.PromptExecutor.execute = _between_prompts(execution.PromptExecutor.execute)

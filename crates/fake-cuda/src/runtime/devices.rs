@@ -83,6 +83,17 @@ pub extern "C" fn fake_cuda_card_bytes(device: c_int) -> u64 {
     bytes
 }
 
+/// How many cards are in the machine, with those that `CUDA_VISIBLE_DEVICES` hides, as NVML counts them.
+#[unsafe(no_mangle)]
+pub extern "C" fn fake_cuda_cards() -> c_uint {
+    let mut cards = 0;
+    call(|machine| {
+        cards = machine.cards as c_uint;
+        Ok(())
+    });
+    cards
+}
+
 /// Finds a function of the driver. One that the fake does not have does nothing and succeeds: PyTorch insists on finding them all.
 ///
 /// # Safety
