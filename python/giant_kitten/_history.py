@@ -107,7 +107,8 @@ class History:
         if not 0 < stack <= len(self._stacks):
             return []
         return [
-            {"filename": code.co_filename, "line": line, "name": code.co_name} for code, line in self._stacks[stack - 1][1]
+            {"filename": code.co_filename, "line": line, "name": code.co_name}
+            for code, line in self._stacks[stack - 1][1]
         ]
 
     def events(self, device: int) -> tuple[list[dict[str, Any]], dict[int, list[dict[str, Any]]]]:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import giant_kitten
 import pytest
@@ -187,7 +188,7 @@ def test_doctor_says_what_was_found() -> None:
     assert "take it out" in both
 
 
-TWO = {"FAKE_CUDA_PROFILE": "nominal-8g,nominal-6g"}
+TWO: dict[str, Any] = {"FAKE_CUDA_PROFILE": "nominal-8g,nominal-6g"}
 
 
 @pytest.mark.parametrize("seen", ["", "-1", "7"])

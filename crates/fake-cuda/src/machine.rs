@@ -45,7 +45,16 @@ impl Setup {
     /// A driver of today over a machine.
     pub fn new(gpu: Gpu) -> Setup {
         let cards = gpu.device_count();
-        Setup { gpu, version: 13_000, missing: Vec::new(), host_numa: true, host: true, pinned: true, numa_node: 0, cards }
+        Setup {
+            gpu,
+            version: 13_000,
+            missing: Vec::new(),
+            host_numa: true,
+            host: true,
+            pinned: true,
+            numa_node: 0,
+            cards,
+        }
     }
 
     /// What the environment says; none where it hides every device.
