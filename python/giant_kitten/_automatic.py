@@ -20,6 +20,8 @@ def safe_point(kind: str = "", device: Any = None) -> None:
     work was done before, is made room for. `kind` is any words that are the same for the same work, such as "unet".
     `torch.cuda.empty_cache()` is a safe point too, without a name.
     """
+    if not isinstance(kind, str):
+        raise TypeError(f'the kind of work is a text such as "unet", not {kind!r}')
     _library.call("gk_safe_point", _index(device), kind.encode())
 
 

@@ -150,6 +150,9 @@ def parse_size(size: int | str) -> int:
     if isinstance(size, int) and not isinstance(size, bool):
         if size < 0:
             raise ValueError(f"a size of {size} bytes cannot be")
+        if size >= AUTO:
+            # ctypes would cut it off, to a small size or to the number that stands for "auto".
+            raise ValueError(f"a size of {size} bytes is more than any memory has")
         return size
     if not isinstance(size, str):
         raise TypeError(f'a size is a number of bytes or a text such as "1.6GiB", not {size!r}')

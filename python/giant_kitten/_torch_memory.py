@@ -30,6 +30,10 @@ def complete(torch: Any) -> None:
     c._cuda_record_memory_history_legacy = history.record_legacy
     c._cuda_isHistoryEnabled = lambda: history.enabled
     c._cuda_attach_out_of_memory_observer = _refuse("an observer of out of memory cannot be attached")
+    # PyTorch would refuse these to any allocator but its own, without saying what they are for.
+    c._cuda_getCheckpointState = c._cuda_checkPoolLiveAllocations = _refuse(
+        'CUDA graph trees (torch.compile with mode="reduce-overhead" or backend="cudagraphs") cannot be used'
+    )
     # Memory that can change tiers has no handle that another process could open. Old releases would try.
     torch.UntypedStorage._share_cuda_ = _refuse("CUDA tensors cannot be shared between processes (IPC)")
     _mem_pool.complete(torch)

@@ -297,3 +297,18 @@ def test_a_pool_with_an_allocator_of_its_own_is_refused_by_name() -> None:
         pytest.skip(f"PyTorch {torch.__version__} has no MemPool")
     with pytest.raises(RuntimeError, match=r"MemPool .*cannot be used while giant-kitten is PyTorch's allocator"):
         torch.cuda.MemPool(object())
+
+
+def test_graph_trees_are_refused_by_name() -> None:
+    program = """
+import torch
+compiled = torch.compile(torch.nn.Linear(8, 8).cuda(), backend="cudagraphs")
+with torch.no_grad():
+    try:
+        for _ in range(3):
+            compiled(torch.zeros(4, 8, device="cuda"))
+    except RuntimeError as why:
+        print(why)
+"""
+    printed = python(program)
+    assert "CUDA graph trees" in printed and "while giant-kitten is PyTorch's allocator" in printed

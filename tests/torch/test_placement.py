@@ -136,6 +136,9 @@ def test_the_reserve_is_handed_out_first() -> None:
     ("wrong", "kind", "said"),
     [
         (lambda: giant_kitten.activate(reserve="1.6"), ValueError, "1.6GiB"),
+        (lambda: giant_kitten.activate(reserve=1 << 70), ValueError, "more than any memory has"),
+        (lambda: giant_kitten.activate(reserve=2**64 - 1), ValueError, "more than any memory has"),
+        (lambda: giant_kitten.safe_point(3), TypeError, "the kind of work"),  # type: ignore[arg-type]
         (lambda: giant_kitten.activate(reserve=-1), ValueError, "-1"),
         (lambda: giant_kitten.activate(reserve=1.5), TypeError, "1.5"),  # type: ignore[arg-type]
         (lambda: giant_kitten.activate(device=9), giant_kitten.Error, "no device 9"),
