@@ -1,12 +1,13 @@
 """AUTOMATIC1111's own attention cut to the card.
 
 It works in pieces as large as the memory that it is told is free. Of both tiers, pieces would be as large as both, and
-lie in shared memory where smaller ones had fitted the card. So it is told what is idle of the card; and of both tiers
-only where it finds no piece small enough, and would give up.
+lie in shared memory where smaller ones had fitted the card. So it is told what is idle of the card; and only where it
+finds no piece small enough, and would give up, as much more as it needs for its smallest.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,8 +15,11 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 
-# How AUTOMATIC1111's error begins where 64 pieces are too few.
+GIB = 1 << 30
+
+# How AUTOMATIC1111's error begins where 64 pieces are too few, and how it says what would do, to a tenth.
 GIVES_UP = "Not enough memory"
+NEEDS = re.compile(r"Need: ([\d.]+)GB free")
 
 
 def fit(theirs: Any, idle: Callable[[], int]) -> Callable[[], None]:
@@ -28,28 +32,31 @@ def fit(theirs: Any, idle: Callable[[], int]) -> Callable[[], None]:
     split = getattr(theirs, "split_cross_attention_forward", None)
     if free is None or split is None:
         return lambda: None
-    on_the_card = True
+    # Of nothing at all it can take no share.
+    least = MIB
+    undone = False
 
     def available() -> int:
-        # Of nothing at all it can take no share.
-        return max(idle(), MIB) if on_the_card else int(free())
+        return int(free()) if undone else max(idle(), least)
 
     def split_to_fit(*arguments: Any, **named: Any) -> Any:
-        nonlocal on_the_card
+        nonlocal least
         try:
             return split(*arguments, **named)
         except RuntimeError as why:
-            if not str(why).startswith(GIVES_UP):
+            if undone or not str(why).startswith(GIVES_UP):
                 raise
-        before, on_the_card = on_the_card, False
+            needs = NEEDS.search(str(why))
+        both = int(free())
+        least = min(both, int((float(needs[1]) + 0.1) * GIB)) if needs else both
         try:
             return split(*arguments, **named)
         finally:
-            on_the_card = before
+            least = MIB
 
     def undo() -> None:
-        nonlocal on_the_card
-        on_the_card = False
+        nonlocal undone
+        undone = True
         theirs.get_available_vram, theirs.split_cross_attention_forward = free, split
 
     theirs.get_available_vram, theirs.split_cross_attention_forward = available, split_to_fit
