@@ -505,7 +505,7 @@ def test_the_page_and_a_reload_of_the_ui(genuine: Server, open_page: Callable[..
     assert genuine.printed().count("Startup time") > starts, "the UI did not start again"
     # It comes back by itself. Nobody closes it while it does: its server would wait for it for ever when it ends.
     shown(page)
-    page.wait_for_load_state("networkidle")
+    page.wait_for_load_state("load")
     stats = genuine.device()["stats"]
     assert (stats["automatic"], stats["persist"]) == (1, 0), "unloading the script restores everything"
     open_panel(open_page(genuine.url, ignored=THEIRS))
