@@ -57,13 +57,27 @@ def test_what_both_tiers_cannot_hold_fails_as_theirs_and_other_errors_pass() -> 
         module.split_cross_attention_forward(GIB, "shapes do not match")
 
 
-def test_it_is_undone_where_a_model_has_taken_it_as_well() -> None:
+def test_it_is_undone_and_done_again_where_a_model_has_taken_it() -> None:
     module = theirs()
     before = dict(vars(module))
     undo = fit(module, lambda: 2 * GIB)
     taken = module.split_cross_attention_forward
     undo()
-    assert vars(module) == before and taken(20 * GIB) == 10 * GIB
+    assert {name: vars(module)[name] for name in before} == before
+    assert taken(20 * GIB) == 10 * GIB, "as without us"
+    # As "Reload UI" does: the model goes on with what it has taken.
+    fit(module, lambda: GIB)
+    assert taken(20 * GIB) == 20 * GIB / 32 and taken(129 * GIB) == 129 * GIB / 64
+    assert module.split_cross_attention_forward is taken
+
+
+def test_it_becomes_a_method() -> None:
+    module = types.SimpleNamespace(
+        get_available_vram=lambda: BOTH, split_cross_attention_forward=lambda self, x: (self, x)
+    )
+    fit(module, lambda: GIB)
+    layer = type("CrossAttention", (), {"forward": module.split_cross_attention_forward})()
+    assert layer.forward(7) == (layer, 7)
 
 
 def test_a_webui_without_it_is_left_alone() -> None:

@@ -509,4 +509,5 @@ def test_the_page_and_a_reload_of_the_ui(genuine: Server, open_page: Callable[..
     stats = genuine.device()["stats"]
     assert (stats["automatic"], stats["persist"]) == (1, 0), "unloading the script restores everything"
     open_panel(open_page(genuine.url, ignored=THEIRS))
-    assert len(generate(genuine)[0]) == 1
+    # The model is the one from before, with the attention that it has been given.
+    assert len(generate(genuine, width=1536, height=1536)[0]) == 1
