@@ -177,7 +177,7 @@ struct gk_stats {
     uint64_t phase;              /* GK_LOADING, GK_ACTIVE, GK_DISABLED, GK_FREED */
     uint64_t reserve;            /* the reserve in force */
     uint64_t reserve_used;       /* dedicated bytes of live scratch */
-    uint64_t reserve_high_water; /* its peak since the activation */
+    uint64_t reserve_high_water; /* its peak since the last action or reset of peaks */
     uint64_t persist;            /* persist in force */
     uint64_t mallocs;            /* calls, without those of size 0 */
     uint64_t frees;

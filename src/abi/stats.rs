@@ -90,7 +90,7 @@ fields! {
     reserve = |s, _| s.reserve;
     /// Dedicated bytes of live scratch.
     reserve_used = |s, _| s.reserve_used.current();
-    /// Its peak: the high-water mark of the reserve.
+    /// Its peak since the last action or reset of peaks: the high-water mark of the reserve.
     reserve_high_water = |s, _| s.reserve_used.peak();
     /// Persist in force.
     persist = |s, _| s.persist;

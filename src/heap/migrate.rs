@@ -241,8 +241,13 @@ impl Heap {
     /// The state after a placement.
     pub(super) fn settle(&mut self, phase: Phase, reserve: u64, persist: u64) {
         self.stats.phase = phase;
-        self.stats.reserve_used = Default::default();
         let active = phase == Phase::Active;
+        if active && self.automatic.on {
+            // However often the automatic mode places anew, it is one activation: the high-water mark stays.
+            self.stats.reserve_used.set(0);
+        } else {
+            self.stats.reserve_used = Default::default();
+        }
         self.current = if active { SCRATCH } else { RESIDENT };
         self.ledger.reserve = reserve;
         self.ledger.persist = persist;

@@ -167,6 +167,12 @@ fn each_kind_of_work_finds_its_own() {
     }
     assert!(last[..8].iter().all(|step| *step == Traffic::default()), "the UNet is back: {last:?}");
     assert_eq!(last[8].scratch, 0, "the idle UNet has made room");
+    let before = kitten.stats(0).unwrap();
+    assert_ne!(kitten.safe_point(0, UNET).unwrap(), Default::default());
+    let after = kitten.stats(0).unwrap();
+    assert!(after.rebalances > before.rebalances && after.reserve_used.current() == 0);
+    assert_eq!(after.reserve_used.peak(), before.reserve_used.peak(), "what is placed anew forgets no high-water mark");
+    assert!(after.reserve_used.peak() >= 20 * GRANULE);
     all_as_they_were(&gpu, &kitten, &vae);
 }
 

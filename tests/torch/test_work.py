@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import giant_kitten
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Machine
+from conftest import Machine, python
 
 DEVICE = "cuda"
 
@@ -67,6 +68,22 @@ def test_a_block_used_on_a_side_stream_is_not_given_out_before_that_is_done(mach
     other.copy_(torch.ones(3 << 20, dtype=torch.uint8))
     side.synchronize()
     torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize("end", ["", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
+def test_memory_used_too_early_is_told_even_of_a_program_that_is_killed(end: str, tmp_path: Path) -> None:
+    """What the absence of faults in the other tests means."""
+    program = f"""
+import torch
+given, taken = torch.ones(1 << 20).pin_memory(), torch.ones(1 << 20).pin_memory()
+block = given.to("cuda", non_blocking=True)
+with torch.cuda.stream(torch.cuda.Stream()):
+    taken.copy_(block, non_blocking=True)
+{end}
+"""
+    faults = tmp_path / "faults"
+    python(program, code_expected=-9 if end else 0, FAKE_CUDA_FAULTS=str(faults))
+    assert "is sure to be done" in faults.read_text()
 
 
 def test_many_streams_and_threads() -> None:

@@ -13,8 +13,8 @@ GIB = 1 << 30
 BOTH = 16 * GIB
 
 
-def theirs() -> Any:
-    """Their module: attention returns the size of the pieces that it works in."""
+def theirs(tells: bool = True) -> Any:
+    """Their module: attention returns the size of the pieces that it works in, or tells what it needs and gives up."""
     module = types.SimpleNamespace(get_available_vram=lambda: BOTH)
 
     def split(need: int, broken: str = "") -> float:
@@ -22,27 +22,29 @@ def theirs() -> Any:
             raise RuntimeError(broken)
         steps = 2 ** max(0, math.ceil(math.log2(need / module.get_available_vram())))
         if steps > 64:
-            raise RuntimeError(f"Not enough memory, use lower resolution. Need: {need}")
+            said = f"Need: {need / 64 / GIB:0.1f}GB free" if tells else "Sorry"
+            raise RuntimeError(f"Not enough memory, use lower resolution (max approx. 64x64). {said}, Have: ...")
         return float(need / steps)
 
     module.split_cross_attention_forward = split
     return module
 
 
-def test_pieces_fit_the_card_and_larger_ones_are_for_what_would_fail() -> None:
-    module = theirs()
+@pytest.mark.parametrize(("tells", "pieces"), [(True, 64), (False, 16)])
+def test_pieces_fit_the_card_and_what_would_fail_has_the_smallest_that_do(tells: bool, pieces: int) -> None:
+    module = theirs(tells)
     fit(module, lambda: 2 * GIB)
     attention = module.split_cross_attention_forward
     assert attention(GIB) == GIB and attention(20 * GIB) == 1.25 * GIB and attention(128 * GIB) == 2 * GIB
-    assert attention(129 * GIB) == 129 * GIB / 16, "as without us"
-    assert attention(20 * GIB) == 1.25 * GIB, "and only that one"
+    assert attention(129 * GIB) == 129 * GIB / pieces and attention(1024 * GIB) == 16 * GIB
+    assert attention(20 * GIB) == 1.25 * GIB, "and only those"
 
 
 def test_a_full_card_is_no_division_by_nothing() -> None:
     module = theirs()
     fit(module, lambda: -5)
     assert module.get_available_vram() == 1 << 20
-    assert module.split_cross_attention_forward(20 * GIB) == 10 * GIB
+    assert module.split_cross_attention_forward(20 * GIB) == 20 * GIB / 64
 
 
 def test_what_both_tiers_cannot_hold_fails_as_theirs_and_other_errors_pass() -> None:
@@ -55,13 +57,27 @@ def test_what_both_tiers_cannot_hold_fails_as_theirs_and_other_errors_pass() -> 
         module.split_cross_attention_forward(GIB, "shapes do not match")
 
 
-def test_it_is_undone_where_a_model_has_taken_it_as_well() -> None:
+def test_it_is_undone_and_done_again_where_a_model_has_taken_it() -> None:
     module = theirs()
     before = dict(vars(module))
     undo = fit(module, lambda: 2 * GIB)
     taken = module.split_cross_attention_forward
     undo()
-    assert vars(module) == before and taken(20 * GIB) == 10 * GIB
+    assert {name: vars(module)[name] for name in before} == before
+    assert taken(20 * GIB) == 10 * GIB, "as without us"
+    # As "Reload UI" does: the model goes on with what it has taken.
+    fit(module, lambda: GIB)
+    assert taken(20 * GIB) == 20 * GIB / 32 and taken(129 * GIB) == 129 * GIB / 64
+    assert module.split_cross_attention_forward is taken
+
+
+def test_it_becomes_a_method() -> None:
+    module = types.SimpleNamespace(
+        get_available_vram=lambda: BOTH, split_cross_attention_forward=lambda self, x: (self, x)
+    )
+    fit(module, lambda: GIB)
+    layer = type("CrossAttention", (), {"forward": module.split_cross_attention_forward})()
+    assert layer.forward(7) == (layer, 7)
 
 
 def test_a_webui_without_it_is_left_alone() -> None:

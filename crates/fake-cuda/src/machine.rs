@@ -9,7 +9,7 @@
 //! | `FAKE_CUDA_MISSING` | functions that the driver lacks, with commas between | none |
 //! | `FAKE_CUDA_RUNGS` | its ways to shared memory: backing in `host_numa` or `host`, memory that is `pinned`; `none` | all three |
 //! | `CUDA_VISIBLE_DEVICES` | which devices a program sees, by number, as of any driver; what comes after a wrong one is not seen | all |
-//! | `FAKE_CUDA_FAULTS` | a file to which every use of memory that came too early is added at exit | none |
+//! | `FAKE_CUDA_FAULTS` | a file to which every use of memory that came too early is added | none |
 
 use std::any::Any;
 use std::path::Path;
@@ -114,7 +114,8 @@ pub(crate) fn current() -> Result<&'static Machine> {
     match FROM_ENVIRONMENT.get_or_init(|| {
         let setup = Setup::from_environment();
         match &setup {
-            Ok(_) => tell_faults_at_exit(),
+            Ok(Some(setup)) => keep_faults(&setup.gpu),
+            Ok(None) => {}
             Err(why) => eprintln!("fake-cuda: {why}"),
         }
         setup
@@ -125,22 +126,18 @@ pub(crate) fn current() -> Result<&'static Machine> {
     }
 }
 
-fn tell_faults_at_exit() {
-    extern "C" fn tell() {
-        let (Ok(path), Ok(machine)) = (std::env::var("FAKE_CUDA_FAULTS"), current()) else { return };
-        let text: String = machine.gpu.faults().iter().map(|fault| format!("{fault}\n")).collect();
+/// Has each fault added to the file that `FAKE_CUDA_FAULTS` names, at once: a program may be killed.
+fn keep_faults(gpu: &Gpu) {
+    fn add(text: &str) {
+        let Ok(path) = std::env::var("FAKE_CUDA_FAULTS") else { return };
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
         if let Err(why) = file.and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes())) {
             eprintln!("fake-cuda: {path}: {why}");
         }
     }
-    unsafe extern "C" {
-        fn atexit(call: extern "C" fn()) -> std::ffi::c_int;
-    }
-    // SAFETY: the function lives as long as the library, which nobody unloads.
-    if unsafe { atexit(tell) } != 0 {
-        eprintln!("fake-cuda: faults will not be told");
-    }
+    // An empty one says that it was looked for.
+    add("");
+    gpu.tell_faults(|fault| add(&format!("{fault}\n")));
 }
 
 /// Makes a copy of the library stand for a machine; a test holds the other end. Whether it could be, which takes that

@@ -547,6 +547,11 @@ impl Gpu {
         self.state().streams.faults()
     }
 
+    /// Has a function told of each fault at once, besides. It may not ask anything of the machine.
+    pub fn tell_faults(&self, tell: fn(&Fault)) {
+        self.state().streams.tell_faults(tell);
+    }
+
     /// How often each call was made.
     pub fn calls(&self) -> BTreeMap<&'static str, u64> {
         self.state().calls.clone()

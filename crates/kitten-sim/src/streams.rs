@@ -106,6 +106,8 @@ pub(crate) struct Streams {
     host: Clock,
     uses: Vec<PastUse>,
     faults: Vec<Fault>,
+    /// Who is told of each fault at once.
+    told: Option<fn(&Fault)>,
     /// What each capture under way has recorded, by its number.
     captures: BTreeMap<u64, Graph>,
     next_capture: u64,
@@ -152,6 +154,7 @@ impl Streams {
             host: Clock::new(),
             uses: Vec::new(),
             faults: Vec::new(),
+            told: None,
             captures: BTreeMap::new(),
             next_capture: 1,
             graphs: BTreeMap::new(),
@@ -251,10 +254,14 @@ impl Streams {
             let ordered =
                 Some(past.stream) == stream || known.get(&past.stream).is_some_and(|count| *count >= past.nth);
             if !ordered && past.access.conflicts(access) {
-                self.faults.push(Fault(format!(
+                let fault = Fault(format!(
                     "{name} touches {:#x}+{:#x} before \"{}\" on stream #{}, which touches {:#x}+{:#x}, is sure to be done",
                     access.address, access.bytes, past.name, past.stream, past.access.address, past.access.bytes
-                )));
+                ));
+                if let Some(tell) = self.told {
+                    tell(&fault);
+                }
+                self.faults.push(fault);
                 return;
             }
         }
@@ -483,6 +490,10 @@ impl Streams {
     pub(crate) fn is_capturing(&mut self, handle: u64) -> Result<bool> {
         let serial = self.serial("cuStreamIsCapturing", handle)?;
         Ok(self.states[&serial].capture.is_some())
+    }
+
+    pub(crate) fn tell_faults(&mut self, tell: fn(&Fault)) {
+        self.told = Some(tell);
     }
 
     pub(crate) fn faults(&self) -> Vec<Fault> {

@@ -1,5 +1,7 @@
 //! The rules of virtual memory management, one by one, and the detector of memory used too early.
 
+use std::sync::Mutex;
+
 use kitten_sim::{Access, Completion, Gpu, Profile, Tier, code};
 
 const G: u64 = 2 << 20;
@@ -112,6 +114,19 @@ fn pinned_memory_has_an_address_of_its_own_and_stays_there() {
     gpu.launch(0, "use", &[Access::read(again, G)]).unwrap();
     gpu.unpin(again).unwrap();
     assert_eq!(gpu.faults().len(), 1, "given back under work that nobody waited for");
+}
+
+#[test]
+fn a_fault_is_told_at_once() {
+    static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let gpu = gpu();
+    gpu.tell_faults(|fault| TOLD.lock().unwrap().push(fault.to_string()));
+    let at = mapped(&gpu, 1);
+    gpu.launch(0, "use", &[Access::read(at, G)]).unwrap();
+    assert_eq!(*TOLD.lock().unwrap(), Vec::<String>::new());
+    gpu.unmap(0, at, G).unwrap();
+    assert_eq!(*TOLD.lock().unwrap(), gpu.faults().iter().map(ToString::to_string).collect::<Vec<_>>());
+    assert_eq!(gpu.faults().len(), 1);
 }
 
 #[test]
