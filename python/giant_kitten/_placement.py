@@ -106,8 +106,12 @@ def residency(tensor: Any) -> dict[str, int]:
 
 
 def tier(tensor: Any) -> str:
-    """Where a tensor lies: "dedicated", "shared", or "both"."""
+    """Where a tensor, or a module, lies: "dedicated", "shared", or "both"."""
     found = residency(tensor)
+    if not any(found.values()):
+        raise _library.Error(
+            "it lies in neither tier: it is not on a GPU, has no elements, or was made before giant-kitten came"
+        )
     if found["shared"] == 0:
         return "dedicated"
     return "both" if found["dedicated"] else "shared"
@@ -173,10 +177,10 @@ def tensors(x: Any) -> Iterable[Any]:
     import torch
 
     if isinstance(x, torch.Tensor):
-        yield x
+        yield from (x,) if x.layout == torch.strided else _parts(x)
     elif isinstance(x, torch.nn.Module):
-        yield from x.parameters()
-        yield from x.buffers()
+        for part in (*x.parameters(), *x.buffers()):
+            yield from tensors(part)
     elif isinstance(x, (list, tuple, set, frozenset)):
         for part in x:
             yield from tensors(part)
@@ -184,3 +188,17 @@ def tensors(x: Any) -> Iterable[Any]:
         yield from tensors(list(x.values()))
     else:
         raise TypeError(f"a tensor, a module, or several of them are wanted, not {type(x).__name__}")
+
+
+def _parts(sparse: Any) -> Iterator[Any]:
+    """The tensors that a sparse one is made of."""
+    import torch
+
+    if sparse.layout == torch.sparse_coo:
+        yield from (sparse._indices(), sparse._values())
+        return
+    by_row = sparse.layout in (torch.sparse_csr, torch.sparse_bsr)
+    yield from (
+        (sparse.crow_indices(), sparse.col_indices()) if by_row else (sparse.ccol_indices(), sparse.row_indices())
+    )
+    yield sparse.values()

@@ -139,6 +139,8 @@ def test_the_reserve_is_handed_out_first() -> None:
         (lambda: giant_kitten.activate(reserve=1 << 70), ValueError, "more than any memory has"),
         (lambda: giant_kitten.activate(reserve=2**64 - 1), ValueError, "more than any memory has"),
         (lambda: giant_kitten.safe_point(3), TypeError, "the kind of work"),  # type: ignore[arg-type]
+        (lambda: giant_kitten.tier(torch.zeros(9)), giant_kitten.Error, "in neither tier"),
+        (lambda: giant_kitten.tier(torch.zeros(9, device="meta")), giant_kitten.Error, "in neither tier"),
         (lambda: giant_kitten.activate(reserve=-1), ValueError, "-1"),
         (lambda: giant_kitten.activate(reserve=1.5), TypeError, "1.5"),  # type: ignore[arg-type]
         (lambda: giant_kitten.activate(device=9), giant_kitten.Error, "no device 9"),
@@ -157,3 +159,12 @@ def test_what_is_wrong_is_said(wrong: object, kind: type[Exception], said: str) 
 def test_installing_again_does_nothing() -> None:
     giant_kitten.install()
     assert giant_kitten.is_installed()
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
+def test_a_sparse_tensor_moves_with_its_parts(layout: torch.layout) -> None:
+    given = torch.arange(1 << 20, dtype=torch.float).view(1024, 1024)
+    sparse = (given.to_sparse() if layout == torch.sparse_coo else given.to_sparse(layout=layout)).cuda()
+    assert giant_kitten.tier(giant_kitten.to_shared(sparse)) == "shared"
+    assert giant_kitten.tier(giant_kitten.to_dedicated(sparse)) == "dedicated"
+    assert torch.equal(sparse.cpu().to_dense(), given)
