@@ -10,8 +10,8 @@ while True:
         work = torch.empty(batch, 1 << 17, dtype=torch.float16, device="cuda")
         break
     except torch.cuda.OutOfMemoryError as why:
-        # Old releases spell it otherwise.
-        said = "GPU 0 has a total capac" in str(why) and isinstance(why, RuntimeError)
+        # PyTorch 2.1 spells it otherwise, and 2.3 ends where it prints the number as a character.
+        said = ("GPU 0 has a total capac" in str(why) or str(why).endswith("GPU ")) and isinstance(why, RuntimeError)
         tries, batch = tries + 1, batch // 2
         cuda.empty_cache()
         if not said:
