@@ -38,6 +38,7 @@ def complete(torch: Any) -> None:
     torch.UntypedStorage._share_cuda_ = _refuse("CUDA tensors cannot be shared between processes (IPC)")
     _mem_pool.complete(torch)
     _complete_mem_get_info(torch)
+    _complete_accelerator(torch)
     _complete_cudnn_benchmark(torch)
 
 
@@ -103,6 +104,8 @@ def memory_stats(device: int) -> dict[str, Any]:
     return {
         "num_alloc_retries": stats["retries"],
         "num_ooms": stats["out_of_memory"],
+        # Of refusals before the driver is asked, which newer releases can be told to make.
+        "num_oom_rejections": 0,
         "num_sync_all_streams": 0,
         "num_device_alloc": reserved["allocated"] // granule,
         "num_device_free": reserved["freed"] // granule,
@@ -212,6 +215,22 @@ def _complete_mem_get_info(torch: Any) -> None:
     mem_get_info.__module__ = native.__module__
     torch.cuda.mem_get_info = mem_get_info
     torch.cuda.memory.mem_get_info = mem_get_info
+
+
+def _complete_accelerator(torch: Any) -> None:
+    """What `torch.accelerator` asks, in the releases whose `torch.accelerator` tells of memory.
+
+    It finds no allocator that it knows to have begun, and so tells of nothing and empties nothing.
+    """
+    c = torch._C
+    if not hasattr(c, "_accelerator_isAllocatorInitialized"):
+        return
+    c._accelerator_isAllocatorInitialized = torch.cuda.is_initialized
+    c._accelerator_emptyCache = lambda: torch.cuda.empty_cache()
+    c._accelerator_getDeviceStats = memory_stats
+    c._accelerator_resetPeakStats = c._cuda_resetPeakMemoryStats
+    c._accelerator_resetAccumulatedStats = c._cuda_resetAccumulatedMemoryStats
+    c._accelerator_getMemoryInfo = torch.cuda.mem_get_info
 
 
 def _complete_cudnn_benchmark(torch: Any) -> None:
