@@ -300,6 +300,8 @@ def test_a_pool_with_an_allocator_of_its_own_is_refused_by_name() -> None:
 
 
 def test_graph_trees_are_refused_by_name() -> None:
+    if torch.__version__ < "2.2":
+        pytest.skip(f"PyTorch {torch.__version__} captures a graph without asking for trees, and that works")
     program = """
 import torch
 compiled = torch.compile(torch.nn.Linear(8, 8).cuda(), backend="cudagraphs")
