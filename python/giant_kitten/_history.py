@@ -103,13 +103,10 @@ class History:
             number = self._numbers[key] = len(self._stacks)
         return number
 
-    def _frames(self, stack: int) -> list[dict[str, Any]]:
-        if not 0 < stack <= len(self._stacks):
-            return []
-        return [
-            {"filename": code.co_filename, "line": line, "name": code.co_name}
-            for code, line in self._stacks[stack - 1][1]
-        ]
+    def _told(self, stack: int) -> tuple[bool, list[dict[str, Any]]]:
+        """A stack by its number, in the viewer's words."""
+        of_state, lines = self._stacks[stack - 1] if 0 < stack <= len(self._stacks) else (False, ())
+        return of_state, [{"filename": code.co_filename, "line": line, "name": code.co_name} for code, line in lines]
 
     def events(self, device: int) -> tuple[list[dict[str, Any]], dict[int, list[dict[str, Any]]]]:
         """What happened on a device, as the viewer wants it; and who allocated what begins at which address."""
@@ -117,16 +114,15 @@ class History:
             return [], {}
         events = _library.read_json("gk_history_json", device)
         frames: dict[int, list[dict[str, Any]]] = {}
-        known: dict[int, list[dict[str, Any]]] = {}
+        known: dict[int, tuple[bool, list[dict[str, Any]]]] = {}
         for event in events:
             stack = event.pop("stack")
             if stack not in known:
-                known[stack] = self._frames(stack)
-            event["frames"] = known[stack]
+                known[stack] = self._told(stack)
+            of_state, told = known[stack]
+            event["frames"] = [] if of_state else told
             if event["action"] == "alloc":
-                frames[event["addr"]] = event["frames"]
-            if 0 < stack <= len(self._stacks) and self._stacks[stack - 1][0]:
-                event["frames"] = []
+                frames[event["addr"]] = told
         kept = [] if self._state_only else [event for event in events if event["action"] not in self._skipped]
         return kept, frames
 

@@ -61,9 +61,10 @@ def place(device: int, request: _library.Activation, to: int) -> None:
     """
     import torch
 
-    # The workspaces of cuBLAS are known to C++ alone, and would keep their place. The next product makes them anew.
-    torch._C._cuda_clearCublasWorkspaces()
     claims = _claims(device, request)
+    # The workspaces of cuBLAS are known to C++ alone, and would keep their place. The next product makes them anew.
+    # Not before the claims were looked up: nothing works on them then, and no graph does later.
+    torch._C._cuda_clearCublasWorkspaces()
     storages = _storages(_known_tensors(), device)
     _library.call("gk_begin_loading", device, ctypes.byref(request))
     sorted_storages = [_Storage(storages[claim["address"]], claim) for claim in claims if claim["address"] in storages]

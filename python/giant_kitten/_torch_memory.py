@@ -226,7 +226,7 @@ def _complete_accelerator(torch: Any) -> None:
     if not hasattr(c, "_accelerator_isAllocatorInitialized"):
         return
     c._accelerator_isAllocatorInitialized = torch.cuda.is_initialized
-    c._accelerator_emptyCache = lambda: torch.cuda.empty_cache()
+    c._accelerator_emptyCache = torch.cuda.empty_cache
     c._accelerator_getDeviceStats = memory_stats
     c._accelerator_resetPeakStats = c._cuda_resetPeakMemoryStats
     c._accelerator_resetAccumulatedStats = c._cuda_resetAccumulatedMemoryStats

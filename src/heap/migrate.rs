@@ -124,7 +124,7 @@ impl Heap {
         let budget = self.ledger.resident_budget(reserve, persist).map_err(Error::Argument)?;
         let moved = self.place(order, budget / self.granule)?;
         self.set_automatic(automatic);
-        self.settle(Phase::Active, reserve, persist);
+        self.begin(Phase::Active, reserve, persist);
         Ok(moved)
     }
 
@@ -135,7 +135,7 @@ impl Heap {
     pub fn disable(&mut self, order: Order) -> Result<Moved, Error> {
         let moved = self.place(order, self.ledger.capacity[Tier::Dedicated] / self.granule)?;
         self.set_automatic(false);
-        self.settle(Phase::Disabled, 0, 0);
+        self.begin(Phase::Disabled, 0, 0);
         Ok(moved)
     }
 
@@ -146,7 +146,7 @@ impl Heap {
     pub fn free_vram(&mut self) -> Result<Moved, Error> {
         let moved = self.place(Order::default(), 0)?;
         self.set_automatic(false);
-        self.settle(Phase::Freed, 0, 0);
+        self.begin(Phase::Freed, 0, 0);
         self.stock.trim(Tier::Dedicated, 0);
         self.note();
         Ok(moved)
@@ -162,7 +162,7 @@ impl Heap {
         self.ledger.resident_budget(reserve, persist).map_err(Error::Argument)?;
         self.quiesce()?;
         self.strip();
-        self.settle(Phase::Loading, reserve, persist);
+        self.begin(Phase::Loading, reserve, persist);
         Ok(())
     }
 
@@ -183,7 +183,7 @@ impl Heap {
         self.quiesce()?;
         if self.is_frozen() && self.stats.blocks.active_count() == 0 {
             // Nothing lives that a reserve found automatically could be kept from.
-            self.settle(Phase::Loading, 0, self.ledger.persist);
+            self.begin(Phase::Loading, 0, self.ledger.persist);
         }
         self.strip();
         self.stock.trim(Tier::Dedicated, self.ledger.reserve);
@@ -238,16 +238,18 @@ impl Heap {
         self.quiesce().is_ok() && self.strip() > 0
     }
 
-    /// The state after a placement.
+    /// The state after an action: the high-water mark of scratch begins anew.
+    fn begin(&mut self, phase: Phase, reserve: u64, persist: u64) {
+        self.stats.reserve_used = Default::default();
+        self.settle(phase, reserve, persist);
+    }
+
+    /// The state after a placement, of an action or of the automatic mode.
     pub(super) fn settle(&mut self, phase: Phase, reserve: u64, persist: u64) {
         self.stats.phase = phase;
+        // What lives now is no scratch.
+        self.stats.reserve_used.set(0);
         let active = phase == Phase::Active;
-        if active && self.automatic.on {
-            // However often the automatic mode places anew, it is one activation: the high-water mark stays.
-            self.stats.reserve_used.set(0);
-        } else {
-            self.stats.reserve_used = Default::default();
-        }
         self.current = if active { SCRATCH } else { RESIDENT };
         self.ledger.reserve = reserve;
         self.ledger.persist = persist;

@@ -28,6 +28,11 @@ def header(file: Path) -> Shapes:
     return {name: each["shape"] for name, each in found.items() if name != "__metadata__"}
 
 
+def size(shapes: Shapes) -> int:
+    """The bytes of such shapes in half precision."""
+    return sum(2 * math.prod(shape) for shape in shapes.values())
+
+
 def write(file: Path, shapes: Shapes) -> Path:
     """A file of safetensors with half-precision zeros."""
     at, entries = 0, {}

@@ -12,7 +12,6 @@ The genuine one runs on the rig's PyTorch (2.15.0), or on its own environment. B
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import re
 import shutil
@@ -264,8 +263,7 @@ def test_a_controlnet_belongs_to_the_model_while_it_works(comfyui: Server) -> No
     prompt["save"]["inputs"]["images"] = prompt["status"]["inputs"]["after"] = ["again", 0]
     send(comfyui, prompt)
     found = comfyui.device()["map"]["bytes"]
-    shapes = models.controlnet(models.header(Path(CHECKPOINT)))
-    size = sum(2 * math.prod(shape) for shape in shapes.values())
+    size = models.size(models.controlnet(models.header(Path(CHECKPOINT))))
     more = sum(found[tier]["model"] - marked[tier]["model"] for tier in ("dedicated", "shared"))
     # Blocks are rounded up.
     assert size <= more < size + (8 << 20)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import re
 import shutil
@@ -275,11 +274,11 @@ def is_all_dedicated(device: Any, *beside: int) -> bool:
 
 def unet_size() -> int:
     shapes = models.header(CHECKPOINT)
-    return sum(2 * math.prod(shape) for name, shape in shapes.items() if name.startswith(models.UNET))
+    return models.size({name: shape for name, shape in shapes.items() if name.startswith(models.UNET)})
 
 
 def controlnet_size() -> int:
-    return sum(2 * math.prod(shape) for shape in models.controlnet(models.header(CHECKPOINT)).values())
+    return models.size(models.controlnet(models.header(CHECKPOINT)))
 
 
 def test_a_switch_of_checkpoints_is_placed_at_once(placed: Server) -> None:

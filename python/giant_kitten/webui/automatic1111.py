@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-import torch
 from fastapi import Depends, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPBasic
@@ -96,8 +95,7 @@ def _companions() -> list[Any]:
     else:
         hooks = [getattr(script, "latest_network", None) for script in getattr(_scripts, "alwayson_scripts", ())]
         controls = [part for hook in hooks for part in getattr(hook, "control_params", None) or ()]
-    found = [getattr(control, "control_model", None) for control in controls]
-    return [module for module in found if isinstance(module, torch.nn.Module)]
+    return [getattr(control, "control_model", None) for control in controls]
 
 
 _scripts: Any = None

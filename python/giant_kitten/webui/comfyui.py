@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_management
 import comfy.utils
 import execution
-import torch
 from aiohttp import web
 from server import PromptServer
 
@@ -69,11 +68,7 @@ def _telling(gather: Callable[..., Any]) -> Callable[..., Any]:
     return told
 
 
-def _companions() -> list[Any]:
-    return [model for model in _beside if isinstance(model, torch.nn.Module)]
-
-
-session = Session(Host("ComfyUI", model=_unet, bring=_bring, companions=_companions))
+session = Session(Host("ComfyUI", model=_unet, bring=_bring, companions=lambda: _beside))
 # Held while a prompt runs: actions of the panel wait for it.
 _prompts = threading.RLock()
 

@@ -116,7 +116,7 @@ class Host:
     decoder: Callable[[], Any] = lambda: None
     """The module that makes pictures of what the model made. None where it is not known."""
     companions: Callable[[], list[Any]] = list
-    """The modules that work beside the model in each step of the generation that runs: its ControlNets."""
+    """What works beside the model in each step of the generation that runs: its ControlNets. Only modules count."""
 
 
 @dataclass
@@ -267,7 +267,9 @@ class Session:
 
     def _mark_companions(self) -> None:
         """Marks what works beside the model as belonging to it: nothing moves now, and the next action places it so."""
-        companions = self.host.companions()
+        import torch
+
+        companions = [module for module in self.host.companions() if isinstance(module, torch.nn.Module)]
         weights = [_weights(module, 1) for module in companions]
         if weights == self._companions:
             return
