@@ -56,7 +56,8 @@ void gk_free(void *ptr, size_t size, int device, void *stream);
 /* Hook init: nothing is to be done. */
 void gk_init(int device_count);
 
-/* Hook reset (torch.cuda.empty_cache): gives idle memory back to the driver, on all devices. Inert while active. */
+/* Hook reset (torch.cuda.empty_cache): gives idle memory back to the driver, on all devices in use. It may come from any
+ * thread, at any time, beside any work: nothing that lives moves. Inert while active, and while a graph is captured. */
 void gk_reset(void);
 
 /* Hook memory fraction: dedicated memory is limited to this part, 0 to 1, of the card. */
@@ -68,19 +69,30 @@ void *gk_base_alloc(void *ptr, size_t *size);
 /* Hook record stream: `stream` uses the block that holds `ptr` as well; once freed, the block waits for that work. */
 void gk_record_stream(void *ptr, void *stream);
 
-/* Hooks of CUDA graph captures. The pool's name is PyTorch's MempoolId_t, two integers. `filter` points to a libstdc++
- * std::function<bool(cudaStream_t)>, or is null to accept every stream. What is allocated between begin and end, on
- * streams that the filter accepts, belongs to the pool until it was released as often as it was begun. */
+/* Hooks of memory pools: those of CUDA graph captures, and those that programs use by themselves. The pool's name is
+ * PyTorch's MempoolId_t, two integers. `filter` points to a libstdc++ std::function<bool(cudaStream_t)>, or is null to
+ * accept every stream. What is allocated between begin and end, on streams that the filter accepts, belongs to the pool
+ * until it was released as often as it was begun. Of several that accept an allocation, the one begun last serves. A
+ * release before the end is as good as one after it. */
 void gk_begin_allocate_to_pool(int device, uint64_t pool_a, uint64_t pool_b, const void *filter);
 void gk_end_allocate_to_pool(int device, uint64_t pool_a, uint64_t pool_b);
 /* The first two as PyTorch 2.1 has them: the capture is of one stream, named instead of a filter, and ends by that name. */
 void gk_begin_allocate_stream_to_pool(int device, void *stream, uint64_t pool_a, uint64_t pool_b);
 void gk_end_allocate_stream_to_pool(int device, void *stream);
 void gk_release_pool(int device, uint64_t pool_a, uint64_t pool_b);
-/* How many hold the pool: those that began to allocate from it, less those that released it. 0 where there is no such pool. */
+/* Keeps a pool, as an object that owns it does, on every device from its first use there; gk_drop_pool ends that, and gives
+ * what is idle in the pool back to the driver. */
+int gk_keep_pool(uint64_t pool_a, uint64_t pool_b);
+void gk_drop_pool(uint64_t pool_a, uint64_t pool_b);
+/* How many hold the pool on all devices: who keeps it, and those that began to allocate from it, less those that released
+ * it. 0 where there is no such pool. */
 uint64_t gk_pool_holds(int device, uint64_t pool_a, uint64_t pool_b);
 
 /* ---- Control ----------------------------------------------------------------------------------------------------- */
+
+/* Puts a device to use, as its first allocation would: a context, and the backing of the reserve. No question does that: of
+ * a device that is not in use, statistics and maps tell nothing but that. */
+int gk_open(int device);
 
 /* Sets options, over those of the environment variable. Only before the first allocation: GK_REFUSED after it.
  * GK_ARGUMENT, with a sentence, for a text that is not understood; nothing has changed then. */
@@ -115,8 +127,26 @@ int gk_activate(int device, const struct gk_activation *activation);
  * it. A safe point is a moment at which nobody launches work until the call returns; `kind` names the work that comes next,
  * in any words that are the same for the same work ("unet"), or is null. What scratch lacked since the last one, and what it needed when
  * this kind of work was done before, is made room for now if that pays: resident memory moves, no address changes, and where
- * everything fits nothing is done. gk_reset is a safe point too. */
+ * everything fits nothing is done.
+ *
+ * The word is checked as far as an allocator can see. Nothing moves this time ("abstained" counts it) where another thread
+ * has allocated or freed on the device since the last safe point, called that safe point, or is inside a piece of work
+ * (below); where a graph is captured; or where a stream is at work again after the device was waited for. What no allocator
+ * can see, a thread that launches and never allocates, is the caller's word alone. */
 int gk_safe_point(int device, const char *kind);
+
+/* A piece of work of the calling thread begins, and ends: no safe point of another thread moves anything in between. Pieces
+ * may lie inside each other. */
+int gk_begin_work(int device);
+int gk_end_work(int device);
+
+/* The calling thread launches nothing before it allocates, frees or begins a piece of work again: safe points of others
+ * need not mind what it did before. */
+int gk_rest(int device);
+
+/* The caller's word, good for its next safe point, that all other threads are at rest, however they were seen: those inside
+ * a piece of work are excepted. */
+int gk_vouch(int device);
 
 /* Tells the automatic mode that the work between two safe points reads `bytes` of the block that holds `ptr`. Where nothing is
  * told, every block that lives at a safe point counts as read once. */
@@ -244,6 +274,8 @@ struct gk_stats {
     uint64_t small_split_bytes;
     uint64_t large_splits;        /* the same beside large blocks */
     uint64_t large_split_bytes;
+    uint64_t abstained;           /* safe points that wanted to move something, and saw somebody at work */
+    uint64_t in_use;              /* 1 where the device is in use; otherwise everything else is 0 */
 };
 int gk_stats(int device, struct gk_stats *stats);
 

@@ -30,5 +30,5 @@ mod sync;
 
 pub use core::{PerTier, Phase, Reserve, Splits, Stats, Tier, parse_size, show_size};
 pub use error::{Error, OutOfMemory};
-pub use heap::{MemoryMap, Moved, PoolId, Segment};
+pub use heap::{ContextKind, MemoryMap, Moved, PoolId, Segment};
 pub use kitten::{Activation, Kitten, OPTIONS, OptionRow, Options, reference};

@@ -29,3 +29,30 @@ mod chosen {
 }
 
 pub(crate) use chosen::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering};
+
+use crate::core::ThreadId;
+
+/// The calling thread. A thread that has ended may have had the same number.
+#[cfg(all(unix, not(feature = "shuttle")))]
+#[inline]
+pub(crate) fn this_thread() -> ThreadId {
+    // SAFETY: the function has no precondition.
+    ThreadId(unsafe { libc::pthread_self() } as u64)
+}
+
+/// The calling thread. A thread that has ended may have had the same number.
+#[cfg(all(not(unix), not(feature = "shuttle")))]
+#[inline]
+pub(crate) fn this_thread() -> ThreadId {
+    thread_local! {
+        static HERE: u8 = const { 0 };
+    }
+    // The address of a thread's own variable is no other living thread's.
+    ThreadId(HERE.try_with(|here| std::ptr::from_ref(here) as u64).unwrap_or(0))
+}
+
+/// The calling thread, as the model checker knows it.
+#[cfg(feature = "shuttle")]
+pub(crate) fn this_thread() -> ThreadId {
+    ThreadId(usize::from(shuttle::current::me()) as u64)
+}

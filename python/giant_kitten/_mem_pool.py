@@ -10,6 +10,8 @@ from . import _library
 class MemPool:
     """A pool of memory, as `torch.cuda.MemPool`: what is allocated inside `use_mem_pool` comes of it alone.
 
+    It serves on every device. At its end what is idle in it goes back to the driver.
+
     `use_on_oom` and `no_split` are accepted and change nothing: what is free in a pool stays its own, and is divided.
 
     Raises `RuntimeError` with an allocator: memory of others cannot be moved between tiers.
@@ -24,16 +26,14 @@ class MemPool:
                 "start without GIANT_KITTEN to use it"
             )
         torch.cuda.init()
-        self._device: int = torch.cuda.current_device()
         self._id: tuple[int, int] = torch.cuda.graph_pool_handle()
-        # Beginning and not releasing it holds the pool, and makes it.
-        torch._C._cuda_beginAllocateCurrentThreadToPool(self._device, self._id)
-        torch._C._cuda_endAllocateToPool(self._device, self._id)
-        self._release = torch._C._cuda_releasePool
+        _library.call("gk_keep_pool", *self._id)
+        # Modules may be gone when the interpreter ends before the object does.
+        self._drop = _library.library().gk_drop_pool
 
     def __del__(self) -> None:
-        if hasattr(self, "_release"):
-            self._release(self._device, self._id)
+        if hasattr(self, "_drop"):
+            self._drop(*self._id)
 
     @property
     def id(self) -> tuple[int, int]:
@@ -47,7 +47,7 @@ class MemPool:
 
     def use_count(self) -> int:
         """How many hold the pool: this object, those that are inside `use_mem_pool`, captured graphs."""
-        return int(_library.library().gk_pool_holds(self._device, *self._id))
+        return int(_library.library().gk_pool_holds(0, *self._id))
 
     def snapshot(self, include_traces: bool = True) -> Any:
         """The pool's segments, as in `torch.cuda.memory_snapshot`."""

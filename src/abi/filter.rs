@@ -8,12 +8,17 @@
 //!  24   invoker(storage, &stream) -> bool
 //! ```
 //!
+//! Asked with operation 0, the manager names the type of what it holds, which tells a graph capture (a lambda of PyTorch's
+//! `at::cuda::CUDAGraph`) from a program that uses a `MemPool`.
+//!
 //! Other C++ libraries differ: only Linux builds of PyTorch, which use libstdc++, may pass one here.
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_char, c_void};
 
 use crate::driver::Stream;
+use crate::heap::ContextKind;
 
+const TYPE_INFO: i32 = 0;
 const COPY: i32 = 2;
 const DESTROY: i32 = 3;
 
@@ -29,6 +34,16 @@ struct Function {
     manager: Option<Manager>,
     invoker: Option<Invoker>,
 }
+
+/// The beginning of a `std::type_info`, by the Itanium C++ ABI.
+#[repr(C)]
+struct TypeInfo {
+    functions: *const c_void,
+    name: *const c_char,
+}
+
+/// The class whose filters are those of captures, as it stands in a mangled name.
+const CAPTURES: &[u8] = b"CUDAGraph";
 
 /// A copy of PyTorch's filter, good for as long as it is kept.
 pub(super) struct Filter(Function);
@@ -51,6 +66,26 @@ impl Filter {
         // SAFETY: the manager belongs to this storage, and copies into storage of the same size and alignment.
         unsafe { manager(&mut copy.storage, &source.storage, COPY) };
         Some(Filter(copy))
+    }
+
+    /// What the context is for whose filter this is.
+    pub(super) fn kind(&self) -> ContextKind {
+        let mut found = Storage([0; 16]);
+        let Some(manager) = self.0.manager else { return ContextKind::Unknown };
+        // SAFETY: the manager belongs to the storage; with this operation it writes a pointer to a `std::type_info`, or null.
+        unsafe { manager(&mut found, &self.0.storage, TYPE_INFO) };
+        // SAFETY: as above; storage is as large as a pointer, and aligned as one.
+        let info = unsafe { (&raw const found).cast::<*const TypeInfo>().read() };
+        // SAFETY: a `std::type_info` lives as long as the library it is in, which is PyTorch's.
+        let Some(info) = (unsafe { info.as_ref() }) else { return ContextKind::Unknown };
+        if info.name.is_null() {
+            return ContextKind::Unknown;
+        }
+        // SAFETY: the name is a C string that lives as long.
+        let name = unsafe { CStr::from_ptr(info.name) }.to_bytes();
+        log::debug!("a pool context whose filter is a {}", String::from_utf8_lossy(name));
+        let is_capture = name.windows(CAPTURES.len()).any(|part| part == CAPTURES);
+        if is_capture { ContextKind::Capture } else { ContextKind::Region }
     }
 
     /// Whether the filter accepts a stream.

@@ -13,7 +13,7 @@ mod throw;
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -21,7 +21,7 @@ use crate::core::placement::SortBy;
 use crate::core::{Reserve, Tier, parse_size, show_size};
 use crate::driver::{self, Stream};
 use crate::error::Error;
-use crate::heap::{Moved, PoolId};
+use crate::heap::{ContextKind, Moved, PoolId};
 use crate::kitten::{Activation, Kitten, Options};
 
 pub use map::json as map_json;
@@ -91,6 +91,24 @@ fn current() -> Result<&'static Kitten, Error> {
     }
 }
 
+/// The allocator, if it has been made: who only asks, or takes back, begins nothing.
+#[inline]
+fn started() -> Option<&'static Kitten> {
+    // SAFETY: as in `current`.
+    unsafe { CURRENT.load(Ordering::Acquire).as_ref() }
+}
+
+/// Asks the allocator about a device; where there is none yet, nothing is in use.
+fn ask<T: Default>(device: c_int, question: impl FnOnce(&Kitten, usize) -> Result<T, Error>) -> Result<T, Error> {
+    let device = device_number(device)?;
+    started().map_or_else(|| Ok(T::default()), |kitten| question(kitten, device))
+}
+
+/// The allocator, if it can have given out the block at an address.
+fn owner_of(address: *const c_void) -> Result<&'static Kitten, Error> {
+    started().ok_or(Error::NotAllocated { address: address as u64 })
+}
+
 /// Makes the allocator at its first use, from `gk_configure` or the environment variable.
 #[cold]
 fn start() -> Result<&'static Kitten, Error> {
@@ -108,10 +126,19 @@ fn start() -> Result<&'static Kitten, Error> {
         None => options_from_environment().map_err(Error::Argument)?,
     };
     let kitten = Kitten::new(options, driver::open()?)?;
+    kitten.record(RECORDED.load(Ordering::Acquire));
     let kitten: &'static mut Kitten = Box::leak(Box::new(kitten));
     fork::watch();
     CURRENT.store(kitten, Ordering::Release);
     Ok(kitten)
+}
+
+/// The options that the allocator would be made with now.
+fn configured() -> Result<Options, Error> {
+    match &*STARTING.lock() {
+        Some(options) => Ok(options.clone()),
+        None => options_from_environment().map_err(Error::Argument),
+    }
 }
 
 /// Begins to log to standard error what [`LOG_VARIABLE`] asks for, unless the process has a log of its own.
@@ -256,7 +283,7 @@ pub extern "C" fn gk_free(ptr: *mut c_void, _size: usize, device: c_int, stream:
     }
     let device = usize::try_from(device).unwrap_or(usize::MAX);
     hook("gk_free", || {
-        let kitten = current()?;
+        let kitten = owner_of(ptr)?;
         if kitten.is_recording() {
             return kitten.recorded_free(ptr as u64, stream_of(stream), who_asks(1));
         }
@@ -284,6 +311,9 @@ fn complain(call: &str) {
 /// Says who allocates (0) or gives back (1), by a number of its own; 0 for nobody knows.
 pub type Who = extern "C" fn(what: c_int) -> u64;
 
+/// How many events [`gk_record`] asked for: a recording may be wished for before there is anything to record.
+static RECORDED: AtomicUsize = AtomicUsize::new(0);
+
 /// Whom [`gk_record`] was given.
 static WHO: Mutex<Option<Who>> = Mutex::new(None);
 
@@ -299,7 +329,8 @@ fn who_asks(what: c_int) -> u64 {
 pub extern "C" fn gk_record(events: usize, who: Option<Who>) -> c_int {
     status(|| {
         *WHO.lock() = who;
-        current()?.record(events);
+        RECORDED.store(events, Ordering::Release);
+        started().into_iter().for_each(|kitten| kitten.record(events));
         Ok(())
     })
 }
@@ -310,7 +341,7 @@ pub extern "C" fn gk_record(events: usize, who: Option<Who>) -> c_int {
 /// `buffer` is null or has room for `length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_history_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
-    let text = guarded(|| Ok(snapshot::history(&current()?.history(device_number(device)?)?)));
+    let text = guarded(|| Ok(snapshot::history(&ask(device, Kitten::history)?)));
     // SAFETY: the caller's promise.
     unsafe { write_text(text, buffer, length) }
 }
@@ -319,10 +350,10 @@ pub unsafe extern "C" fn gk_history_json(device: c_int, buffer: *mut c_char, len
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_init(_device_count: c_int) {}
 
-/// PyTorch's reset hook (`empty_cache`).
+/// PyTorch's reset hook (`empty_cache`): at any time, beside any work. Moves nothing that lives.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_reset() {
-    hook("gk_reset", || current()?.reset());
+    hook("gk_reset", || started().map_or(Ok(()), Kitten::reset));
 }
 
 /// PyTorch's memory fraction hook.
@@ -337,7 +368,7 @@ pub extern "C" fn gk_memory_fraction(fraction: f64, device: c_int) {
 /// `size` is null or may be written to.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_base_alloc(ptr: *mut c_void, size: *mut usize) -> *mut c_void {
-    match guarded(|| current()?.extent(ptr as u64)) {
+    match guarded(|| owner_of(ptr)?.extent(ptr as u64)) {
         Ok((start, length)) => {
             // SAFETY: the caller's promise.
             if let Some(size) = unsafe { size.as_mut() } {
@@ -355,7 +386,7 @@ pub extern "C" fn gk_record_stream(ptr: *mut c_void, stream: *mut c_void) {
     if ptr.is_null() {
         return;
     }
-    hook("gk_record_stream", || current()?.record_stream(ptr as u64, stream_of(stream)));
+    hook("gk_record_stream", || owner_of(ptr)?.record_stream(ptr as u64, stream_of(stream)));
 }
 
 /// PyTorch's hook at the begin of a graph capture: what `filter` accepts comes from the pool. A null filter accepts every stream.
@@ -367,8 +398,10 @@ pub unsafe extern "C" fn gk_begin_allocate_to_pool(device: c_int, pool_a: u64, p
     hook("gk_begin_allocate_to_pool", || {
         // SAFETY: the caller's promise.
         let filter = unsafe { filter::Filter::copy(filter) };
+        // Who accepts every stream without a look captures none.
+        let kind = filter.as_ref().map_or(ContextKind::Region, filter::Filter::kind);
         let accepts = move |stream| filter.as_ref().is_none_or(|filter| filter.accepts(stream));
-        current()?.begin_pool(device_number(device)?, PoolId(pool_a, pool_b), accepts)
+        current()?.begin_pool_of_kind(device_number(device)?, PoolId(pool_a, pool_b), kind, accepts)
     });
 }
 
@@ -398,10 +431,27 @@ pub extern "C" fn gk_release_pool(device: c_int, pool_a: u64, pool_b: u64) {
     hook("gk_release_pool", || current()?.release_pool(device_number(device)?, PoolId(pool_a, pool_b)));
 }
 
-/// How many hold a pool: those that began to allocate from it, less those that released it. 0 where there is no such pool.
+/// Keeps a pool on all devices, as a `MemPool` does, from its first use there until [`gk_drop_pool`].
 #[unsafe(no_mangle)]
-pub extern "C" fn gk_pool_holds(device: c_int, pool_a: u64, pool_b: u64) -> u64 {
-    let holds = guarded(|| current()?.pool_holds(device_number(device)?, PoolId(pool_a, pool_b)));
+pub extern "C" fn gk_keep_pool(pool_a: u64, pool_b: u64) -> c_int {
+    status(|| {
+        current()?.keep_pool(PoolId(pool_a, pool_b));
+        Ok(())
+    })
+}
+
+/// Ends what [`gk_keep_pool`] began. Unless somebody else holds the pool, it is gone, and what is idle in it goes back to the
+/// driver.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_drop_pool(pool_a: u64, pool_b: u64) {
+    hook("gk_drop_pool", || started().map_or(Ok(()), |kitten| kitten.drop_pool(PoolId(pool_a, pool_b))));
+}
+
+/// How many hold a pool on all devices: who keeps it, and those that began to allocate from it, less those that released it. 0
+/// where there is no such pool.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_pool_holds(_device: c_int, pool_a: u64, pool_b: u64) -> u64 {
+    let holds = guarded(|| Ok(started().map_or(0, |kitten| kitten.pool_holds(PoolId(pool_a, pool_b)))));
     holds.map_or(0, u64::from)
 }
 
@@ -421,11 +471,10 @@ pub unsafe extern "C" fn gk_configure(options: *const c_char) -> c_int {
                     .into(),
             ));
         }
-        let before = match &*configured {
-            Some(options) => Ok(options.clone()),
-            None => options_from_environment(),
+        let mut options = match &*configured {
+            Some(options) => options.clone(),
+            None => options_from_environment().map_err(Error::Argument)?,
         };
-        let mut options = before.map_err(Error::Argument)?;
         options.apply(text).map_err(Error::Argument)?;
         *configured = Some(options);
         Ok(())
@@ -496,6 +545,12 @@ impl GkActivation {
     }
 }
 
+/// Puts a device to use, as its first allocation would: a context, and the backing of the reserve.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_open(device: c_int) -> c_int {
+    status(|| current()?.open(device_number(device)?))
+}
+
 /// What the options say of an activation: the start for whoever wants to change a part.
 ///
 /// # Safety
@@ -503,7 +558,10 @@ impl GkActivation {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_defaults(activation: *mut GkActivation) -> c_int {
     status(|| {
-        let options: Activation = current()?.options().into();
+        let options: Activation = match started() {
+            Some(kitten) => kitten.options().into(),
+            None => (&configured()?).into(),
+        };
         // SAFETY: the caller's promise.
         match unsafe { activation.as_mut() } {
             Some(activation) => *activation = options.into(),
@@ -571,10 +629,12 @@ pub unsafe extern "C" fn gk_claims_json(
     length: usize,
 ) -> usize {
     let text = guarded(|| {
-        let kitten = current()?;
-        // SAFETY: the caller's promise.
-        let order = unsafe { GkActivation::or_options(activation, kitten) }?.order();
-        Ok(claims::json(&kitten.claims(device_number(device)?, order)?))
+        let claims = ask(device, |kitten, device| {
+            // SAFETY: the caller's promise.
+            let order = unsafe { GkActivation::or_options(activation, kitten) }?.order();
+            kitten.claims(device, order)
+        })?;
+        Ok(claims::json(&claims))
     });
     // SAFETY: the caller's promise.
     unsafe { write_text(text, buffer, length) }
@@ -590,14 +650,40 @@ pub unsafe extern "C" fn gk_safe_point(device: c_int, kind: *const c_char) -> c_
     status(|| {
         // SAFETY: the caller's promise.
         let kind = if kind.is_null() { "" } else { unsafe { text_of(kind) }? };
-        current()?.safe_point(device_number(device)?, kind).map(drop)
+        ask(device, |kitten, device| kitten.safe_point(device, kind)).map(drop)
     })
+}
+
+/// A piece of work of this thread begins on a device, which may launch without allocating: no safe point of another thread
+/// moves anything before [`gk_end_work`]. Pieces may lie inside each other.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_begin_work(device: c_int) -> c_int {
+    status(|| ask(device, Kitten::begin_work))
+}
+
+/// The piece of work that this thread began last on a device has ended.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_end_work(device: c_int) -> c_int {
+    status(|| ask(device, Kitten::end_work))
+}
+
+/// This thread launches nothing on a device before it allocates, frees or begins a piece of work there again.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_rest(device: c_int) -> c_int {
+    status(|| ask(device, Kitten::rest))
+}
+
+/// The caller's word, good for the next safe point, that no other thread launches work on a device. Those inside a piece of
+/// work are excepted.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_vouch(device: c_int) -> c_int {
+    status(|| ask(device, Kitten::vouch))
 }
 
 /// Tells the automatic mode that the work from the last safe point to the next one reads `bytes` of the block that holds `ptr`.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_touch(ptr: *const c_void, bytes: usize) -> c_int {
-    status(|| current()?.touch(ptr as u64, bytes as u64))
+    status(|| owner_of(ptr)?.touch(ptr as u64, bytes as u64))
 }
 
 /// Places everything anew without reserve and persist, and thaws. Null takes the options' order. Nobody may launch work meanwhile.
@@ -623,7 +709,7 @@ pub extern "C" fn gk_free_vram(device: c_int) -> c_int {
 /// Says whether the block that holds `ptr` belongs to the model.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_mark(ptr: *mut c_void, model: c_int) -> c_int {
-    status(|| current()?.mark(ptr as u64, model != 0))
+    status(|| owner_of(ptr)?.mark(ptr as u64, model != 0))
 }
 
 /// Bytes of the block that holds `ptr` in each tier.
@@ -633,7 +719,7 @@ pub extern "C" fn gk_mark(ptr: *mut c_void, model: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_tier(ptr: *mut c_void, dedicated: *mut u64, shared: *mut u64) -> c_int {
     status(|| {
-        let bytes = current()?.residency(ptr as u64)?;
+        let bytes = owner_of(ptr)?.residency(ptr as u64)?;
         for (tier, to) in [(Tier::Dedicated, dedicated), (Tier::Shared, shared)] {
             // SAFETY: the caller's promise.
             if let Some(to) = unsafe { to.as_mut() } {
@@ -653,7 +739,7 @@ pub extern "C" fn gk_move(ptr: *mut c_void, tier: c_int) -> c_int {
             GK_SHARED => Tier::Shared,
             _ => return Err(Error::Argument(format!("there is no tier {tier}: 0 is dedicated, 1 is shared"))),
         };
-        current()?.move_block(ptr as u64, tier).map(drop)
+        owner_of(ptr)?.move_block(ptr as u64, tier).map(drop)
     })
 }
 
@@ -716,8 +802,8 @@ pub unsafe extern "C" fn gk_stats(device: c_int, stats: *mut GkStats) -> c_int {
                 "gk_stats: the field \"size\" says {known}; set it to sizeof(struct gk_stats) before the call"
             )));
         }
-        let (kitten, device) = (current()?, device_number(device)?);
-        let mut full = GkStats::of(&kitten.stats(device)?, &kitten.splits(device)?);
+        let (counted, splits) = (ask(device, Kitten::stats)?, ask(device, Kitten::splits)?);
+        let mut full = GkStats::of(&counted, &splits);
         let length = known.min(size_of::<GkStats>());
         full.size = length as u32;
         // SAFETY: the caller's struct is `known` bytes long, ours is no shorter than `length`.
@@ -733,10 +819,9 @@ pub unsafe extern "C" fn gk_stats(device: c_int, stats: *mut GkStats) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_stats_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
     let text = guarded(|| {
-        let device = device_number(device)?;
-        let kitten = current()?;
-        let (stats, splits) = (kitten.stats(device)?, kitten.splits(device)?);
-        Ok(stats::json(&stats, &splits, &kitten.device_info(device)?, &kitten.reserve_reason(device)?))
+        let (stats, splits) = (ask(device, Kitten::stats)?, ask(device, Kitten::splits)?);
+        let info = ask(device, Kitten::device_info)?;
+        Ok(stats::json(&stats, &splits, info.as_ref(), &ask(device, Kitten::reserve_reason)?))
     });
     // SAFETY: the caller's promise.
     unsafe { write_text(text, buffer, length) }
@@ -748,7 +833,7 @@ pub unsafe extern "C" fn gk_stats_json(device: c_int, buffer: *mut c_char, lengt
 /// `buffer` is null or has room for `length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_snapshot_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
-    let text = guarded(|| Ok(snapshot::json(&current()?.segments(device_number(device)?)?)));
+    let text = guarded(|| Ok(snapshot::json(&ask(device, Kitten::segments)?)));
     // SAFETY: the caller's promise.
     unsafe { write_text(text, buffer, length) }
 }
@@ -759,7 +844,7 @@ pub unsafe extern "C" fn gk_snapshot_json(device: c_int, buffer: *mut c_char, le
 /// `buffer` is null or has room for `length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_map_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
-    let text = guarded(|| Ok(map::json(&current()?.map(device_number(device)?)?)));
+    let text = guarded(|| Ok(map::json(&ask(device, Kitten::map)?)));
     // SAFETY: the caller's promise.
     unsafe { write_text(text, buffer, length) }
 }
@@ -784,13 +869,13 @@ unsafe fn write_text(text: Result<String, c_int>, buffer: *mut c_char, length: u
 /// Forgets the peaks of a device.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_reset_peaks(device: c_int) -> c_int {
-    status(|| current()?.reset_peaks(device_number(device)?))
+    status(|| ask(device, Kitten::reset_peaks))
 }
 
 /// Begins anew to count on a device what only ever grows.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_reset_totals(device: c_int) -> c_int {
-    status(|| current()?.reset_totals(device_number(device)?))
+    status(|| ask(device, Kitten::reset_totals))
 }
 
 /// The text of the last error on this thread; empty if there was none. Good until the next call on this thread.

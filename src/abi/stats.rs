@@ -224,20 +224,24 @@ fields! {
     large_splits = |_, splits| splits[1].count;
     /// Their bytes on the granules of blocks.
     large_split_bytes = |_, splits| splits[1].bytes;
+    /// Number of safe points that wanted to move something and did not, because somebody was seen at work.
+    abstained = |s, _| s.abstained;
+    /// 1 where the device is in use; otherwise everything else is 0.
+    in_use = |s, _| u64::from(s.in_use);
 }
 
 /// The statistics as one JSON object: the fields of [`GkStats`] by name, `phase_name`, how the reserve was found, the device's name, which
 /// rung of the ladder its shared tier stands on, and why the better ones do not hold.
-pub fn json(stats: &Stats, splits: &[Splits; 2], device: &DeviceInfo, reserve_reason: &str) -> String {
+pub fn json(stats: &Stats, splits: &[Splits; 2], device: Option<&DeviceInfo>, reserve_reason: &str) -> String {
     let fields = GkStats::of(stats, splits);
-    let refused: Vec<_> = device.refused.iter().map(|why| quoted(why)).collect();
+    let refused: Vec<_> = device.iter().flat_map(|device| &device.refused).map(|why| quoted(why)).collect();
     let mut text = format!(
         "{{\"version\":{},\"phase_name\":\"{}\",\"reserve_reason\":{},\"device\":{},\"rung\":\"{}\",\"rungs_refused\":[{}]",
         fields.version,
         stats.phase.name(),
         quoted(reserve_reason),
-        quoted(&device.name),
-        device.rung.name(),
+        quoted(device.map_or("", |device| &device.name)),
+        device.map_or("", |device| device.rung.name()),
         refused.join(",")
     );
     for (name, value) in fields.fields() {

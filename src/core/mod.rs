@@ -13,6 +13,7 @@ mod quick;
 mod size;
 mod stats;
 mod tier;
+mod witness;
 
 pub use arena::{Arena, Block, BlockId, Class, Growth, Marks, StreamId};
 pub use demand::Demand;
@@ -21,3 +22,4 @@ pub use ledger::{Ledger, Reserve};
 pub use size::{ALIGNMENT, LARGEST, SMALL_LIMIT, parse_size, rounded, show_size};
 pub use stats::{Gauge, Phase, Splits, Stats, TierStats};
 pub use tier::{PerTier, Tier};
+pub use witness::{ThreadId, Witness};

@@ -208,6 +208,8 @@ pub struct Splits {
 /// Everything that is counted on one device. Bytes, unless said otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
+    /// Whether the device is in use: it has allocated, or was put to use.
+    pub in_use: bool,
     /// The gauges of each tier.
     pub tiers: PerTier<TierStats>,
     /// Bytes of a granule.
@@ -230,6 +232,8 @@ pub struct Stats {
     pub safe_points: u64,
     /// Times that it moved something.
     pub rebalances: u64,
+    /// Safe points that wanted to move something and did not, because somebody was seen at work.
+    pub abstained: u64,
     /// Bytes that it moved to the shared tier.
     pub rebalanced_demoted: u64,
     /// Bytes that it moved to the dedicated tier.
@@ -348,6 +352,7 @@ impl Stats {
             &mut self.fell_to_shared_bytes,
             &mut self.safe_points,
             &mut self.rebalances,
+            &mut self.abstained,
             &mut self.rebalanced_demoted,
             &mut self.rebalanced_promoted,
         ] {

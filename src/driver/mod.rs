@@ -111,6 +111,11 @@ impl DriverError {
         self.code == OUT_OF_MEMORY
     }
 
+    /// Whether the call is one that a graph capture under way forbids (`CUDA_ERROR_STREAM_CAPTURE_…`).
+    pub fn is_capture(&self) -> bool {
+        (900..=908).contains(&self.code)
+    }
+
     /// Whether the driver, or the context in it, has gone already, as when a process exits.
     pub fn is_gone(&self) -> bool {
         matches!(self.code, DEINITIALIZED | INVALID_CONTEXT | CONTEXT_IS_DESTROYED)
@@ -199,6 +204,9 @@ pub trait Driver: Send + Sync + fmt::Debug {
 
     /// Waits until all work on the device is done.
     fn synchronize(&self, device: usize) -> Result<()>;
+
+    /// Whether `stream` has no work that is not done.
+    fn is_idle(&self, device: usize, stream: Stream) -> Result<bool>;
 
     /// Whether `stream` is being captured into a graph.
     fn is_capturing(&self, device: usize, stream: Stream) -> Result<bool>;

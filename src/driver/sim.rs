@@ -141,6 +141,10 @@ impl Driver for SimDriver {
         told(self.gpu.synchronize(device))
     }
 
+    fn is_idle(&self, _device: usize, stream: Stream) -> Result<bool> {
+        told(self.gpu.query_stream(stream.0))
+    }
+
     fn is_capturing(&self, _device: usize, stream: Stream) -> Result<bool> {
         told(self.gpu.is_capturing(stream.0))
     }

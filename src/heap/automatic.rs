@@ -20,6 +20,7 @@ use crate::core::balance::{self, Candidate, Decision, Outlook, REMAP};
 use crate::core::placement::GranuleId;
 use crate::core::{Demand, Forecast, Phase, Reads, Tier, show_size};
 use crate::error::Error;
+use crate::sync::this_thread;
 
 /// Kinds of work that are remembered. Those beyond them are one kind, without a name.
 const MOST_KINDS: usize = 64;
@@ -27,6 +28,10 @@ const MOST_KINDS: usize = 64;
 /// Most of what fragments may add to the peak of scratch, as a part of it: what two tiers lose is no measure of what one would. Too
 /// much costs a read of a few weights, too little costs what is written and read all the time.
 const MOST_SLACK: f64 = 0.25;
+
+/// Why resets are no safe points any more, although the options say so.
+const SEVERAL_THREADS: &str = "safe_points:empty_cache is refused, because more than one thread has used the card: say where \
+                               a step begins by safe_point() or follow() instead";
 
 /// A placement that was made, and what it was made from, to be held against what then happened.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,10 +66,14 @@ pub(super) struct Automatic {
     last_decision: Option<String>,
     /// The placement before and after the last move, while the work lasts that it was made for.
     last_move: Option<(Placed, Placed)>,
+    /// Whether a reset is a safe point, as the option `safe_points:empty_cache` says.
+    pub(super) at_resets: bool,
+    /// Why the last safe point that wanted to move something abstained, for people.
+    abstained: Option<String>,
 }
 
 impl Automatic {
-    pub(super) fn new(on: bool, granule: u64) -> Automatic {
+    pub(super) fn new(on: bool, at_resets: bool, granule: u64) -> Automatic {
         Automatic {
             on,
             interval: 0,
@@ -79,6 +88,8 @@ impl Automatic {
             returning: 0,
             last_decision: None,
             last_move: None,
+            at_resets,
+            abstained: None,
         }
     }
 
@@ -117,6 +128,10 @@ impl Heap {
     /// A safe point: nobody launches work until this returns, and `kind` names the work that comes next, in any words that are
     /// the same for the same work ("" where nobody knows). In the automatic mode memory may move now.
     ///
+    /// The word is checked as far as it can be: nothing moves this time where another thread has used the device since the
+    /// last safe point or is at work, where a graph is captured, or where a stream is at work after the device was waited for.
+    /// [`Stats::abstained`](crate::core::Stats::abstained) counts that, and the reserve's reason says it.
+    ///
     /// O(levels of scratch) as long as everything has found dedicated memory; otherwise O(blocks + granules), and what the moves take.
     ///
     /// # Errors
@@ -128,6 +143,8 @@ impl Heap {
         self.automatic.passing = 0;
         self.stats.safe_points += u64::from(self.automatic.on);
         let moved = if self.automatic.on { self.rebalance() } else { Ok(Moved::default()) };
+        self.witness.begin_interval(this_thread());
+        self.streams.begin_interval();
         self.automatic.interval = self.automatic.interval.wrapping_add(1);
         self.automatic.demand.begin(self.automatic.passing);
         if self.automatic.told.len() as u64 > 2 * self.stats.blocks.count.current() + 1024 {
@@ -189,7 +206,7 @@ impl Heap {
             + forecast.uses().len() as u64 * self.granule
             + forecast.slack()
             <= limit;
-        if self.pools.is_capturing() || (fits && allocated[Tier::Shared].allocated.current() == 0) {
+        if fits && allocated[Tier::Shared].allocated.current() == 0 {
             return Ok(Moved::default());
         }
         let left = self.left_by(self.automatic.interval);
@@ -216,6 +233,13 @@ impl Heap {
             );
             return Ok(Moved::default());
         }
+        if let Some(why) = self.unquiet() {
+            log::debug!("device {}: nothing moves before {}: {why}", self.device, self.automatic.work());
+            self.stats.abstained += 1;
+            self.automatic.abstained = Some(why);
+            return Ok(Moved::default());
+        }
+        self.automatic.abstained = None;
         let before = placed(&candidates, &outlook, &Decision::default());
         let after = placed(&candidates, &outlook, &decision);
         let why = self.describe(&decision, &outlook);
@@ -225,11 +249,67 @@ impl Heap {
         Ok(moved)
     }
 
+    /// What the allocator sees of work that goes on beside a safe point, in words; `None` where it sees none. Waits for the
+    /// device.
+    fn unquiet(&mut self) -> Option<String> {
+        if self.is_capturing() {
+            return Some("a CUDA graph is being captured".into());
+        }
+        if self.witness.others(this_thread()) {
+            return Some("another thread has used the card since the last safe point".into());
+        }
+        match self.quiesce() {
+            Err(why) => Some(why.to_string()),
+            Ok(()) => self.streams.busy().map(|stream| format!("stream {stream:#x} is at work again")),
+        }
+    }
+
+    /// Begins a piece of work of the calling thread, which may launch without allocating: no other thread's safe point moves
+    /// anything before it ends.
+    pub fn begin_work(&mut self) {
+        self.witness.begin_work(this_thread());
+    }
+
+    /// Ends the piece of work that the calling thread began last.
+    pub fn end_work(&mut self) {
+        self.witness.end_work(this_thread());
+    }
+
+    /// The calling thread is at rest: it launches nothing before it allocates, frees or begins a piece of work again.
+    pub fn rest(&mut self) {
+        self.witness.rest(this_thread());
+    }
+
+    /// The caller's word that all other threads are at rest, those inside a piece of work excepted.
+    pub fn vouch(&mut self) {
+        self.witness.vouch(this_thread());
+    }
+
+    /// A reset as a safe point, for programs that have used the device from one thread alone.
+    ///
+    /// # Errors
+    /// As for [`safe_point`](Heap::safe_point).
+    pub(super) fn safe_point_of_one_thread(&mut self) -> Result<(), Error> {
+        if self.witness.several() {
+            self.automatic.at_resets = false;
+            self.automatic.abstained = Some(SEVERAL_THREADS.into());
+            log::warn!("device {}: {SEVERAL_THREADS}", self.device);
+            return Ok(());
+        }
+        let kind = self.automatic.kind.clone();
+        self.safe_point(&kind).map(drop)
+    }
+
     fn carry_out(&mut self, decision: Decision, before: Placed, after: Placed) -> Result<Moved, Error> {
-        self.quiesce()?;
         self.strip();
+        // What waited for other streams is free by now, and has nothing left to move.
+        let of = |granules: Vec<GranuleId>, tier: Tier| -> Vec<GranuleId> {
+            let tier_of = |id: &GranuleId| self.arenas[id.arena as usize].core.tier_of_granule(id.granule);
+            granules.into_iter().filter(|id| tier_of(id) == Some(tier)).collect()
+        };
+        let (promote, demote) = (of(decision.promote, Tier::Shared), of(decision.demote, Tier::Dedicated));
         let cost = decision.cost * self.granule as f64;
-        let moved = self.swap(decision.promote, decision.demote)?;
+        let moved = self.swap(promote, demote)?;
         self.automatic.returning = moved.promoted;
         self.stats.rebalances += 1;
         self.stats.rebalanced_demoted += moved.demoted;
@@ -282,6 +362,12 @@ impl Heap {
                 show_size(self.found_reserve(self.ledger.persist))
             );
         }
+        let abstained = self.automatic.abstained.as_ref();
+        let abstained = abstained.map(|why| format!("; the last safe point moved nothing: {why}")).unwrap_or_default();
+        self.reserve_found() + &abstained
+    }
+
+    fn reserve_found(&self) -> String {
         match &self.automatic.last_decision {
             Some(why) => format!("found: {why}"),
             None if self.stats.fell_to_shared == 0 => "automatic: everything has fitted so far".into(),

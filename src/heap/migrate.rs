@@ -166,30 +166,49 @@ impl Heap {
         Ok(())
     }
 
-    /// PyTorch's `empty_cache`: gives idle backing back to the driver. Does nothing while frozen, but that it is a safe point for the
-    /// automatic mode, which keeps its reserve in stock as long as anything lives.
+    /// PyTorch's `empty_cache`: gives idle backing back to the driver, beside whatever work runs. Nothing that lives moves.
+    /// Does nothing while a graph is captured, as in PyTorch's own allocator, nor while frozen by an action; a reserve that
+    /// was found automatically stays in stock as long as anything lives.
     ///
     /// # Errors
-    /// While a graph is captured; the driver's.
+    /// The driver's.
     pub fn reset(&mut self) -> Result<(), Error> {
         self.stats.resets += 1;
-        if !self.pools.is_capturing() {
-            let kind = self.automatic.kind.clone();
-            self.safe_point(&kind)?;
-        }
-        if self.is_frozen() && !self.automatic.on {
+        if self.is_capturing() {
             return Ok(());
         }
-        self.quiesce()?;
+        if self.automatic.at_resets {
+            self.safe_point_of_one_thread()?;
+        }
+        if self.is_frozen_by_action() {
+            return Ok(());
+        }
+        match self.quiesce() {
+            Err(Error::Driver(why)) if why.is_capture() => return Ok(()),
+            waited => waited?,
+        }
         if self.is_frozen() && self.stats.blocks.active_count() == 0 {
             // Nothing lives that a reserve found automatically could be kept from.
             self.begin(Phase::Loading, 0, self.ledger.persist);
         }
-        self.strip();
-        self.stock.trim(Tier::Dedicated, self.ledger.reserve);
-        self.stock.trim(Tier::Shared, self.working_room());
-        self.note();
+        self.give_back();
         Ok(())
+    }
+
+    /// Gives idle backing back to the driver, the reserve and the working room excepted; to the stock alone while frozen by an
+    /// action. Nothing that lives moves. The device must have been waited for.
+    pub(super) fn give_back(&mut self) {
+        self.strip();
+        if !self.is_frozen_by_action() {
+            self.stock.trim(Tier::Dedicated, self.ledger.reserve);
+            self.stock.trim(Tier::Shared, self.working_room());
+        }
+        self.note();
+    }
+
+    /// Whether an action froze the device, and not the automatic mode.
+    fn is_frozen_by_action(&self) -> bool {
+        self.is_frozen() && !self.automatic.on
     }
 
     /// Moves one block to a tier, with the small blocks that share its granules. `address` may lie inside the block.
@@ -231,11 +250,6 @@ impl Heap {
         self.fill_stock();
         self.note();
         moved
-    }
-
-    /// Takes back the backing of everything idle, at a safe point of its own; whether there was any.
-    pub(super) fn reclaim_idle(&mut self) -> bool {
-        self.quiesce().is_ok() && self.strip() > 0
     }
 
     /// The state after an action: the high-water mark of scratch begins anew.

@@ -31,17 +31,19 @@ mod stock;
 mod streams;
 mod supply;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::core::history::History;
 use crate::core::{
-    Arena, BlockId, Class, Ledger, PerTier, Phase, Reserve, Splits, Stats, StreamId, Tier, rounded, show_size,
+    Arena, BlockId, Class, Ledger, PerTier, Phase, Reserve, Splits, Stats, StreamId, Tier, Witness, rounded, show_size,
 };
 use crate::driver::{DeviceInfo, Driver, DriverError, Handle, Rung, Stream};
 use crate::error::Error;
+use crate::sync::this_thread;
 
 pub use migrate::Moved;
-pub use pools::PoolId;
+pub use pools::{ContextId, ContextKind, PoolId, Serving};
 pub use report::{ArenaMap, BlockState, Claim, GranuleMap, MemoryMap, Segment, SegmentBlock};
 
 /// How a heap is set up. Bytes.
@@ -57,6 +59,8 @@ pub struct HeapOptions {
     pub granule: Option<u64>,
     /// Dedicated memory that loading leaves alone; nothing where it is found automatically.
     pub reserve: Reserve,
+    /// Whether a reset is a safe point, in programs that use the device from one thread.
+    pub safe_point_at_reset: bool,
 }
 
 /// An arena with its addresses and its backing.
@@ -98,6 +102,7 @@ pub struct Heap {
     pinned: pinned::PinnedArenas,
     repairs: migrate::Repairs,
     automatic: automatic::Automatic,
+    witness: Witness,
     stats: Stats,
     last_refusal: Option<DriverError>,
     history: Option<History>,
@@ -167,7 +172,12 @@ impl Heap {
             arena_keys: Vec::new(),
             arenas: Vec::new(),
             current: RESIDENT,
-            automatic: automatic::Automatic::new(options.reserve == Reserve::Auto, granule),
+            automatic: automatic::Automatic::new(
+                options.reserve == Reserve::Auto,
+                options.safe_point_at_reset,
+                granule,
+            ),
+            witness: Witness::default(),
             stats: Stats::default(),
             last_refusal: None,
             history: None,
@@ -189,19 +199,20 @@ impl Heap {
         Ok(self.arenas.len() - 1)
     }
 
-    /// Gives out a block: `bytes` for use on `stream`, in a capture's pool if one is named. Size 0 is the caller's affair.
+    /// Gives out a block: `bytes` for use on `stream`, of a pool if a context serves. Size 0 is the caller's affair.
     ///
     /// O(1) and without a driver call where a free dedicated block fits; otherwise see the order of supply.
     ///
     /// # Errors
     /// Out of memory in both tiers, with the figures; a size beyond reason; the driver's.
     #[inline]
-    pub fn malloc(&mut self, bytes: u64, stream: Stream, pool: Option<PoolId>) -> Result<u64, Error> {
+    pub fn malloc(&mut self, bytes: u64, stream: Stream, serving: Option<Serving>) -> Result<u64, Error> {
         let Some(size) = rounded(bytes) else {
             self.stats.out_of_memory += 1;
             return Err(self.out_of_memory(bytes));
         };
-        let stream = self.streams.number(stream)?;
+        self.witness.see(this_thread());
+        let stream = self.stream_number(stream)?;
         let class = Class::of(size) as usize;
         if self.arenas.is_empty() {
             return Err(Error::Refused("giant-kitten was shut down in this process: nothing can be allocated".into()));
@@ -212,10 +223,8 @@ impl Heap {
         if self.retired.len() > 0 {
             self.reclaim_retired();
         }
-        let index = match pool {
-            None => self.current + class,
-            Some(pool) => self.pool_arena(pool, class)?,
-        };
+        let of_pool = serving.and_then(|serving| self.pool_arena(serving, class, stream));
+        let index = of_pool.unwrap_or(self.current + class);
         match self.arenas[index].core.take(size, bytes, Tier::Dedicated, stream) {
             Some(id) => Ok(self.give(index, id, size, bytes, Some(Tier::Dedicated))),
             None => self.supply(index, size, bytes, stream),
@@ -231,8 +240,18 @@ impl Heap {
         if !self.repairs.is_whole() {
             self.make_whole()?;
         }
-        let stream = self.streams.number(stream)?;
+        self.witness.see(this_thread());
+        let stream = self.stream_number(stream)?;
         Ok(self.supply_shared(self.current + Class::of(size) as usize, size, bytes, stream))
+    }
+
+    /// The number of a stream. O(1) for one that is known.
+    #[inline]
+    pub(super) fn stream_number(&mut self, stream: Stream) -> Result<StreamId, Error> {
+        match self.streams.known(stream) {
+            Some(known) => Ok(known),
+            None => self.add_stream(stream),
+        }
     }
 
     /// Counts a new block and says its address. `tier` is where it lies, if in one.
@@ -263,9 +282,14 @@ impl Heap {
     #[inline]
     pub fn free(&mut self, address: u64, stream: Stream) -> Result<(), Error> {
         let (index, id) = self.locate(address)?;
+        self.witness.see(this_thread());
+        let (owner, marks) = self.arenas[index].core.owner(id);
+        let Some(stream) = self.streams.known_at_free(stream, owner) else {
+            // Blocks may be numbered anew when a stream is added.
+            self.add_stream(stream)?;
+            return self.free(address, stream);
+        };
         let core = &mut self.arenas[index].core;
-        let (owner, marks) = core.owner(id);
-        let stream = self.streams.number_at_free(stream, owner)?;
         let (_, size) = core.extent(id);
         self.stats.free(core.class(), size, core.requested(id), marks.shared_use);
         self.automatic.demand.give_back(size);
@@ -292,8 +316,10 @@ impl Heap {
     /// # Errors
     /// An address in no live block.
     pub fn record_stream(&mut self, address: u64, stream: Stream) -> Result<(), Error> {
+        self.witness.see(this_thread());
+        // First: blocks may be numbered anew when a stream is added.
+        let stream = self.stream_number(stream)?;
         let (index, id) = self.locate_inside(address)?;
-        let stream = self.streams.number(stream)?;
         let Bound { core, base, .. } = &mut self.arenas[index];
         if core.owner(id).0 != stream {
             core.marks_mut(id).shared_use = true;
@@ -351,6 +377,7 @@ impl Heap {
     /// What is counted.
     pub fn stats(&self) -> Stats {
         Stats {
+            in_use: true,
             granule: self.granule,
             capacity: self.ledger.capacity,
             reserve: self.ledger.reserve,
@@ -557,6 +584,30 @@ impl Drop for Heap {
 }
 
 impl Heap {
+    /// Numbers a stream that is new, and forgets those that nothing belongs to first where there are many: streams come and
+    /// go, those of threads above all, and each costs memory and time.
+    #[cold]
+    fn add_stream(&mut self, stream: Stream) -> Result<StreamId, Error> {
+        if self.streams.is_crowded() {
+            self.forget_streams();
+        }
+        self.streams.add(stream)
+    }
+
+    /// Makes everything free one stream's, and forgets the streams that no block belongs to or has been used on. Waits for the
+    /// device; does nothing while that is not to be had.
+    fn forget_streams(&mut self) {
+        if self.quiesce().is_err() {
+            return self.streams.expect_more();
+        }
+        let mut used: HashSet<StreamId> = self.pools.streams().chain(self.retired.streams()).collect();
+        for bound in &mut self.arenas {
+            bound.core.set_tiers([], Heap::HOME);
+            used.extend(bound.core.blocks().map(|block| block.stream));
+        }
+        self.streams.forget(|id| used.contains(&id));
+    }
+
     /// The number of the first stream; what a safe point leaves free belongs to it.
     const HOME: StreamId = StreamId(0);
 }

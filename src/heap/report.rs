@@ -33,7 +33,7 @@ pub struct ArenaMap {
 }
 
 /// The memory map of a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemoryMap {
     /// Bytes of a granule.
     pub granule: u64,

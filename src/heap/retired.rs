@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::Heap;
 use crate::core::{BlockId, PerTier, StreamId};
-use crate::driver::Event;
+use crate::driver::{self, Event};
 use crate::error::Error;
 
 #[derive(Debug)]
@@ -27,10 +27,15 @@ pub(super) struct RetiredBlocks {
     count: u64,
     /// Of each stream the events behind the work that a block waits for, in their order: the first to be done is the first.
     queues: Vec<(StreamId, VecDeque<(Event, u64)>)>,
-    /// Waits for streams that could not be marked yet: a capture is under way, or the stream is another thread's own. A safe point,
-    /// which waits for the whole device, settles them in any case.
+    /// Waits for streams that could not be marked yet: a capture is under way, or the stream is gone, or it is another
+    /// thread's own. Whoever waits for the whole device settles them in any case.
     unmarked: Vec<(StreamId, u64)>,
+    /// How many of these waits can never be marked, since their stream is gone or is another thread's own.
+    unmarkable: usize,
 }
+
+/// So many waits that can never be marked are put up with before the device is waited for.
+const MOST_UNMARKABLE: usize = 4;
 
 impl RetiredBlocks {
     /// How many blocks are retired.
@@ -41,6 +46,11 @@ impl RetiredBlocks {
     /// The streams besides its own that use the block at `address`.
     pub(super) fn uses_of(&self, address: u64) -> &[StreamId] {
         self.uses.get(&address).map_or(&[], Vec::as_slice)
+    }
+
+    /// The streams that blocks in use are known to be used on.
+    pub(super) fn streams(&self) -> impl Iterator<Item = StreamId> + '_ {
+        self.uses.values().flatten().copied()
     }
 
     /// Notes that the block at `address` is used on `stream`.
@@ -90,13 +100,21 @@ impl Heap {
 
     /// Puts events behind what could not be marked before. Not while a capture is under way.
     fn mark_waits(&mut self) {
-        if self.pools.is_capturing() {
+        if self.retired.unmarked.is_empty() || self.is_capturing() {
             return;
         }
+        self.retired.unmarkable = 0;
         for (stream, block) in std::mem::take(&mut self.retired.unmarked) {
-            let marked = if self.streams.is_capturing(stream) { None } else { self.streams.mark(stream).ok() };
+            let marked = match self.streams.is_captured(stream) {
+                Some(true) => None,
+                Some(false) | None => Some(self.streams.mark(stream)),
+            };
             match marked {
-                Some(event) => self.retired.push(stream, event, block),
+                Some(Ok(event)) => self.retired.push(stream, event, block),
+                Some(Err(why)) => {
+                    self.retired.unmarkable += usize::from(why.code == driver::INVALID_HANDLE);
+                    self.retired.unmarked.push((stream, block));
+                }
                 None => self.retired.unmarked.push((stream, block)),
             }
         }
@@ -107,10 +125,13 @@ impl Heap {
     /// capture is under way.
     #[cold]
     pub(super) fn reclaim_retired(&mut self) -> bool {
-        if self.pools.is_capturing() {
+        if self.is_capturing() {
             return false;
         }
         self.mark_waits();
+        if self.retired.unmarkable >= MOST_UNMARKABLE {
+            return self.quiesce().is_ok();
+        }
         let mut any = false;
         for queue in 0..self.retired.queues.len() {
             while let Some((event, block)) = self.retired.queues[queue].1.front().copied()
@@ -130,6 +151,7 @@ impl Heap {
     /// Frees all retired blocks. Only after the device was waited for.
     pub(super) fn release_retired(&mut self) {
         self.retired.unmarked.clear();
+        self.retired.unmarkable = 0;
         for (event, _) in self.retired.queues.drain(..).flat_map(|(_, queue)| queue) {
             self.streams.recycle(event);
         }
@@ -145,16 +167,14 @@ impl Heap {
         self.arenas[block.index].core.release(block.id, block.stream);
     }
 
-    /// Waits until the device has done all its work, and frees what waited for it: the beginning of every safe point.
+    /// Waits until the device has done all its work, and frees what waited for it. Whatever is free then is touched by
+    /// nobody: who launches work beside this has live blocks alone.
     ///
     /// # Errors
     /// While a graph is being captured; the driver's.
     pub(super) fn quiesce(&mut self) -> Result<(), Error> {
-        if self.pools.is_capturing() {
-            return Err(Error::Refused(
-                "a CUDA graph is being captured, and memory must not move under it: try again when the capture is over"
-                    .into(),
-            ));
+        if self.is_capturing() {
+            return Err(self.capture_in_the_way());
         }
         self.driver.synchronize(self.device)?;
         self.release_retired();

@@ -1,5 +1,6 @@
 //! Streams by small numbers, the order between them, and the events that tell when work is done.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,7 +14,7 @@ const PER_THREAD: u64 = 2;
 /// What distinguishes a stream. The legacy default stream has two handles, and the per-thread handle means another stream in each
 /// thread. A destroyed stream's handle may come again for a new stream, which is then taken for the old one,
 /// as PyTorch's own allocator does: whoever destroys a stream must have waited for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     raw: u64,
     thread: u64,
@@ -39,13 +40,22 @@ fn thread_number() -> u64 {
     NUMBER.try_with(|number| *number).unwrap_or(0)
 }
 
+/// So many streams are known before those that nothing belongs to are looked for.
+const CROWDED: usize = 64;
+
 /// The streams one device has met, and its events.
 #[derive(Debug)]
 pub(super) struct Streams {
     driver: Arc<dyn Driver>,
     device: usize,
-    keys: Vec<Key>,
+    /// The streams by number; `None` for a number that is free.
+    keys: Vec<Option<Key>>,
+    numbers: HashMap<Key, StreamId>,
     last: (Key, StreamId),
+    /// The streams seen since the last safe point, the last one included.
+    since: Vec<StreamId>,
+    /// How many streams are too many, so that those that nothing belongs to are forgotten first.
+    limit: usize,
     /// Events that nothing waits for any more.
     events: Vec<Event>,
 }
@@ -53,58 +63,125 @@ pub(super) struct Streams {
 impl Streams {
     /// The legacy default stream is number 0 from the start.
     pub(super) fn new(driver: Arc<dyn Driver>, device: usize) -> Self {
-        let default = Key { raw: 0, thread: 0 };
-        Streams { driver, device, keys: vec![default], last: (default, StreamId(0)), events: Vec::new() }
+        let (default, id) = (Key { raw: 0, thread: 0 }, StreamId(0));
+        Streams {
+            driver,
+            device,
+            keys: vec![Some(default)],
+            numbers: HashMap::from([(default, id)]),
+            last: (default, id),
+            since: vec![id],
+            limit: CROWDED,
+            events: Vec::new(),
+        }
     }
 
-    /// The number of a stream. O(1) for the stream asked for last, O(streams) otherwise.
+    /// The number of a stream that is known. O(1).
     #[inline]
-    pub(super) fn number(&mut self, stream: Stream) -> Result<StreamId, Error> {
+    pub(super) fn known(&mut self, stream: Stream) -> Option<StreamId> {
         let key = Key::of(stream);
         if key == self.last.0 {
-            return Ok(self.last.1);
+            return Some(self.last.1);
         }
-        self.number_slowly(key)
+        self.known_by(key)
     }
 
-    fn number_slowly(&mut self, key: Key) -> Result<StreamId, Error> {
-        let index = match self.keys.iter().position(|known| *known == key) {
-            Some(index) => index,
-            None => {
-                self.keys.push(key);
-                self.keys.len() - 1
+    fn known_by(&mut self, key: Key) -> Option<StreamId> {
+        let id = *self.numbers.get(&key)?;
+        self.last = (key, id);
+        if !self.since.contains(&id) {
+            self.since.push(id);
+        }
+        Some(id)
+    }
+
+    /// Whether so many streams are known that some ought to be forgotten before another is added.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.numbers.len() >= self.limit
+    }
+
+    /// Numbers a stream that is not known. O(streams).
+    ///
+    /// # Errors
+    /// More streams than there are numbers, each with blocks that live.
+    pub(super) fn add(&mut self, stream: Stream) -> Result<StreamId, Error> {
+        let key = Key::of(stream);
+        let index = self.keys.iter().position(Option::is_none).unwrap_or(self.keys.len());
+        let id = u16::try_from(index).map(StreamId).map_err(|_| {
+            Error::Refused(format!(
+                "blocks of {} streams live on device {}, which is as many as can be told apart: free some of them first",
+                self.numbers.len(),
+                self.device
+            ))
+        })?;
+        self.keys.resize(self.keys.len().max(index + 1), None);
+        self.keys[index] = Some(key);
+        self.numbers.insert(key, id);
+        self.last = (key, id);
+        self.since.push(id);
+        Ok(id)
+    }
+
+    /// Forgets the streams that nothing belongs to. The first stays, whatever is said of it.
+    pub(super) fn forget(&mut self, is_used: impl Fn(StreamId) -> bool) {
+        self.numbers.retain(|_, id| id.0 == 0 || is_used(*id));
+        for (index, key) in self.keys.iter_mut().enumerate() {
+            if key.is_some_and(|key| self.numbers.get(&key) != Some(&StreamId(index as u16))) {
+                *key = None;
             }
-        };
-        let id = u16::try_from(index)
-            .map_err(|_| Error::Refused(format!("more than {} streams have allocated on one device", u16::MAX)))?;
-        self.last = (key, StreamId(id));
-        Ok(StreamId(id))
+        }
+        self.since.retain(|id| self.keys[id.0 as usize].is_some());
+        self.last = (Key { raw: 0, thread: 0 }, StreamId(0));
+        self.expect_more();
+    }
+
+    /// Nothing is forgotten before there are twice as many streams as now.
+    pub(super) fn expect_more(&mut self) {
+        self.limit = CROWDED.max(2 * self.numbers.len());
+    }
+
+    /// A safe point: from here on streams are seen anew, the last one first.
+    pub(super) fn begin_interval(&mut self) {
+        self.since.clear();
+        self.since.push(self.last.1);
+    }
+
+    /// A stream seen since the last safe point, by its handle, that has work which is not done. One question to the driver for
+    /// each stream that this thread can name.
+    pub(super) fn busy(&self) -> Option<u64> {
+        let mut named = self.since.iter().filter_map(|id| self.handle(*id));
+        named.find(|stream| matches!(self.driver.is_idle(self.device, *stream), Ok(false))).map(|stream| stream.0)
     }
 
     /// The number of the stream that frees, given the stream that allocated. PyTorch gives the handle of allocation, which, where it
     /// means a thread's own stream, means that of the allocating thread.
     #[inline]
-    pub(super) fn number_at_free(&mut self, stream: Stream, owner: StreamId) -> Result<StreamId, Error> {
-        if stream.0 == PER_THREAD && self.keys[owner.0 as usize].raw == PER_THREAD {
-            return Ok(owner);
+    pub(super) fn known_at_free(&mut self, stream: Stream, owner: StreamId) -> Option<StreamId> {
+        if stream.0 == PER_THREAD && self.raw(owner) == PER_THREAD {
+            return Some(owner);
         }
-        self.number(stream)
+        self.known(stream)
     }
 
-    /// The handle by which a stream was first met.
+    /// The handle by which a stream was first met; that of the default stream for one that is forgotten.
     pub(super) fn raw(&self, id: StreamId) -> u64 {
-        self.keys[id.0 as usize].raw
+        self.keys.get(id.0 as usize).copied().flatten().map_or(0, |key| key.raw)
     }
 
     /// The driver's handle of a stream, if this thread can name it.
     fn handle(&self, id: StreamId) -> Option<Stream> {
-        let key = self.keys[id.0 as usize];
+        let key = (*self.keys.get(id.0 as usize)?)?;
         (key.raw != PER_THREAD || key.thread == thread_number()).then_some(Stream(key.raw))
+    }
+
+    /// Whether a stream is being captured. `None` where it cannot be asked: it is gone, or it is another thread's own.
+    pub(super) fn is_captured(&self, id: StreamId) -> Option<bool> {
+        self.driver.is_capturing(self.device, self.handle(id)?).ok()
     }
 
     /// Whether a stream is being captured; one that cannot be asked counts as captured, since it then must not be touched.
     pub(super) fn is_capturing(&self, id: StreamId) -> bool {
-        self.handle(id).is_none_or(|stream| self.driver.is_capturing(self.device, stream).unwrap_or(true))
+        self.is_captured(id).unwrap_or(true)
     }
 
     /// Makes later work on `after` wait for all work now on `before`. Whether that could be done: an event that is recorded in a stream

@@ -6,7 +6,8 @@
 //! 4. idle dedicated granules that are enough together, stitched side by side ([`stitch`](super::stitch));
 //! 5. a free shared block, as in 3;
 //! 6. free neighbours of both tiers, enough together; then with new shared granules beside them;
-//! 7. before giving up: all idle backing is taken back, and 2 and 6 are tried again;
+//! 7. before giving up: the device is waited for, so that what is free is free for every stream, and all this is tried
+//!    again, the last of it with the backing of everything idle;
 //! 8. what is left of the dedicated tier and new shared granules, together.
 //!
 //! So never a free shared block before the reserve, nothing shared while enough of what is dedicated lies idle, and never out of memory
@@ -53,15 +54,36 @@ impl Heap {
         if let Some(address) = found {
             return Ok(address);
         }
-        let reclaimed = self.reclaim_idle();
-        let found =
-            if reclaimed { self.grow(request, Tier::Dedicated).or_else(|| self.grow_across(request)) } else { None };
+        let waited = self.quiesce().is_ok();
+        let found = if waited { self.supply_after_waiting(request) } else { None };
         if let Some(address) = found.or_else(|| self.grow_split(request)) {
-            self.stats.retries += u64::from(reclaimed);
+            self.stats.retries += u64::from(waited);
             return Ok(address);
         }
         self.stats.out_of_memory += 1;
         Err(self.out_of_memory(bytes))
+    }
+
+    /// A block that was not to be had before the device was waited for: of what is free now for every stream, or on the
+    /// backing of everything idle.
+    fn supply_after_waiting(&mut self, request: Request) -> Option<u64> {
+        let own = request.index;
+        let sister = (own < FIRST_OF_POOLS).then_some(own ^ 2);
+        for index in [own].into_iter().chain(sister) {
+            for place in 0..self.arenas.len() {
+                if self.owner_of(place) == index {
+                    self.arenas[place].core.set_tiers([], request.stream);
+                }
+            }
+        }
+        if let Some(address) = self.take_elsewhere(request, Tier::Dedicated) {
+            return Some(address);
+        }
+        self.strip();
+        self.grow(request, Tier::Dedicated)
+            .or_else(|| self.take_elsewhere(request, Tier::Shared))
+            .or_else(|| self.take_across(request))
+            .or_else(|| self.grow_across(request))
     }
 
     /// A block in the shared tier because the caller wants it there.
@@ -91,7 +113,7 @@ impl Heap {
         }
         let sister = own ^ 2;
         let found = self.take(request, own, tier).or_else(|| self.take(request, sister, tier));
-        if found.is_some() || self.pools.is_capturing() || self.streams.is_capturing(request.stream) {
+        if found.is_some() || self.is_capturing() || self.streams.is_capturing(request.stream) {
             return found;
         }
         [own, sister].into_iter().find_map(|index| self.take_from_others(request, index, tier))

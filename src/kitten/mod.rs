@@ -10,6 +10,7 @@
 //!
 //! Every action may follow every other, on live blocks; contents and addresses stay. `begin_loading` leads back to Loading from anywhere.
 
+mod contexts;
 mod options;
 
 use std::sync::Arc;
@@ -21,8 +22,10 @@ use crate::core::placement::{Order, SortBy};
 use crate::core::{PerTier, Reserve, Splits, Stats, Tier};
 use crate::driver::{DeviceInfo, Driver, Stream};
 use crate::error::Error;
-use crate::heap::{Claim, Heap, HeapOptions, MemoryMap, Moved, PoolId, Segment};
-use crate::sync::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering};
+use crate::heap::{Claim, ContextId, ContextKind, Heap, HeapOptions, MemoryMap, Moved, PoolId, Segment, Serving};
+use crate::sync::{AtomicUsize, Mutex, MutexGuard, Ordering};
+
+use self::contexts::{Contexts, Filter};
 
 pub use options::{OPTIONS, OptionRow, Options, reference};
 
@@ -60,26 +63,14 @@ impl From<&Options> for Activation {
     }
 }
 
-/// Asked of each allocation while captures run: whether its stream belongs to one.
-type Filter = Box<dyn Fn(Stream) -> bool + Send + Sync>;
-
-/// A capture under way.
-#[derive(Clone)]
-struct Capture {
-    pool: PoolId,
-    filter: Arc<Filter>,
-    /// Where it is of one stream, that.
-    stream: Option<Stream>,
-}
-
 #[derive(Default)]
 struct Device {
     heap: OnceCell<Mutex<Heap>>,
     /// Held while the heap is made.
     making: Mutex<()>,
-    /// How many captures are under way; malloc looks here first, without a lock.
-    capture_count: AtomicU32,
-    captures: Mutex<Vec<Capture>>,
+    contexts: Contexts,
+    /// The part of the card that the dedicated tier may hold at most, as asked for before the first use.
+    fraction: Mutex<Option<f64>>,
 }
 
 /// The allocator of a process: one heap for each device, made when the device is first used.
@@ -89,6 +80,10 @@ pub struct Kitten {
     devices: Box<[Device]>,
     /// How many events are recorded of each device; 0 for none.
     recording: AtomicUsize,
+    /// How many pool contexts were ever begun.
+    contexts_begun: AtomicUsize,
+    /// The pools that `MemPool`s keep, on whatever device they are used.
+    kept: Mutex<Vec<PoolId>>,
 }
 
 impl std::fmt::Debug for Kitten {
@@ -108,7 +103,14 @@ impl Kitten {
     pub fn new(options: Options, driver: Arc<dyn Driver>) -> Result<Kitten, Error> {
         let count = driver.device_count()?;
         let devices = (0..count).map(|_| Device::default()).collect();
-        Ok(Kitten { driver, options, devices, recording: AtomicUsize::new(0) })
+        Ok(Kitten {
+            driver,
+            options,
+            devices,
+            recording: AtomicUsize::new(0),
+            contexts_begun: AtomicUsize::new(0),
+            kept: Mutex::default(),
+        })
     }
 
     /// The options it was made with.
@@ -145,11 +147,15 @@ impl Kitten {
             shared: self.options.shared,
             granule: self.options.granule,
             reserve: self.options.reserve,
+            safe_point_at_reset: self.options.safe_point_at_reset,
         };
         let _making = of.making.lock();
         if of.heap.get().is_none() {
             let mut heap = Heap::new(self.driver.clone(), device, &options)?;
             heap.record(self.recording.load(Ordering::Acquire));
+            if let Some(fraction) = *of.fraction.lock() {
+                heap.set_memory_fraction(fraction)?;
+            }
             // Nobody else can have set it: the lock is held.
             let _ = of.heap.set(Mutex::new(heap));
         }
@@ -159,22 +165,36 @@ impl Kitten {
         }
     }
 
+    /// The heap of a device that is in use: a question begins nothing.
+    ///
+    /// # Errors
+    /// A device that does not exist.
+    fn in_use(&self, device: usize) -> Result<Option<MutexGuard<'_, Heap>>, Error> {
+        Ok(self.device(device)?.heap.get().map(Mutex::lock))
+    }
+
+    /// Puts a device to use, as its first allocation would: a context, and the backing of the reserve.
+    ///
+    /// # Errors
+    /// A device that does not exist; the driver's.
+    pub fn open(&self, device: usize) -> Result<(), Error> {
+        self.heap(device).map(drop)
+    }
+
     /// Gives out `bytes` on `device` for use on `stream`. Size 0 is address 0.
     ///
     /// # Errors
     /// A device that does not exist; out of memory in both tiers, with the figures; the driver's.
     #[inline]
     pub fn malloc(&self, bytes: usize, device: usize, stream: Stream) -> Result<u64, Error> {
-        let pool = match self.device(device)?.capture_count.load(Ordering::Acquire) {
-            0 => None,
-            _ => self.pool_for(device, stream)?,
-        };
+        let contexts = &self.device(device)?.contexts;
+        let serving = if contexts.any() { contexts.serving(stream) } else { None };
         let mut heap = self.heap(device)?;
         if bytes == 0 {
             heap.stats_mut().zero_mallocs += 1;
             return Ok(0);
         }
-        heap.malloc(bytes as u64, stream, pool)
+        heap.malloc(bytes as u64, stream, serving)
     }
 
     /// [`malloc`](Kitten::malloc), in the shared tier as long as that has room; captures keep to their pools.
@@ -183,19 +203,12 @@ impl Kitten {
     /// As for [`malloc`](Kitten::malloc).
     pub fn malloc_shared(&self, bytes: usize, device: usize, stream: Stream) -> Result<u64, Error> {
         if bytes > 0
-            && self.device(device)?.capture_count.load(Ordering::Acquire) == 0
+            && !self.device(device)?.contexts.any()
             && let Some(address) = self.heap(device)?.malloc_shared(bytes as u64, stream)?
         {
             return Ok(address);
         }
         self.malloc(bytes, device, stream)
-    }
-
-    /// Which capture's pool an allocation belongs to. The filters are foreign code: no lock is held while they run.
-    #[cold]
-    fn pool_for(&self, device: usize, stream: Stream) -> Result<Option<PoolId>, Error> {
-        let captures = self.device(device)?.captures.lock().clone();
-        Ok(captures.into_iter().find(|capture| (capture.filter)(stream)).map(|capture| capture.pool))
     }
 
     /// Takes a block back; address 0 is nothing. `stream` is where it was used last. The device named is looked at first; a block of
@@ -282,7 +295,7 @@ impl Kitten {
     /// # Errors
     /// As for [`stats`](Kitten::stats).
     pub fn claims(&self, device: usize, order: Order) -> Result<Vec<Claim>, Error> {
-        Ok(self.heap(device)?.claims(order))
+        Ok(self.in_use(device)?.map_or_else(Vec::new, |heap| heap.claims(order)))
     }
 
     /// Places everything on a device anew and freezes it. The caller sees to it that nobody launches work meanwhile.
@@ -306,7 +319,7 @@ impl Kitten {
     /// # Errors
     /// See [`Heap::safe_point`].
     pub fn safe_point(&self, device: usize, kind: &str) -> Result<Moved, Error> {
-        self.heap(device)?.safe_point(kind)
+        self.in_use(device)?.map_or_else(|| Ok(Moved::default()), |mut heap| heap.safe_point(kind))
     }
 
     /// Tells the automatic mode that work reads `bytes` of the block that holds `address`.
@@ -325,7 +338,44 @@ impl Kitten {
         self.heap(device)?.free_vram()
     }
 
-    /// PyTorch's `empty_cache`, on every device in use. Does nothing where frozen.
+    /// A piece of work of the calling thread begins on a device: no other thread's safe point moves anything before it ends.
+    ///
+    /// # Errors
+    /// A device that does not exist.
+    pub fn begin_work(&self, device: usize) -> Result<(), Error> {
+        self.in_use(device)?.iter_mut().for_each(|heap| heap.begin_work());
+        Ok(())
+    }
+
+    /// The piece of work that the calling thread began last on a device has ended.
+    ///
+    /// # Errors
+    /// A device that does not exist.
+    pub fn end_work(&self, device: usize) -> Result<(), Error> {
+        self.in_use(device)?.iter_mut().for_each(|heap| heap.end_work());
+        Ok(())
+    }
+
+    /// The calling thread launches nothing on a device before it allocates, frees or begins a piece of work there again.
+    ///
+    /// # Errors
+    /// A device that does not exist.
+    pub fn rest(&self, device: usize) -> Result<(), Error> {
+        self.in_use(device)?.iter_mut().for_each(|heap| heap.rest());
+        Ok(())
+    }
+
+    /// The caller's word that no other thread launches work on a device, those inside a piece of work excepted.
+    ///
+    /// # Errors
+    /// A device that does not exist.
+    pub fn vouch(&self, device: usize) -> Result<(), Error> {
+        self.in_use(device)?.iter_mut().for_each(|heap| heap.vouch());
+        Ok(())
+    }
+
+    /// PyTorch's `empty_cache`, on every device in use, at any time and beside any work. Nothing that lives moves. Does nothing
+    /// where frozen.
     ///
     /// # Errors
     /// The first device's that fails; the others were done all the same.
@@ -338,12 +388,12 @@ impl Kitten {
         first
     }
 
-    /// What is counted on a device.
+    /// What is counted on a device: nothing, where it is not in use.
     ///
     /// # Errors
-    /// A device that does not exist; the driver's, at its first use.
+    /// A device that does not exist.
     pub fn stats(&self, device: usize) -> Result<Stats, Error> {
-        Ok(self.heap(device)?.stats())
+        Ok(self.in_use(device)?.map_or_else(Stats::default, |heap| heap.stats()))
     }
 
     /// Free space of a device beside small blocks, and beside large ones, that cannot be given back. O(blocks).
@@ -351,7 +401,7 @@ impl Kitten {
     /// # Errors
     /// As for [`stats`](Kitten::stats).
     pub fn splits(&self, device: usize) -> Result<[Splits; 2], Error> {
-        Ok(self.heap(device)?.splits())
+        Ok(self.in_use(device)?.map_or_else(Default::default, |heap| heap.splits()))
     }
 
     /// Forgets the peaks of a device.
@@ -359,7 +409,7 @@ impl Kitten {
     /// # Errors
     /// As for [`stats`](Kitten::stats).
     pub fn reset_peaks(&self, device: usize) -> Result<(), Error> {
-        self.heap(device)?.stats_mut().reset_peaks();
+        self.in_use(device)?.iter_mut().for_each(|heap| heap.stats_mut().reset_peaks());
         Ok(())
     }
 
@@ -368,16 +418,16 @@ impl Kitten {
     /// # Errors
     /// As for [`stats`](Kitten::stats).
     pub fn reset_totals(&self, device: usize) -> Result<(), Error> {
-        self.heap(device)?.stats_mut().reset_totals();
+        self.in_use(device)?.iter_mut().for_each(|heap| heap.stats_mut().reset_totals());
         Ok(())
     }
 
-    /// What a device was found to be and have when it was first used.
+    /// What a device was found to be and have when it was first used; `None` where it is not in use.
     ///
     /// # Errors
     /// As for [`stats`](Kitten::stats).
-    pub fn device_info(&self, device: usize) -> Result<DeviceInfo, Error> {
-        Ok(self.heap(device)?.device_info().clone())
+    pub fn device_info(&self, device: usize) -> Result<Option<DeviceInfo>, Error> {
+        Ok(self.in_use(device)?.map(|heap| heap.device_info().clone()))
     }
 
     /// How the reserve in force on a device was found, for people.
@@ -385,7 +435,8 @@ impl Kitten {
     /// # Errors
     /// As for [`stats`](Kitten::stats).
     pub fn reserve_reason(&self, device: usize) -> Result<String, Error> {
-        Ok(self.heap(device)?.reserve_reason())
+        let unused = || "the device is not in use yet".into();
+        Ok(self.in_use(device)?.map_or_else(unused, |heap| heap.reserve_reason()))
     }
 
     /// The memory map of a device.
@@ -393,7 +444,7 @@ impl Kitten {
     /// # Errors
     /// As for [`stats`](Kitten::stats).
     pub fn map(&self, device: usize) -> Result<MemoryMap, Error> {
-        Ok(self.heap(device)?.map())
+        Ok(self.in_use(device)?.map_or_else(MemoryMap::default, |heap| heap.map()))
     }
 
     /// Every segment of a device, with its blocks.
@@ -401,18 +452,19 @@ impl Kitten {
     /// # Errors
     /// As for [`stats`](Kitten::stats).
     pub fn segments(&self, device: usize) -> Result<Vec<Segment>, Error> {
-        Ok(self.heap(device)?.segments())
+        Ok(self.in_use(device)?.map_or_else(Vec::new, |heap| heap.segments()))
     }
 
-    /// Limits what a device's dedicated tier may hold to a fraction of the card.
+    /// Limits what a device's dedicated tier may hold to a fraction of the card, from its first use on.
     ///
     /// # Errors
-    /// A fraction outside 0 to 1; as for [`stats`](Kitten::stats).
+    /// A fraction outside 0 to 1; a device that does not exist; the driver's.
     pub fn set_memory_fraction(&self, device: usize, fraction: f64) -> Result<(), Error> {
         if !(0.0..=1.0).contains(&fraction) {
             return Err(Error::Argument(format!("the memory fraction {fraction} is not between 0 and 1")));
         }
-        self.heap(device)?.set_memory_fraction(fraction)
+        *self.device(device)?.fraction.lock() = Some(fraction);
+        self.in_use(device)?.map_or(Ok(()), |mut heap| heap.set_memory_fraction(fraction))
     }
 
     /// A graph capture begins to allocate from a pool: every allocation whose stream `filter` accepts.
@@ -425,7 +477,21 @@ impl Kitten {
         pool: PoolId,
         filter: impl Fn(Stream) -> bool + Send + Sync + 'static,
     ) -> Result<(), Error> {
-        self.begin_capture(device, Capture { pool, filter: Arc::new(Box::new(filter)), stream: None })
+        self.begin_context(device, pool, ContextKind::Unknown, Box::new(filter), None)
+    }
+
+    /// [`begin_pool`](Kitten::begin_pool), by whoever knows what the context is for.
+    ///
+    /// # Errors
+    /// As for [`begin_pool`](Kitten::begin_pool).
+    pub fn begin_pool_of_kind(
+        &self,
+        device: usize,
+        pool: PoolId,
+        kind: ContextKind,
+        filter: impl Fn(Stream) -> bool + Send + Sync + 'static,
+    ) -> Result<(), Error> {
+        self.begin_context(device, pool, kind, Box::new(filter), None)
     }
 
     /// The same for the capture of one stream, ended by [`end_stream_pool`](Kitten::end_stream_pool).
@@ -434,61 +500,87 @@ impl Kitten {
     /// As for [`begin_pool`](Kitten::begin_pool).
     pub fn begin_stream_pool(&self, device: usize, stream: Stream, pool: PoolId) -> Result<(), Error> {
         let filter: Filter = Box::new(move |other| other == stream);
-        self.begin_capture(device, Capture { pool, filter: Arc::new(filter), stream: Some(stream) })
+        self.begin_context(device, pool, ContextKind::Unknown, filter, Some(stream))
     }
 
-    fn begin_capture(&self, device: usize, capture: Capture) -> Result<(), Error> {
-        self.heap(device)?.begin_pool(capture.pool)?;
-        let device = self.device(device)?;
-        device.captures.lock().push(capture);
-        device.capture_count.fetch_add(1, Ordering::Release);
+    fn begin_context(
+        &self,
+        device: usize,
+        pool: PoolId,
+        kind: ContextKind,
+        filter: Filter,
+        stream: Option<Stream>,
+    ) -> Result<(), Error> {
+        let context = ContextId(self.contexts_begun.fetch_add(1, Ordering::Relaxed) as u64);
+        let serving = Serving { context, pool };
+        let is_kept = self.kept.lock().contains(&pool);
+        self.heap(device)?.begin_pool(serving, kind, is_kept, stream)?;
+        self.device(device)?.contexts.push(serving, filter, stream);
         Ok(())
     }
 
-    /// The capture is over.
+    /// The context that was begun last with a pool ends.
     ///
     /// # Errors
-    /// A pool with no capture under way.
+    /// A pool that no open context allocates from.
     pub fn end_pool(&self, device: usize, pool: PoolId) -> Result<(), Error> {
-        self.heap(device)?.end_pool(pool)?;
-        let device = self.device(device)?;
-        let mut captures = device.captures.lock();
-        if let Some(at) = captures.iter().rposition(|capture| capture.pool == pool) {
-            let capture = captures.remove(at);
-            drop(captures);
-            device.capture_count.fetch_sub(1, Ordering::Release);
-            // Its filter is foreign code to the end: no lock is held.
-            drop(capture);
-        }
+        let ended = self.heap(device)?.end_pool(pool)?;
+        self.device(device)?.contexts.remove(ended);
         Ok(())
     }
 
-    /// The capture of a stream is over.
+    /// The context that was begun last with a stream ends.
     ///
     /// # Errors
-    /// A stream that is not captured.
+    /// A stream without one.
     pub fn end_stream_pool(&self, device: usize, stream: Stream) -> Result<(), Error> {
-        let captures = self.device(device)?.captures.lock().clone();
-        match captures.iter().rfind(|capture| capture.stream == Some(stream)) {
-            Some(capture) => self.end_pool(device, capture.pool),
-            None => Err(Error::Argument(format!("no capture of stream {:#x} is under way", stream.0))),
+        match self.device(device)?.contexts.of_stream(stream) {
+            Some(serving) => self.end_pool(device, serving.pool),
+            None => Err(Error::Argument(format!("nothing on stream {:#x} allocates from a pool", stream.0))),
         }
     }
 
-    /// A graph that used the pool is gone.
+    /// One who began to allocate from a pool, such as a graph, holds it no more. A context of it that is still open goes on to
+    /// serve, and the pool is gone when it ends.
     ///
     /// # Errors
-    /// A pool that is not known.
+    /// A pool that is unknown, or released by all already.
     pub fn release_pool(&self, device: usize, pool: PoolId) -> Result<(), Error> {
         self.heap(device)?.release_pool(pool)
     }
 
-    /// How many hold a pool.
+    /// A `MemPool` keeps a pool on all devices, from its first use there.
+    pub fn keep_pool(&self, pool: PoolId) {
+        self.kept.lock().push(pool);
+        self.devices.iter().filter_map(|device| device.heap.get()).for_each(|heap| heap.lock().keep_pool(pool));
+    }
+
+    /// The `MemPool` that kept a pool is gone. What is idle in the pool goes back to the driver.
     ///
     /// # Errors
-    /// A device that does not exist.
-    pub fn pool_holds(&self, device: usize, pool: PoolId) -> Result<u32, Error> {
-        Ok(self.heap(device)?.pool_holds(pool))
+    /// The first device's that fails; the pool is gone all the same.
+    pub fn drop_pool(&self, pool: PoolId) -> Result<(), Error> {
+        let mut kept = self.kept.lock();
+        if let Some(at) = kept.iter().position(|known| *known == pool) {
+            kept.swap_remove(at);
+        }
+        drop(kept);
+        let heaps = self.devices.iter().filter_map(|device| device.heap.get());
+        heaps.fold(Ok(()), |before, heap| {
+            match heap.lock().drop_pool(pool) {
+                // A capture is in the way: the next reset gives the memory back.
+                Err(Error::Refused(_)) => before,
+                done => before.and(done),
+            }
+        })
+    }
+
+    /// How many hold a pool on all devices: a `MemPool` that keeps it, and those that began to allocate from it and have not
+    /// released it.
+    pub fn pool_holds(&self, pool: PoolId) -> u32 {
+        let kept = self.kept.lock().iter().filter(|known| **known == pool).count() as u32;
+        let heaps = self.devices.iter().filter_map(|device| device.heap.get());
+        kept + heaps.map(|heap| heap.lock().pool_holds(pool)).sum::<u32>()
     }
 
     /// Begins to record anew what happens, the last `most` events of each device; 0 ends it.
@@ -509,13 +601,13 @@ impl Kitten {
     /// # Errors
     /// As for [`stats`](Kitten::stats).
     pub fn history(&self, device: usize) -> Result<Vec<Event>, Error> {
-        Ok(self.heap(device)?.history())
+        Ok(self.in_use(device)?.map_or_else(Vec::new, |heap| heap.history()))
     }
 
     /// Records what came of a request of `bytes`. `stack` is who asked, by a number of the caller's.
     pub fn record_malloc(&self, result: &Result<u64, Error>, bytes: usize, device: usize, stream: Stream, stack: u64) {
         if bytes > 0
-            && let Ok(mut heap) = self.heap(device)
+            && let Ok(Some(mut heap)) = self.in_use(device)
         {
             heap.record_malloc(result, bytes as u64, stream, stack);
         }

@@ -10,6 +10,8 @@ use crate::core::{Reserve, parse_size};
 pub struct Options {
     /// Dedicated memory for scratch: kept back while loading, or found automatically.
     pub reserve: Reserve,
+    /// Whether `torch.cuda.empty_cache` is a safe point, in programs that use a card from one thread.
+    pub safe_point_at_reset: bool,
     /// Dedicated memory withheld while active.
     pub persist: u64,
     /// What blocks are sorted by.
@@ -60,6 +62,22 @@ pub const OPTIONS: &[OptionRow] = &[
         default: "0",
         help: "dedicated memory withheld while active, as if the card were smaller",
         set: |options, value| set_size(&mut options.persist, value),
+    },
+    OptionRow {
+        name: "safe_points",
+        values: "told|empty_cache",
+        default: "told",
+        help: "when the automatic reserve may move memory: told is where the program says that nobody launches work (safe_point(), \
+               follow(), a WebUI's generation); empty_cache adds torch.cuda.empty_cache(), which a program of one thread may vouch for, \
+               and which is refused once a second thread has used the card",
+        set: |options, value| {
+            options.safe_point_at_reset = match value {
+                "told" => false,
+                "empty_cache" => true,
+                _ => return Err(format!("{value} is neither told nor empty_cache")),
+            };
+            Ok(())
+        },
     },
     OptionRow {
         name: "sort",

@@ -93,8 +93,10 @@ static void pools(void) {
     gk_begin_allocate_to_pool(0, 1, 2, NULL);
     void *captured = gk_malloc(MIB, 0, NULL);
     CHECK(captured);
-    CHECK(gk_free_vram(0) == GK_REFUSED && strstr(gk_last_error(), "captured"));
+    CHECK(gk_free_vram(0) == GK_OK); /* a region of a program is no capture: nothing has to wait */
     gk_end_allocate_to_pool(0, 1, 2);
+    gk_end_allocate_to_pool(0, 1, 2);
+    CHECK(strstr(gk_last_error(), "it has ended"));
     gk_free(captured, MIB, 0, NULL);
     void *eager = gk_malloc(MIB, 0, NULL);
     CHECK(eager && eager != captured);
@@ -103,6 +105,32 @@ static void pools(void) {
     CHECK(gk_pool_holds(0, 1, 2) == 0);
     gk_free(eager, MIB, 0, NULL);
 
+    gk_begin_allocate_to_pool(0, 5, 6, NULL);
+    gk_release_pool(0, 5, 6); /* before the end: the context goes on to serve */
+    gk_release_pool(0, 5, 6);
+    CHECK(strstr(gk_last_error(), "released by all"));
+    captured = gk_malloc(MIB, 0, NULL);
+    gk_end_allocate_to_pool(0, 5, 6);
+    eager = gk_malloc(MIB, 0, NULL);
+    CHECK(captured && eager && gk_pool_holds(0, 5, 6) == 0);
+    gk_free(captured, MIB, 0, NULL);
+    gk_free(eager, MIB, 0, NULL);
+
+    CHECK(gk_keep_pool(7, 8) == GK_OK && gk_pool_holds(0, 7, 8) == 1);
+    gk_begin_allocate_to_pool(0, 7, 8, NULL);
+    void *kept = gk_malloc(MIB, 0, NULL);
+    CHECK(gk_pool_holds(0, 7, 8) == 2);
+    gk_end_allocate_to_pool(0, 7, 8);
+    gk_release_pool(0, 7, 8);
+    gk_free(kept, MIB, 0, NULL);
+    gk_begin_allocate_to_pool(0, 7, 8, NULL);
+    CHECK(gk_malloc(MIB, 0, NULL) == kept); /* what is free in a pool that is kept stays its own */
+    gk_end_allocate_to_pool(0, 7, 8);
+    gk_release_pool(0, 7, 8);
+    gk_free(kept, MIB, 0, NULL);
+    gk_drop_pool(7, 8);
+    CHECK(gk_pool_holds(0, 7, 8) == 0);
+
     gk_begin_allocate_stream_to_pool(0, NULL, 3, 4);
     captured = gk_malloc(MIB, 0, NULL);
     gk_end_allocate_stream_to_pool(0, NULL);
@@ -110,7 +138,7 @@ static void pools(void) {
     eager = gk_malloc(MIB, 0, NULL);
     CHECK(captured && eager && eager != captured);
     gk_end_allocate_stream_to_pool(0, NULL);
-    CHECK(strstr(gk_last_error(), "no capture of stream"));
+    CHECK(strstr(gk_last_error(), "nothing on stream"));
     gk_release_pool(0, 3, 4);
     gk_free(eager, MIB, 0, NULL);
 }
@@ -174,7 +202,12 @@ int main(void) {
     options();
     gk_init(1);
     CHECK(gk_reset_peaks(0) == GK_OK && gk_reset_totals(0) == GK_OK);
+    CHECK(stats_of(0).in_use == 0 && gk_claims_json(0, NULL, NULL, 0) == 3 && gk_safe_point(0, NULL) == GK_OK);
+    CHECK(gk_configure("persist:0") == GK_OK); /* nothing has begun yet */
+    CHECK(gk_open(0) == GK_OK && gk_open(7) == GK_ARGUMENT && stats_of(0).in_use == 1);
     CHECK(gk_configure("persist:0") == GK_REFUSED);
+    CHECK(gk_begin_work(0) == GK_OK && gk_end_work(0) == GK_OK && gk_rest(0) == GK_OK && gk_vouch(0) == GK_OK);
+    CHECK(gk_vouch(7) == GK_ARGUMENT && stats_of(0).abstained == 0);
     blocks();
     actions();
     pools();

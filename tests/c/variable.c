@@ -5,7 +5,7 @@
 
 int main(void) {
     struct gk_stats stats = {.size = sizeof stats};
-    if (gk_stats(0, &stats) != GK_OK)
+    if (gk_open(0) != GK_OK || gk_stats(0, &stats) != GK_OK)
         printf("%s\n", gk_last_error());
     else
         printf("reserve %" PRIu64 "\n", stats.reserve);

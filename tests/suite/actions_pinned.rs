@@ -12,7 +12,8 @@ use kitten_sim::{Access, Completion, Gpu, Outstanding};
 #[test]
 fn a_model_that_overflows_runs() {
     let (gpu, kitten) = setup(8 * GRANULE, 32 * GRANULE, "");
-    let info = kitten.device_info(0).unwrap();
+    kitten.open(0).unwrap();
+    let info = kitten.device_info(0).unwrap().unwrap();
     assert_eq!((info.rung, info.refused.is_empty()), (Rung::Pinned, false), "{info:?}");
     let blocks = load(&gpu, &kitten, 6, 3);
     let small: Vec<_> = (0..50).map(|i| Filled::new(&gpu, &kitten, 700 * (i + 1), 100 + i)).collect();

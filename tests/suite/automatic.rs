@@ -67,11 +67,104 @@ fn the_reserve_is_found_without_being_told_of_reads() {
     let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "");
     let weights = load(&gpu, &kitten, 14, 2);
     for _ in 0..2 {
+        kitten.safe_point(0, "").unwrap();
+        work(&kitten, &[], &[4, 4], 10);
+    }
+    kitten.safe_point(0, "").unwrap();
+    assert_eq!(work(&kitten, &[], &[4, 4], 10), Traffic::default());
+    all_as_they_were(&gpu, &kitten, &weights);
+}
+
+#[test]
+fn a_reset_moves_nothing_unless_a_program_of_one_thread_opts_in() {
+    for (options, moves) in [("", false), ("safe_points:empty_cache", true)] {
+        let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, options);
+        let weights = load(&gpu, &kitten, 14, 2);
+        for _ in 0..2 {
+            kitten.reset().unwrap();
+            work(&kitten, &[], &[4, 4], 10);
+        }
+        kitten.reset().unwrap();
+        assert_eq!(kitten.stats(0).unwrap().migrations > 0, moves, "{options}");
+        assert_eq!(work(&kitten, &[], &[4, 4], 10) == Traffic::default(), moves, "{options}");
+        all_as_they_were(&gpu, &kitten, &weights);
+    }
+}
+
+#[test]
+fn a_second_thread_ends_that_resets_are_safe_points() {
+    let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "safe_points:empty_cache");
+    let weights = load(&gpu, &kitten, 14, 2);
+    std::thread::scope(|scope| scope.spawn(|| work(&kitten, &[], &[1], 1)).join().unwrap());
+    for _ in 0..4 {
         kitten.reset().unwrap();
         work(&kitten, &[], &[4, 4], 10);
     }
-    kitten.reset().unwrap();
-    assert_eq!(work(&kitten, &[], &[4, 4], 10), Traffic::default(), "PyTorch's empty_cache is a safe point");
+    assert_eq!(kitten.stats(0).unwrap().migrations, 0);
+    let why = kitten.reserve_reason(0).unwrap();
+    assert!(why.contains("safe_points:empty_cache is refused") && why.contains("more than one thread"), "{why}");
+    all_as_they_were(&gpu, &kitten, &weights);
+}
+
+/// Work of one interval that wants something moved at its end.
+fn wanting(kitten: &Kitten, weights: &[Filled]) {
+    kitten.safe_point(0, UNET).unwrap();
+    work(kitten, weights, &[4, 4], 10);
+}
+
+#[test]
+fn a_safe_point_abstains_where_another_thread_is_seen() {
+    let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "");
+    let weights = load(&gpu, &kitten, 14, 2);
+    let beside = |done: fn(&Kitten)| std::thread::scope(|scope| scope.spawn(|| done(&kitten)).join().unwrap());
+    let one = |kitten: &Kitten| kitten.free(kitten.malloc(1, 0, DEFAULT).unwrap(), 0, DEFAULT).unwrap();
+    wanting(&kitten, &weights);
+    beside(one);
+    assert_eq!(kitten.safe_point(0, UNET).unwrap(), Default::default(), "it has allocated");
+    work(&kitten, &weights, &[4, 4], 10);
+    beside(|kitten| assert_eq!(kitten.safe_point(0, UNET), Ok(Default::default())));
+    work(&kitten, &weights, &[4, 4], 10);
+    assert_eq!(kitten.safe_point(0, UNET).unwrap(), Default::default(), "it goes on to work from its own safe point");
+    let stats = kitten.stats(0).unwrap();
+    assert_eq!((stats.abstained, stats.migrations), (3, 0));
+    let why = kitten.reserve_reason(0).unwrap();
+    assert!(why.contains("moved nothing: another thread has used the card"), "{why}");
+
+    work(&kitten, &weights, &[4, 4], 10);
+    beside(|kitten| {
+        kitten.free(kitten.malloc(1, 0, DEFAULT).unwrap(), 0, DEFAULT).unwrap();
+        kitten.rest(0).unwrap();
+    });
+    assert_ne!(kitten.safe_point(0, UNET).unwrap(), Default::default(), "it says that it is at rest");
+    assert!(!kitten.reserve_reason(0).unwrap().contains("moved nothing"));
+    all_as_they_were(&gpu, &kitten, &weights);
+}
+
+#[test]
+fn a_thread_inside_a_piece_of_work_is_waited_for_and_others_are_vouched_for() {
+    let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "");
+    let weights = load(&gpu, &kitten, 14, 2);
+    let (begun, end) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+    std::thread::scope(|scope| {
+        let at_work = scope.spawn(|| {
+            kitten.begin_work(0).unwrap();
+            begun.wait();
+            end.wait();
+            kitten.end_work(0).unwrap();
+        });
+        begun.wait();
+        for _ in 0..3 {
+            wanting(&kitten, &weights);
+            kitten.vouch(0).unwrap();
+            assert_eq!(kitten.safe_point(0, UNET).unwrap(), Default::default(), "it may launch without allocating");
+        }
+        end.wait();
+        at_work.join().unwrap();
+    });
+    work(&kitten, &weights, &[4, 4], 10);
+    std::thread::scope(|scope| scope.spawn(|| work(&kitten, &[], &[1], 1)).join().unwrap());
+    kitten.vouch(0).unwrap();
+    assert_ne!(kitten.safe_point(0, UNET).unwrap(), Default::default(), "autograd's threads, between two steps");
     all_as_they_were(&gpu, &kitten, &weights);
 }
 
@@ -80,10 +173,11 @@ fn with_the_last_block_the_reserve_goes_and_what_was_learned_stays() {
     let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "");
     let weights = load(&gpu, &kitten, 14, 2);
     for _ in 0..3 {
-        kitten.reset().unwrap();
+        kitten.safe_point(0, "").unwrap();
         work(&kitten, &[], &[4, 4], 10);
     }
     let held = || kitten.stats(0).unwrap().tiers[Tier::Dedicated].reserved.current();
+    kitten.safe_point(0, "").unwrap();
     kitten.reset().unwrap();
     assert!(kitten.stats(0).unwrap().reserve >= 8 * GRANULE && held() == 32 * GRANULE);
     weights.iter().for_each(|block| kitten.free(block.address, 0, DEFAULT).unwrap());
@@ -93,10 +187,10 @@ fn with_the_last_block_the_reserve_goes_and_what_was_learned_stays() {
     assert_eq!(held(), 0, "another program may have all of the card");
     let weights = load(&gpu, &kitten, 14, 2);
     for _ in 0..2 {
-        kitten.reset().unwrap();
+        kitten.safe_point(0, "").unwrap();
         work(&kitten, &[], &[4, 4], 10);
     }
-    kitten.reset().unwrap();
+    kitten.safe_point(0, "").unwrap();
     assert_eq!(work(&kitten, &[], &[4, 4], 10), Traffic::default(), "and finds itself again");
     all_as_they_were(&gpu, &kitten, &weights);
 }
@@ -271,7 +365,9 @@ fn nothing_moves_during_a_capture() {
     kitten.begin_pool(0, pool, |_| false).unwrap();
     work(&kitten, &weights, &[9, 9], 10);
     assert_eq!(kitten.safe_point(0, UNET).unwrap(), Default::default());
-    kitten.reset().expect_err("as always during a capture");
+    assert_eq!(kitten.stats(0).unwrap().abstained, 1);
+    assert!(kitten.reserve_reason(0).unwrap().contains("a CUDA graph is being captured"));
+    kitten.reset().unwrap();
     kitten.end_pool(0, pool).unwrap();
     kitten.release_pool(0, pool).unwrap();
     all_as_they_were(&gpu, &kitten, &weights);

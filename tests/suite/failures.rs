@@ -166,7 +166,7 @@ fn run_of(work: Work, options: &str, failure: Failure, arm: impl Fn(&Gpu)) -> (G
     let (gpu, kitten, other) = machine_for(options);
     if failure == Failure::Lasting {
         // A heap that was never whole cannot give back what it had, as long as the driver refuses.
-        kitten.stats(0).unwrap();
+        kitten.open(0).unwrap();
     }
     arm(&gpu);
     let (failed, blocks) = work(&gpu, &kitten, other, failure);

@@ -5,4 +5,5 @@ mod automatic;
 pub mod common;
 mod contents;
 mod failures;
+mod pools;
 mod streams;

@@ -451,6 +451,14 @@ impl Gpu {
         self.enter("cuEventQuery", 0.0)?.streams.query(event)
     }
 
+    /// Whether all work in a stream is done.
+    ///
+    /// # Errors
+    /// A stream that does not exist, or is captured.
+    pub fn query_stream(&self, stream: u64) -> Result<bool> {
+        self.enter("cuStreamQuery", 0.0)?.streams.query_stream(stream)
+    }
+
     /// Waits for an event.
     ///
     /// # Errors

@@ -344,6 +344,15 @@ impl Streams {
         Ok(())
     }
 
+    pub(crate) fn query_stream(&mut self, handle: u64) -> Result<bool> {
+        let serial = self.serial("cuStreamQuery", handle)?;
+        if self.states[&serial].capture.is_some() {
+            return error("cuStreamQuery", code::STREAM_CAPTURE_UNSUPPORTED, "the stream is captured");
+        }
+        let clock = self.states[&serial].clock.clone();
+        Ok(self.is_done(&clock))
+    }
+
     /// Does all work of a clock, and lets the host know.
     fn finish(&mut self, clock: &Clock, memory: &Memory) {
         while !self.is_done(clock) && self.run_one(0, memory) {}

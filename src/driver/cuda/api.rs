@@ -194,6 +194,7 @@ functions! {
     stream_create = c"cuStreamCreate", direct c"cuStreamCreate", since 2000: (stream: *mut CUstream, flags: c_uint);
     stream_destroy = c"cuStreamDestroy", direct c"cuStreamDestroy_v2", since 4000: (stream: CUstream);
     stream_synchronize = c"cuStreamSynchronize", direct c"cuStreamSynchronize", since 2000: (stream: CUstream);
+    stream_query = c"cuStreamQuery", direct c"cuStreamQuery", since 2000: (stream: CUstream);
     stream_wait = c"cuStreamWaitEvent", direct c"cuStreamWaitEvent", since 3020:
         (stream: CUstream, event: CUevent, flags: c_uint);
     stream_is_capturing = c"cuStreamIsCapturing", direct c"cuStreamIsCapturing", since 10000:

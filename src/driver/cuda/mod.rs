@@ -230,6 +230,16 @@ impl Driver for CudaDriver {
         unsafe { self.api.synchronize() }
     }
 
+    fn is_idle(&self, device: usize, stream: Stream) -> Result<bool> {
+        let (_, _entered) = self.enter(device)?;
+        // SAFETY: see above.
+        match unsafe { self.api.stream_query(raw_stream(stream)) } {
+            Ok(()) => Ok(true),
+            Err(why) if why.code == NOT_READY => Ok(false),
+            Err(why) => Err(why),
+        }
+    }
+
     fn is_capturing(&self, device: usize, stream: Stream) -> Result<bool> {
         let (_, _entered) = self.enter(device)?;
         let mut status = 0;

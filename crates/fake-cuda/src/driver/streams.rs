@@ -36,6 +36,16 @@ pub extern "C" fn cuStreamSynchronize(stream: *mut c_void) -> c_int {
     })
 }
 
+/// Whether all work of a stream is done.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamQuery(stream: *mut c_void) -> c_int {
+    answer(|machine| {
+        device_of_context()?;
+        let is_done = machine.gpu.query_stream(stream as u64)?;
+        if is_done { Ok(()) } else { refuse(code::NOT_READY, "the work is not done yet") }
+    })
+}
+
 /// Makes later work of a stream wait for an event.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamWaitEvent(stream: *mut c_void, event: *mut c_void, _flags: c_uint) -> c_int {

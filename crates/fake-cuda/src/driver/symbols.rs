@@ -61,6 +61,7 @@ table! {
     "cuStreamCreate", since 2000 => streams::cuStreamCreate;
     "cuStreamDestroy", since 4000 => streams::cuStreamDestroy_v2;
     "cuStreamSynchronize", since 2000 => streams::cuStreamSynchronize;
+    "cuStreamQuery", since 2000 => streams::cuStreamQuery;
     "cuStreamWaitEvent", since 3020 => streams::cuStreamWaitEvent;
     "cuStreamIsCapturing", since 10000 => streams::cuStreamIsCapturing;
     "cuEventCreate", since 2000 => streams::cuEventCreate;
