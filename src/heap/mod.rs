@@ -594,12 +594,13 @@ impl Heap {
         self.streams.add(stream)
     }
 
-    /// Makes everything free one stream's, and forgets the streams that no block belongs to or has been used on. Waits for the
-    /// device; does nothing while that is not to be had.
+    /// Takes idle backing to the stock, where it serves every stream, and forgets the streams that no block belongs to or has
+    /// been used on. Waits for the device; does nothing while that is not to be had.
     fn forget_streams(&mut self) {
         if self.quiesce().is_err() {
             return self.streams.expect_more();
         }
+        self.strip();
         let mut used: HashSet<StreamId> = self.pools.streams().chain(self.retired.streams()).collect();
         for bound in &mut self.arenas {
             bound.core.set_tiers([], Heap::HOME);

@@ -565,14 +565,15 @@ impl Kitten {
             kept.swap_remove(at);
         }
         drop(kept);
-        let heaps = self.devices.iter().filter_map(|device| device.heap.get());
-        heaps.fold(Ok(()), |before, heap| {
+        let mut first = Ok(());
+        for heap in self.devices.iter().filter_map(|device| device.heap.get()) {
             match heap.lock().drop_pool(pool) {
                 // A capture is in the way: the next reset gives the memory back.
-                Err(Error::Refused(_)) => before,
-                done => before.and(done),
+                Err(Error::Refused(_)) => {}
+                done => first = first.and(done),
             }
-        })
+        }
+        first
     }
 
     /// How many hold a pool on all devices: a `MemPool` that keeps it, and those that began to allocate from it and have not
