@@ -284,6 +284,15 @@ int gk_stats(int device, struct gk_stats *stats);
  * `length` is enough. */
 size_t gk_stats_json(int device, char *buffer, size_t length);
 
+/* What can still be had of a tier of a device, and what it has in all for this process; either may be null. The driver is
+ * asked, so what others have taken is not promised; host memory is promised once, to all devices and all processes of a
+ * user together. A device that is not in use is looked at and not put to use. */
+int gk_memory_info(int device, int tier, uint64_t *free, uint64_t *total);
+
+/* What a device is found to be, and would have, as one JSON object, without putting it to use (the driver makes a context);
+ * the buffer as above. */
+size_t gk_device_json(int device, char *buffer, size_t length);
+
 /* Where the calling thread's allocations go from now on: GK_SHARED, to the shared tier as long as that has room; GK_DEDICATED, as
  * always. Returns what was so before. */
 int gk_prefer(int tier);

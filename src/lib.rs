@@ -26,9 +26,10 @@ pub mod driver;
 mod error;
 pub mod heap;
 mod kitten;
+mod platform;
 mod sync;
 
 pub use core::{PerTier, Phase, Reserve, Splits, Stats, Tier, parse_size, show_size};
 pub use error::{Error, OutOfMemory};
-pub use heap::{ContextKind, MemoryMap, Moved, PoolId, Segment};
-pub use kitten::{Activation, Kitten, OPTIONS, OptionRow, Options, reference};
+pub use heap::{ContextKind, MemoryInfo, MemoryMap, Moved, PoolId, Segment};
+pub use kitten::{Activation, Found, Kitten, OPTIONS, OptionRow, Options, reference};

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ._automatic import Following as Following
     from ._automatic import follow as follow
     from ._automatic import safe_point as safe_point
+    from ._automatic import working as working
     from ._install import install as install
     from ._install import is_installed as is_installed
     from ._library import Error as Error
@@ -35,6 +36,7 @@ _HOMES = {
     "Following": "_automatic",
     "follow": "_automatic",
     "safe_point": "_automatic",
+    "working": "_automatic",
     "install": "_install",
     "is_installed": "_install",
     "Error": "_library",

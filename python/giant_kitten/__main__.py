@@ -6,6 +6,7 @@ import argparse
 import os
 import runpy
 import sys
+from typing import Any
 
 from . import _library
 
@@ -54,11 +55,12 @@ def doctor() -> int:
             remedy = f"{seen}={os.environ[seen]} hides what it does not name: unset it, or name a GPU that is here"
         say("driver", "PyTorch finds no GPU", remedy)
         return problems
-    from ._report import size, stats
+    from ._report import size
 
     for device in range(torch.cuda.device_count()):
         try:
-            found = stats(device)
+            # Looked at, and not put to use: neither heap nor reserve is made on a device that others may need.
+            found = _library.read_json("gk_device_json", device)
         except _library.Error as why:
             say(f"cuda:{device}", "cannot be used", str(why))
             continue
@@ -71,12 +73,21 @@ def doctor() -> int:
         elif found["shared_capacity"] == 0:
             remedy = 'the host has no memory to spare: close programs, or set the option "shared"'
         say("", f"shared {size(found['shared_capacity'])} by {found['rung']}", remedy)
+        if found["rung"] != "none":
+            say("", f"of the host's {size(found['shared_total'])}, half for all processes of this user: {_shares(found)}")
         if found["rung"] == "pinned":
             say("", "on this driver what exists cannot change tier: actions take tensors out and back instead, because")
             for reason in found["rungs_refused"]:
                 say("", f"  {reason}")
     print("nothing is wrong" if problems == 0 else f"{problems} to mend")
     return problems
+
+
+def _shares(found: dict[str, Any]) -> str:
+    from ._report import size
+
+    left = max(0, min(found["shared_budget"], found["shared_total"] // 2 - found["shared_others"]))
+    return f"others hold {size(found['shared_others'])}, so this one may take {size(left)} on all devices together"
 
 
 def watch(port: int) -> int:
@@ -135,10 +146,15 @@ def main(arguments: list[str] | None = None) -> int:
     if parsed.command == "stats":
         import torch
 
-        from ._report import summary
+        from ._report import size
 
         for device in range(torch.cuda.device_count()):
-            print(summary(device))
+            found = _library.read_json("gk_device_json", device)
+            print(
+                f"cuda:{device}: {found['device']}, shared memory by {found['rung']}\n"
+                f"dedicated {size(found['dedicated_capacity'])} of {size(found['dedicated_total'])}, "
+                f"shared {size(found['shared_capacity'])} of the host's {size(found['shared_total'])}"
+            )
         return 0
     if parsed.command == "monitor":
         try:

@@ -9,6 +9,23 @@ def index(device: Any = None) -> int:
     """The number of a device: of a number, a text such as "cuda:1", a torch.device, or None for the current one."""
     import torch
 
+    named = _named(device)
+    return int(torch.cuda.current_device()) if named is None else named
+
+
+def index_asked(device: Any = None) -> int:
+    """The same for a question, which does not begin CUDA: before it has begun the current device is the first."""
+    import torch
+
+    named = _named(device)
+    if named is not None:
+        return named
+    return int(torch.cuda.current_device()) if torch.cuda.is_initialized() else 0
+
+
+def _named(device: Any) -> int | None:
+    import torch
+
     if isinstance(device, int):
         return device
     if device is not None:
@@ -17,4 +34,4 @@ def index(device: Any = None) -> int:
             raise ValueError(f"{device} is no CUDA device")
         if device.index is not None:
             return int(device.index)
-    return int(torch.cuda.current_device())
+    return None

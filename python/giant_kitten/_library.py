@@ -67,6 +67,11 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gk_open": (ctypes.c_int, (ctypes.c_int,)),
     "gk_keep_pool": (ctypes.c_int, (ctypes.c_uint64, ctypes.c_uint64)),
     "gk_drop_pool": (None, (ctypes.c_uint64, ctypes.c_uint64)),
+    "gk_memory_info": (
+        ctypes.c_int,
+        (ctypes.c_int, ctypes.c_int, ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_uint64)),
+    ),
+    "gk_device_json": (ctypes.c_size_t, (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)),
     "gk_touch": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_size_t)),
     "gk_mark": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
     "gk_tier": (ctypes.c_int, (ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_uint64))),
@@ -150,6 +155,13 @@ def read_json(name: str, device: int, *arguments: Any) -> Any:
             return json.loads(buffer.value)
         needed = again
     fail()
+
+
+def memory_info(device: int, tier: int) -> tuple[int, int]:
+    """What can still be had of a tier, and what it has in all, in bytes."""
+    free, total = ctypes.c_uint64(), ctypes.c_uint64()
+    call("gk_memory_info", device, tier, ctypes.byref(free), ctypes.byref(total))
+    return free.value, total.value
 
 
 def parse_size(size: int | str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import _library
-from ._device import index as _index
+from ._device import index_asked as _index
 
 
 def stats(device: Any = None) -> dict[str, Any]:
@@ -22,6 +22,8 @@ def memory_map(device: Any = None) -> dict[str, Any]:
 def summary(device: Any = None) -> str:
     """What `stats` says, in a few lines."""
     found = stats(device)
+    if not found["in_use"]:
+        return f"giant-kitten: cuda:{_index(device)} is not in use yet"
     lines = [
         f"giant-kitten on {found['device']}: {found['phase_name']}, shared memory by {found['rung']}",
         f"{'':12}{'capacity':>12}{'allocated':>12}{'peak':>12}{'mapped':>12}{'held':>12}",

@@ -97,7 +97,8 @@ def memory_stats(device: int) -> dict[str, Any]:
     blocks, allocated = _pools(stats, "blocks"), _pools(stats, "allocated")
     active_blocks, active = _pools(stats, "active_blocks", "blocks"), _pools(stats, "active", "allocated")
     reserved = _gauge(stats, "reserved", "reserved")
-    granule = stats["granule"]
+    # Of a device that is not in use everything is 0.
+    granule = stats["granule"] or 1
     # What is held is not divided by the size of blocks: all of it is the large pool's but for what small blocks fill.
     small = {key: min(value, reserved[key]) for key, value in allocated["small_pool"].items()}
     large = {key: reserved[key] - small[key] for key in reserved}
@@ -138,7 +139,8 @@ def memory_snapshot(pool: Any = None, *_: Any) -> dict[str, Any]:
     if isinstance(pool, (tuple, list)) and len(pool) >= 2 and tuple(pool[:2]) != (0, 0):
         wanted = list(pool[:2])
     segments, traces = [], []
-    for device in range(torch.cuda.device_count()):
+    # A question begins nothing: before CUDA has begun there is nothing to tell of, and asking would forbid to fork.
+    for device in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
         events, frames = history.events(device)
         traces.append(events)
         for segment in _library.read_json("gk_snapshot_json", device):
@@ -206,11 +208,9 @@ def _complete_mem_get_info(torch: Any) -> None:
             return int(free), int(total)
         from ._device import index
 
-        stats = _library.read_json("gk_stats_json", index(device))
-        tiers = ("dedicated", "shared")
-        total = sum(stats[f"{tier}_capacity"] for tier in tiers)
-        free = sum(max(0, stats[f"{tier}_capacity"] - stats[f"{tier}_reserved"]) for tier in tiers)
-        return free, total
+        number = index(device)
+        tiers = [_library.memory_info(number, tier) for tier in (_library.DEDICATED, _library.SHARED)]
+        return sum(free for free, _ in tiers), sum(total for _, total in tiers)
 
     mem_get_info.__module__ = native.__module__
     torch.cuda.mem_get_info = mem_get_info

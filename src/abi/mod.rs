@@ -730,15 +730,19 @@ pub unsafe extern "C" fn gk_tier(ptr: *mut c_void, dedicated: *mut u64, shared: 
     })
 }
 
+fn tier_of(tier: c_int) -> Result<Tier, Error> {
+    match tier {
+        GK_DEDICATED => Ok(Tier::Dedicated),
+        GK_SHARED => Ok(Tier::Shared),
+        _ => Err(Error::Argument(format!("there is no tier {tier}: 0 is dedicated, 1 is shared"))),
+    }
+}
+
 /// Moves the block that holds `ptr` to a tier: 0 dedicated, 1 shared. Nobody may launch work meanwhile.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_move(ptr: *mut c_void, tier: c_int) -> c_int {
     status(|| {
-        let tier = match tier {
-            GK_DEDICATED => Tier::Dedicated,
-            GK_SHARED => Tier::Shared,
-            _ => return Err(Error::Argument(format!("there is no tier {tier}: 0 is dedicated, 1 is shared"))),
-        };
+        let tier = tier_of(tier)?;
         owner_of(ptr)?.move_block(ptr as u64, tier).map(drop)
     })
 }
@@ -823,6 +827,37 @@ pub unsafe extern "C" fn gk_stats_json(device: c_int, buffer: *mut c_char, lengt
         let info = ask(device, Kitten::device_info)?;
         Ok(stats::json(&stats, &splits, info.as_ref(), &ask(device, Kitten::reserve_reason)?))
     });
+    // SAFETY: the caller's promise.
+    unsafe { write_text(text, buffer, length) }
+}
+
+/// What can be had of a tier of a device now, and what it has in all. Either may be null. Asks the driver, and looks at a device
+/// that is not in use without putting it to use.
+///
+/// # Safety
+/// `free` and `total` are null or may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_memory_info(device: c_int, tier: c_int, free: *mut u64, total: *mut u64) -> c_int {
+    status(|| {
+        let tier = tier_of(tier)?;
+        let info = current()?.memory_info(device_number(device)?)?;
+        for (bytes, to) in [(info.free[tier], free), (info.total[tier], total)] {
+            // SAFETY: the caller's promise.
+            if let Some(to) = unsafe { to.as_mut() } {
+                *to = bytes;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// What a device is found to be and would have, as JSON, without putting it to use; see [`gk_stats_json`] for the buffer.
+///
+/// # Safety
+/// `buffer` is null or has room for `length` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_device_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
+    let text = guarded(|| Ok(stats::device_json(&current()?.look_at(device_number(device)?)?)));
     // SAFETY: the caller's promise.
     unsafe { write_text(text, buffer, length) }
 }

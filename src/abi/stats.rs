@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::core::{Splits, Stats, Tier};
 use crate::driver::DeviceInfo;
+use crate::kitten::Found;
 
 /// The version of [`GkStats`]. Fields are only ever added at the end; `size` tells how many a caller knows.
 pub const STATS_VERSION: u32 = 1;
@@ -245,6 +246,32 @@ pub fn json(stats: &Stats, splits: &[Splits; 2], device: Option<&DeviceInfo>, re
         refused.join(",")
     );
     for (name, value) in fields.fields() {
+        let _ = write!(text, ",\"{name}\":{value}");
+    }
+    text.push('}');
+    text
+}
+
+/// What a device is found to be, as one JSON object.
+pub fn device_json(found: &Found) -> String {
+    let Found { info, capacity, budget, used, others } = found;
+    let refused: Vec<_> = info.refused.iter().map(|why| quoted(why)).collect();
+    let mut text = format!(
+        "{{\"device\":{},\"rung\":\"{}\",\"rungs_refused\":[{}]",
+        quoted(&info.name),
+        info.rung.name(),
+        refused.join(",")
+    );
+    for (name, value) in [
+        ("dedicated_total", info.dedicated_total),
+        ("dedicated_free", info.dedicated_free),
+        ("dedicated_capacity", capacity[Dedicated]),
+        ("shared_total", info.shared_total),
+        ("shared_capacity", capacity[Shared]),
+        ("shared_budget", *budget),
+        ("shared_used", *used),
+        ("shared_others", *others),
+    ] {
         let _ = write!(text, ",\"{name}\":{value}");
     }
     text.push('}');

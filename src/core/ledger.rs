@@ -58,6 +58,8 @@ pub struct Ledger {
     pub working: u64,
     /// A further limit of what may be mapped dedicated, set by PyTorch's memory fraction.
     pub fraction_limit: Option<u64>,
+    /// Dedicated bytes of the capacity that other libraries and processes have taken, as far as was seen last.
+    pub taken: u64,
 }
 
 impl Ledger {
@@ -72,6 +74,20 @@ impl Ledger {
         }
     }
 
+    /// How many bytes can be had in `tier` at most: the limit, less what others have taken. Plans go by it; an allocation tries
+    /// up to the limit, since the driver knows best.
+    pub fn reach(&self, tier: Tier) -> u64 {
+        match tier {
+            Tier::Dedicated => self.limit(tier).min(self.capacity[tier].saturating_sub(self.taken)),
+            Tier::Shared => self.limit(tier),
+        }
+    }
+
+    /// Notes how much is held of the dedicated tier, and how much the driver has free beside that.
+    pub fn see_free(&mut self, held: u64, free: u64) {
+        self.taken = self.capacity[Tier::Dedicated].saturating_sub(held.saturating_add(free));
+    }
+
     /// How many dedicated bytes resident blocks may have once activated with this reserve and persist.
     ///
     /// # Errors
@@ -79,7 +95,7 @@ impl Ledger {
     pub fn resident_budget(&self, reserve: u64, persist: u64) -> Result<u64, String> {
         let capacity = self.capacity[Tier::Dedicated];
         let kept = reserve.checked_add(persist).filter(|kept| *kept <= capacity);
-        kept.map(|kept| capacity - kept).ok_or_else(|| {
+        kept.map(|kept| (capacity - kept).min(capacity.saturating_sub(self.taken + kept))).ok_or_else(|| {
             format!(
                 "reserve {} and persist {} are more than the {} of dedicated memory there is; choose smaller ones",
                 super::show_size(reserve),
@@ -101,7 +117,7 @@ mod tests {
             persist: 0,
             reserve_open: false,
             working: 2,
-            fraction_limit: None,
+            ..Ledger::default()
         }
     }
 
@@ -115,6 +131,17 @@ mod tests {
     fn once_active_the_reserve_is_open_and_persist_withheld() {
         let active = Ledger { reserve_open: true, persist: 100, ..ledger() };
         assert_eq!(active.limit(Tier::Dedicated), 900);
+    }
+
+    #[test]
+    fn what_others_have_taken_is_not_promised() {
+        let mut ledger = ledger();
+        ledger.see_free(200, 900);
+        assert_eq!((ledger.taken, ledger.reach(Tier::Dedicated)), (0, 700), "the headroom may be eaten");
+        ledger.see_free(200, 300);
+        assert_eq!((ledger.taken, ledger.limit(Tier::Dedicated), ledger.reach(Tier::Dedicated)), (500, 700, 500));
+        assert_eq!(ledger.resident_budget(300, 100), Ok(100));
+        assert_eq!(ledger.resident_budget(600, 100), Ok(0));
     }
 
     #[test]

@@ -57,6 +57,11 @@ impl<T> PerTier<T> {
         self.0.iter()
     }
 
+    /// The same of each tier's value.
+    pub fn map<U>(self, change: impl FnMut(T) -> U) -> PerTier<U> {
+        PerTier(self.0.map(change))
+    }
+
     /// Each tier's, to be changed.
     pub fn iter_mut(&mut self) -> std::slice::IterMut<'_, T> {
         self.0.iter_mut()

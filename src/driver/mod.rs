@@ -9,7 +9,6 @@ use std::fmt;
 use crate::core::Tier;
 
 pub mod cuda;
-mod host;
 #[cfg(feature = "sim")]
 pub mod sim;
 
@@ -73,6 +72,8 @@ pub struct DeviceInfo {
     pub shared_total: u64,
     /// Shared memory that the host can spare at this moment.
     pub shared_spare: u64,
+    /// Whether the shared tier is memory of this machine, which other processes use as well.
+    pub shared_is_the_hosts: bool,
     /// How the shared tier comes about.
     pub rung: Rung,
     /// Why each better rung does not hold, in words.
@@ -155,6 +156,9 @@ pub trait Driver: Send + Sync + fmt::Debug {
 
     /// What `device` is and has.
     fn device_info(&self, device: usize) -> Result<DeviceInfo>;
+
+    /// Dedicated memory that is free at this moment, in bytes.
+    fn dedicated_free(&self, device: usize) -> Result<u64>;
 
     /// Reserves `bytes` of addresses (a multiple of the granularity), aligned to `align` (a power of two).
     fn reserve(&self, device: usize, bytes: u64, align: u64) -> Result<u64>;

@@ -72,9 +72,14 @@ impl Driver for SimDriver {
             headroom: 0,
             shared_total,
             shared_spare: shared_total,
+            shared_is_the_hosts: false,
             rung,
             refused,
         })
+    }
+
+    fn dedicated_free(&self, device: usize) -> Result<u64> {
+        told(self.gpu.memory_info(device, kitten_sim::Tier::Dedicated)).map(|(_, free)| free)
     }
 
     fn reserve(&self, device: usize, bytes: u64, align: u64) -> Result<u64> {

@@ -200,7 +200,7 @@ impl Heap {
         }
         let left_before = std::mem::take(&mut self.automatic.left);
         let Some(forecast) = self.automatic.forecasts.get(&self.automatic.kind) else { return Ok(Moved::default()) };
-        let limit = self.ledger.limit(Tier::Dedicated);
+        let limit = self.ledger.reach(Tier::Dedicated);
         let allocated = &self.stats.tiers;
         let fits = allocated[Tier::Dedicated].allocated.current()
             + forecast.uses().len() as u64 * self.granule

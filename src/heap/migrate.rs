@@ -120,6 +120,7 @@ impl Heap {
     /// what lives leaves it. [`Moved::stayed`] tells what ought to lie elsewhere. So for all actions.
     pub fn activate(&mut self, reserve: Reserve, persist: u64, order: Order) -> Result<Moved, Error> {
         let automatic = reserve == Reserve::Auto;
+        self.see_free();
         let reserve = reserve.fixed().unwrap_or_else(|| self.found_reserve(persist));
         let budget = self.ledger.resident_budget(reserve, persist).map_err(Error::Argument)?;
         let moved = self.place(order, budget / self.granule)?;
@@ -133,7 +134,9 @@ impl Heap {
     /// # Errors
     /// As for [`activate`](Heap::activate).
     pub fn disable(&mut self, order: Order) -> Result<Moved, Error> {
-        let moved = self.place(order, self.ledger.capacity[Tier::Dedicated] / self.granule)?;
+        self.see_free();
+        let reach = self.ledger.capacity[Tier::Dedicated].saturating_sub(self.ledger.taken);
+        let moved = self.place(order, reach / self.granule)?;
         self.set_automatic(false);
         self.begin(Phase::Disabled, 0, 0);
         Ok(moved)

@@ -20,6 +20,7 @@
 //! A heap is used under its device's lock and takes none itself.
 
 mod automatic;
+mod budget;
 mod migrate;
 mod pinned;
 mod pools;
@@ -42,9 +43,19 @@ use crate::driver::{DeviceInfo, Driver, DriverError, Handle, Rung, Stream};
 use crate::error::Error;
 use crate::sync::this_thread;
 
+pub use budget::Budget;
 pub use migrate::Moved;
 pub use pools::{ContextId, ContextKind, PoolId, Serving};
 pub use report::{ArenaMap, BlockState, Claim, GranuleMap, MemoryMap, Segment, SegmentBlock};
+
+/// What can be had of a device's memory. Bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryInfo {
+    /// What may still be taken of each tier.
+    pub free: PerTier<u64>,
+    /// What each tier has in all for this process.
+    pub total: PerTier<u64>,
+}
 
 /// How a heap is set up. Bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +72,29 @@ pub struct HeapOptions {
     pub reserve: Reserve,
     /// Whether a reset is a safe point, in programs that use the device from one thread.
     pub safe_point_at_reset: bool,
+}
+
+impl HeapOptions {
+    /// Dedicated memory that is left to others, of what is free, in bytes.
+    pub fn headroom(&self, info: &DeviceInfo) -> u64 {
+        self.headroom.unwrap_or(info.headroom)
+    }
+
+    /// What each tier of a device may hold at most, in bytes, where all devices together may take `budget` of the host's
+    /// memory.
+    pub fn capacity(&self, info: &DeviceInfo, budget: u64) -> PerTier<u64> {
+        let free = info.dedicated_free.saturating_sub(self.headroom(info));
+        PerTier::new(self.dedicated.unwrap_or(free).min(info.dedicated_total), budget.min(info.shared_total))
+    }
+
+    /// What all devices of a process may take of the host's memory, in bytes, as the first of them finds it.
+    pub fn budget(&self, info: &DeviceInfo) -> Budget {
+        match self.shared {
+            Some(bytes) => Budget::new(bytes),
+            None if info.shared_is_the_hosts => Budget::among_processes(info.shared_spare, info.shared_total / 2),
+            None => Budget::new(info.shared_spare),
+        }
+    }
 }
 
 /// An arena with its addresses and its backing.
@@ -103,6 +137,8 @@ pub struct Heap {
     repairs: migrate::Repairs,
     automatic: automatic::Automatic,
     witness: Witness,
+    /// Dedicated memory that is left to others, of what is free.
+    headroom: u64,
     stats: Stats,
     last_refusal: Option<DriverError>,
     history: Option<History>,
@@ -113,8 +149,13 @@ impl Heap {
     ///
     /// # Errors
     /// The driver's; options that cannot be.
-    pub fn new(driver: Arc<dyn Driver>, device: usize, options: &HeapOptions) -> Result<Heap, Error> {
-        let info = driver.device_info(device)?;
+    pub fn new(
+        driver: Arc<dyn Driver>,
+        device: usize,
+        info: DeviceInfo,
+        options: &HeapOptions,
+        budget: Arc<Budget>,
+    ) -> Result<Heap, Error> {
         let granule = options.granule.unwrap_or(info.granularity);
         if !granule.is_power_of_two() || granule < info.granularity {
             return Err(Error::Argument(format!(
@@ -124,7 +165,6 @@ impl Heap {
                 show_size(info.granularity)
             )));
         }
-        let whole = |bytes: u64| bytes / granule * granule;
         match info.rung {
             Rung::Nothing => log::warn!(
                 "device {device}, {}, has no shared tier: what does not fit in its own memory is out of memory. {}",
@@ -138,11 +178,7 @@ impl Heap {
                 info.refused.join("; ")
             ),
         }
-        let free = info.dedicated_free.saturating_sub(options.headroom.unwrap_or(info.headroom));
-        let capacity = PerTier::new(
-            whole(options.dedicated.unwrap_or(free).min(info.dedicated_total)),
-            whole(options.shared.unwrap_or(info.shared_spare).min(info.shared_total)),
-        );
+        let capacity = options.capacity(&info, budget.limit()).map(|bytes| bytes / granule * granule);
         let wanted = options.reserve.fixed().unwrap_or(0);
         let reserve = wanted.min(capacity[Tier::Dedicated]);
         if wanted > reserve {
@@ -156,8 +192,9 @@ impl Heap {
         let ledger = Ledger { capacity, reserve, working, ..Ledger::default() };
         // Twice all there is to back, so that holes and growth never want for addresses.
         let length = (2 * (capacity[Tier::Dedicated] + capacity[Tier::Shared])).max(64 * granule).next_power_of_two();
+        let headroom = options.headroom(&info);
         let mut heap = Heap {
-            stock: stock::Stock::new(driver.clone(), device, granule),
+            stock: stock::Stock::new(driver.clone(), device, granule, budget),
             streams: streams::Streams::new(driver.clone(), device),
             retired: retired::RetiredBlocks::default(),
             pools: pools::Pools::default(),
@@ -178,6 +215,7 @@ impl Heap {
                 granule,
             ),
             witness: Witness::default(),
+            headroom,
             stats: Stats::default(),
             last_refusal: None,
             history: None,
@@ -412,6 +450,30 @@ impl Heap {
         Ok(())
     }
 
+    /// What can still be had of each tier, and what there is in all: the driver is asked, so that what others have taken
+    /// is not promised. Idle memory that is held counts as taken, as in PyTorch's own allocator.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn memory_info(&mut self) -> Result<MemoryInfo, Error> {
+        let free = self.driver.dedicated_free(self.device)?;
+        self.ledger.see_free(self.stock.held(Tier::Dedicated), free);
+        let driver_has = PerTier::new(free.saturating_sub(self.headroom), self.stock.left(Tier::Shared));
+        let mut info = MemoryInfo { total: self.ledger.capacity, ..MemoryInfo::default() };
+        for tier in Tier::ALL {
+            let not_held = self.ledger.capacity[tier].saturating_sub(self.stock.held(tier));
+            info.free[tier] = not_held.min(driver_has[tier]) / self.granule * self.granule;
+        }
+        Ok(info)
+    }
+
+    /// Asks the driver how much dedicated memory others have left. Nothing changes where it does not say.
+    pub(super) fn see_free(&mut self) {
+        if let Ok(free) = self.driver.dedicated_free(self.device) {
+            self.ledger.see_free(self.stock.held(Tier::Dedicated), free);
+        }
+    }
+
     /// Which part of its life the device is in.
     pub fn phase(&self) -> Phase {
         self.stats.phase
@@ -496,7 +558,7 @@ impl Heap {
         Error::OutOfMemory(Box::new(crate::error::OutOfMemory {
             device: self.device,
             requested: bytes,
-            limit: of(&|tier| self.ledger.limit(tier)),
+            limit: of(&|tier| self.ledger.reach(tier).max(self.mapped(tier))),
             mapped: of(&|tier| self.mapped(tier)),
             allocated: of(&|tier| self.stats.tiers[tier].allocated.current()),
             driver: self.last_refusal.clone(),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::budget::Budget;
 use crate::core::{PerTier, Tier};
 use crate::driver::{self, Driver, Handle};
 
@@ -13,11 +14,49 @@ pub(super) struct Stock {
     granule: u64,
     handles: PerTier<Vec<Handle>>,
     held: PerTier<u64>,
+    /// Where the host's memory is promised once to all that take of it.
+    budget: Arc<Budget>,
 }
 
 impl Stock {
-    pub(super) fn new(driver: Arc<dyn Driver>, device: usize, granule: u64) -> Self {
-        Stock { driver, device, granule, handles: PerTier::default(), held: PerTier::default() }
+    pub(super) fn new(driver: Arc<dyn Driver>, device: usize, granule: u64, budget: Arc<Budget>) -> Self {
+        Stock { driver, device, granule, handles: PerTier::default(), held: PerTier::default(), budget }
+    }
+
+    /// Bytes of a tier that the budget has left; no limit where none is kept.
+    pub(super) fn left(&self, tier: Tier) -> u64 {
+        match tier {
+            Tier::Dedicated => u64::MAX,
+            Tier::Shared => self.budget.left(),
+        }
+    }
+
+    /// Asks the driver for something of `bytes` in a tier; `Ok(None)` where the budget has no more.
+    fn obtain<T>(
+        &mut self,
+        tier: Tier,
+        bytes: u64,
+        ask: impl FnOnce(&dyn Driver) -> driver::Result<T>,
+    ) -> driver::Result<Option<T>> {
+        if tier == Tier::Shared && !self.budget.take(bytes) {
+            return Ok(None);
+        }
+        match ask(&*self.driver) {
+            Ok(made) => {
+                self.held[tier] += bytes;
+                Ok(Some(made))
+            }
+            Err(why) => {
+                self.repay(tier, bytes);
+                Err(why)
+            }
+        }
+    }
+
+    fn repay(&self, tier: Tier, bytes: u64) {
+        if tier == Tier::Shared {
+            self.budget.give(bytes);
+        }
     }
 
     /// Bytes held from the driver in a tier: here, mapped, pinned, or lost to a failure that is yet to be mended.
@@ -44,9 +83,8 @@ impl Stock {
         if self.held[tier] + self.granule > capacity {
             return Ok(None);
         }
-        let handle = self.driver.create(self.device, tier, self.granule)?;
-        self.held[tier] += self.granule;
-        Ok(Some(handle))
+        let (device, granule) = (self.device, self.granule);
+        self.obtain(tier, granule, |driver| driver.create(device, tier, granule))
     }
 
     /// Pins memory for the shared tier, which counts as held there; `Ok(None)` where more than `capacity` bytes would be.
@@ -57,9 +95,8 @@ impl Stock {
         if self.held[Tier::Shared] + bytes > capacity {
             return Ok(None);
         }
-        let address = self.driver.pin(self.device, bytes)?;
-        self.held[Tier::Shared] += bytes;
-        Ok(Some(address))
+        let device = self.device;
+        self.obtain(Tier::Shared, bytes, |driver| driver.pin(device, bytes))
     }
 
     /// Gives pinned memory back to the driver.
@@ -69,6 +106,7 @@ impl Stock {
     pub(super) fn unpin(&mut self, address: u64, bytes: u64) -> driver::Result<()> {
         driver::insist(|| self.driver.unpin(self.device, address))?;
         self.held[Tier::Shared] -= bytes;
+        self.repay(Tier::Shared, bytes);
         Ok(())
     }
 
@@ -83,9 +121,11 @@ impl Stock {
     /// The driver's; what was created stays.
     pub(super) fn fill(&mut self, tier: Tier, bytes: u64, capacity: u64) -> driver::Result<()> {
         while self.bytes(tier) < bytes && self.held[tier] + self.granule <= capacity {
-            let handle = self.driver.create(self.device, tier, self.granule)?;
-            self.held[tier] += self.granule;
-            self.handles[tier].push(handle);
+            let (device, granule) = (self.device, self.granule);
+            match self.obtain(tier, granule, |driver| driver.create(device, tier, granule))? {
+                Some(handle) => self.handles[tier].push(handle),
+                None => break,
+            }
         }
         Ok(())
     }
@@ -97,7 +137,10 @@ impl Stock {
             && let Some(handle) = self.handles[tier].pop()
         {
             match driver::insist(|| self.driver.release(self.device, handle)) {
-                Ok(()) => self.held[tier] -= self.granule,
+                Ok(()) => {
+                    self.held[tier] -= self.granule;
+                    self.repay(tier, self.granule);
+                }
                 Err(why) => {
                     log::debug!("backing stays in stock: {why}");
                     refused.push(handle);

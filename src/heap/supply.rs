@@ -61,6 +61,7 @@ impl Heap {
             return Ok(address);
         }
         self.stats.out_of_memory += 1;
+        self.see_free();
         Err(self.out_of_memory(bytes))
     }
 
@@ -218,6 +219,7 @@ impl Heap {
                 Ok(Some(handle)) => handles.push(handle),
                 refused => {
                     self.last_refusal = refused.err();
+                    self.see_refusal(tier);
                     handles.drain(..).for_each(|handle| self.stock.put(tier, handle));
                     return None;
                 }
@@ -244,6 +246,13 @@ impl Heap {
         }
         self.note();
         Some(())
+    }
+
+    /// A dedicated handle was refused: somebody else has what the ledger promises.
+    fn see_refusal(&mut self, tier: Tier) {
+        if tier == Tier::Dedicated && self.last_refusal.is_some() {
+            self.see_free();
+        }
     }
 
     /// Maps handles one behind the other at `address`, readable and writable. On an error they are back in stock.

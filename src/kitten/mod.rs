@@ -22,7 +22,9 @@ use crate::core::placement::{Order, SortBy};
 use crate::core::{PerTier, Reserve, Splits, Stats, Tier};
 use crate::driver::{DeviceInfo, Driver, Stream};
 use crate::error::Error;
-use crate::heap::{Claim, ContextId, ContextKind, Heap, HeapOptions, MemoryMap, Moved, PoolId, Segment, Serving};
+use crate::heap::{
+    Budget, Claim, ContextId, ContextKind, Heap, HeapOptions, MemoryInfo, MemoryMap, Moved, PoolId, Segment, Serving,
+};
 use crate::sync::{AtomicUsize, Mutex, MutexGuard, Ordering};
 
 use self::contexts::{Contexts, Filter};
@@ -63,6 +65,21 @@ impl From<&Options> for Activation {
     }
 }
 
+/// What a device is found to be, before it is put to use. Bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What the driver says.
+    pub info: DeviceInfo,
+    /// What each tier may hold at most.
+    pub capacity: PerTier<u64>,
+    /// What all devices of this process may take of the host's memory together.
+    pub budget: u64,
+    /// What they have taken of it.
+    pub used: u64,
+    /// What other processes of this user claim of the host's memory.
+    pub others: u64,
+}
+
 #[derive(Default)]
 struct Device {
     heap: OnceCell<Mutex<Heap>>,
@@ -80,6 +97,8 @@ pub struct Kitten {
     devices: Box<[Device]>,
     /// How many events are recorded of each device; 0 for none.
     recording: AtomicUsize,
+    /// The host's memory, as the first device that was used or looked at found it.
+    budget: OnceCell<Arc<Budget>>,
     /// How many pool contexts were ever begun.
     contexts_begun: AtomicUsize,
     /// The pools that `MemPool`s keep, on whatever device they are used.
@@ -108,6 +127,7 @@ impl Kitten {
             options,
             devices,
             recording: AtomicUsize::new(0),
+            budget: OnceCell::new(),
             contexts_begun: AtomicUsize::new(0),
             kept: Mutex::default(),
         })
@@ -141,17 +161,12 @@ impl Kitten {
 
     #[cold]
     fn first_use<'a>(&'a self, device: usize, of: &'a Device) -> Result<MutexGuard<'a, Heap>, Error> {
-        let options = HeapOptions {
-            dedicated: self.options.dedicated,
-            headroom: self.options.headroom,
-            shared: self.options.shared,
-            granule: self.options.granule,
-            reserve: self.options.reserve,
-            safe_point_at_reset: self.options.safe_point_at_reset,
-        };
+        let options = self.heap_options();
         let _making = of.making.lock();
         if of.heap.get().is_none() {
-            let mut heap = Heap::new(self.driver.clone(), device, &options)?;
+            let info = self.driver.device_info(device)?;
+            let budget = self.budget(&info).clone();
+            let mut heap = Heap::new(self.driver.clone(), device, info, &options, budget)?;
             heap.record(self.recording.load(Ordering::Acquire));
             if let Some(fraction) = *of.fraction.lock() {
                 heap.set_memory_fraction(fraction)?;
@@ -163,6 +178,49 @@ impl Kitten {
             Some(heap) => Ok(heap.lock()),
             None => Err(Error::Refused(format!("the heap of device {device} could not be kept"))),
         }
+    }
+
+    fn heap_options(&self) -> HeapOptions {
+        HeapOptions {
+            dedicated: self.options.dedicated,
+            headroom: self.options.headroom,
+            shared: self.options.shared,
+            granule: self.options.granule,
+            reserve: self.options.reserve,
+            safe_point_at_reset: self.options.safe_point_at_reset,
+        }
+    }
+
+    fn budget(&self, info: &DeviceInfo) -> &Arc<Budget> {
+        self.budget.get_or_init(|| Arc::new(self.heap_options().budget(info)))
+    }
+
+    /// What a device is found to be, and what each tier of it would have, without putting it to use: the driver makes a context
+    /// for the time being, and nothing else is taken.
+    ///
+    /// # Errors
+    /// A device that does not exist; the driver's.
+    pub fn look_at(&self, device: usize) -> Result<Found, Error> {
+        self.device(device)?;
+        let info = self.driver.device_info(device)?;
+        let budget = self.budget(&info);
+        let capacity = self.heap_options().capacity(&info, budget.limit());
+        let (used, others) = (budget.used(), budget.others());
+        Ok(Found { capacity, budget: budget.limit(), used, others, info })
+    }
+
+    /// What can be had of a device's memory now. One that is not in use is looked at, as by [`look_at`](Kitten::look_at).
+    ///
+    /// # Errors
+    /// A device that does not exist; the driver's.
+    pub fn memory_info(&self, device: usize) -> Result<MemoryInfo, Error> {
+        if let Some(mut heap) = self.in_use(device)? {
+            return heap.memory_info();
+        }
+        let found = self.look_at(device)?;
+        let left = self.budget(&found.info).left();
+        let free = PerTier::new(found.capacity[Tier::Dedicated], left.min(found.capacity[Tier::Shared]));
+        Ok(MemoryInfo { free, total: found.capacity })
     }
 
     /// The heap of a device that is in use: a question begins nothing.

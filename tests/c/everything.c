@@ -188,6 +188,13 @@ static void statistics(void) {
     text = (char *)malloc(needed);
     CHECK(needed > 2 && gk_map_json(0, text, needed) == needed && strstr(text, "\"stock\":{\"dedicated\":"));
     free(text);
+    needed = gk_device_json(0, NULL, 0);
+    text = (char *)malloc(needed);
+    CHECK(needed > 2 && gk_device_json(0, text, needed) == needed && strstr(text, "\"shared_budget\":"));
+    free(text);
+    CHECK(gk_device_json(9, NULL, 0) == 0);
+    CHECK(gk_memory_info(0, GK_DEDICATED, &bytes, &shared) == GK_OK && bytes <= shared && shared > 0);
+    CHECK(gk_memory_info(0, GK_SHARED, NULL, NULL) == GK_OK && gk_memory_info(0, 2, NULL, NULL) == GK_ARGUMENT);
     CHECK(gk_stats(0, NULL) == GK_ARGUMENT);
     struct gk_stats old;
     memset(&old, 0xee, sizeof old);

@@ -253,7 +253,10 @@ fn questions_begin_nothing() {
     kitten.record(10);
     kitten.safe_point(0, "").unwrap();
     kitten.set_memory_fraction(0, 0.5).unwrap();
-    (kitten.begin_work(0).unwrap(), kitten.end_work(0).unwrap(), kitten.rest(0).unwrap(), kitten.vouch(0).unwrap());
+    kitten.begin_work(0).unwrap();
+    kitten.end_work(0).unwrap();
+    kitten.rest(0).unwrap();
+    kitten.vouch(0).unwrap();
     assert_eq!((gpu.outstanding(), gpu.total_calls()), before);
     for refused in [kitten.stats(2).map(drop), kitten.safe_point(2, "").map(drop), kitten.open(2)] {
         assert!(matches!(refused, Err(Error::Argument(why)) if why.contains("no device 2")));

@@ -82,18 +82,33 @@ print(unchanged(unet, *unet_before), unchanged(vae, *vae_before))
     assert lines[2:] == ["0 dedicated True", "0 dedicated True", "unchanged unchanged"]
 
 
-def test_empty_cache_is_a_safe_point() -> None:
-    printed = run(
-        """
+EMPTYING = """
 unet, *before = model(12, 40, 60, 1)
 for _ in range(3):
     torch.cuda.empty_cache()
     unet(None)
-    print(unet[5].where)
+    print(unet[5].where, giant_kitten.stats()["migrated_bytes"] > 0)
 print(unchanged(unet, *before))
 """
-    )
-    assert printed.splitlines() == ["shared", "dedicated", "dedicated", "unchanged"]
+
+
+def test_empty_cache_moves_nothing() -> None:
+    assert run(EMPTYING).splitlines() == ["shared False", "shared False", "shared False", "unchanged"]
+
+
+def test_empty_cache_is_a_safe_point_for_who_asks_for_it() -> None:
+    printed = python(PROGRAM + EMPTYING, GIANT_KITTEN="dedicated:512MiB,shared:2GiB,safe_points:empty_cache")
+    assert printed.splitlines() == ["shared False", "dedicated True", "dedicated True", "unchanged"]
+
+
+def test_a_second_thread_ends_that_empty_cache_is_a_safe_point() -> None:
+    code = """
+import threading
+thread = threading.Thread(target=lambda: torch.empty(1, device="cuda"))
+thread.start(), thread.join()
+""" + EMPTYING + "print('more than one thread' in giant_kitten.summary())"
+    printed = python(PROGRAM + code, GIANT_KITTEN="dedicated:512MiB,shared:2GiB,safe_points:empty_cache")
+    assert printed.splitlines() == ["shared False", "shared False", "shared False", "unchanged", "True"]
 
 
 def test_a_followed_module_is_let_go() -> None:

@@ -111,7 +111,7 @@ impl Driver for CudaDriver {
         let (dedicated_total, dedicated_free) = found.memory()?;
         let (shared_total, shared_spare) = match found.rung {
             Rung::Nothing => (0, 0),
-            _ => super::host::memory(),
+            _ => crate::platform::host::memory(),
         };
         Ok(DeviceInfo {
             name: found.name(),
@@ -121,9 +121,14 @@ impl Driver for CudaDriver {
             headroom: (dedicated_total / 32).clamp(256 << 20, 1 << 30),
             shared_total,
             shared_spare,
+            shared_is_the_hosts: true,
             rung: found.rung,
             refused: found.refused.clone(),
         })
+    }
+
+    fn dedicated_free(&self, device: usize) -> Result<u64> {
+        Ok(self.device(device)?.memory()?.1)
     }
 
     fn reserve(&self, device: usize, bytes: u64, align: u64) -> Result<u64> {

@@ -9,7 +9,7 @@ fn margin(total: u64) -> u64 {
 
 /// The host's memory in all, and how much of it can be spared: the lesser of half (as Windows allows the GPU) and what is available
 /// less a margin. Both within the process's cgroup; bytes.
-pub(super) fn memory() -> (u64, u64) {
+pub(crate) fn memory() -> (u64, u64) {
     let wanted = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     let system = match System::new_with_specifics(wanted) {
         Ok(system) => system,
