@@ -6,6 +6,8 @@ mod suite {
     pub mod common;
     mod contents;
     mod failures;
+    mod others;
+    mod pools;
     mod streams;
 }
 

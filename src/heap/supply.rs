@@ -185,7 +185,9 @@ impl Heap {
             return None;
         }
         let growth = self.arenas[request.index].core.plan_growth_across(request.size, request.stream)?;
-        let left = |tier: Tier| self.unmapped(tier) / self.granule;
+        // Not more of the dedicated tier than others have left, or backing it would be refused.
+        self.see_free();
+        let left = |tier: Tier| self.ledger.reach(tier).saturating_sub(self.mapped(tier)) / self.granule;
         if left(Tier::Dedicated) + left(Tier::Shared) < u64::from(growth.count) {
             return None;
         }

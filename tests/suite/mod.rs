@@ -5,5 +5,6 @@ mod automatic;
 pub mod common;
 mod contents;
 mod failures;
+mod others;
 mod pools;
 mod streams;

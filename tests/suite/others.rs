@@ -1,0 +1,68 @@
+//! Memory that others hold: it is not promised, and the host's is promised once.
+
+use super::common::{DEFAULT, Filled, GRANULE, KEEP, kitten_on, load, machine, reserve, setup, tier_of};
+use giant_kitten::{Activation, Tier, show_size};
+
+#[test]
+fn what_others_have_taken_is_not_promised() {
+    let (gpu, kitten) = setup(64 * GRANULE, 64 * GRANULE, "");
+    let block = Filled::new(&gpu, &kitten, 4 * GRANULE, 1);
+    let told = || kitten.memory_info(0).unwrap();
+    assert_eq!(told().free[Tier::Dedicated], 60 * GRANULE);
+    gpu.set_dedicated_taken(0, 40 * GRANULE);
+    assert_eq!((told().free[Tier::Dedicated], told().total[Tier::Dedicated]), (20 * GRANULE, 64 * GRANULE));
+    let all = told().free[Tier::Dedicated] + told().free[Tier::Shared];
+    if crate::MIGRATES {
+        // One granule of working room aside, what is said to be free can be had, also in one piece.
+        let cache = kitten.malloc((all - GRANULE) as usize, 0, DEFAULT).unwrap();
+        assert_eq!(kitten.residency(cache).unwrap()[Tier::Dedicated], 20 * GRANULE);
+        kitten.free(cache, 0, DEFAULT).unwrap();
+        kitten.reset().unwrap();
+    }
+    let refused = kitten.malloc((200 * GRANULE) as usize, 0, DEFAULT).unwrap_err().to_string();
+    assert!(refused.contains(&format!("{} mapped of {}", show_size(4 * GRANULE), show_size(24 * GRANULE))), "{refused}");
+    gpu.set_dedicated_taken(0, 0);
+    assert_eq!(told().free[Tier::Dedicated], 60 * GRANULE, "and is there again when it is given back");
+    block.check(&gpu);
+    kitten.check().unwrap();
+}
+
+#[test]
+fn an_activation_plans_with_what_others_have_left() {
+    let (gpu, kitten) = setup(32 * GRANULE, 64 * GRANULE, "");
+    let blocks = load(&gpu, &kitten, 8, 2);
+    kitten.free_vram(0).ok();
+    gpu.set_dedicated_taken(0, 24 * GRANULE);
+    let before = kitten.stats(0).unwrap().tiers[Tier::Dedicated].allocated.current();
+    kitten.activate(0, &reserve(2 * GRANULE)).unwrap();
+    let stats = kitten.stats(0).unwrap();
+    if crate::MIGRATES {
+        assert_eq!((before, stats.tiers[Tier::Dedicated].allocated.current()), (0, 6 * GRANULE), "8 less the reserve");
+        let scratch = Filled::new(&gpu, &kitten, 2 * GRANULE, 9);
+        assert_eq!(tier_of(&kitten, &scratch), KEEP, "which is there");
+    }
+    blocks.iter().for_each(|block| block.check(&gpu));
+    gpu.set_dedicated_taken(0, 0);
+    kitten.disable(0, Activation::default().order()).unwrap();
+    assert!(!crate::MIGRATES || blocks.iter().all(|block| tier_of(&kitten, block) == KEEP));
+    kitten.check().unwrap();
+}
+
+#[test]
+fn the_hosts_memory_is_promised_once_to_all_devices() {
+    let gpu = machine(2, 4 * GRANULE, 64 * GRANULE);
+    let kitten = kitten_on(&gpu, "shared:64MiB");
+    kitten.open(1).unwrap();
+    let shared = |device| kitten.memory_info(device).unwrap().free[Tier::Shared];
+    assert_eq!((shared(0), shared(1)), (32 * GRANULE, 32 * GRANULE));
+    let first = kitten.malloc_shared((20 * GRANULE) as usize, 0, DEFAULT).unwrap();
+    let left = shared(1);
+    assert!(left <= 12 * GRANULE && left == shared(0), "{left}");
+    let second = kitten.malloc((14 * GRANULE) as usize, 1, DEFAULT);
+    assert!(second.is_err() || left >= 10 * GRANULE);
+    assert!(kitten.malloc((20 * GRANULE) as usize, 1, DEFAULT).is_err(), "4 dedicated and 12 shared are left");
+    kitten.free(first, 0, DEFAULT).unwrap();
+    kitten.reset().unwrap();
+    assert!(kitten.malloc((20 * GRANULE) as usize, 1, DEFAULT).is_ok());
+    kitten.check().unwrap();
+}
