@@ -164,12 +164,21 @@ int gk_free_vram(int device);
 int gk_begin_loading(int device, const struct gk_activation *activation);
 
 /* The live blocks in the order in which an action would let them claim dedicated memory, but those of graph pools, as a JSON list;
- * the buffer as for gk_stats_json: address, size, model, stream (the one it belongs to), used_on (others, from gk_record_stream). Only
+ * the buffer as for gk_stats_json: address, size, model, pinned (a tier, or -1), stream (the one it belongs to), used_on (others, from gk_record_stream). Only
  * the order counts. */
 size_t gk_claims_json(int device, const struct gk_activation *activation, char *buffer, size_t length);
 
 /* Says whether the block that holds `ptr` belongs to the model (not 0) or not (0). */
 int gk_mark(void *ptr, int model);
+
+/* Pins the block that holds `ptr` to a tier (GK_DEDICATED, GK_SHARED), or unpins it (GK_NO_TIER): neither the automatic mode
+ * nor an activation moves it from there, until it is freed. gk_free_vram moves what is pinned to the card for as long as
+ * it lasts. Nothing moves now. */
+#define GK_NO_TIER (-1)
+int gk_pin(void *ptr, int tier);
+
+/* The tier that the block that holds `ptr` is pinned to, or GK_NO_TIER. */
+int gk_pinned(void *ptr);
 
 /* How many bytes of the block that holds `ptr` lie in each tier; either may be null. */
 int gk_tier(void *ptr, uint64_t *dedicated, uint64_t *shared);

@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use crate::heap::Claim;
 
-/// A list, the first claim first: `[{"address", "size", "model", "stream", "used_on": [stream]}]`, streams by their handles.
+/// A list, the first claim first: `[{"address", "size", "model", "pinned", "stream", "used_on": [stream]}]`, streams by their
+/// handles; pinned is a tier's number, or -1.
 pub(super) fn json(claims: &[Claim]) -> String {
     let mut text = String::from("[");
     for (number, claim) in claims.iter().enumerate() {
@@ -12,10 +13,11 @@ pub(super) fn json(claims: &[Claim]) -> String {
         let used_on: Vec<_> = claim.used_on.iter().map(u64::to_string).collect();
         let _ = write!(
             text,
-            "{separator}{{\"address\":{},\"size\":{},\"model\":{},\"stream\":{},\"used_on\":[{}]}}",
+            "{separator}{{\"address\":{},\"size\":{},\"model\":{},\"pinned\":{},\"stream\":{},\"used_on\":[{}]}}",
             claim.address,
             claim.size,
             claim.model,
+            super::pin_number(claim.pin),
             claim.stream,
             used_on.join(",")
         );
@@ -30,11 +32,11 @@ mod tests {
 
     #[test]
     fn claims_are_in_order() {
-        let claim = |address, model, used_on| Claim { address, size: 512, model, stream: 7, used_on };
+        let claim = |address, model, used_on| Claim { address, size: 512, model, pin: None, stream: 7, used_on };
         assert_eq!(
             json(&[claim(4096, true, vec![]), claim(512, false, vec![0, 9])]),
-            "[{\"address\":4096,\"size\":512,\"model\":true,\"stream\":7,\"used_on\":[]},\
-             {\"address\":512,\"size\":512,\"model\":false,\"stream\":7,\"used_on\":[0,9]}]"
+            "[{\"address\":4096,\"size\":512,\"model\":true,\"pinned\":-1,\"stream\":7,\"used_on\":[]},\
+             {\"address\":512,\"size\":512,\"model\":false,\"pinned\":-1,\"stream\":7,\"used_on\":[0,9]}]"
         );
         assert_eq!(json(&[]), "[]");
     }

@@ -2,6 +2,7 @@
 //!
 //! No panic crosses it, and no lock is held when it returns or calls back.
 
+mod behind;
 mod claims;
 mod filter;
 mod fork;
@@ -260,6 +261,7 @@ fn refuse(code: c_int) -> *mut c_void {
 /// Null only for size 0, and in a process without a PyTorch to throw at.
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn gk_torch_malloc(size: usize, device: c_int, stream: *mut c_void) -> *mut c_void {
+    behind::asked(size);
     match guarded(|| give(size, device, stream)) {
         Ok(address) => address as *mut c_void,
         Err(code) => throw_last(code),
@@ -287,7 +289,8 @@ pub extern "C" fn gk_free(ptr: *mut c_void, _size: usize, device: c_int, stream:
         if kitten.is_recording() {
             return kitten.recorded_free(ptr as u64, stream_of(stream), who_asks(1));
         }
-        kitten.free(ptr as u64, device, stream_of(stream))
+        kitten.free(ptr as u64, device, stream_of(stream))?;
+        if behind::is_behind() { kitten.give_back(device) } else { Ok(()) }
     });
 }
 
@@ -346,9 +349,11 @@ pub unsafe extern "C" fn gk_history_json(device: c_int, buffer: *mut c_char, len
     unsafe { write_text(text, buffer, length) }
 }
 
-/// PyTorch's init hook: the number of devices. Nothing is to be done; heaps are made at their first use.
+/// PyTorch's init hook: the number of devices. Heaps are made at their first use.
 #[unsafe(no_mangle)]
-pub extern "C" fn gk_init(_device_count: c_int) {}
+pub extern "C" fn gk_init(_device_count: c_int) {
+    behind::is_in_front();
+}
 
 /// PyTorch's reset hook (`empty_cache`): at any time, beside any work. Moves nothing that lives.
 #[unsafe(no_mangle)]
@@ -710,6 +715,28 @@ pub extern "C" fn gk_free_vram(device: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_mark(ptr: *mut c_void, model: c_int) -> c_int {
     status(|| owner_of(ptr)?.mark(ptr as u64, model != 0))
+}
+
+/// No tier, where one may be missing.
+pub const GK_NO_TIER: c_int = -1;
+
+fn pin_number(pin: Option<Tier>) -> c_int {
+    pin.map_or(GK_NO_TIER, |tier| tier as c_int)
+}
+
+/// Pins the block that holds `ptr` to a tier, or unpins it (-1): no placement moves it from there. Nothing moves now.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_pin(ptr: *mut c_void, tier: c_int) -> c_int {
+    status(|| {
+        let tier = if tier == GK_NO_TIER { None } else { Some(tier_of(tier)?) };
+        owner_of(ptr)?.pin_to(ptr as u64, tier)
+    })
+}
+
+/// The tier that the block that holds `ptr` is pinned to; -1 for none, and for a foreign pointer.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_pinned(ptr: *mut c_void) -> c_int {
+    guarded(|| owner_of(ptr)?.pin_of(ptr as u64)).map_or(GK_NO_TIER, pin_number)
 }
 
 /// Bytes of the block that holds `ptr` in each tier.

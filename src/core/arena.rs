@@ -99,6 +99,8 @@ pub struct Marks {
     pub scratch: bool,
     /// Used on streams besides its own.
     pub shared_use: bool,
+    /// The tier that a program has put it in, to stay there until it says otherwise.
+    pub pin: Option<Tier>,
     /// The interval between safe points in which it came to life.
     pub born: u32,
 }

@@ -35,6 +35,8 @@ pub struct Resident {
     pub reads: f64,
     /// The last interval that is known to have read it.
     pub last_read: u32,
+    /// The tier that a program has put it in for good.
+    pub pin: Option<Tier>,
 }
 
 /// What blocks are sorted by.
@@ -114,10 +116,19 @@ pub fn sort(blocks: &mut [Resident], order: Order) {
     });
 }
 
-/// Plans which granules are dedicated when `budget` of them may be. O(n log n) in the blocks, O(granules).
+/// Plans which granules are dedicated when `budget` of them may be. What is pinned to a tier is planned first, and stays there
+/// whatever the budget says. O(n log n) in the blocks, O(granules).
 pub fn plan(mut blocks: Vec<Resident>, order: Order, budget: u64) -> Plan {
     sort(&mut blocks, order);
     let mut plan = Plan::default();
+    for (block, tier) in blocks.iter().filter_map(|block| Some((block, block.pin?))) {
+        for granule in block.granules.clone() {
+            plan.tiers.entry(GranuleId { arena: block.arena, granule }).or_insert_with(|| {
+                plan.dedicated += u64::from(tier == Tier::Dedicated);
+                tier
+            });
+        }
+    }
     for block in &blocks {
         for granule in block.granules.clone() {
             let id = GranuleId { arena: block.arena, granule };
@@ -139,7 +150,16 @@ mod tests {
     use super::*;
 
     fn block(granules: std::ops::Range<u32>, size: u64, model: bool) -> Resident {
-        Resident { arena: 0, offset: 1000 * u64::from(granules.start), granules, size, model, reads: 1.0, last_read: 0 }
+        Resident {
+            arena: 0,
+            offset: 1000 * u64::from(granules.start),
+            granules,
+            size,
+            model,
+            reads: 1.0,
+            last_read: 0,
+            pin: None,
+        }
     }
 
     fn dedicated(plan: &Plan) -> Vec<u32> {
@@ -182,6 +202,15 @@ mod tests {
         assert_eq!(by(SortBy::Reads, 3), [0, 2, 3]);
         assert_eq!(by(SortBy::Recency, 2), [0, 1]);
         assert_eq!(by(SortBy::Size, 2), [0, 1]);
+    }
+
+    #[test]
+    fn what_is_pinned_stays_where_it_is() {
+        let mut blocks = example();
+        (blocks[1].pin, blocks[3].pin) = (Some(Tier::Shared), Some(Tier::Dedicated));
+        assert_eq!(dedicated(&plan(blocks.clone(), Order::default(), 4)), [0, 1, 5, 6]);
+        assert_eq!(dedicated(&plan(blocks.clone(), Order::default(), 0)), [5, 6], "whatever the budget says");
+        assert_eq!(dedicated(&plan(blocks, Order::default(), 100)), [0, 1, 2, 4, 5, 6]);
     }
 
     #[test]

@@ -410,9 +410,9 @@ impl Heap {
     }
 
     /// The granules that live blocks touch, with how often the coming work reads them; and how many dedicated ones are not to be moved,
-    /// because graphs may touch them.
+    /// because graphs may touch them, or a program has put what is in them there.
     fn candidates(&self, forecast: &Forecast, passes: bool) -> (Vec<Candidate>, u64) {
-        let mut granules: HashMap<GranuleId, (f64, bool)> = HashMap::new();
+        let mut granules: HashMap<GranuleId, (f64, bool, bool)> = HashMap::new();
         let mut fixed = 0;
         let others: Vec<&Forecast> = self
             .automatic
@@ -438,14 +438,19 @@ impl Heap {
                     let entry = granules.entry(GranuleId { arena: index as u32, granule }).or_default();
                     entry.0 += reads * inside as f64 / self.granule as f64;
                     entry.1 |= wanted_later;
+                    entry.2 |= block.marks.pin.is_some();
                 }
             }
         }
-        let candidates = granules.into_iter().filter_map(|(id, (reads, wanted_later))| {
-            let tier = self.arenas[id.arena as usize].core.tier_of_granule(id.granule)?;
-            Some(Candidate { id, tier, reads, wanted_later })
-        });
-        (candidates.collect(), fixed)
+        let mut candidates = Vec::with_capacity(granules.len());
+        for (id, (reads, wanted_later, is_pinned)) in granules {
+            match self.arenas[id.arena as usize].core.tier_of_granule(id.granule) {
+                Some(tier) if is_pinned => fixed += u64::from(tier == Tier::Dedicated),
+                Some(tier) => candidates.push(Candidate { id, tier, reads, wanted_later }),
+                None => {}
+            }
+        }
+        (candidates, fixed)
     }
 }
 

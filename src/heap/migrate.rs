@@ -72,6 +72,13 @@ enum Unattached {
     Inaccessible,
 }
 
+/// Whether a placement leaves blocks alone that a program has put somewhere by hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pins {
+    Kept,
+    Overridden,
+}
+
 /// A granule that was not rehoused as it should.
 struct Halted {
     /// Whether the new backing is under it all the same, with its contents.
@@ -123,7 +130,7 @@ impl Heap {
         self.see_free();
         let reserve = reserve.fixed().unwrap_or_else(|| self.found_reserve(persist));
         let budget = self.ledger.resident_budget(reserve, persist).map_err(Error::Argument)?;
-        let moved = self.place(order, budget / self.granule)?;
+        let moved = self.place(order, budget / self.granule, Pins::Kept)?;
         self.set_automatic(automatic);
         self.begin(Phase::Active, reserve, persist);
         Ok(moved)
@@ -136,18 +143,19 @@ impl Heap {
     pub fn disable(&mut self, order: Order) -> Result<Moved, Error> {
         self.see_free();
         let reach = self.ledger.capacity[Tier::Dedicated].saturating_sub(self.ledger.taken);
-        let moved = self.place(order, reach / self.granule)?;
+        let moved = self.place(order, reach / self.granule, Pins::Kept)?;
         self.set_automatic(false);
         self.begin(Phase::Disabled, 0, 0);
         Ok(moved)
     }
 
-    /// Moves everything to the shared tier and gives all dedicated memory back to the driver. Every block stays usable.
+    /// Moves everything to the shared tier and gives all dedicated memory back to the driver. Every block stays usable. What is
+    /// pinned to the dedicated tier goes too, and comes back with the next placement.
     ///
     /// # Errors
     /// Where not everything fits the shared tier: nothing has moved then. Otherwise as for [`activate`](Heap::activate).
     pub fn free_vram(&mut self) -> Result<Moved, Error> {
-        let moved = self.place(Order::default(), 0)?;
+        let moved = self.place(Order::default(), 0, Pins::Overridden)?;
         self.set_automatic(false);
         self.begin(Phase::Freed, 0, 0);
         self.stock.trim(Tier::Dedicated, 0);
@@ -183,7 +191,15 @@ impl Heap {
         if self.automatic.at_resets {
             self.safe_point_of_one_thread()?;
         }
-        if self.is_frozen_by_action() {
+        self.give_back_now()
+    }
+
+    /// [`reset`](Heap::reset), by whoever does not count as one.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn give_back_now(&mut self) -> Result<(), Error> {
+        if self.is_frozen_by_action() || self.is_capturing() {
             return Ok(());
         }
         match self.quiesce() {
@@ -283,7 +299,7 @@ impl Heap {
     }
 
     /// Quiesces, strips, and moves every granule that a block touches to where the plan wants it, `budget` of them dedicated.
-    fn place(&mut self, order: Order, budget: u64) -> Result<Moved, Error> {
+    fn place(&mut self, order: Order, budget: u64, pins: Pins) -> Result<Moved, Error> {
         self.quiesce()?;
         self.strip();
         self.stats.stayed = 0;
@@ -291,7 +307,11 @@ impl Heap {
             self.stats.stayed = self.unmovable(order, budget * self.granule);
             return Ok(Moved { stayed: self.stats.stayed, ..Moved::default() });
         }
-        let plan = placement::plan(self.residents(order.sort_by), order, budget);
+        let mut residents = self.residents(order.sort_by);
+        if pins == Pins::Overridden {
+            residents.iter_mut().for_each(|resident| resident.pin = None);
+        }
+        let plan = placement::plan(residents, order, budget);
         let (needed, limit) = (plan.shared() * self.granule, self.ledger.limit(Tier::Shared));
         if needed > limit {
             return Err(Error::Refused(format!(
@@ -330,7 +350,7 @@ impl Heap {
                 };
                 let granules = bound.core.granules_of(block.id);
                 let (offset, size, model) = (block.offset, block.size, block.marks.model);
-                Resident { arena, offset, granules, size, model, reads, last_read }
+                Resident { arena, offset, granules, size, model, reads, last_read, pin: block.marks.pin }
             }));
             if self.pools.owns(self.owner_of(index)) {
                 let idle = bound.core.idle_granules().into_iter();
@@ -342,6 +362,7 @@ impl Heap {
                     model: false,
                     reads: 0.0,
                     last_read: 0,
+                    pin: None,
                 }));
             }
         }

@@ -376,6 +376,26 @@ impl Heap {
         Ok(())
     }
 
+    /// Pins a block to a tier, or unpins it: neither the automatic mode nor a placement moves it from there. Nothing moves now.
+    /// `address` may lie inside the block.
+    ///
+    /// # Errors
+    /// An address in no live block.
+    pub fn pin_to(&mut self, address: u64, tier: Option<Tier>) -> Result<(), Error> {
+        let (index, id) = self.locate_inside(address)?;
+        self.arenas[index].core.marks_mut(id).pin = tier;
+        Ok(())
+    }
+
+    /// The tier that a block is pinned to. `address` may lie inside the block.
+    ///
+    /// # Errors
+    /// An address in no live block.
+    pub fn pin_of(&self, address: u64) -> Result<Option<Tier>, Error> {
+        let (index, id) = self.locate_inside(address)?;
+        Ok(self.arenas[index].core.owner(id).1.pin)
+    }
+
     /// How many bytes of a block lie in each tier. `address` may lie inside the block.
     ///
     /// # Errors

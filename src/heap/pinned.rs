@@ -136,9 +136,10 @@ impl Heap {
             let core = &self.arenas[resident.arena as usize].core;
             let tier = core.tier_of_granule(resident.granules.start);
             let spare = if tier == Some(Tier::Shared) { 2 * self.granule } else { 0 };
-            let wanted = if resident.size + spare <= room { Tier::Dedicated } else { Tier::Shared };
+            let by_room = if resident.size + spare <= room { Tier::Dedicated } else { Tier::Shared };
+            let wanted = resident.pin.unwrap_or(by_room);
             if wanted == Tier::Dedicated {
-                room -= resident.size;
+                room = room.saturating_sub(resident.size);
             }
             if tier == Some(wanted.other()) {
                 stays += resident.size;

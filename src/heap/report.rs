@@ -99,6 +99,8 @@ pub struct Claim {
     pub size: u64,
     /// Whether it belongs to the model.
     pub model: bool,
+    /// The tier that it is pinned to.
+    pub pin: Option<Tier>,
     /// The stream it belongs to, by its handle.
     pub stream: u64,
     /// The other streams that use it, by theirs.
@@ -118,7 +120,7 @@ impl Heap {
             let address = base + resident.offset;
             let used_on = self.retired.uses_of(address).iter().map(|stream| self.streams.raw(*stream)).collect();
             let stream = self.streams.raw(core.owner(id).0);
-            Some(Claim { address, size: resident.size, model: resident.model, stream, used_on })
+            Some(Claim { address, size: resident.size, model: resident.model, pin: resident.pin, stream, used_on })
         });
         claims.collect()
     }

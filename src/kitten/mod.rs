@@ -316,6 +316,22 @@ impl Kitten {
         self.with_owner(address, |heap| heap.mark(address, model))
     }
 
+    /// Pins the block that holds `address` to a tier, or unpins it: no placement moves it from there.
+    ///
+    /// # Errors
+    /// An address in no live block.
+    pub fn pin_to(&self, address: u64, tier: Option<Tier>) -> Result<(), Error> {
+        self.with_owner(address, |heap| heap.pin_to(address, tier))
+    }
+
+    /// The tier that the block that holds `address` is pinned to.
+    ///
+    /// # Errors
+    /// An address in no live block.
+    pub fn pin_of(&self, address: u64) -> Result<Option<Tier>, Error> {
+        self.with_owner(address, |heap| heap.pin_of(address))
+    }
+
     /// How many bytes of the block that holds `address` lie in each tier.
     ///
     /// # Errors
@@ -444,6 +460,18 @@ impl Kitten {
             first = first.and(result);
         }
         first
+    }
+
+    /// Gives what is idle on a device back to the driver, beside whatever work runs. Does nothing where the device is not in use,
+    /// is frozen by an action, or a graph is captured.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn give_back(&self, device: usize) -> Result<(), Error> {
+        match self.devices.get(device).and_then(|device| device.heap.get()) {
+            Some(heap) => heap.lock().give_back_now(),
+            None => Ok(()),
+        }
     }
 
     /// What is counted on a device: nothing, where it is not in use.

@@ -61,6 +61,10 @@ static void actions(void) {
     CHECK(gk_move(block, GK_SHARED) == GK_OK);
     CHECK(gk_tier(block, &dedicated, &shared) == GK_OK && dedicated == 0 && shared == 9 * MIB);
     CHECK(gk_move(block, 5) == GK_ARGUMENT);
+    CHECK(gk_pinned(block) == GK_NO_TIER && gk_pin(block, GK_SHARED) == GK_OK && gk_pinned(block + 5) == GK_SHARED);
+    CHECK(gk_disable(0, NULL) == GK_OK && gk_tier(block, &dedicated, NULL) == GK_OK && dedicated == 0);
+    CHECK(gk_pin(block, GK_NO_TIER) == GK_OK && gk_pin(block, 2) == GK_ARGUMENT && gk_pin(&block, 1) == GK_NOT_ALLOCATED);
+    CHECK(gk_pinned(&block) == GK_NO_TIER);
     CHECK(gk_safe_point(0, "unet") == GK_OK && stats_of(0).automatic == 0);
     activation.reserve = GK_AUTO;
     CHECK(gk_activate(0, &activation) == GK_OK && stats_of(0).automatic == 1);
@@ -74,7 +78,7 @@ static void actions(void) {
     CHECK(stats_of(0).migrates == 1 && stats_of(0).stayed == 0 && stats_of(0).graph_pools == 0);
     size_t needed = gk_claims_json(0, NULL, NULL, 0);
     char *text = (char *)malloc(needed);
-    CHECK(gk_claims_json(0, NULL, text, needed) == needed && strstr(text, "\"size\":9437184,\"model\":true,\"stream\":0"));
+    CHECK(gk_claims_json(0, NULL, text, needed) == needed && strstr(text, "\"size\":9437184,\"model\":true,\"pinned\":-1,\"stream\":0"));
     free(text);
     CHECK(gk_claims_json(9, NULL, NULL, 0) == 0);
     CHECK(gk_tier(block, &dedicated, NULL) == GK_OK && dedicated == 9 * MIB);

@@ -379,3 +379,41 @@ fn wrong_addresses_are_refused() {
     assert!(kitten.touch(12345, 1).is_err());
     assert!(kitten.safe_point(9, "").unwrap_err().to_string().contains("no device 9"));
 }
+
+#[test]
+fn what_a_program_has_put_somewhere_stays_there() {
+    let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "");
+    let weights = load(&gpu, &kitten, 14, 2);
+    for (number, tier) in [(0, Tier::Shared), (1, Tier::Dedicated)] {
+        kitten.move_block(weights[number].address, tier).unwrap();
+        kitten.pin_to(weights[number].address, Some(tier)).unwrap();
+    }
+    let stays = |what: &str| {
+        assert_eq!(tier_of(&kitten, &weights[0]), Some(Tier::Shared), "{what}");
+        assert_eq!(tier_of(&kitten, &weights[1]), Some(Tier::Dedicated), "{what}");
+    };
+    for sizes in [&[2, 2][..], &[9, 9], &[1], &[1], &[1]] {
+        kitten.safe_point(0, UNET).unwrap();
+        work(&kitten, &weights, sizes, 10);
+        stays("the automatic mode");
+    }
+    for reserve in [0, 30 * GRANULE] {
+        kitten.activate(0, &Activation { reserve: Reserve::Fixed(reserve), ..Activation::default() }).unwrap();
+        stays("an activation");
+    }
+    kitten.free_vram(0).unwrap();
+    assert_eq!(tier_of(&kitten, &weights[1]), Some(Tier::Shared), "the card is lent, all of it");
+    kitten.disable(0, Activation::default().order()).unwrap();
+    stays("and comes back");
+    kitten.pin_to(weights[0].address + 7, None).unwrap();
+    assert_eq!(
+        (kitten.pin_of(weights[0].address), kitten.pin_of(weights[1].address)),
+        (Ok(None), Ok(Some(Tier::Dedicated)))
+    );
+    kitten.disable(0, Activation::default().order()).unwrap();
+    assert_eq!(tier_of(&kitten, &weights[0]), Some(Tier::Dedicated), "until it is unpinned");
+    kitten.free(weights[1].address, 0, DEFAULT).unwrap();
+    assert_eq!(kitten.malloc((2 * GRANULE) as usize, 0, DEFAULT), Ok(weights[1].address));
+    assert_eq!(kitten.pin_of(weights[1].address), Ok(None), "or freed");
+    all_as_they_were(&gpu, &kitten, &[&weights[..1], &weights[2..]].concat());
+}

@@ -20,7 +20,10 @@ fn what_others_have_taken_is_not_promised() {
         kitten.reset().unwrap();
     }
     let refused = kitten.malloc((200 * GRANULE) as usize, 0, DEFAULT).unwrap_err().to_string();
-    assert!(refused.contains(&format!("{} mapped of {}", show_size(4 * GRANULE), show_size(24 * GRANULE))), "{refused}");
+    assert!(
+        refused.contains(&format!("{} mapped of {}", show_size(4 * GRANULE), show_size(24 * GRANULE))),
+        "{refused}"
+    );
     gpu.set_dedicated_taken(0, 0);
     assert_eq!(told().free[Tier::Dedicated], 60 * GRANULE, "and is there again when it is given back");
     block.check(&gpu);
