@@ -52,6 +52,7 @@ fn sdxl() -> Vec<Resident> {
                 model: true,
                 reads: 1.0,
                 last_read: 0,
+                pin: None,
             });
             at += bytes.next_multiple_of(512);
         }

@@ -324,6 +324,13 @@ size_t gk_history_json(int device, char *buffer, size_t length);
  * what fills most of it; small letters in shared; '.' without backing. */
 size_t gk_map_json(int device, char *buffer, size_t length);
 
+/* The end of a program, as far as the allocator knows: what this run would have wanted is remembered for the next one, where the
+ * option reserve:remembered asks for that; otherwise one line is logged for each device whose work has overflowed for the
+ * lack of a reserve. gk_forget forgets what is remembered of a program, or of all (null); how many files those were into
+ * *count, unless null. */
+void gk_farewell(void);
+int gk_forget(const char *program, size_t *count);
+
 /* Forgets the peaks of a device. */
 int gk_reset_peaks(int device);
 

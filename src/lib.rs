@@ -31,5 +31,5 @@ mod sync;
 
 pub use core::{PerTier, Phase, Reserve, Splits, Stats, Tier, parse_size, show_size};
 pub use error::{Error, OutOfMemory};
-pub use heap::{ContextKind, MemoryInfo, MemoryMap, Moved, PoolId, Segment};
+pub use heap::{ContextKind, MemoryInfo, MemoryMap, Moved, PoolId, Segment, Wanted};
 pub use kitten::{Activation, Found, Kitten, OPTIONS, OptionRow, Options, reference};

@@ -23,7 +23,7 @@ use crate::core::{Reserve, Tier, parse_size, show_size};
 use crate::driver::{self, Stream};
 use crate::error::Error;
 use crate::heap::{ContextKind, Moved, PoolId};
-use crate::kitten::{Activation, Kitten, Options};
+use crate::kitten::{Activation, Kitten, Options, forget};
 
 pub use map::json as map_json;
 pub use stats::{GkStats, STATS_VERSION};
@@ -938,6 +938,36 @@ pub extern "C" fn gk_reset_peaks(device: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_reset_totals(device: c_int) -> c_int {
     status(|| ask(device, Kitten::reset_totals))
+}
+
+/// The end of the program, as far as the allocator knows: what this run would have wanted is remembered where the options say so,
+/// and what ought to be said is logged.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_farewell() {
+    hook("gk_farewell", || {
+        let lines = started().map(Kitten::farewell).unwrap_or_default();
+        lines.iter().for_each(|line| log::warn!(target: "giant_kitten", "{line}"));
+        Ok(())
+    });
+}
+
+/// Forgets what runs of a program have left for the next one, or of all programs where `program` is null; how many files those
+/// were into `count`, unless null.
+///
+/// # Safety
+/// `program` is null or a string; `count` is null or may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_forget(program: *const c_char, count: *mut usize) -> c_int {
+    status(|| {
+        // SAFETY: the caller's promise.
+        let program = if program.is_null() { None } else { Some(unsafe { text_of(program) }?) };
+        let forgotten = forget(program).map_err(|why| Error::Refused(format!("not all could be forgotten: {why}")))?;
+        // SAFETY: the caller's promise.
+        if let Some(count) = unsafe { count.as_mut() } {
+            *count = forgotten;
+        }
+        Ok(())
+    })
 }
 
 /// The text of the last error on this thread; empty if there was none. Good until the next call on this thread.

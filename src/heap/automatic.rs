@@ -15,7 +15,7 @@
 
 use std::collections::HashMap;
 
-use super::{Heap, Moved};
+use super::{Heap, Moved, Wanted};
 use crate::core::balance::{self, Candidate, Decision, Outlook, REMAP};
 use crate::core::placement::GranuleId;
 use crate::core::{Demand, Forecast, Phase, Reads, Tier, show_size};
@@ -68,6 +68,8 @@ pub(super) struct Automatic {
     last_move: Option<(Placed, Placed)>,
     /// Whether a reset is a safe point, as the option `safe_points:empty_cache` says.
     pub(super) at_resets: bool,
+    /// What lived at the last safe point.
+    lived: u64,
     /// Why the last safe point that wanted to move something abstained, for people.
     abstained: Option<String>,
 }
@@ -89,6 +91,7 @@ impl Automatic {
             last_decision: None,
             last_move: None,
             at_resets,
+            lived: 0,
             abstained: None,
         }
     }
@@ -141,6 +144,7 @@ impl Heap {
         let known = forecasts.len() < MOST_KINDS || forecasts.contains_key(kind);
         self.end_interval(if known { kind } else { "" });
         self.automatic.passing = 0;
+        self.automatic.lived = self.stats.blocks.active();
         self.stats.safe_points += u64::from(self.automatic.on);
         let moved = if self.automatic.on { self.rebalance() } else { Ok(Moved::default()) };
         self.witness.begin_interval(this_thread());
@@ -328,6 +332,39 @@ impl Heap {
         let levels = |forecast: &Forecast| forecast.uses().len() as u64 * self.granule + forecast.slack();
         let most = self.automatic.forecasts.values().map(levels).max().unwrap_or(0);
         most.min(self.ledger.capacity[Tier::Dedicated].saturating_sub(persist)) / self.granule * self.granule
+    }
+
+    /// What this run would have wanted from its start: as the work has shown between safe points, or where nobody told of any, as
+    /// what comes and goes shows by itself.
+    pub fn wanted(&self) -> Wanted {
+        let capacity = self.ledger.capacity[Tier::Dedicated];
+        let (reserve, resident) = if self.automatic.begun {
+            (self.found_reserve(self.ledger.persist), self.automatic.lived)
+        } else {
+            let scratch = self.steady.scratch();
+            // What fragments add, as in a forecast, at a guess: nobody has told where a step ends.
+            ((scratch + scratch / 32).next_multiple_of(self.granule).min(capacity), self.steady.resident())
+        };
+        let fits = resident + reserve <= capacity;
+        Wanted { capacity, reserve: if fits { 0 } else { reserve }, resident }
+    }
+
+    /// What to say at the end of a program whose work has overflowed, because nothing was kept for it; `None` where nothing is to be
+    /// said.
+    pub fn advice(&self) -> Option<String> {
+        let (wanted, room) = (self.wanted(), self.ledger.capacity[Tier::Dedicated]);
+        let lay_shared = self.automatic.demand.above(room) as u64;
+        let was_left_alone = self.stats.phase == Phase::Loading && self.ledger.reserve == 0;
+        if !was_left_alone || self.stats.fell_to_shared == 0 || wanted.reserve == 0 || lay_shared == 0 {
+            return None;
+        }
+        Some(format!(
+            "{} that this program worked with lay in host memory on {}, since its weights came first; a reserve would have kept \
+             that on the card: GIANT_KITTEN=reserve:{}MiB, or reserve:remembered, or giant_kitten.follow(model)",
+            show_size(lay_shared),
+            self.info.name,
+            wanted.reserve >> 20
+        ))
     }
 
     /// How often each byte of a block is read in an interval, on average over all work, and the last interval that is known to have

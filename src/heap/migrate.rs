@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use super::{Bound, Heap, RESIDENT, SCRATCH};
 use crate::core::history::Action;
 use crate::core::placement::{self, GranuleId, Order, Resident, SortBy};
-use crate::core::{Phase, Reserve, Tier, show_size};
+use crate::core::{Opening, Phase, Reserve, Tier, show_size};
 use crate::driver::{self, Driver, Handle};
 use crate::error::Error;
 
@@ -272,7 +272,7 @@ impl Heap {
     }
 
     /// The state after an action: the high-water mark of scratch begins anew.
-    fn begin(&mut self, phase: Phase, reserve: u64, persist: u64) {
+    pub(super) fn begin(&mut self, phase: Phase, reserve: u64, persist: u64) {
         self.stats.reserve_used = Default::default();
         self.settle(phase, reserve, persist);
     }
@@ -280,6 +280,9 @@ impl Heap {
     /// The state after a placement, of an action or of the automatic mode.
     pub(super) fn settle(&mut self, phase: Phase, reserve: u64, persist: u64) {
         self.stats.phase = phase;
+        // Whoever settles says where loading ends.
+        let gone = self.stats.blocks.allocated.taken();
+        self.opening = (phase == Phase::Loading && reserve > 0).then(|| Opening::new(reserve, None, gone));
         // What lives now is no scratch.
         self.stats.reserve_used.set(0);
         let active = phase == Phase::Active;

@@ -37,7 +37,8 @@ use std::sync::Arc;
 
 use crate::core::history::History;
 use crate::core::{
-    Arena, BlockId, Class, Ledger, PerTier, Phase, Reserve, Splits, Stats, StreamId, Tier, Witness, rounded, show_size,
+    Arena, BlockId, Class, Ledger, Opening, PerTier, Phase, Reserve, Splits, Stats, Steady, StreamId, Tier, Witness,
+    rounded, show_size,
 };
 use crate::driver::{DeviceInfo, Driver, DriverError, Handle, Rung, Stream};
 use crate::error::Error;
@@ -57,6 +58,17 @@ pub struct MemoryInfo {
     pub total: PerTier<u64>,
 }
 
+/// What a run would have wanted of its device, for the next one. Bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// What the dedicated tier could hold.
+    pub capacity: u64,
+    /// The reserve. 0 where everything fitted.
+    pub reserve: u64,
+    /// What lived once the program had loaded.
+    pub resident: u64,
+}
+
 /// How a heap is set up. Bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeapOptions {
@@ -72,6 +84,8 @@ pub struct HeapOptions {
     pub reserve: Reserve,
     /// Whether a reset is a safe point, in programs that use the device from one thread.
     pub safe_point_at_reset: bool,
+    /// What an earlier run of the program would have wanted: its reserve is kept, and opened once as much lives.
+    pub wanted: Option<Wanted>,
 }
 
 impl HeapOptions {
@@ -137,6 +151,10 @@ pub struct Heap {
     repairs: migrate::Repairs,
     automatic: automatic::Automatic,
     witness: Witness,
+    /// What stays and what comes and goes, where nobody tells of steps.
+    steady: Steady,
+    /// What tells that loading has ended, until somebody else does or it has.
+    opening: Option<Opening>,
     /// Dedicated memory that is left to others, of what is free.
     headroom: u64,
     stats: Stats,
@@ -179,7 +197,8 @@ impl Heap {
             ),
         }
         let capacity = options.capacity(&info, budget.limit()).map(|bytes| bytes / granule * granule);
-        let wanted = options.reserve.fixed().unwrap_or(0);
+        let remembered = options.wanted.filter(|_| options.reserve == Reserve::Auto);
+        let wanted = options.reserve.fixed().or(remembered.map(|run| run.reserve)).unwrap_or(0);
         let reserve = wanted.min(capacity[Tier::Dedicated]);
         if wanted > reserve {
             log::warn!(
@@ -215,6 +234,8 @@ impl Heap {
                 granule,
             ),
             witness: Witness::default(),
+            steady: Steady::default(),
+            opening: (reserve > 0).then(|| Opening::new(reserve, remembered.map(|run| run.resident), 0)),
             headroom,
             stats: Stats::default(),
             last_refusal: None,
@@ -301,6 +322,7 @@ impl Heap {
         marks.scratch = scratch;
         marks.born = self.automatic.interval;
         self.automatic.demand.take(size);
+        self.steady.take(self.stats.blocks.allocated.current(), size);
         self.stats.allocate(bound.core.class(), size, bytes);
         match tier {
             Some(tier) => self.stats.allocate_part(tier, size, scratch),

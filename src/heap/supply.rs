@@ -17,7 +17,7 @@
 
 use super::{Bound, FIRST_OF_POOLS, Heap};
 use crate::core::history::Action;
-use crate::core::{BlockId, Growth, StreamId, Tier};
+use crate::core::{BlockId, Growth, Opening, Phase, StreamId, Tier};
 use crate::driver::{DriverError, Handle};
 use crate::error::Error;
 
@@ -34,6 +34,7 @@ impl Heap {
     /// A block that no free dedicated one of its own arena and stream could be.
     #[cold]
     pub(super) fn supply(&mut self, index: usize, size: u64, bytes: u64, stream: StreamId) -> Result<u64, Error> {
+        let index = self.open_if_due(index);
         let request = Request { index, size, bytes, stream };
         self.last_refusal = None;
         self.mend();
@@ -63,6 +64,19 @@ impl Heap {
         self.stats.out_of_memory += 1;
         self.see_free();
         Err(self.out_of_memory(bytes))
+    }
+
+    /// Opens the reserve where loading has ended and nobody has said so: nothing moves, and what comes now is scratch. The arena
+    /// for the request, which is another one then.
+    fn open_if_due(&mut self, index: usize) -> usize {
+        let allocated = &self.stats.blocks.allocated;
+        let is_due = |opening: &Opening| opening.is_due(allocated.current(), allocated.taken());
+        if index >= FIRST_OF_POOLS || !self.opening.as_ref().is_some_and(is_due) {
+            return index;
+        }
+        let class = index - self.current;
+        self.begin(Phase::Active, self.ledger.reserve, self.ledger.persist);
+        self.current + class
     }
 
     /// A block that was not to be had before the device was waited for: of what is free now for every stream, or on the

@@ -12,6 +12,7 @@
 
 mod contexts;
 mod options;
+mod remembered;
 
 use std::sync::Arc;
 
@@ -24,10 +25,14 @@ use crate::driver::{DeviceInfo, Driver, Stream};
 use crate::error::Error;
 use crate::heap::{
     Budget, Claim, ContextId, ContextKind, Heap, HeapOptions, MemoryInfo, MemoryMap, Moved, PoolId, Segment, Serving,
+    Wanted,
 };
 use crate::sync::{AtomicUsize, Mutex, MutexGuard, Ordering};
 
 use self::contexts::{Contexts, Filter};
+use self::remembered::Place;
+
+pub(crate) use remembered::forget;
 
 pub use options::{OPTIONS, OptionRow, Options, reference};
 
@@ -166,6 +171,7 @@ impl Kitten {
         if of.heap.get().is_none() {
             let info = self.driver.device_info(device)?;
             let budget = self.budget(&info).clone();
+            let options = HeapOptions { wanted: self.earlier_run(&info, &options, budget.limit()), ..options };
             let mut heap = Heap::new(self.driver.clone(), device, info, &options, budget)?;
             heap.record(self.recording.load(Ordering::Acquire));
             if let Some(fraction) = *of.fraction.lock() {
@@ -188,7 +194,51 @@ impl Kitten {
             granule: self.options.granule,
             reserve: self.options.reserve,
             safe_point_at_reset: self.options.safe_point_at_reset,
+            wanted: None,
         }
+    }
+
+    /// What an earlier run of this program would have wanted of a device, if that is to be remembered and is known.
+    fn earlier_run(&self, info: &DeviceInfo, options: &HeapOptions, budget: u64) -> Option<Wanted> {
+        if self.options.remembered.is_some() || !self.options.remember {
+            return self.options.remembered;
+        }
+        let place = Place::of_this_program(&info.name);
+        if place.is_none() {
+            log::warn!(
+                "reserve:remembered remembers nothing here: what runs is no file, and has no name to be known by"
+            );
+        }
+        place?.read(options.capacity(info, budget)[Tier::Dedicated])
+    }
+
+    /// The end of the program, as far as the allocator knows: what it would have wanted is remembered, where that is asked for, or
+    /// said in one line for each device whose work has overflowed for the lack of a reserve. Returns those lines.
+    pub fn farewell(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for heap in self.devices.iter().filter_map(|device| device.heap.get()) {
+            let heap = heap.lock();
+            let (wanted, name) = (heap.wanted(), heap.device_info().name.clone());
+            if !self.options.remember {
+                lines.extend(heap.advice());
+                continue;
+            }
+            drop(heap);
+            let written =
+                Place::of_this_program(&name).map(|place| place.write((wanted.reserve > 0).then_some(wanted)));
+            if let Some(Err(why)) = written {
+                lines.push(format!("the reserve of this run could not be remembered: {why}"));
+            }
+        }
+        lines
+    }
+
+    /// What the run so far would have wanted of a device from its start; nothing, where it is not in use.
+    ///
+    /// # Errors
+    /// A device that does not exist.
+    pub fn wanted(&self, device: usize) -> Result<Option<Wanted>, Error> {
+        Ok(self.in_use(device)?.map(|heap| heap.wanted()))
     }
 
     fn budget(&self, info: &DeviceInfo) -> &Arc<Budget> {

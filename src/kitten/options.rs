@@ -4,12 +4,17 @@
 
 use crate::core::placement::SortBy;
 use crate::core::{Reserve, parse_size};
+use crate::heap::Wanted;
 
 /// How giant-kitten is set up. Sizes in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Dedicated memory for scratch: kept back while loading, or found automatically.
     pub reserve: Reserve,
+    /// Whether the reserve that a run would have wanted is kept for the next run of the same program on the same card.
+    pub remember: bool,
+    /// What is known of an earlier run, instead of what is kept.
+    pub remembered: Option<Wanted>,
     /// Whether `torch.cuda.empty_cache` is a safe point, in programs that use a card from one thread.
     pub safe_point_at_reset: bool,
     /// Dedicated memory withheld while active.
@@ -47,12 +52,18 @@ pub struct OptionRow {
 pub const OPTIONS: &[OptionRow] = &[
     OptionRow {
         name: "reserve",
-        values: "auto|SIZE",
+        values: "auto|remembered|SIZE",
         default: "auto",
-        help: "dedicated memory for scratch: auto finds what the work needs; a size is left alone while loading and handed out first once \
-               activated",
+        help: "dedicated memory for scratch: auto finds what the work needs, where the program says when memory may move; remembered \
+               is the reserve that the last run of this program on this card would have wanted, kept from the first step on, so that \
+               nothing has to move; a size is left alone while loading. What is kept is handed out first once activated, or once the \
+               program works",
         set: |options, value| {
-            options.reserve = if value == "auto" { Reserve::Auto } else { Reserve::Fixed(parse_size(value)?) };
+            options.remember = value == "remembered";
+            options.reserve = match value {
+                "auto" | "remembered" => Reserve::Auto,
+                size => Reserve::Fixed(parse_size(size)?),
+            };
             Ok(())
         },
     },

@@ -224,6 +224,9 @@ int main(void) {
     pools();
     history();
     statistics();
+    gk_farewell();
+    size_t forgotten = 1;
+    CHECK(gk_forget("/no/such/program", &forgotten) == GK_OK && forgotten == 0);
     puts("everything was called");
     return 0;
 }
