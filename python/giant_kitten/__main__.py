@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import runpy
 import sys
@@ -90,6 +91,19 @@ def _shares(found: dict[str, Any]) -> str:
     return f"others hold {size(found['shared_others'])}, so this one may take {size(left)} on all devices together"
 
 
+def forget(program: str | None) -> int:
+    """Forgets what `reserve:remembered` has kept of a program, or of all. Returns the exit status."""
+    count = ctypes.c_size_t()
+    try:
+        _library.call("gk_forget", None if program is None else os.fsencode(program), ctypes.byref(count))
+    except _library.Error as why:
+        print(f"giant-kitten: {why}", file=sys.stderr)
+        return 1
+    what = "nothing was remembered" if count.value == 0 else f"forgot what {count.value} programs have wanted"
+    print(what if program is None or count.value else f"nothing was remembered of {program}")
+    return 0
+
+
 def watch(port: int) -> int:
     """Serves the page of all programs until it is interrupted."""
     from . import _monitor
@@ -127,7 +141,11 @@ def main(arguments: list[str] | None = None) -> int:
     webui = commands.add_parser("webui", help="put the extension into a WebUI, or take it out")
     webui.add_argument("action", choices=("install", "remove"))
     webui.add_argument("folder", help="the WebUI's folder: AUTOMATIC1111's, Forge's or ComfyUI's")
+    forgetter = commands.add_parser("forget", help="forget the reserves that reserve:remembered has kept")
+    forgetter.add_argument("program", nargs="?", help="of this script or program alone")
     parsed = parser.parse_args(arguments)
+    if parsed.command == "forget":
+        return forget(parsed.program)
     if parsed.command == "doctor":
         return 1 if doctor() else 0
     if parsed.command == "webui":

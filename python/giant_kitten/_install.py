@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import re
@@ -75,6 +76,8 @@ def _install(options: str | None) -> None:
 
     _torch_memory.complete(torch)
     _installed = True
+    # What this run would have wanted is remembered, or said, as the last thing that it does.
+    atexit.register(_library.library().gk_farewell)
     if os.environ.get("GIANT_KITTEN_MONITOR"):
         from . import _monitor
 

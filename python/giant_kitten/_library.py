@@ -72,6 +72,8 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
         (ctypes.c_int, ctypes.c_int, ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_uint64)),
     ),
     "gk_device_json": (ctypes.c_size_t, (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)),
+    "gk_farewell": (None, ()),
+    "gk_forget": (ctypes.c_int, (ctypes.c_char_p, ctypes.POINTER(ctypes.c_size_t))),
     "gk_touch": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_size_t)),
     "gk_mark": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
     "gk_tier": (ctypes.c_int, (ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_uint64))),

@@ -7,4 +7,5 @@ mod contents;
 mod failures;
 mod others;
 mod pools;
+mod remembered;
 mod streams;

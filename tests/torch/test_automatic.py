@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import giant_kitten
 import pytest
 import torch
@@ -93,7 +95,8 @@ print(unchanged(unet, *before))
 
 
 def test_empty_cache_moves_nothing() -> None:
-    assert run(EMPTYING).splitlines() == ["shared False", "shared False", "shared False", "unchanged"]
+    # The last line is what an overflowed program says at its end.
+    assert run(EMPTYING).splitlines()[:-1] == ["shared False", "shared False", "shared False", "unchanged"]
 
 
 def test_empty_cache_is_a_safe_point_for_who_asks_for_it() -> None:
@@ -108,7 +111,8 @@ thread = threading.Thread(target=lambda: torch.empty(1, device="cuda"))
 thread.start(), thread.join()
 """ + EMPTYING + "print('more than one thread' in giant_kitten.summary())"
     printed = python(PROGRAM + code, GIANT_KITTEN="dedicated:512MiB,shared:2GiB,safe_points:empty_cache")
-    assert printed.splitlines() == ["shared False", "shared False", "shared False", "unchanged", "True"]
+    printed = [line for line in printed.splitlines() if "WARN" not in line]
+    assert printed == ["shared False", "shared False", "shared False", "unchanged", "True"]
 
 
 def test_a_followed_module_is_let_go() -> None:
@@ -142,3 +146,130 @@ def test_a_graph_capture_goes_through_a_followed_module() -> None:
         module(given)
     torch.cuda.synchronize()
     giant_kitten.disable()
+
+
+REMEMBERED = """
+unet, *before = model(12, 40, 60, 1)
+for _ in range(3):
+    unet(None)
+    print(unet[5].where)
+stats = giant_kitten.stats()
+print(stats["migrated_bytes"], stats["reserve"] > 60 * MIB, unchanged(unet, *before))
+"""
+
+
+def start(script: Path, cache: Path, options: str = "reserve:remembered") -> str:
+    return python(
+        "", str(script), GIANT_KITTEN=f"dedicated:512MiB,shared:2GiB,{options}", XDG_CACHE_HOME=str(cache)
+    )
+
+
+def test_the_second_start_is_right_from_its_first_step(tmp_path: Path) -> None:
+    script = tmp_path / "generate.py"
+    script.write_text(PROGRAM + REMEMBERED)
+    assert start(script, tmp_path).splitlines() == ["shared", "shared", "shared", "0 False unchanged"]
+    assert start(script, tmp_path).splitlines() == ["dedicated", "dedicated", "dedicated", "0 True unchanged"]
+    [kept] = (tmp_path / "giant-kitten" / "remembered").iterdir()
+    for text in ("", "rubbish", kept.read_text().replace("generate", "another"), kept.read_text()[:-40]):
+        kept.write_text(text)
+        said = start(script, tmp_path)
+        assert "is ignored" in said and "0 False unchanged" in said
+    told = python("", "-m", "giant_kitten", "forget", str(script), XDG_CACHE_HOME=str(tmp_path))
+    assert told.strip() == "forgot what 1 programs have wanted"
+    told = python("", "-m", "giant_kitten", "forget", XDG_CACHE_HOME=str(tmp_path))
+    assert told.strip() == "nothing was remembered"
+
+
+def test_what_overflowed_is_said_once_at_the_end(tmp_path: Path) -> None:
+    script = tmp_path / "generate.py"
+    script.write_text(PROGRAM + REMEMBERED)
+    last = start(script, tmp_path, "reserve:auto").splitlines()[-1]
+    assert "lay in host memory" in last and "reserve:remembered" in last and "follow(model)" in last
+    script.write_text(PROGRAM + REMEMBERED.replace("model(12,", "model(7,"))
+    assert start(script, tmp_path, "reserve:auto").splitlines()[-1] == "0 False unchanged"
+
+
+def test_followed_modules_in_two_threads_at_once() -> None:
+    printed = run(
+        """
+import threading
+unet, *before = model(12, 40, 60, 1)
+other, *others = model(1, 4, 1, 50)
+begun, go_on = threading.Event(), threading.Event()
+class Waits(torch.nn.Module):
+    def forward(self, x):
+        begun.set()
+        go_on.wait()
+        return x
+other.append(Waits())
+giant_kitten.follow(unet, "unet"), giant_kitten.follow(other, "other")
+thread = threading.Thread(target=other, args=(None,))
+thread.start(), begun.wait()
+for _ in range(4):
+    unet(None)
+stats = giant_kitten.stats()
+print(stats["abstained"] > 0, stats["migrated_bytes"], "another thread has used the card" in giant_kitten.summary())
+go_on.set(), thread.join()
+unet(None), unet(None)
+print(giant_kitten.stats()["migrated_bytes"] > 0, unchanged(unet, *before), unchanged(other[:1], *others))
+"""
+    )
+    assert printed.splitlines() == ["True 0 True", "True unchanged unchanged"]
+
+
+def test_autograds_threads_are_seen_and_may_be_vouched_for() -> None:
+    printed = run(
+        """
+class Times(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+    @staticmethod
+    def backward(context, gradient):
+        torch.empty(100 * MIB, dtype=torch.uint8, device="cuda")
+        return gradient.clone()
+kept, *before = model(12, 40, 60, 1)
+x = torch.zeros(10, device="cuda", requires_grad=True)
+moved = []
+for certain in (False, False, False, True, True):
+    giant_kitten.safe_point("step", certain=certain)
+    moved.append(giant_kitten.stats()["migrated_bytes"] > 0)
+    for _ in range(4):
+        Times.apply(x).sum().backward()
+print(*moved, unchanged(kept, *before))
+"""
+    )
+    assert printed.split() == ["False", "False", "False", "True", "True", "unchanged"]
+
+
+def test_a_pass_that_raises_leaves_nobody_at_work() -> None:
+    printed = run(
+        """
+import threading
+unet, *before = model(12, 40, 60, 1)
+giant_kitten.follow(unet)
+def fails():
+    unet[3].forward = lambda x: 1 / 0
+    try:
+        unet(None)
+    except ZeroDivisionError:
+        pass
+    del unet[3].forward
+thread = threading.Thread(target=fails)
+thread.start(), thread.join()
+for _ in range(3):
+    unet(None)
+print(giant_kitten.stats()["migrated_bytes"] > 0, unchanged(unet, *before))
+with giant_kitten.follow(unet) as following:
+    class Ends(torch.nn.Module):
+        def forward(self, x):
+            following.remove()
+            return x
+    unet.append(Ends())
+    unet(None)
+before_last = giant_kitten.stats()["safe_points"]
+unet(None)
+print(giant_kitten.stats()["safe_points"] - before_last)
+"""
+    )
+    assert printed.splitlines() == ["True unchanged", "1"]

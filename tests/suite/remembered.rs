@@ -1,0 +1,103 @@
+//! A run that nobody tells of steps, and the next one that knows what it would have wanted.
+
+use super::common::{DEFAULT, Filled, GRANULE, kitten_on, load, machine};
+use giant_kitten::{Kitten, Options, Phase, Tier, Wanted};
+use kitten_sim::Gpu;
+
+fn run_of(gpu: &Gpu, wanted: Option<Wanted>) -> Kitten {
+    let shared = gpu.device_profile(0).unwrap().shared_bytes;
+    let options = Options::parse(&format!("headroom:0,shared:{shared},reserve:remembered")).unwrap();
+    Kitten::new(Options { remember: false, remembered: wanted, ..options }, crate::driver(gpu)).unwrap()
+}
+
+/// Steps with scratch of those granules; the shared bytes of it in each.
+fn steps(kitten: &Kitten, count: u64, sizes: &[u64]) -> Vec<u64> {
+    (0..count)
+        .map(|_| {
+            let scratch: Vec<u64> =
+                sizes.iter().map(|size| kitten.malloc((size * GRANULE) as usize, 0, DEFAULT).unwrap()).collect();
+            let shared = scratch.iter().map(|address| kitten.residency(*address).unwrap()[Tier::Shared]).sum();
+            scratch.into_iter().for_each(|address| kitten.free(address, 0, DEFAULT).unwrap());
+            shared
+        })
+        .collect()
+}
+
+#[test]
+fn the_second_run_is_right_from_its_first_step_and_moves_nothing() {
+    let gpu = machine(1, 32 * GRANULE, 128 * GRANULE);
+    let first = run_of(&gpu, None);
+    load(&gpu, &first, 14, 2);
+    assert!(steps(&first, 3, &[4, 4]).into_iter().all(|shared| shared > 0), "nobody can know before the first run");
+    let wanted = first.wanted(0).unwrap().unwrap();
+    assert_eq!((wanted.resident, wanted.capacity), (28 * GRANULE, 32 * GRANULE));
+    assert!((8 * GRANULE..=9 * GRANULE).contains(&wanted.reserve), "{wanted:?}");
+    drop(first);
+
+    let second = run_of(&gpu, Some(wanted));
+    let weights = load(&gpu, &second, 14, 2);
+    assert_eq!(second.stats(0).unwrap().phase, Phase::Loading);
+    assert_eq!(steps(&second, 3, &[4, 4]), [0, 0, 0]);
+    let stats = second.stats(0).unwrap();
+    assert_eq!((stats.phase, stats.migrations, stats.reserve), (Phase::Active, 0, wanted.reserve));
+    let again = second.wanted(0).unwrap().unwrap();
+    assert_eq!(again, wanted, "what it wants is what it wanted");
+    weights.iter().for_each(|block| block.check(&gpu));
+    second.check().unwrap();
+    drop(second);
+
+    // A smaller model than remembered, whose weights never come to as much.
+    let smaller = run_of(&gpu, Some(Wanted { resident: 100 * GRANULE, ..wanted }));
+    load(&gpu, &smaller, 12, 2);
+    let late = steps(&smaller, 20, &[4, 4]).pop();
+    assert_eq!((late, smaller.stats(0).unwrap().phase), (Some(0), Phase::Active), "what comes and goes tells it too");
+}
+
+#[test]
+fn the_end_of_a_program_counts_for_nothing() {
+    let gpu = machine(1, 32 * GRANULE, 128 * GRANULE);
+    let kitten = run_of(&gpu, None);
+    let weights = load(&gpu, &kitten, 14, 2);
+    steps(&kitten, 3, &[4, 4]);
+    let before = kitten.wanted(0).unwrap();
+    weights.iter().for_each(|block| kitten.free(block.address, 0, DEFAULT).unwrap());
+    assert_eq!(kitten.wanted(0).unwrap(), before);
+}
+
+#[test]
+fn what_fits_wants_no_reserve_and_says_nothing() {
+    let gpu = machine(1, 64 * GRANULE, 64 * GRANULE);
+    let kitten = kitten_on(&gpu, "");
+    load(&gpu, &kitten, 14, 2);
+    steps(&kitten, 3, &[4, 4]);
+    assert_eq!((kitten.wanted(0).unwrap().unwrap().reserve, kitten.farewell()), (0, vec![]));
+}
+
+#[test]
+fn a_program_that_overflowed_says_so_once_in_one_line() {
+    let gpu = machine(1, 32 * GRANULE, 128 * GRANULE);
+    let kitten = kitten_on(&gpu, "");
+    load(&gpu, &kitten, 14, 2);
+    steps(&kitten, 3, &[4, 4]);
+    let lines = kitten.farewell();
+    assert_eq!(lines.len(), 1);
+    for part in ["lay in host memory", "GIANT_KITTEN=reserve:", "reserve:remembered", "follow(model)"] {
+        assert!(lines[0].contains(part) && !lines[0].contains('\n'), "{lines:?}");
+    }
+    // Where somebody has placed by hand nobody needs to be told.
+    kitten.activate(0, &Default::default()).ok();
+    assert_eq!(kitten.farewell(), [""; 0]);
+}
+
+#[test]
+fn a_fixed_reserve_is_opened_by_work_where_nobody_activates() {
+    let gpu = machine(1, 96 * GRANULE, 256 * GRANULE);
+    let kitten = kitten_on(&gpu, "reserve:16MiB");
+    let weights = load(&gpu, &kitten, 50, 2);
+    assert_eq!(kitten.stats(0).unwrap().phase, Phase::Loading);
+    let shared = steps(&kitten, 20, &[4, 4]);
+    assert!(shared[0] > 0 && shared[19] == 0, "{shared:?}");
+    assert_eq!(kitten.stats(0).unwrap().migrations, 0);
+    weights.iter().for_each(|block: &Filled| block.check(&gpu));
+    kitten.check().unwrap();
+}
