@@ -5,6 +5,7 @@ Imported by the extension (`webui/automatic1111`) inside the WebUI, whose `modul
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import secrets
@@ -218,6 +219,40 @@ def fit_attention() -> Callable[[], None]:
     if session.problem() or os.environ.get("GIANT_KITTEN_MEM_GET_INFO"):
         return lambda: None
     return fit(sd_hijack_optimizations, session.idle_dedicated)
+
+
+# ---- Previews ------------------------------------------------------------------------------------------------------
+
+
+def gate_previews() -> Callable[[], None]:
+    """Has live previews pass the session's gate; returns what undoes it.
+
+    The WebUI decodes them in the thread of whoever asks for the progress, outside its queue's lock, while the
+    generation goes on in another.
+    """
+    state = type(getattr(shared, "state", None))
+    # Older versions have the second alone.
+    name = next((name for name in ("do_set_current_image", "set_current_image") if hasattr(state, name)), None)
+    if name is None:
+        return lambda: None
+    native = getattr(state, name)
+    if hasattr(native, "giant_kittens"):
+        # The scripts were loaded anew, and this one is still in its place.
+        return lambda: None
+
+    @functools.wraps(native)
+    def gated(*arguments: Any, **named: Any) -> Any:
+        with session.gate.beside():
+            return native(*arguments, **named)
+
+    gated.giant_kittens = True  # type: ignore[attr-defined]
+    setattr(state, name, gated)
+
+    def undo() -> None:
+        if getattr(state, name) is gated:
+            setattr(state, name, native)
+
+    return undo
 
 
 # ---- Generations ---------------------------------------------------------------------------------------------------

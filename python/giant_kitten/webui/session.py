@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .. import _automatic, _install, _library, _placement, _report
+from .gate import Gate
 from .guide import Guide, Observation, chosen, guide, observe
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ TOO_LATE = (
     "GIANT_KITTEN=1, or run “python -m giant_kitten webui install FOLDER” with the WebUI's folder, and start it again."
 )
 NO_MODEL = "No model was found to be placed first. To go on without one, check “ignored model”."
+
+
+# So many seconds a generation waits at its beginning for previews of the last one.
+_PATIENCE = 2.0
 
 
 class Refused(Exception):
@@ -144,6 +149,8 @@ class Session:
     def __init__(self, host: Host, device: int = 0) -> None:
         self.host = host
         self.device = device
+        self.gate = Gate(device)
+        """Where the host's work beside a generation passes."""
         self.by_hand: Action | None = None
         """The placement that was asked for by hand and is in force; a new checkpoint is placed by it again."""
         self._work: Work | None = None
@@ -186,7 +193,9 @@ class Session:
         if problem:
             raise Refused(problem)
         try:
-            said = self._act(wanted)
+            # An action moves what previews work with: it waits for them, and they for it.
+            with self.gate.quiet():
+                said = self._act(wanted)
         except _library.Error as why:
             raise Refused(f"{wanted.name}: {why}.") from why
         self._trouble = None
@@ -290,7 +299,9 @@ class Session:
         self._place_again()
         try:
             self._follow(kind)
-            _automatic.safe_point(kind, self.device)
+            # What does not come to rest in time is seen by the library, which then moves nothing.
+            with self.gate.quiet(_PATIENCE):
+                _automatic.safe_point(kind, self.device)
             _library.call("gk_reset_peaks", self.device)
             before = _report.stats(self.device)
         except _library.Error:

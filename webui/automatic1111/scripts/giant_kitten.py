@@ -152,3 +152,4 @@ if kitten:
     script_callbacks.on_cfg_denoiser(lambda parameters: kitten.session.iteration())
     script_callbacks.on_script_unloaded(kitten.session.restore)
     script_callbacks.on_script_unloaded(kitten.fit_attention())
+    script_callbacks.on_script_unloaded(kitten.gate_previews())

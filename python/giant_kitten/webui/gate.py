@@ -1,0 +1,70 @@
+"""Who works beside a generation, and who wants it quiet.
+
+A WebUI may decode previews in threads of its own while a generation runs, outside the lock that keeps generations
+apart. Such work goes through the gate: nothing moves memory under it, and whoever wants quiet waits until it is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from .. import _automatic, _install
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Gate:
+    """The gate of one WebUI, on one device."""
+
+    def __init__(self, device: int) -> None:
+        self._device = device
+        self._changed = threading.Condition()
+        self._beside = 0
+        # The thread that has it quiet, and how often it has asked for that.
+        self._quiet: int | None = None
+        self._depth = 0
+
+    @contextlib.contextmanager
+    def beside(self) -> Iterator[None]:
+        """Work beside a generation: begins when nobody wants quiet, and no memory moves before it ends."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._quiet in (None, threading.get_ident()))
+            self._beside += 1
+        try:
+            with _automatic.working(self._device) if _install.is_installed() else contextlib.nullcontext():
+                yield
+        finally:
+            with self._changed:
+                self._beside -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def quiet(self, seconds: float | None = None) -> Iterator[bool]:
+        """Quiet: waits, so many seconds at most, until no work is beside, and keeps more from beginning.
+
+        Yields whether it is quiet. A thread that has it quiet already goes on.
+        """
+        own, until = threading.get_ident(), None if seconds is None else time.monotonic() + seconds
+
+        def left() -> float | None:
+            return None if until is None else max(0.0, until - time.monotonic())
+
+        with self._changed:
+            mine = self._changed.wait_for(lambda: self._quiet in (None, own), left())
+            if mine:
+                self._quiet = own
+                self._depth += 1
+                is_quiet = self._changed.wait_for(lambda: self._beside == 0, left())
+        try:
+            yield mine and is_quiet
+        finally:
+            if mine:
+                with self._changed:
+                    self._depth -= 1
+                    if self._depth == 0:
+                        self._quiet = None
+                        self._changed.notify_all()
