@@ -6,6 +6,7 @@ mod behind;
 mod claims;
 mod filter;
 mod fork;
+mod idle;
 mod map;
 mod snapshot;
 mod stats;
@@ -128,9 +129,12 @@ fn start() -> Result<&'static Kitten, Error> {
     };
     let kitten = Kitten::new(options, driver::open()?)?;
     kitten.record(RECORDED.load(Ordering::Acquire));
-    let kitten: &'static mut Kitten = Box::leak(Box::new(kitten));
+    let kitten: &'static Kitten = Box::leak(Box::new(kitten));
     fork::watch();
-    CURRENT.store(kitten, Ordering::Release);
+    CURRENT.store(std::ptr::from_ref(kitten).cast_mut(), Ordering::Release);
+    if let Some(interval) = kitten.options().idle {
+        idle::watch(kitten, interval);
+    }
     Ok(kitten)
 }
 

@@ -214,6 +214,23 @@ impl Heap {
         Ok(())
     }
 
+    /// [`give_back_now`](Heap::give_back_now), where nothing was allocated or freed since the last call, something is idle, nothing
+    /// is frozen, and no stream is seen at work.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn give_back_if_idle(&mut self) -> Result<(), Error> {
+        let allocated = &self.stats.blocks.allocated;
+        let seen = Some((allocated.total(), allocated.taken()));
+        let is_quiet = std::mem::replace(&mut self.at_last_look, seen) == seen;
+        let idle = self.stock.held(Tier::Dedicated) - self.stats.tiers[Tier::Dedicated].allocated.current();
+        let is_to_stay = self.is_frozen() || idle <= self.ledger.reserve || self.pools.any_open();
+        if !is_quiet || is_to_stay || self.streams.any_busy() {
+            return Ok(());
+        }
+        self.give_back_now()
+    }
+
     /// Gives idle backing back to the driver, the reserve and the working room excepted; to the stock alone while frozen by an
     /// action. Nothing that lives moves. The device must have been waited for.
     pub(super) fn give_back(&mut self) {

@@ -153,6 +153,8 @@ pub struct Heap {
     witness: Witness,
     /// What stays and what comes and goes, where nobody tells of steps.
     steady: Steady,
+    /// What had been allocated and freed in all when idle memory was last looked for.
+    at_last_look: Option<(u64, u64)>,
     /// What tells that loading has ended, until somebody else does or it has.
     opening: Option<Opening>,
     /// Dedicated memory that is left to others, of what is free.
@@ -235,6 +237,7 @@ impl Heap {
             ),
             witness: Witness::default(),
             steady: Steady::default(),
+            at_last_look: None,
             opening: (reserve > 0).then(|| Opening::new(reserve, remembered.map(|run| run.resident), 0)),
             headroom,
             stats: Stats::default(),

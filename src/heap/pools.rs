@@ -73,6 +73,11 @@ impl Pools {
         self.pools.len()
     }
 
+    /// Whether any context is open.
+    pub(super) fn any_open(&self) -> bool {
+        !self.contexts.is_empty()
+    }
+
     /// Whether an arena belongs to a pool.
     pub(super) fn owns(&self, index: usize) -> bool {
         index >= FIRST_OF_POOLS && self.pools.iter().any(|pool| pool.arenas.contains(&index))

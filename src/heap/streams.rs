@@ -122,6 +122,12 @@ impl Streams {
         Ok(id)
     }
 
+    /// Whether any stream that is known, and that this thread can name, has work that is not done.
+    pub(super) fn any_busy(&self) -> bool {
+        let mut known = self.numbers.values().filter_map(|id| self.handle(*id));
+        known.any(|stream| matches!(self.driver.is_idle(self.device, stream), Ok(false)))
+    }
+
     /// Forgets the streams that nothing belongs to. The first stays, whatever is said of it.
     pub(super) fn forget(&mut self, is_used: impl Fn(StreamId) -> bool) {
         self.numbers.retain(|_, id| id.0 == 0 || is_used(*id));

@@ -524,6 +524,16 @@ impl Kitten {
         }
     }
 
+    /// One look for what lies idle, by whoever looks now and then: where nothing was allocated or freed since the last look, it goes
+    /// back to the driver. Nothing happens where a device is frozen, or at work as far as can be seen.
+    pub fn look_for_idle(&self) {
+        for heap in self.devices.iter().filter_map(|device| device.heap.get()) {
+            if let Err(why) = heap.lock().give_back_if_idle() {
+                log::debug!("idle memory stays where it is: {why}");
+            }
+        }
+    }
+
     /// What is counted on a device: nothing, where it is not in use.
     ///
     /// # Errors

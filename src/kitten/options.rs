@@ -2,12 +2,14 @@
 //!
 //! The text is a list as in `PYTORCH_CUDA_ALLOC_CONF`: `reserve:1.6GiB,persist:0,sort:reversed`.
 
+use std::time::Duration;
+
 use crate::core::placement::SortBy;
 use crate::core::{Reserve, parse_size};
 use crate::heap::Wanted;
 
 /// How giant-kitten is set up. Sizes in bytes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Dedicated memory for scratch: kept back while loading, or found automatically.
     pub reserve: Reserve,
@@ -25,6 +27,8 @@ pub struct Options {
     pub sort_reversed: bool,
     /// Model blocks are not put before others.
     pub ignore_model: bool,
+    /// How long what is idle stays with the allocator in a program that neither allocates nor frees.
+    pub idle: Option<Duration>,
     /// Dedicated memory to use at most.
     pub dedicated: Option<u64>,
     /// Dedicated memory of what is free that is left alone.
@@ -33,6 +37,26 @@ pub struct Options {
     pub shared: Option<u64>,
     /// Size of a granule.
     pub granule: Option<u64>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            reserve: Reserve::Auto,
+            remember: false,
+            remembered: None,
+            safe_point_at_reset: false,
+            persist: 0,
+            sort_by: SortBy::Size,
+            sort_reversed: false,
+            ignore_model: false,
+            idle: Some(Duration::from_secs(60)),
+            dedicated: None,
+            headroom: None,
+            shared: None,
+            granule: None,
+        }
+    }
 }
 
 /// One row of the table.
@@ -130,6 +154,21 @@ pub const OPTIONS: &[OptionRow] = &[
         },
     },
     OptionRow {
+        name: "idle",
+        values: "SECONDS|off",
+        default: "60",
+        help: "how long memory that nothing uses stays cached in a program that neither allocates nor frees (it waits for its user, \
+               say) before it goes back to the driver, for other programs; twice as long at most. Not while frozen, and never within \
+               a step",
+        set: |options, value| {
+            options.idle = match value {
+                "off" => None,
+                seconds => Some(parse_seconds(seconds)?),
+            };
+            Ok(())
+        },
+    },
+    OptionRow {
         name: "dedicated",
         values: "SIZE",
         default: "what the device has free at the start, less the headroom",
@@ -158,6 +197,11 @@ pub const OPTIONS: &[OptionRow] = &[
         set: |options, value| set_some_size(&mut options.granule, value),
     },
 ];
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.1..=1e7).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| format!("{text} is no number of seconds from 0.1 to 10000000"))
+}
 
 fn set_size(field: &mut u64, value: &str) -> Result<(), String> {
     *field = parse_size(value)?;
@@ -261,6 +305,10 @@ mod tests {
             ("sort_by:age", "age"),
             ("ignore_model:maybe", "maybe"),
             ("reserve:", "reserve"),
+            ("idle:soon", "soon"),
+            ("idle:-1", "-1"),
+            ("idle:nan", "nan"),
+            ("safe_points:none", "none"),
         ] {
             let why = Options::parse(text).expect_err(text);
             assert!(why.contains(named), "{text}: {why}");

@@ -69,3 +69,32 @@ fn the_hosts_memory_is_promised_once_to_all_devices() {
     assert!(kitten.malloc((20 * GRANULE) as usize, 1, DEFAULT).is_ok());
     kitten.check().unwrap();
 }
+
+#[test]
+fn what_lies_idle_goes_back_in_a_program_that_waits_and_in_no_other() {
+    let (gpu, kitten) = setup(32 * GRANULE, 64 * GRANULE, "");
+    let held = || kitten.stats(0).unwrap().tiers[Tier::Dedicated].reserved.current();
+    let kept = Filled::new(&gpu, &kitten, 2 * GRANULE, 1);
+    let scratch = || kitten.free(kitten.malloc((4 * GRANULE) as usize, 0, DEFAULT).unwrap(), 0, DEFAULT).unwrap();
+    for _ in 0..3 {
+        scratch();
+        kitten.look_for_idle();
+        assert_eq!(held(), 6 * GRANULE, "it works");
+    }
+    gpu.set_completion(kitten_sim::Completion::Late);
+    gpu.launch(0, "use", &[kitten_sim::Access::write(kept.address, GRANULE)]).unwrap();
+    kitten.look_for_idle();
+    assert_eq!(held(), 6 * GRANULE, "the card works");
+    gpu.set_completion(kitten_sim::Completion::Immediate);
+    gpu.synchronize(0).unwrap();
+    kitten.look_for_idle();
+    assert_eq!(held(), 2 * GRANULE);
+    let calls = gpu.calls().get("cuCtxSynchronize").copied();
+    kitten.look_for_idle();
+    assert_eq!(gpu.calls().get("cuCtxSynchronize").copied(), calls, "nothing is idle, and nothing waited for");
+    kitten.activate(0, &reserve(8 * GRANULE)).unwrap();
+    (0..3).for_each(|_| kitten.look_for_idle());
+    assert!(held() >= 10 * GRANULE, "frozen: the reserve stays");
+    kept.check(&gpu);
+    kitten.check().unwrap();
+}
