@@ -9,7 +9,7 @@ import os
 import warnings
 from typing import Any
 
-from . import _library, _mem_pool
+from . import _accelerate, _library, _mem_pool
 from ._history import history
 
 _fractions: dict[int, float] = {}
@@ -212,6 +212,8 @@ def _complete_mem_get_info(torch: Any) -> None:
         tiers = [_library.memory_info(number, tier) for tier in (_library.DEDICATED, _library.SHARED)]
         return sum(free for free, _ in tiers), sum(total for _, total in tiers)
 
+    if not tells_dedicated:
+        _accelerate.complete()
     mem_get_info.__module__ = native.__module__
     torch.cuda.mem_get_info = mem_get_info
     torch.cuda.memory.mem_get_info = mem_get_info

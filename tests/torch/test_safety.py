@@ -198,3 +198,19 @@ print(before > 1000, torch.cuda.memory_reserved() >> 20, kept.cpu().sum().item()
 """
     assert python(code, GIANT_KITTEN="idle:0.4").splitlines() == ["True 2 0.0"]
     assert python(code, GIANT_KITTEN="idle:off").splitlines()[0] != "True 2 0.0"
+
+
+@pytest.mark.parametrize("imports", ["import torch, accelerate", "import accelerate, torch"])
+def test_accelerate_counts_the_hosts_memory_once(imports: str) -> None:
+    code = f"""
+{imports}
+import psutil
+from accelerate.utils import get_max_memory
+from accelerate.utils.modeling import get_max_memory as same
+found, available = get_max_memory(), psutil.virtual_memory().available
+cards = 2 * torch.cuda.get_device_properties(0).total_memory
+print(get_max_memory is same, sum(found.values()) <= available + cards, found[0] > 6 << 30, found["cpu"] > 0)
+print(get_max_memory({{0: "1GiB", "cpu": "2GiB"}}))
+"""
+    printed = python(code, FAKE_CUDA_PROFILE="nominal-8g,nominal-8g").splitlines()
+    assert printed == ["True True True True", str({0: 1 << 30, "cpu": 2 << 30})]
