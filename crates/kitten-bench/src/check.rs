@@ -65,8 +65,8 @@ const TRIALS: &[(&str, Trial)] = &[
 /// Tries everything on a card; `told` hears of each as it ends.
 ///
 /// # Errors
-/// A card that does not say what it is; what does not hold is no error here.
-pub fn check(card: &dyn Card, mut told: impl FnMut(&Proof)) -> Result<Checked> {
+/// A card that does not say what it is; what `told` says; what does not hold is no error here.
+pub fn check(card: &dyn Card, mut told: impl FnMut(&Proof) -> Result<()>) -> Result<Checked> {
     let info = card.driver().device_info(card.device())?;
     let mut checked =
         Checked { card: card.name(), rung: info.rung.name().into(), granule: info.granularity, proofs: Vec::new() };
@@ -74,7 +74,7 @@ pub fn check(card: &dyn Card, mut told: impl FnMut(&Proof)) -> Result<Checked> {
         let start = Instant::now();
         let error = trial(card).err().map(|why| format!("{why:#}"));
         let proof = Proof { name: (*name).into(), seconds: start.elapsed().as_secs_f64(), error };
-        told(&proof);
+        told(&proof)?;
         checked.proofs.push(proof);
     }
     Ok(checked)
@@ -381,7 +381,7 @@ mod tests {
         let card = Profile::builtin("nominal-6g").unwrap();
         for migrates in [true, false] {
             let card = Profile { granularity: 1 << 18, migrates, ..card.clone() };
-            let checked = check(&Simulated::new(&card).unwrap(), |_| {}).unwrap();
+            let checked = check(&Simulated::new(&card).unwrap(), |_| Ok(())).unwrap();
             assert!(checked.is_good(), "{checked:#?}");
             assert_eq!(checked.proofs.len(), TRIALS.len());
             assert_eq!(checked.rung == "pinned", !migrates);
