@@ -34,17 +34,17 @@ pub(crate) fn open(path_or_name: &str, bundled: Option<&'static [u8]>, kind: &st
     Ok(if compressed { Box::new(zstd::stream::read::Decoder::with_buffer(raw)?) } else { Box::new(raw) })
 }
 
-/// The text of a file that ought to be small; `None` where there is no such file.
+/// The text of a file that ought to be small, with a mark in place of what is no text; `None` where there is no such file.
 pub(crate) fn whole(path: &Path) -> Result<Option<String>> {
     let failed = || format!("cannot read {}", shown(path));
     let file = match File::open(path) {
         Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         file => file.with_context(failed)?,
     };
-    let mut text = String::new();
-    let length = file.take(LONGEST_WHOLE).read_to_string(&mut text).with_context(failed)?;
+    let mut bytes = Vec::new();
+    let length = file.take(LONGEST_WHOLE).read_to_end(&mut bytes).with_context(failed)?;
     ensure!((length as u64) < LONGEST_WHOLE, "{} is longer than {LONGEST_WHOLE} bytes", shown(path));
-    Ok(Some(text))
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// Text by lines, with where they are.

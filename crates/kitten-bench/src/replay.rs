@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::card::{Card, Range, Simulated};
 use crate::text::plain;
 use crate::trace::{Event, Kind, Op};
-use crate::workload::{Source, is_loading};
+use crate::workload::{MOST_STEPS, Source, is_loading};
 
 /// How memory is placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -41,6 +41,11 @@ pub enum Policy {
 
 /// No step takes more seconds: some thirty thousand years.
 const LONGEST_STEP: f64 = 1e12;
+
+/// Whether a step can take so many seconds.
+pub(crate) fn is_a_time(seconds: f64) -> bool {
+    (0.0..=LONGEST_STEP).contains(&seconds)
+}
 
 /// No work may use more streams.
 const MOST_STREAMS: usize = 4096;
@@ -464,11 +469,12 @@ impl Replay<'_> {
                 ..Load::default()
             });
         ensure!(
-            step.seconds <= LONGEST_STEP,
+            is_a_time(step.seconds),
             "\"{}\" would take {:e} s, which no step does: look at the operations of the trace and the rates of the profile",
             step.name,
             step.seconds
         );
+        ensure!((self.steps.len() as u64) < MOST_STEPS, "the work has more than {MOST_STEPS} steps");
         self.steps.push(step);
         Ok(())
     }

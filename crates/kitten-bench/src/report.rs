@@ -14,7 +14,7 @@ use crate::input;
 use crate::output;
 use crate::picture;
 use crate::probe::Measured;
-use crate::replay::{Outcome, Policy};
+use crate::replay::{Outcome, Policy, is_a_time};
 use crate::text::{markdown, plain_lines, shown};
 
 /// The page's name in the folder.
@@ -65,7 +65,12 @@ fn replays(folder: &Path) -> Result<Vec<(String, Outcome)>> {
         let path = entry?.path();
         let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
         if name.starts_with("replay-") && path.extension().is_some_and(|extension| extension == "json") {
-            found.extend(part(&path)?.map(|outcome| (name, outcome)));
+            let Some(outcome) = part::<Outcome>(&path)? else { continue };
+            let times =
+                outcome.steps.iter().chain(&outcome.steady).flat_map(|step| [Some(step.seconds), step.card_seconds]);
+            let good = times.flatten().all(is_a_time);
+            ensure!(good, "{} is not what it ought to be: a step in it takes a time that no step takes", shown(&path));
+            found.push((name, outcome));
         }
     }
     found.sort_by(|a, b| a.0.cmp(&b.0));

@@ -48,7 +48,7 @@ impl Source for Trace {
 }
 
 /// No work may have more steps, with all its repetitions.
-const MOST_STEPS: u64 = 1_000_000;
+pub(crate) const MOST_STEPS: u64 = 1_000_000;
 
 /// Whether work has not begun yet in a phase of this name.
 pub fn is_loading(phase: &str) -> bool {

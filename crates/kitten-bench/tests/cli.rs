@@ -426,6 +426,26 @@ fn a_step_that_allocates_nothing_holds_what_lives() {
 }
 
 #[test]
+fn cards_that_cannot_be_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let card = kitten_sim::Profile::builtin("nominal-6g").unwrap();
+    let profile = |name: &str, profile: kitten_sim::Profile| file(&folder, name, profile.to_toml());
+    let large = kitten_sim::Profile { granularity: 1 << 30, dedicated_bytes: 64 << 30, ..card.clone() };
+    let large = profile("large.toml", large);
+    kitten_bench(&["check", "--profile", &large]).assert().code(1).stderr(contains("granules of 1.00 GiB"));
+    let small = profile("small.toml", kitten_sim::Profile { dedicated_bytes: 4 << 20, ..card.clone() });
+    kitten_bench(&["check", "--profile", &small]).assert().code(1).stderr(contains("the check needs 48.00 MiB"));
+    // Written, this profile would be one that nothing reads.
+    let fast = profile("fast.toml", kitten_sim::Profile { vram_bandwidth: 1.7e308, ..card });
+    let out = folder.path().join("out.toml");
+    kitten_bench(&["probe", "--profile", &fast, "-o", out.to_str().unwrap()])
+        .assert()
+        .code(1)
+        .stderr(contains("not the profile of any card: vram_bandwidth"));
+    assert!(!out.exists());
+}
+
+#[test]
 fn work_that_no_card_holds_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let work = [HEADER, &allocs(0..1).replace(&GIB.to_string(), "17592186044416"), END].concat();
@@ -680,6 +700,19 @@ fn a_report_writes_over_nothing_but_its_own() {
     assert!(text.starts_with("# GPU check: two\n") && text.contains("measured-against-modelled.svg"), "{text}");
     assert!(text.contains("a \\| b") && text.contains("**fails**: \\<b\\>\\\\u{1b}\\[2J\\\\n# c"), "{text}");
     assert!(text.contains("````text\n```\\u{1b}[2J\n# d\n````\n") && !text.contains('\u{1b}'), "{text}");
+
+    // Nor with figures that no card has.
+    let replay = std::fs::read_to_string(path.join("replay-a.json")).unwrap();
+    for (seconds, said) in [("-1.0", "no step takes"), ("1e308", "no step takes"), ("1e400", "out of range")] {
+        std::fs::write(
+            path.join("replay-b.json"),
+            replay.replace("\"card_seconds\": 1.0", &format!("\"card_seconds\": {seconds}")),
+        )
+        .unwrap();
+        report().code(1).stderr(contains("replay-b.json is not what it ought to be").and(contains(said)));
+    }
+    std::fs::remove_file(path.join("replay-b.json")).unwrap();
+    assert_eq!(std::fs::read_to_string(&page).unwrap(), text);
 
     // Not after somebody has added to it, nor through a link or in place of a folder.
     std::fs::write(&page, text.clone() + "Mine.\n").unwrap();
