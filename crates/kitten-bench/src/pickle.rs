@@ -3,7 +3,6 @@
 //! A pickle is a program. Here it runs nothing, nothing recurses however deep it nests, what it refers to twice is kept once, and texts
 //! that are no known words are dropped as they are read. So no pickle takes more memory than [`MOST_VALUES`] says.
 
-use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
 
 use anyhow::{Result, anyhow, bail, ensure};
@@ -14,6 +13,8 @@ pub(crate) const PROTOCOL: u8 = 0x80;
 const MOST_VALUES: usize = 1 << 26;
 /// No pickle may be longer: 4 GiB.
 const LONGEST: u64 = 4 << 30;
+/// So many values take the room of a list or dict that has the first of them.
+const FEWEST: usize = 4;
 /// No known word may be longer.
 const LONGEST_WORD: usize = 64;
 
@@ -48,8 +49,7 @@ impl<W: Copy + PartialEq> Pickle<W> {
     pub(crate) fn read(from: impl Read, word: impl Fn(&[u8]) -> Option<W>) -> Result<Pickle<W>> {
         let from = BufReader::new(from.take(LONGEST));
         let pickle = Pickle { top: Value::Other, lists: Vec::new(), dicts: Vec::new() };
-        let mut reader =
-            Reader { from, word, pickle, held: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
+        let mut reader = Reader { from, word, pickle, held: 0, stack: Vec::new(), marks: Vec::new(), memo: Vec::new() };
         loop {
             match reader.byte()? {
                 b'.' => break,
@@ -92,7 +92,8 @@ struct Reader<R, W, F> {
     stack: Vec<Value<W>>,
     /// Where in the stack the marks are.
     marks: Vec<usize>,
-    memo: HashMap<u32, Value<W>>,
+    /// What is remembered, by its place.
+    memo: Vec<Option<Value<W>>>,
 }
 
 impl<R: Read, W: Copy + PartialEq, F: Fn(&[u8]) -> Option<W>> Reader<R, W, F> {
@@ -392,13 +393,19 @@ impl<R: Read, W: Copy + PartialEq, F: Fn(&[u8]) -> Option<W>> Reader<R, W, F> {
 
     fn remember(&mut self, place: u32) -> Result<()> {
         let value = self.top()?;
-        let before = self.memo.insert(place, value);
-        self.hold(usize::from(before.is_none()))
+        let place = place as usize;
+        if place >= self.memo.len() {
+            // Python counts its places up: there are no gaps to speak of.
+            self.hold(place + 1 - self.memo.len())?;
+            self.memo.resize(place + 1, None);
+        }
+        self.memo[place] = Some(value);
+        Ok(())
     }
 
     fn recall(&mut self, place: u32) -> Result<()> {
-        let value = *self.memo.get(&place).ok_or_else(|| anyhow!("nothing is in the memo at {place}"))?;
-        self.push(value)
+        let value = self.memo.get(place as usize).copied().flatten();
+        self.push(value.ok_or_else(|| anyhow!("nothing is in the memo at {place}"))?)
     }
 
     /// Makes a list.
@@ -418,7 +425,8 @@ impl<R: Read, W: Copy + PartialEq, F: Fn(&[u8]) -> Option<W>> Reader<R, W, F> {
     /// Adds to the list on top. What is no list is of no use.
     fn append(&mut self, items: &[Value<W>]) -> Result<()> {
         if let Value::List(list) = self.top()? {
-            self.hold(items.len())?;
+            let is_first = self.pickle.lists[list as usize].is_empty() && !items.is_empty();
+            self.hold(if is_first { items.len().max(FEWEST) } else { items.len() })?;
             self.pickle.lists[list as usize].extend_from_slice(items);
         }
         Ok(())
@@ -434,7 +442,8 @@ impl<R: Read, W: Copy + PartialEq, F: Fn(&[u8]) -> Option<W>> Reader<R, W, F> {
                 Some((_, value)) => *value = entry[1],
                 None => {
                     entries.push((key, entry[1]));
-                    self.hold(1)?;
+                    let values = if entries.len() == 1 { FEWEST } else { 1 };
+                    self.hold(values)?;
                 }
             }
         }
@@ -515,6 +524,7 @@ mod tests {
         for opcode in *b"](" {
             assert!(error(std::io::repeat(opcode)).contains("more than 67108864 values"));
         }
+        assert!(error(&b"Nr\xff\xff\xff\xff."[..]).contains("more than 67108864 values"));
         assert!(error(std::io::repeat(b'0')).contains("more from its stack"));
         for (bytes, said) in [
             (&b""[..], "cut off"),

@@ -119,6 +119,7 @@ pub struct Outcome {
     /// The most bytes mapped.
     pub peak_mapped_bytes: u64,
     /// The most bytes mapped in shared memory, loading included.
+    #[serde(default)]
     pub peak_shared_bytes: u64,
     /// Peak mapped over peak live.
     pub fragmentation: f64,
