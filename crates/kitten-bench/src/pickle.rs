@@ -3,6 +3,7 @@
 //! A pickle is a program. Here it runs nothing, nothing recurses however deep it nests, what it refers to twice is kept once, and texts
 //! that are no known words are dropped as they are read. So no pickle takes more memory than [`MOST_VALUES`] says.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 
 use anyhow::{Result, anyhow, bail, ensure};
@@ -15,6 +16,8 @@ const MOST_VALUES: usize = 1 << 26;
 const LONGEST: u64 = 4 << 30;
 /// So many values take the room of a list or dict that has the first of them.
 const FEWEST: usize = 4;
+/// So many take the room of one that is remembered.
+const PLACE: usize = 2;
 /// No known word may be longer.
 const LONGEST_WORD: usize = 64;
 
@@ -49,7 +52,8 @@ impl<W: Copy + PartialEq> Pickle<W> {
     pub(crate) fn read(from: impl Read, word: impl Fn(&[u8]) -> Option<W>) -> Result<Pickle<W>> {
         let from = BufReader::new(from.take(LONGEST));
         let pickle = Pickle { top: Value::Other, lists: Vec::new(), dicts: Vec::new() };
-        let mut reader = Reader { from, word, pickle, held: 0, stack: Vec::new(), marks: Vec::new(), memo: Vec::new() };
+        let mut reader =
+            Reader { from, word, pickle, held: 0, stack: Vec::new(), marks: Vec::new(), memo: BTreeMap::new() };
         loop {
             match reader.byte()? {
                 b'.' => break,
@@ -93,7 +97,7 @@ struct Reader<R, W, F> {
     /// Where in the stack the marks are.
     marks: Vec<usize>,
     /// What is remembered, by its place.
-    memo: Vec<Option<Value<W>>>,
+    memo: BTreeMap<u32, Value<W>>,
 }
 
 impl<R: Read, W: Copy + PartialEq, F: Fn(&[u8]) -> Option<W>> Reader<R, W, F> {
@@ -393,18 +397,12 @@ impl<R: Read, W: Copy + PartialEq, F: Fn(&[u8]) -> Option<W>> Reader<R, W, F> {
 
     fn remember(&mut self, place: u32) -> Result<()> {
         let value = self.top()?;
-        let place = place as usize;
-        if place >= self.memo.len() {
-            // Python counts its places up: there are no gaps to speak of.
-            self.hold(place + 1 - self.memo.len())?;
-            self.memo.resize(place + 1, None);
-        }
-        self.memo[place] = Some(value);
-        Ok(())
+        let before = self.memo.insert(place, value);
+        self.hold(if before.is_none() { PLACE } else { 0 })
     }
 
     fn recall(&mut self, place: u32) -> Result<()> {
-        let value = self.memo.get(place as usize).copied().flatten();
+        let value = self.memo.get(&place).copied();
         self.push(value.ok_or_else(|| anyhow!("nothing is in the memo at {place}"))?)
     }
 
@@ -524,7 +522,7 @@ mod tests {
         for opcode in *b"](" {
             assert!(error(std::io::repeat(opcode)).contains("more than 67108864 values"));
         }
-        assert!(error(&b"Nr\xff\xff\xff\xff."[..]).contains("more than 67108864 values"));
+        assert!(read(&b"Nr\xff\xff\xff\xff."[..]).is_ok());
         assert!(error(std::io::repeat(b'0')).contains("more from its stack"));
         for (bytes, said) in [
             (&b""[..], "cut off"),
