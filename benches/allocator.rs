@@ -18,8 +18,8 @@ const PAIRS: usize = 5215;
 
 fn rounds<P: Peer>(bencher: Bencher, peer: P) {
     let log = Log::open(None).expect("the bundled log");
-    let mut runner = Runner::new(peer, &log, 0);
-    bencher.counter(ItemsCount::new(PAIRS)).bench_local(|| runner.run(&log, 1));
+    let mut runner = Runner::new(peer, &log, 0).expect("room for the log");
+    bencher.counter(ItemsCount::new(PAIRS)).bench_local(|| runner.run(&log, 1).expect("room for the log"));
 }
 
 #[divan::bench]

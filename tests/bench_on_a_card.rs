@@ -53,7 +53,7 @@ fn the_probe_finds_the_rates_of_the_card() {
 #[test]
 fn the_allocator_is_right_on_the_card() {
     if in_a_process_with_the_fake("the_allocator_is_right_on_the_card") {
-        let checked = check(&Cuda::new(0).unwrap(), |_| {}).unwrap();
+        let checked = check(&Cuda::new(0).unwrap(), |_| Ok(())).unwrap();
         assert!(checked.is_good(), "{checked:#?}");
     }
 }

@@ -1,5 +1,6 @@
 //! What the fuzz targets do with bytes; the tests do it with the bytes of the corpus.
 
+use std::collections::HashMap;
 use std::io::Cursor;
 use std::sync::Arc;
 
@@ -7,15 +8,24 @@ use giant_kitten::core::placement::SortBy;
 use giant_kitten::driver::Stream;
 use giant_kitten::driver::sim::SimDriver;
 use giant_kitten::{Activation, Kitten, Options, PoolId, Reserve, Tier, parse_size};
-use kitten_bench::trace::Trace;
+use kitten_bench::hotpath::{Log, ROOM, Runner};
+use kitten_bench::peers::BestFit;
+use kitten_bench::snapshot::Snapshot;
+use kitten_bench::trace::{Event, Trace};
 use kitten_sim::{Access, Completion, Gpu, Outstanding, Profile};
 
 /// A target: its name, which is that of its folder of the corpus, and what it does.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: &[Target] =
-    &[("operations", operations), ("options", options), ("trace", trace), ("profile", profile)];
+pub const TARGETS: &[Target] = &[
+    ("operations", operations),
+    ("options", options),
+    ("trace", trace),
+    ("profile", profile),
+    ("snapshot", snapshot),
+    ("log", log),
+];
 
 /// The option parser: whatever it takes, it takes again and means the same.
 pub fn options(data: &[u8]) {
@@ -32,6 +42,37 @@ pub fn options(data: &[u8]) {
 pub fn trace(data: &[u8]) {
     let Ok(mut trace) = Trace::read(Box::new(Cursor::new(data.to_vec())), "fuzzed") else { return };
     while let Ok(Some(_)) = trace.next_event() {}
+}
+
+/// The reader of PyTorch's snapshots: whatever it takes allocates no id twice, frees and touches what lives only, and no more of it than
+/// there is.
+pub fn snapshot(data: &[u8]) {
+    let Ok(snapshot) = Snapshot::read(data, "fuzzed") else { return };
+    let (mut live, mut last) = (HashMap::new(), 0);
+    for event in snapshot.events() {
+        match event {
+            Event::Alloc { id, bytes, .. } => {
+                assert!(*id > last && *bytes > 0, "block {id} of {bytes} bytes");
+                last = *id;
+                live.insert(*id, *bytes);
+            }
+            Event::Free { id } => assert!(live.remove(id).is_some(), "{id} is freed and does not live"),
+            Event::Op(op) => {
+                for (id, bytes) in op.reads.iter().chain(&op.writes) {
+                    assert!(live.get(id).is_some_and(|size| bytes <= size), "{bytes} bytes of {id} are touched");
+                }
+            }
+            Event::Phase(name) => panic!("a snapshot has no phase {name}"),
+        }
+    }
+}
+
+/// The reader of logs of calls: whatever it takes, an allocator can go through again and again, or refuses.
+pub fn log(data: &[u8]) {
+    let Ok(log) = Log::read(Box::new(Cursor::new(data.to_vec())), "fuzzed") else { return };
+    if let Ok(mut runner) = Runner::new(BestFit::new(ROOM), &log, 0) {
+        runner.run(&log, 2).expect("what fitted once");
+    }
 }
 
 /// The profile parser: what it takes it writes, and reads back the same.

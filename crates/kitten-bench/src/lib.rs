@@ -2,8 +2,12 @@
 //! against the model.
 //!
 //! ```text
+//!   input.rs     files that are read, within bounds
+//!   output.rs    files that are written, whole or not at all; the standard output
+//!   text.rs      text of files made harmless for terminals and pages
 //!   trace.rs     traces as streams of events, checked
 //!   snapshot.rs  PyTorch's own snapshots of its memory, as work
+//!   pickle.rs    Python's pickles, read without running anything
 //!   workload.rs  one trace, or several as one run
 //!   replay.rs    a trace through the allocator; time by where the bytes lie
 //!   demo.rs      the table that kitten-bench shows without arguments
@@ -28,8 +32,11 @@ pub mod check;
 pub mod compare;
 pub mod demo;
 pub mod hotpath;
+mod input;
+pub mod output;
 pub mod page;
 pub mod peers;
+mod pickle;
 pub mod picture;
 pub mod plan;
 pub mod probe;
@@ -37,5 +44,6 @@ pub mod replay;
 pub mod report;
 pub mod snapshot;
 pub mod sweep;
+pub mod text;
 pub mod trace;
 pub mod workload;

@@ -1,19 +1,21 @@
 //! The command line of kitten-bench.
 
-use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use giant_kitten::core::placement::SortBy;
 use giant_kitten::{Activation, parse_size, show_size};
 use indicatif::{ProgressBar, ProgressStyle};
 use kitten_bench::card::{Card, Cuda, Simulated};
+use kitten_bench::output::{Closed, Output};
 use kitten_bench::replay::{Outcome, Policy, Setup, map_at, replay, replay_on};
+use kitten_bench::text::{plain, plain_lines, shown};
 use kitten_bench::trace::BUNDLED;
 use kitten_bench::workload::{self, Source};
-use kitten_bench::{check, compare, demo, hotpath, page, picture, plan, probe, report, sweep};
+use kitten_bench::{check, compare, demo, hotpath, output, page, picture, plan, probe, report, sweep};
 use kitten_sim::Profile;
 
 /// Replays traces of real models through giant-kitten on a simulated GPU, or a real one. Without a command: a demo.
@@ -154,7 +156,7 @@ struct On {
 impl On {
     fn card(&self) -> Result<Box<dyn Card>> {
         Ok(match &self.profile {
-            Some(profile) => Box::new(Simulated::new(&Profile::load(profile).map_err(anyhow::Error::msg)?)?),
+            Some(name) => Box::new(Simulated::new(&profile(name)?)?),
             None => Box::new(Cuda::new(self.device)?),
         })
     }
@@ -165,8 +167,10 @@ fn parse_device(text: &str) -> Result<usize, String> {
     number.ok_or_else(|| format!("{text} is no device: write cuda:0 for the first"))
 }
 
-fn write(path: &Path, text: String) -> Result<()> {
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+/// A hardware profile by its name or file.
+fn profile(name: &str) -> Result<Profile> {
+    let profile = Profile::load(name).map_err(anyhow::Error::msg)?;
+    Ok(Profile { name: plain(&profile.name).into(), ..profile })
 }
 
 #[derive(Args)]
@@ -224,7 +228,7 @@ impl Run {
     }
 
     fn setup(&self, policy: Policy, reserve: u64) -> Result<Setup> {
-        let mut profile = Profile::load(&self.profile).map_err(anyhow::Error::msg)?;
+        let mut profile = profile(&self.profile)?;
         profile.dedicated_bytes = self.dedicated.unwrap_or(profile.dedicated_bytes);
         profile.shared_bytes = self.shared.unwrap_or(profile.shared_bytes);
         if let Some(reread) = self.in_place_reread {
@@ -263,8 +267,8 @@ fn progress(steps: u64) -> ProgressBar {
     bar
 }
 
-fn show(outcome: &Outcome) {
-    println!(
+fn show(outcome: &Outcome, out: &mut Output<impl Write>) -> Result<()> {
+    out.say(format_args!(
         "{} on {} ({} dedicated, {} shared; modelled{})",
         outcome.trace,
         outcome.profile,
@@ -274,9 +278,9 @@ fn show(outcome: &Outcome) {
             true => format!(" beside {}, for the bytes alone", outcome.card),
             false => " on the simulated GPU".into(),
         }
-    );
+    ))?;
     for step in &outcome.steps {
-        println!(
+        out.say(format_args!(
             "  {:<12} {:>8.3} s{}  (compute {:.3} s, {} over the link; {} dedicated, {} shared)",
             step.name,
             step.seconds,
@@ -285,9 +289,9 @@ fn show(outcome: &Outcome) {
             show_size(step.link_bytes),
             show_size(step.peak_dedicated_bytes),
             show_size(step.peak_shared_bytes)
-        );
+        ))?;
     }
-    println!(
+    out.say(format_args!(
         "  fragmentation {:.4} ({} mapped over {} live at their peaks), {} mallocs, {} stitched, {} migrated",
         outcome.fragmentation,
         show_size(outcome.peak_mapped_bytes),
@@ -295,16 +299,16 @@ fn show(outcome: &Outcome) {
         outcome.mallocs,
         show_size(outcome.stitched_bytes),
         show_size(outcome.migrated_bytes)
-    );
+    ))
 }
 
-fn run(cli: Cli) -> Result<()> {
+fn run(cli: Cli, out: &mut Output<impl Write>) -> Result<()> {
     match cli.command {
         None => {
             let bar = progress(demo::replays());
             let text = demo::demo(|| bar.inc(1))?;
             bar.finish_and_clear();
-            print!("{text}");
+            out.say(text)?;
         }
         Some(Command::Replay { run, placed, device, json }) => {
             let setup = run.setup(placed.policy, placed.reserve)?;
@@ -317,9 +321,9 @@ fn run(cli: Cli) -> Result<()> {
                 Some(device) => replay_on(&Cuda::new(device)?, &mut *trace, &setup)?,
             };
             if json {
-                println!("{}", serde_json::to_string_pretty(&outcome)?);
+                out.json(&outcome)?;
             } else {
-                show(&outcome);
+                show(&outcome, out)?;
             }
             if let Some(oom) = outcome.oom {
                 bail!("{oom}");
@@ -335,18 +339,20 @@ fn run(cli: Cli) -> Result<()> {
             let sweep = sweep::sweep(|| run.open(), &setup, &reserves, || bar.inc(1))?;
             bar.finish_and_clear();
             if let Some(path) = &csv {
-                let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-                sweep.write_csv(file)?;
+                let mut text = Vec::new();
+                sweep.write_csv(&mut text)?;
+                output::write(path, &text)?;
             }
             if let Some(path) = &plot {
                 picture::plot_sweep(&sweep, path)?;
             }
             if json {
-                println!("{}", serde_json::to_string_pretty(&sweep)?);
-            } else {
-                let Some(best) = sweep.best() else { bail!("no reserve got through: {:?}", sweep.points.first()) };
+                out.json(&sweep)?;
+            }
+            let best = sweep.need_best()?;
+            if !json {
                 let (low, high) = sweep.plateau().unwrap_or((best.reserve_bytes, best.reserve_bytes));
-                println!(
+                out.say(format_args!(
                     "best: {:.3} s per step with a reserve of {} (good from {} to {}); first-come {:.3} s; all dedicated {:.3} s",
                     best.seconds.unwrap_or(f64::NAN),
                     show_size(best.reserve_bytes),
@@ -354,21 +360,21 @@ fn run(cli: Cli) -> Result<()> {
                     show_size(high),
                     sweep.first_come.unwrap_or(f64::NAN),
                     sweep.limit.unwrap_or(f64::NAN)
-                );
+                ))?;
             }
         }
-        Some(Command::Map { run, placed, at, out }) => {
-            if !page::is_page(&out) {
-                picture::check_extension(&out)?;
+        Some(Command::Map { run, placed, at, out: path }) => {
+            if !page::is_page(&path) {
+                picture::check_extension(&path)?;
             }
             let setup = run.setup(placed.policy, placed.reserve)?;
             let mut trace = run.open()?;
             let (map, stats) = map_at(&mut *trace, &setup, &at)?;
             let title = format!("{}, {at}", trace.name());
-            if page::is_page(&out) {
-                page::write_map(&map, &stats, &title, &out)?;
+            if page::is_page(&path) {
+                page::write_map(&map, &stats, &title, &path)?;
             } else {
-                picture::draw_map(&map, &stats, &title, &out)?;
+                picture::draw_map(&map, &stats, &title, &path)?;
             }
         }
         Some(Command::Plan { run, json }) => {
@@ -376,9 +382,9 @@ fn run(cli: Cli) -> Result<()> {
             let open = |generations| workload::open_generations(&run.trace, generations);
             let plan = plan::plan(open, &setup, workload::has_snapshot(&run.trace)?)?;
             if json {
-                println!("{}", serde_json::to_string_pretty(&plan)?);
+                out.json(&plan)?;
             } else {
-                print!("{}", plan.text());
+                out.say(plan.text())?;
             }
         }
         Some(Command::Compare { json }) => {
@@ -386,38 +392,36 @@ fn run(cli: Cli) -> Result<()> {
             let rows = compare::compare(|| bar.inc(1))?;
             bar.finish_and_clear();
             if json {
-                println!("{}", serde_json::to_string_pretty(&rows)?);
+                out.json(&rows)?;
             } else {
-                print!("{}", compare::text(&rows));
+                out.say(compare::text(&rows))?;
             }
         }
         Some(Command::Hotpath { log, live, rounds, json }) => {
-            if rounds == 0 {
-                bail!("--rounds 0 measures nothing");
-            }
             let figures = hotpath::measure(&hotpath::Log::open(log.as_deref())?, live, rounds)?;
             if json {
-                println!("{}", serde_json::to_string_pretty(&figures)?);
+                out.json(&figures)?;
             } else {
-                println!("{:.1} ns per malloc and free through gk_malloc and gk_free", figures.ns_per_pair);
+                let ours = figures.ns_per_pair;
+                out.say(format_args!("{ours:.1} ns per malloc and free through gk_malloc and gk_free"))?;
                 for (name, ns) in &figures.peers {
-                    println!("{ns:.1} ns {name} (ours is {:.2} of it)", figures.ns_per_pair / ns);
+                    out.say(format_args!("{ns:.1} ns {name} (ours is {:.2} of it)", ours / ns))?;
                 }
-                println!(
+                out.say(format_args!(
                     "{} driver calls in {} rounds of {} pairs",
                     figures.driver_calls_steady, figures.rounds, figures.pairs
-                );
+                ))?;
             }
         }
-        Some(Command::Probe { on, name, out, json }) => {
+        Some(Command::Probe { on, name, out: path, json }) => {
             let card = on.card()?;
             let (measured, profile) = probe::measure(&*card, name.as_deref().unwrap_or(&card.name()))?;
-            write(&out, profile.to_toml())?;
+            output::write(&path, profile.to_toml().as_bytes())?;
             if let Some(path) = &json {
-                write(path, serde_json::to_string_pretty(&measured)?)?;
+                output::write(path, serde_json::to_string_pretty(&measured)?.as_bytes())?;
             }
             let gigabytes = |rate: f64| rate / 1e9;
-            println!(
+            out.say(format_args!(
                 "{} ({}): memory {:.1} GB/s, link {:.1} GB/s to the device and {:.1} GB/s to the host, read in place {:.1} GB/s",
                 measured.card,
                 if measured.real { "measured" } else { "modelled" },
@@ -425,18 +429,18 @@ fn run(cli: Cli) -> Result<()> {
                 gigabytes(measured.copy_to_device),
                 gigabytes(measured.copy_to_host),
                 gigabytes(measured.rates[1].read)
-            );
-            println!("the profile is in {}", out.display());
+            ))?;
+            out.say(format_args!("the profile is in {}", shown(&path)))?;
         }
         Some(Command::Check { on, json }) => {
             let card = on.card()?;
-            println!("{}", card.name());
+            out.say(card.name())?;
             let checked = check::check(&*card, |proof| match &proof.error {
-                None => println!("  holds: {}", proof.name),
-                Some(why) => println!("  FAILS: {}: {why}", proof.name),
+                None => out.say(format_args!("  holds: {}", proof.name)),
+                Some(why) => out.say(format_args!("  FAILS: {}: {why}", proof.name)),
             })?;
             if let Some(path) = &json {
-                write(path, serde_json::to_string_pretty(&checked)?)?;
+                output::write(path, serde_json::to_string_pretty(&checked)?.as_bytes())?;
             }
             if !checked.is_good() {
                 bail!("the allocator is not right on {}", checked.card);
@@ -444,21 +448,51 @@ fn run(cli: Cli) -> Result<()> {
         }
         Some(Command::Report { folder }) => {
             report::write(&folder)?;
-            println!("the page is {}", folder.join(report::PAGE).display());
+            out.say(format_args!("the page is {}", shown(&folder.join(report::PAGE))))?;
         }
-        Some(Command::Options) => print!("{}", giant_kitten::reference()),
+        Some(Command::Options) => out.say(giant_kitten::reference())?,
     }
     Ok(())
 }
 
-fn main() -> ExitCode {
+/// Says why it ended. What a terminal would obey in names is written out; there is nobody to tell where this cannot be said.
+fn complain(why: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", plain_lines(why.trim_end()));
+}
+
+/// Does what the command line says, or answers it where it asks for help or is wrong.
+fn answer(out: &mut Output<impl Write>) -> Result<ExitCode> {
+    match Cli::try_parse() {
+        Ok(cli) => run(cli, out).map(|()| ExitCode::SUCCESS),
+        Err(asked) if !asked.use_stderr() => out.say(asked).map(|()| ExitCode::SUCCESS),
+        Err(wrong) => {
+            complain(&wrong.to_string());
+            Ok(ExitCode::from(2))
+        }
+    }
+}
+
+/// What ends a program at a signal and what is told to it as an error.
+fn settle_signals() {
     // A reader that has seen enough, such as `head`, ends this program as it ends any other.
     sigpipe::reset();
+    // A file that may not grow any more is a full disk: the write fails, and what was written goes away.
+    #[cfg(unix)]
+    // SAFETY: a signal that is passed over runs no code.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
+fn main() -> ExitCode {
+    settle_signals();
     giant_kitten::abi::start_log();
-    match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+    match answer(&mut Output::new(std::io::stdout())) {
+        Ok(code) => code,
         Err(why) => {
-            eprintln!("kitten-bench: {why:#}");
+            if !why.is::<Closed>() {
+                complain(&format!("kitten-bench: {why:#}"));
+            }
             ExitCode::FAILURE
         }
     }

@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use giant_kitten::abi::{GkStats, map_json};
 use giant_kitten::{MemoryMap, Stats};
 use serde_json::{Map, Value, json};
+
+use crate::output;
 
 const ELEMENT: &str = include_str!("../../../python/giant_kitten/map.js");
 
@@ -19,7 +21,7 @@ pub fn is_page(path: &Path) -> bool {
 /// # Errors
 /// A file that cannot be written.
 pub fn write_map(map: &MemoryMap, stats: &Stats, title: &str, path: &Path) -> Result<()> {
-    std::fs::write(path, page(map, stats, title)?).with_context(|| format!("cannot write {}", path.display()))
+    output::write(path, page(map, stats, title)?.as_bytes())
 }
 
 fn page(map: &MemoryMap, stats: &Stats, title: &str) -> Result<String> {

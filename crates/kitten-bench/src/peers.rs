@@ -6,8 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 pub trait Peer {
     /// Its name in results.
     fn name(&self) -> &'static str;
-    /// A block of at least `bytes`, by a token that [`free`](Peer::free) takes.
-    fn malloc(&mut self, bytes: u64) -> u64;
+    /// A block of at least `bytes`, by a token that [`free`](Peer::free) takes; `None` where there is no room for it.
+    fn malloc(&mut self, bytes: u64) -> Option<u64>;
+    /// Why the last block was refused.
+    fn why(&self) -> String {
+        "its range is used up".into()
+    }
     /// Gives a block back; `bytes` is what was asked for.
     fn free(&mut self, token: u64, bytes: u64);
 }
@@ -44,15 +48,14 @@ impl Peer for BestFit {
         "btreemap-best-fit"
     }
 
-    fn malloc(&mut self, bytes: u64) -> u64 {
+    fn malloc(&mut self, bytes: u64) -> Option<u64> {
         let bytes = bytes.next_multiple_of(ALIGNMENT);
-        let found = self.by_size.range((bytes, 0)..).next().copied();
-        let (length, offset) = found.expect("the range is larger than any log needs");
+        let (length, offset) = self.by_size.range((bytes, 0)..).next().copied()?;
         self.remove(offset, length);
         if length > bytes {
             self.add(offset + bytes, length - bytes);
         }
-        offset
+        Some(offset)
     }
 
     fn free(&mut self, token: u64, bytes: u64) {
@@ -93,10 +96,10 @@ impl Peer for OffsetAllocator {
         "offset-allocator"
     }
 
-    fn malloc(&mut self, bytes: u64) -> u64 {
-        let units = bytes.div_ceil(ALIGNMENT) as u32;
-        let block = self.inner.allocate(units).expect("the range is larger than any log needs");
-        match self.vacant.pop() {
+    fn malloc(&mut self, bytes: u64) -> Option<u64> {
+        let units = u32::try_from(bytes.div_ceil(ALIGNMENT)).ok()?;
+        let block = self.inner.allocate(units)?;
+        Some(match self.vacant.pop() {
             Some(slot) => {
                 self.blocks[slot as usize] = Some(block);
                 u64::from(slot)
@@ -105,12 +108,30 @@ impl Peer for OffsetAllocator {
                 self.blocks.push(Some(block));
                 self.blocks.len() as u64 - 1
             }
-        }
+        })
     }
 
     fn free(&mut self, token: u64, _bytes: u64) {
         let block = self.blocks[token as usize].take().expect("a live block");
         self.inner.free(block);
         self.vacant.push(token as u32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let peers: [&mut dyn Peer; 2] = [&mut BestFit::new(1 << 20), &mut OffsetAllocator::new(1 << 20)];
+        for peer in peers {
+            let half = peer.malloc(1 << 19).expect("room for a half");
+            assert_eq!(peer.malloc((1 << 19) + 1), None, "{}", peer.name());
+            assert!(peer.malloc(1 << 18).is_some());
+            peer.free(half, 1 << 19);
+            assert!(peer.malloc(1 << 19).is_some(), "{}", peer.name());
+            assert_eq!(peer.malloc(1 << 44), None, "{}", peer.name());
+        }
     }
 }

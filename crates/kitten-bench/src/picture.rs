@@ -2,14 +2,18 @@
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use giant_kitten::{MemoryMap, Stats, Tier, show_size};
+use image::codecs::png::PngEncoder;
+use image::{ColorType, ImageEncoder};
 use plotters::coord::CoordTranslate;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
+use crate::output;
 use crate::report::Compared;
 use crate::sweep::{PLATEAU, Sweep};
+use crate::text::shown;
 
 /// Colours that differ for every kind of eye (Okabe and Ito's).
 const BLUE: RGBColor = RGBColor(0, 114, 178);
@@ -25,10 +29,7 @@ const FONT: &str = "sans-serif";
 /// # Errors
 /// An extension other than .svg and .png.
 pub fn check_extension(path: &Path) -> Result<()> {
-    match path.extension().and_then(|extension| extension.to_str()) {
-        Some("svg" | "png") => Ok(()),
-        _ => bail!("{}: pictures are written as .svg or .png", path.display()),
-    }
+    Format::of(path).map(drop)
 }
 
 /// Makes the fonts known; pictures must not depend on what a machine has installed.
@@ -38,19 +39,63 @@ fn fonts() -> Result<()> {
         .map_err(|_| anyhow!("the built-in font is not readable"))
 }
 
-/// Draws on an area that becomes a file.
-fn draw(path: &Path, size: (u32, u32), paint: impl Fn(&dyn Canvas) -> Result<()>) -> Result<()> {
-    check_extension(path)?;
+/// What a picture is written as.
+#[derive(Clone, Copy, PartialEq)]
+enum Format {
+    Svg,
+    Png,
+}
+
+impl Format {
+    /// What a file is to be, by its extension.
+    fn of(path: &Path) -> Result<Format> {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("svg") => Ok(Format::Svg),
+            Some("png") => Ok(Format::Png),
+            _ => bail!("{}: pictures are written as .svg or .png", shown(path)),
+        }
+    }
+}
+
+/// A picture may not be higher, in pixels.
+const HIGHEST: u32 = 30_000;
+
+/// Draws on an area that becomes the bytes of a file.
+fn draw(format: Format, size: (u32, u32), paint: impl Fn(&dyn Canvas) -> Result<()>) -> Result<Vec<u8>> {
     fonts()?;
-    let png = path.extension().is_some_and(|extension| extension == "png");
-    let drawn = if png {
-        let area = BitMapBackend::new(path, size).into_drawing_area();
-        paint(&area).and_then(|()| area.present().map_err(|why| anyhow!("{why}")))
-    } else {
-        let area = SVGBackend::new(path, size).into_drawing_area();
-        paint(&area).and_then(|()| area.present().map_err(|why| anyhow!("{why}")))
-    };
-    drawn.map_err(|why| anyhow!("cannot draw {}: {why}", path.display()))
+    let (width, height) = size;
+    ensure!(
+        height <= HIGHEST,
+        "the picture would be {height} pixels high, more than {HIGHEST}: draw less memory, larger granules, or a page (.html)"
+    );
+    match format {
+        Format::Svg => {
+            let mut text = String::new();
+            {
+                let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
+                paint(&area)?;
+                area.present().map_err(|why| anyhow!("{why}"))?;
+            }
+            Ok(text.into_bytes())
+        }
+        Format::Png => {
+            let mut pixels = vec![0; width as usize * height as usize * 3];
+            {
+                let area = BitMapBackend::with_buffer(&mut pixels, size).into_drawing_area();
+                paint(&area)?;
+                area.present().map_err(|why| anyhow!("{why}"))?;
+            }
+            let mut bytes = Vec::new();
+            PngEncoder::new(&mut bytes).write_image(&pixels, width, height, ColorType::Rgb8)?;
+            Ok(bytes)
+        }
+    }
+}
+
+/// Draws into a file.
+fn draw_into(path: &Path, size: (u32, u32), paint: impl Fn(&dyn Canvas) -> Result<()>) -> Result<()> {
+    let drawn = draw(Format::of(path)?, size, paint).with_context(|| format!("cannot draw {}", shown(path)))?;
+    output::write(path, &drawn)
 }
 
 /// What both kinds of file can do.
@@ -85,7 +130,7 @@ pub fn plot_sweep(sweep: &Sweep, path: &Path) -> Result<()> {
     if sweep.best().is_none() {
         bail!("there is nothing to draw: no reserve got through");
     }
-    draw(path, (900, 560), |canvas| canvas.sweep(sweep))
+    draw_into(path, (900, 560), |canvas| canvas.sweep(sweep))
 }
 
 const GIB: f64 = (1u64 << 30) as f64;
@@ -156,15 +201,15 @@ fn paint_sweep<B: DrawingBackend>(
     draw_legend(&mut chart, SeriesLabelPosition::Coordinate(((right - left) as i32).min(0) + 330, 90))
 }
 
-/// Draws what a card took for each step against what the model says; `real` where the card is.
+/// What a card took for each step against what the model says, as SVG; `real` where the card is.
 ///
 /// # Errors
-/// A file that cannot be written; no point at all.
-pub fn plot_compared(points: &[Compared], real: bool, path: &Path) -> Result<()> {
+/// No point at all.
+pub fn plot_compared(points: &[Compared], real: bool) -> Result<Vec<u8>> {
     if points.is_empty() {
         bail!("there is nothing to draw: no step was replayed on a card");
     }
-    draw(path, (760, 700), |canvas| canvas.compared(points, real))
+    draw(Format::Svg, (760, 700), |canvas| canvas.compared(points, real))
 }
 
 fn paint_compared<B: DrawingBackend>(
@@ -238,9 +283,10 @@ const COLUMNS: i32 = 100;
 /// # Errors
 /// A file that cannot be written.
 pub fn draw_map(map: &MemoryMap, stats: &Stats, title: &str, path: &Path) -> Result<()> {
-    let rows: i32 = map.arenas.iter().map(|arena| (arena.granules.len() as i32 + COLUMNS - 1) / COLUMNS).sum();
-    let height = 150 + rows * CELL + 34 * map.arenas.len() as i32;
-    draw(path, (COLUMNS as u32 * CELL as u32 + 48, height as u32), |canvas| canvas.map(map, stats, title))
+    let rows: u64 = map.arenas.iter().map(|arena| (arena.granules.len() as u64).div_ceil(COLUMNS as u64)).sum();
+    let height = 150 + rows * CELL as u64 + 34 * map.arenas.len() as u64;
+    let height = u32::try_from(height).unwrap_or(u32::MAX);
+    draw_into(path, (COLUMNS as u32 * CELL as u32 + 48, height), |canvas| canvas.map(map, stats, title))
 }
 
 /// A granule's colour: its filling by hue, its tier by shade (shared is pale with a frame).

@@ -1,6 +1,6 @@
 //! What some work will do on a card: whether it fits, what it takes, and which setting to use.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use comfy_table::{CellAlignment, Table, presets};
 use giant_kitten::show_size;
 use kitten_sim::Profile;
@@ -78,6 +78,9 @@ pub fn plan(open: impl Fn(u64) -> Result<Box<dyn Source>>, setup: &Setup, traffi
     };
     let dedicated_bytes = setup.profile.dedicated_bytes;
     let whole = run(Policy::FirstCome, 1, LARGER_THAN_ANY)?;
+    if let Some(oom) = &whole.oom {
+        bail!("{} needs more than any card has: {oom}", whole.trace);
+    }
     ensure!(!whole.steps.is_empty(), "{} has no step: there is nothing to plan for", whole.trace);
     let first = run(Policy::FirstCome, 2, dedicated_bytes)?;
     let ours = run(Policy::Auto, GENERATIONS, dedicated_bytes)?;
@@ -88,8 +91,7 @@ pub fn plan(open: impl Fn(u64) -> Result<Box<dyn Source>>, setup: &Setup, traffi
     let seconds = |steps: &Option<Vec<Step>>| steps.as_ref().map(|steps| steps.iter().map(|step| step.seconds).sum());
     let link = |steps: &Option<Vec<Step>>| steps.iter().flatten().map(|step| step.link_bytes).sum();
     let (settled, usual) = (last(&ours, GENERATIONS - 1), last(&first, 1));
-    let spilled = first.steps.iter().any(|step| step.peak_shared_bytes > 0);
-    let fits = match (&ours.oom, spilled) {
+    let fits = match (&ours.oom, first.peak_shared_bytes > 0) {
         (Some(_), _) => Fits::No,
         (None, true) => Fits::BothTiers,
         (None, false) => Fits::Dedicated,

@@ -3,7 +3,7 @@
 //! Method: memory is had by the allocator's own driver, in granules. Calls of the driver are timed by the host's clock over many
 //! of a kind, kernels and copies by the card's. Each figure is the best of [`ROUNDS`] rounds after one that is thrown away.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use giant_kitten::driver::{Driver, Handle};
 use giant_kitten::{Tier, show_size};
 use kitten_sim::{CallSeconds, Profile};
@@ -174,7 +174,7 @@ fn rate(bytes: u64, seconds: f64) -> f64 {
 /// Measures a card; everything that was measured, and the hardware profile that follows, under the name given.
 ///
 /// # Errors
-/// No shared tier; too little memory; the driver's.
+/// No shared tier; too little memory; figures that no card has; the driver's.
 pub fn measure(card: &dyn Card, name: &str) -> Result<(Measured, Profile)> {
     let (driver, device) = (card.driver(), card.device());
     let driver = &*driver;
@@ -284,6 +284,8 @@ pub fn measure(card: &dyn Card, name: &str) -> Result<(Measured, Profile)> {
             synchronize,
         },
     };
+    let readable = Profile::parse(&profile.to_toml());
+    readable.map_err(|why| anyhow!("what was measured is not the profile of any card: {why}"))?;
     let measured = Measured {
         card: card.name(),
         real: card.is_real(),

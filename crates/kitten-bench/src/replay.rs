@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use giant_kitten::Reserve;
 use giant_kitten::core::placement::SortBy;
 use giant_kitten::driver::Stream;
@@ -20,8 +20,9 @@ use kitten_sim::{Load, Profile};
 use serde::{Deserialize, Serialize};
 
 use crate::card::{Card, Range, Simulated};
+use crate::text::plain;
 use crate::trace::{Event, Kind, Op};
-use crate::workload::{Source, is_loading};
+use crate::workload::{MOST_STEPS, Source, is_loading};
 
 /// How memory is placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -37,6 +38,17 @@ pub enum Policy {
     /// The same, with nothing told but the safe points.
     AutoBlind,
 }
+
+/// No step takes more seconds: some thirty thousand years.
+const LONGEST_STEP: f64 = 1e12;
+
+/// Whether a step can take so many seconds.
+pub(crate) fn is_a_time(seconds: f64) -> bool {
+    (0.0..=LONGEST_STEP).contains(&seconds)
+}
+
+/// No work may use more streams.
+const MOST_STREAMS: usize = 4096;
 
 /// What to replay, and on what.
 #[derive(Clone, Debug)]
@@ -106,6 +118,9 @@ pub struct Outcome {
     pub peak_live_bytes: u64,
     /// The most bytes mapped.
     pub peak_mapped_bytes: u64,
+    /// The most bytes mapped in shared memory, loading included.
+    #[serde(default)]
+    pub peak_shared_bytes: u64,
     /// Peak mapped over peak live.
     pub fragmentation: f64,
     /// Bytes of idle dedicated memory that were mapped elsewhere because they were too short apart.
@@ -154,6 +169,7 @@ struct Replay<'a> {
     live_bytes: u64,
     peak_live: u64,
     peak_mapped: u64,
+    peak_shared: u64,
 }
 
 /// A moment of a replay: the begin of a phase, or just after an allocation.
@@ -219,6 +235,7 @@ fn run(card: &dyn Card, operating: bool, trace: &mut dyn Source, setup: &Setup, 
         live_bytes: 0,
         peak_live: 0,
         peak_mapped: 0,
+        peak_shared: 0,
     };
     let ended = replay.run(trace, watch);
     let outcome = ended.and_then(|oom| replay.outcome(trace.name(), oom));
@@ -256,6 +273,8 @@ impl Replay<'_> {
                     watch(Moment { phase: &name, begins: true, live_bytes: self.live_bytes }, self.kitten);
                     self.in_step = !is_loading(&name) && name != "end";
                     self.step = Step { name, generation: trace.generation(), moving_seconds, ..Step::default() };
+                    // A step that allocates nothing holds what lives when it begins.
+                    self.look()?;
                     if self.in_step && self.operating {
                         self.card.start_clock()?;
                     }
@@ -340,6 +359,7 @@ impl Replay<'_> {
         let stream = match self.streams.get(&stream) {
             Some(handle) => *handle,
             None => {
+                ensure!(self.streams.len() < MOST_STREAMS, "the work uses more than {MOST_STREAMS} streams");
                 let handle = self.card.create_stream()?.0;
                 self.streams.insert(stream, handle);
                 handle
@@ -351,9 +371,7 @@ impl Replay<'_> {
             Ok(())
         })?;
         if address == 0 {
-            // SAFETY: the text is good until the next call of the interface on this thread.
-            let text = unsafe { std::ffi::CStr::from_ptr(abi::gk_last_error()) };
-            return Ok(Some(text.to_string_lossy().into_owned()));
+            return Ok(Some(last_error()));
         }
         if kind == Kind::Param {
             self.kitten.mark(address, true)?;
@@ -378,6 +396,7 @@ impl Replay<'_> {
         let stats = self.kitten.stats(self.card.device())?;
         let mapped = |tier: Tier| stats.tiers[tier].mapped.current();
         self.peak_mapped = self.peak_mapped.max(mapped(Tier::Dedicated) + mapped(Tier::Shared));
+        self.peak_shared = self.peak_shared.max(mapped(Tier::Shared));
         self.step.peak_dedicated_bytes = self.step.peak_dedicated_bytes.max(mapped(Tier::Dedicated));
         self.step.peak_shared_bytes = self.step.peak_shared_bytes.max(mapped(Tier::Shared));
         Ok(())
@@ -401,8 +420,9 @@ impl Replay<'_> {
             }
         }
         let reread = if rereads(&op.name) { profile.in_place_reread } else { 1.0 };
-        self.step.link_read_bytes += (self.shared_bytes(&op.reads)? * reread).round() as u64;
-        self.step.link_write_bytes += self.shared_bytes(&op.writes)?.round() as u64;
+        let (read, written) = (self.shared_bytes(&op.reads)? * reread, self.shared_bytes(&op.writes)?);
+        self.step.link_read_bytes = self.step.link_read_bytes.saturating_add(read.round() as u64);
+        self.step.link_write_bytes = self.step.link_write_bytes.saturating_add(written.round() as u64);
         Ok(())
     }
 
@@ -441,7 +461,7 @@ impl Replay<'_> {
             step.card_seconds = Some(self.card.stop_clock()?);
         }
         let profile = &self.setup.profile;
-        step.link_bytes = step.link_read_bytes + step.link_write_bytes;
+        step.link_bytes = step.link_read_bytes.saturating_add(step.link_write_bytes);
         step.seconds = step.moving_seconds
             + step.compute_seconds
             + profile.seconds(&Load {
@@ -449,6 +469,13 @@ impl Replay<'_> {
                 link_to_host: step.link_write_bytes as f64,
                 ..Load::default()
             });
+        ensure!(
+            is_a_time(step.seconds),
+            "\"{}\" would take {:e} s, which no step does: look at the operations of the trace and the rates of the profile",
+            step.name,
+            step.seconds
+        );
+        ensure!((self.steps.len() as u64) < MOST_STEPS, "the work has more than {MOST_STEPS} steps");
         self.steps.push(step);
         Ok(())
     }
@@ -470,6 +497,7 @@ impl Replay<'_> {
             persist_bytes: if active { activation.persist } else { 0 },
             peak_live_bytes: self.peak_live,
             peak_mapped_bytes: self.peak_mapped,
+            peak_shared_bytes: self.peak_shared,
             fragmentation: self.peak_mapped as f64 / self.peak_live.max(1) as f64,
             stitched_bytes: stats.stitched_bytes,
             mallocs: stats.blocks.count.total(),
@@ -483,6 +511,13 @@ impl Replay<'_> {
     }
 }
 
+/// Why the last call of the C interface on this thread was refused.
+pub(crate) fn last_error() -> String {
+    // SAFETY: the text is good until the next call of the interface on this thread.
+    let text = unsafe { std::ffi::CStr::from_ptr(abi::gk_last_error()) };
+    text.to_string_lossy().into_owned()
+}
+
 /// Whether an operator reads its operands more than once: matmuls and convolutions, by their names in ATen.
 fn rereads(op: &str) -> bool {
     let name = op.strip_prefix("aten::").unwrap_or(op);
@@ -492,16 +527,21 @@ fn rereads(op: &str) -> bool {
         || name.starts_with("conv")
 }
 
+/// So many phases are named where one was asked for that is not there.
+const MOST_PHASES: usize = 40;
+
 /// The memory map of a phase at its busiest moment, and the statistics then.
 ///
 /// # Errors
 /// As for [`replay`]; a phase that the trace does not have.
 pub fn map_at(trace: &mut dyn Source, setup: &Setup, phase: &str) -> Result<(MemoryMap, Stats)> {
-    let mut seen = Vec::new();
+    let (mut seen, mut more) = (Vec::new(), 0u64);
     let mut busiest: Option<(u64, _, _)> = None;
     replay(trace, setup, &mut |moment, kitten| {
-        if moment.begins {
+        if moment.begins && seen.len() < MOST_PHASES {
             seen.push(moment.phase.to_owned());
+        } else if moment.begins {
+            more += 1;
         }
         if moment.phase == phase && busiest.as_ref().is_none_or(|(bytes, ..)| moment.live_bytes > *bytes) {
             busiest = Some((moment.live_bytes, kitten.map(0), kitten.stats(0)));
@@ -509,7 +549,10 @@ pub fn map_at(trace: &mut dyn Source, setup: &Setup, phase: &str) -> Result<(Mem
     })?;
     match busiest {
         Some((_, map, stats)) => Ok((map?, stats?)),
-        None => Err(anyhow!("the trace has no phase \"{phase}\"; it has {}", seen.join(", "))),
+        None => {
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            Err(anyhow!("the trace has no phase \"{}\"; it has {}{more}", plain(phase), seen.join(", ")))
+        }
     }
 }
 

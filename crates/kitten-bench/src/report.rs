@@ -3,21 +3,26 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use comfy_table::{Table, presets::ASCII_MARKDOWN};
 use giant_kitten::show_size;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::check::Checked;
+use crate::input;
+use crate::output;
 use crate::picture;
 use crate::probe::Measured;
-use crate::replay::{Outcome, Policy};
+use crate::replay::{Outcome, Policy, is_a_time};
+use crate::text::{markdown, plain_lines, shown};
 
 /// The page's name in the folder.
 pub const PAGE: &str = "README.md";
 /// The plot's name in the folder.
 pub const PLOT: &str = "measured-against-modelled.svg";
+/// What both end with, and what is written over only then.
+const MARK: &str = "<!-- Written by kitten-bench report, which writes over it. -->\n";
 
 /// What `scripts/gpu_check_products.py` writes.
 #[derive(Deserialize)]
@@ -49,21 +54,23 @@ pub struct Compared {
 
 /// Reads a part; `None` where it is not there.
 fn part<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_str(&text).map(Some).with_context(|| format!("{} is not what it ought to be", path.display()))
+    let Some(text) = input::whole(path)? else { return Ok(None) };
+    serde_json::from_str(&text).map(Some).with_context(|| format!("{} is not what it ought to be", shown(path)))
 }
 
 /// The replays in a folder, by name.
 fn replays(folder: &Path) -> Result<Vec<(String, Outcome)>> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+    for entry in std::fs::read_dir(folder).with_context(|| format!("cannot read {}", shown(folder)))? {
         let path = entry?.path();
         let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
         if name.starts_with("replay-") && path.extension().is_some_and(|extension| extension == "json") {
-            found.extend(part(&path)?.map(|outcome| (name, outcome)));
+            let Some(outcome) = part::<Outcome>(&path)? else { continue };
+            let times =
+                outcome.steps.iter().chain(&outcome.steady).flat_map(|step| [Some(step.seconds), step.card_seconds]);
+            let good = times.flatten().all(is_a_time);
+            ensure!(good, "{} is not what it ought to be: a step in it takes a time that no step takes", shown(&path));
+            found.push((name, outcome));
         }
     }
     found.sort_by(|a, b| a.0.cmp(&b.0));
@@ -89,11 +96,11 @@ fn checked(page: &mut String, checked: &Checked) -> Result<()> {
         page,
         "## The allocator\n\nGranules of {}; shared memory by {}.\n",
         show_size(checked.granule),
-        checked.rung
+        markdown(&checked.rung)
     )?;
     let row = |proof: &crate::check::Proof| {
-        let holds = proof.error.as_ref().map_or("holds".into(), |why| format!("**fails**: {why}"));
-        [proof.name.clone(), holds, format!("{:.2}", proof.seconds)]
+        let holds = proof.error.as_ref().map_or("holds".into(), |why| format!("**fails**: {}", markdown(why)));
+        [markdown(&proof.name), holds, format!("{:.2}", proof.seconds)]
     };
     page.push_str(&table(["what", "", "s"], checked.proofs.iter().map(row)));
     Ok(())
@@ -104,7 +111,7 @@ fn probed(page: &mut String, measured: &Measured) -> Result<()> {
     let row = |rates: &crate::probe::Rates| {
         let [read, strided, again, write] =
             [rates.read, rates.read_strided, rates.read_again, rates.write].map(gigabytes);
-        [rates.memory.clone(), read, strided, again, write]
+        [markdown(&rates.memory), read, strided, again, write]
     };
     let header = ["kernels on memory that is", "read", "read, 16 of 256 bytes", "read again and again", "write"];
     page.push_str(&table(header, measured.rates.iter().map(row)));
@@ -119,14 +126,14 @@ fn probed(page: &mut String, measured: &Measured) -> Result<()> {
     let row = |costs: &crate::probe::HandleCosts| {
         let [create, map, access, unmap, release] =
             [costs.create, costs.map, costs.set_access, costs.unmap, costs.release].map(microseconds);
-        [costs.tier.clone(), show_size(costs.handle_bytes), create, map, access, unmap, release]
+        [markdown(&costs.tier), show_size(costs.handle_bytes), create, map, access, unmap, release]
     };
     let header = ["tier", "handle", "create", "map", "set access", "unmap", "release"];
     page.push_str(&table(header, measured.calls.iter().map(row)));
     let unmapping = &measured.unmapping;
     let verdict = match &unmapping.why {
         None => format!("was sound {} times of {}: an event is enough", unmapping.rounds, unmapping.rounds),
-        Some(why) => format!("**was not sound**: {why}"),
+        Some(why) => format!("**was not sound**: {}", markdown(why)),
     };
     writeln!(
         page,
@@ -163,62 +170,134 @@ fn replayed(page: &mut String, replays: &[(String, Outcome)], clock: &str) -> Re
             Policy::FirstCome => "first-come".into(),
             _ => format!("reserve {}", show_size(outcome.reserve_bytes)),
         };
-        [outcome.trace.clone(), show_size(outcome.dedicated_bytes), policy, seconds(modelled), seconds(card), ratio]
+        [markdown(&outcome.trace), show_size(outcome.dedicated_bytes), policy, seconds(modelled), seconds(card), ratio]
     };
     let header = ["trace", "budget", "placement", "modelled s/step", clock, "ratio"];
     page.push_str(&table(header, replays.iter().map(row)));
     Ok(())
 }
 
-/// Writes the page and the plot of what a folder holds: `machine.txt`, `check.json`, `probe.json`, `replay-*.json`,
-/// `products.json`, each where it is there.
-///
-/// # Errors
-/// A folder or file that cannot be read or written; a part that is not what it ought to be.
-pub fn write(folder: &Path) -> Result<()> {
-    let measured: Option<Measured> = part(&folder.join("probe.json"))?;
-    let check: Option<Checked> = part(&folder.join("check.json"))?;
-    let replays = replays(folder)?;
-    let card = check.as_ref().map(|check| &check.card).or(measured.as_ref().map(|measured| &measured.card));
-    let real = measured.as_ref().is_some_and(|measured| measured.real);
-    let clock = if real { "measured s/step" } else { "fake card's s/step" };
+fn multiplied(page: &mut String, products: &Products) -> Result<()> {
+    writeln!(
+        page,
+        "## Products with their weights in each tier\n\nPyTorch {} on {}; how often each byte of the weight crossed the link.\n",
+        markdown(&products.torch),
+        markdown(&products.device)
+    )?;
+    let row = |row: &Product| {
+        let [near, far] = [row.dedicated, row.shared].map(microseconds);
+        [markdown(&row.name), show_size(row.weight_bytes), near, far, format!("{:.2}", row.reread)]
+    };
+    let header = ["product", "weight", "dedicated, us", "shared, us", "times over the link"];
+    page.push_str(&table(header, products.rows.iter().map(row)));
+    Ok(())
+}
 
-    let mut page = format!("# GPU check: {}\n\n", card.map_or("no card", String::as_str));
-    if !real {
-        page.push_str(
-            "**Not a real card: every figure of its clock is modelled, and nothing here is a measurement.**\n\n",
-        );
+/// Whether a file may be written: nothing is there, or what was written here before.
+fn check_ours(path: &Path) -> Result<()> {
+    let there = std::fs::symlink_metadata(path);
+    if there.as_ref().is_err_and(|why| why.kind() == std::io::ErrorKind::NotFound) {
+        return Ok(());
     }
-    if let Ok(machine) = std::fs::read_to_string(folder.join("machine.txt")) {
-        write!(page, "```text\n{}\n```\n\n", machine.trim_end())?;
+    let is_file = there.with_context(|| format!("cannot read {}", shown(path)))?.is_file();
+    let ours = is_file && input::whole(path).is_ok_and(|text| text.is_some_and(|text| text.ends_with(MARK)));
+    ensure!(
+        ours,
+        "{} is there and is none that kitten-bench report wrote: it is not written over. Move it away, or report on another folder",
+        shown(path)
+    );
+    Ok(())
+}
+
+/// Text in a block of its own, out of which nothing in it leads.
+fn fenced(text: &str) -> String {
+    let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat(3.max(longest + 1));
+    format!("{fence}text\n{}\n{fence}\n\n", plain_lines(text.trim_end()))
+}
+
+/// What `scripts/gpu-check` has left in a folder, each where it is there.
+struct Found {
+    machine: Option<String>,
+    checked: Option<Checked>,
+    measured: Option<Measured>,
+    replays: Vec<(String, Outcome)>,
+    products: Option<Products>,
+}
+
+impl Found {
+    fn read(folder: &Path) -> Result<Found> {
+        let found = Found {
+            replays: replays(folder)?,
+            machine: input::whole(&folder.join("machine.txt"))?,
+            checked: part(&folder.join("check.json"))?,
+            measured: part(&folder.join("probe.json"))?,
+            products: part(&folder.join("products.json"))?,
+        };
+        let nothing = found.replays.is_empty()
+            && found.machine.is_none()
+            && found.checked.is_none()
+            && found.measured.is_none()
+            && found.products.is_none();
+        ensure!(!nothing, "there is nothing in {} that scripts/gpu-check has left: no page is written", shown(folder));
+        Ok(found)
     }
-    if let Some(check) = &check {
-        checked(&mut page, check)?;
+
+    /// Whether a real card was measured.
+    fn is_real(&self) -> bool {
+        self.measured.as_ref().is_some_and(|measured| measured.real)
     }
-    if let Some(measured) = &measured {
-        probed(&mut page, measured)?;
-    }
-    if !replays.is_empty() {
-        replayed(&mut page, &replays, clock)?;
-        let points = compared(&replays);
-        if !points.is_empty() {
-            picture::plot_compared(&points, real, &folder.join(PLOT))?;
+
+    /// The page; it shows the plot if there is one.
+    fn page(&self, has_plot: bool) -> Result<String> {
+        let card = self.checked.as_ref().map(|checked| &checked.card);
+        let card = card.or(self.measured.as_ref().map(|measured| &measured.card));
+        let mut page = format!("# GPU check: {}\n\n", card.map_or("no card".into(), |card| markdown(card)));
+        if !self.is_real() {
+            page.push_str(
+                "**Not a real card: every figure of its clock is modelled, and nothing here is a measurement.**\n\n",
+            );
+        }
+        if let Some(machine) = &self.machine {
+            page.push_str(&fenced(machine));
+        }
+        if let Some(found) = &self.checked {
+            checked(&mut page, found)?;
+        }
+        if let Some(measured) = &self.measured {
+            probed(&mut page, measured)?;
+        }
+        if !self.replays.is_empty() {
+            let clock = if self.is_real() { "measured s/step" } else { "fake card's s/step" };
+            replayed(&mut page, &self.replays, clock)?;
+        }
+        if has_plot {
             write!(page, "![The card's seconds against the model's]({PLOT})\n\n")?;
         }
+        if let Some(products) = &self.products {
+            multiplied(&mut page, products)?;
+        }
+        Ok(format!("{}\n\n{MARK}", page.trim_end()))
     }
-    if let Some(products) = part::<Products>(&folder.join("products.json"))? {
-        writeln!(
-            page,
-            "## Products with their weights in each tier\n\nPyTorch {} on {}; how often each byte of the weight crossed the link.\n",
-            products.torch, products.device
-        )?;
-        let row = |row: &Product| {
-            let [near, far] = [row.dedicated, row.shared].map(microseconds);
-            [row.name.clone(), show_size(row.weight_bytes), near, far, format!("{:.2}", row.reread)]
-        };
-        let header = ["product", "weight", "dedicated, us", "shared, us", "times over the link"];
-        page.push_str(&table(header, products.rows.iter().map(row)));
+}
+
+/// Writes the page and the plot of what a folder holds: `machine.txt`, `check.json`, `probe.json`, `replay-*.json`,
+/// `products.json`, each where it is there. Only what was written here before is written over.
+///
+/// # Errors
+/// A folder with none of these; a folder or file that cannot be read or written; a part that is not what it ought to be; another page
+/// or plot in the way.
+pub fn write(folder: &Path) -> Result<()> {
+    let found = Found::read(folder)?;
+    let (page, plot) = (folder.join(PAGE), folder.join(PLOT));
+    let points = compared(&found.replays);
+    check_ours(&page)?;
+    let text = found.page(!points.is_empty())?;
+    if !points.is_empty() {
+        check_ours(&plot)?;
+        let mut drawn = picture::plot_compared(&points, found.is_real())?;
+        drawn.extend_from_slice(MARK.as_bytes());
+        output::write(&plot, &drawn)?;
     }
-    let path = folder.join(PAGE);
-    std::fs::write(&path, page.trim_end().to_owned() + "\n").with_context(|| format!("cannot write {}", path.display()))
+    output::write(&page, text.as_bytes())
 }

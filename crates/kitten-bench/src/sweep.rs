@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use giant_kitten::Reserve;
 use serde::Serialize;
 
@@ -93,6 +93,15 @@ impl Sweep {
     pub fn best(&self) -> Option<&Point> {
         let timed = self.points.iter().filter(|point| point.seconds.is_some());
         timed.min_by(|a, b| a.seconds.unwrap_or(f64::MAX).total_cmp(&b.seconds.unwrap_or(f64::MAX)))
+    }
+
+    /// The best point, or why there is none.
+    ///
+    /// # Errors
+    /// No reserve got through.
+    pub fn need_best(&self) -> Result<&Point> {
+        let why = self.points.iter().find_map(|point| point.oom.as_deref()).unwrap_or("the work has no steps");
+        self.best().with_context(|| format!("no reserve got through: {why}"))
     }
 
     /// The smallest and largest reserve around the best whose seconds are within [`PLATEAU`] of it.

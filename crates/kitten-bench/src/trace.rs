@@ -5,20 +5,20 @@
 //! error that names the line.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::input::{self, Lines};
+use crate::text::plain;
+
 /// The format that is understood.
 pub const FORMAT: &str = "gpu-op-trace/1";
-/// No line of a trace may be longer: 4 MiB.
-const LONGEST_LINE: u64 = 4 << 20;
 /// Storages larger than this cannot be: 16 TiB.
-const LARGEST: u64 = 1 << 44;
+pub(crate) const LARGEST: u64 = 1 << 44;
 
 /// What a block is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -104,10 +104,8 @@ struct Line {
 
 /// A trace being read: an iterator over its events.
 pub struct Trace {
-    lines: BufReader<Box<dyn Read>>,
-    source: String,
+    lines: Lines,
     name: String,
-    line: u64,
     live: HashMap<u64, u64>,
     dead: HashSet<u64>,
     ended: bool,
@@ -137,21 +135,6 @@ bundled!(
     "llama3_8b_p2048_d16"
 );
 
-/// Opens a file or something bundled, decompressed if it is compressed.
-pub(crate) fn open_bytes(path_or_name: &str, bundled: Option<&'static [u8]>, kind: &str) -> Result<Box<dyn Read>> {
-    let mut raw: BufReader<Box<dyn Read>> = match bundled {
-        Some(bytes) => BufReader::new(Box::new(bytes)),
-        None => {
-            let file = File::open(Path::new(path_or_name))
-                .with_context(|| format!("cannot open the {kind} {path_or_name}"))?;
-            BufReader::new(Box::new(file))
-        }
-    };
-    let compressed =
-        raw.fill_buf().with_context(|| format!("cannot read {path_or_name}"))?.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
-    Ok(if compressed { Box::new(zstd::stream::read::Decoder::with_buffer(raw)?) } else { Box::new(raw) })
-}
-
 impl Trace {
     /// Opens a bundled trace by its name, or a file.
     ///
@@ -160,9 +143,10 @@ impl Trace {
     pub fn open(path_or_name: &str) -> Result<Trace> {
         let found = bundled(path_or_name);
         if found.is_none() && !Path::new(path_or_name).exists() {
-            bail!("there is no trace {path_or_name}: neither a file nor one of those bundled ({})", BUNDLED.join(", "));
+            let name = plain(path_or_name);
+            bail!("there is no trace {name}: neither a file nor one of those bundled ({})", BUNDLED.join(", "));
         }
-        Trace::read(open_bytes(path_or_name, found, "trace")?, path_or_name)
+        Trace::read(input::open(path_or_name, found, "trace")?, path_or_name)
     }
 
     /// A trace from any source of bytes; `source` names it in errors.
@@ -171,23 +155,26 @@ impl Trace {
     /// Where it does not begin with the header of a trace.
     pub fn read(bytes: Box<dyn Read>, source: &str) -> Result<Trace> {
         let mut trace = Trace {
-            lines: BufReader::new(bytes),
-            source: source.into(),
-            name: source.into(),
-            line: 0,
+            lines: Lines::new(bytes, source),
+            name: String::new(),
             live: HashMap::new(),
             dead: HashSet::new(),
             ended: false,
         };
+        let source = trace.lines.source().to_owned();
         let header: Header =
             trace.next_line()?.ok_or_else(|| anyhow!("{source} is empty: a trace begins with a header line"))?;
-        let format = header.format;
+        let format = plain(&header.format);
         ensure!(
             header.ev == "header" && format == FORMAT,
             "{source} is not a trace that kitten-bench reads: its first line is not a header with \"format\":\"{FORMAT}\" but {}",
-            if format.is_empty() { format!("\"ev\":\"{}\"", header.ev) } else { format!("\"format\":\"{format}\"") }
+            if format.is_empty() {
+                format!("\"ev\":\"{}\"", plain(&header.ev))
+            } else {
+                format!("\"format\":\"{format}\"")
+            }
         );
-        trace.name = header.trace.unwrap_or_else(|| source.into());
+        trace.name = header.trace.map_or(source, |name| plain(&name).into());
         Ok(trace)
     }
 
@@ -198,29 +185,17 @@ impl Trace {
 
     /// Adds where an error happened.
     pub fn at(&self) -> String {
-        format!("{}, line {}", self.source, self.line)
+        self.lines.at()
     }
 
     fn next_line<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
-        let mut text = String::new();
-        loop {
-            text.clear();
-            self.line += 1;
-            let length = (&mut self.lines)
-                .take(LONGEST_LINE)
-                .read_line(&mut text)
-                .with_context(|| format!("{}: the file is damaged or cut off", self.at()))?
-                as u64;
-            if length == 0 {
-                return Ok(None);
-            }
-            ensure!(length < LONGEST_LINE, "{}: the line is longer than {LONGEST_LINE} bytes", self.at());
-            if !text.trim().is_empty() {
-                break;
-            }
+        if !self.lines.advance()? {
+            return Ok(None);
         }
-        let shown: String = text.trim().chars().take(60).collect();
-        serde_json::from_str(&text).map(Some).with_context(|| format!("{}: not a line of a trace: {shown}", self.at()))
+        serde_json::from_str(self.lines.line()).map(Some).with_context(|| {
+            let shown: String = self.lines.line().chars().take(60).collect();
+            format!("{}: not a line of a trace: {}", self.lines.at(), plain(&shown))
+        })
     }
 
     /// The next event; `None` at the end.
@@ -234,7 +209,10 @@ impl Trace {
             };
             let at = self.at();
             let known = match line.ev.as_str() {
-                "phase" => Some(Event::Phase(line.name.ok_or_else(|| anyhow!("{at}: a phase without a name"))?)),
+                "phase" => {
+                    let name = line.name.ok_or_else(|| anyhow!("{at}: a phase without a name"))?;
+                    Some(Event::Phase(plain(&name).into()))
+                }
                 "alloc" => Some(self.alloc(&line).context(at)?),
                 "free" => Some(self.free(&line).context(at)?),
                 "op" => Some(self.op(line).context(at)?),
@@ -272,7 +250,7 @@ impl Trace {
     }
 
     fn op(&self, line: Line) -> Result<Event> {
-        let name = line.name.unwrap_or_default();
+        let name = plain(&line.name.unwrap_or_default()).into_owned();
         ensure!(line.flops.is_finite() && line.flops >= 0.0, "op {name}: {} flops cannot be", line.flops);
         let touched = |ids: Vec<u64>, bytes: Vec<u64>, what: &str| -> Result<Vec<(u64, u64)>> {
             ensure!(ids.len() == bytes.len(), "op {name}: {} {what} but {} of their bytes", ids.len(), bytes.len());

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::snapshot::Snapshot;
+use crate::text::plain;
 use crate::trace::{Event, Kind, Op, Trace};
 
 /// Where the events of a replay come from.
@@ -46,6 +47,9 @@ impl Source for Trace {
     }
 }
 
+/// No work may have more steps, with all its repetitions.
+pub(crate) const MOST_STEPS: u64 = 1_000_000;
+
 /// Whether work has not begun yet in a phase of this name.
 pub fn is_loading(phase: &str) -> bool {
     matches!(phase, "load" | "inputs")
@@ -65,13 +69,13 @@ pub fn open(names: &[String], loops: u64) -> Result<Box<dyn Source>> {
     ensure!(loops > 0, "--loop 0 replays nothing: give 1 or more");
     if let [name] = names
         && loops == 1
-        && split_count(name).1.is_none()
+        && split_count(name)?.1.is_none()
         && !Snapshot::is_one(name)?
     {
         return Ok(Box::new(Trace::open(name)?));
     }
     ensure!(!names.is_empty(), "no trace is named");
-    Ok(Box::new(Workload::new(parts(names)?, loops)))
+    workload(names, loops)
 }
 
 /// Opens the same as so many generations, each trace with all of its steps or its count of them.
@@ -80,7 +84,14 @@ pub fn open(names: &[String], loops: u64) -> Result<Box<dyn Source>> {
 /// As for [`open`].
 pub fn open_generations(names: &[String], generations: u64) -> Result<Box<dyn Source>> {
     ensure!(!names.is_empty(), "no trace is named");
-    Ok(Box::new(Workload::new(parts(names)?, generations)))
+    workload(names, generations)
+}
+
+fn workload(names: &[String], loops: u64) -> Result<Box<dyn Source>> {
+    let parts = parts(names)?;
+    let steps = parts.iter().fold(0, |steps: u64, part| steps.saturating_add(part.times)).saturating_mul(loops);
+    ensure!(steps <= MOST_STEPS, "this is work of {steps} steps: no more than {MOST_STEPS} are replayed");
+    Ok(Box::new(Workload::new(parts, loops)))
 }
 
 /// Whether any of the names is a snapshot of PyTorch's.
@@ -88,14 +99,14 @@ pub fn open_generations(names: &[String], generations: u64) -> Result<Box<dyn So
 /// # Errors
 /// A file that cannot be read.
 pub fn has_snapshot(names: &[String]) -> Result<bool> {
-    names.iter().try_fold(false, |found, name| Ok(found || Snapshot::is_one(split_count(name).0)?))
+    names.iter().try_fold(false, |found, name| Ok(found || Snapshot::is_one(split_count(name)?.0)?))
 }
 
 /// What the command line names, taken apart: each with a count of its own, or with all of its steps.
 fn parts(names: &[String]) -> Result<Vec<Part>> {
     let parts = names.iter().map(|name| {
-        let (path, count) = split_count(name);
-        ensure!(count != Some(0), "{name}: 0 steps of it are nothing to replay");
+        let (path, count) = split_count(name)?;
+        ensure!(count != Some(0), "{}: 0 steps of it are nothing to replay", plain(name));
         let part = match Snapshot::open(path)? {
             Some(snapshot) => snapshot.into_part(),
             None => Part::read(&mut Trace::open(path)?)?,
@@ -106,12 +117,13 @@ fn parts(names: &[String]) -> Result<Vec<Part>> {
 }
 
 /// `unet.zst:20` is the trace and the count; a name without digits behind its last colon has no count.
-fn split_count(name: &str) -> (&str, Option<u64>) {
+fn split_count(name: &str) -> Result<(&str, Option<u64>)> {
     match name.rsplit_once(':') {
         Some((path, digits)) if !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit()) => {
-            (path, digits.parse().ok())
+            let count = digits.parse();
+            Ok((path, Some(count.with_context(|| format!("{}: {digits} steps are too many", plain(name)))?)))
         }
-        _ => (name, None),
+        _ => Ok((name, None)),
     }
 }
 
@@ -313,9 +325,10 @@ mod tests {
 
     #[test]
     fn counts_are_told_from_names() {
-        assert_eq!(split_count("unet.zst:20"), ("unet.zst", Some(20)));
-        assert_eq!(split_count("unet"), ("unet", None));
-        assert_eq!(split_count("C:trace"), ("C:trace", None));
+        assert_eq!(split_count("unet.zst:20").unwrap(), ("unet.zst", Some(20)));
+        assert_eq!(split_count("unet").unwrap(), ("unet", None));
+        assert_eq!(split_count("C:trace").unwrap(), ("C:trace", None));
+        assert!(split_count("unet:18446744073709551616").is_err());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The program as a user meets it: what it prints, and what it says to wrong inputs.
 
+use std::path::Path;
+
 use assert_cmd::Command;
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
@@ -281,6 +283,34 @@ fn wrong_inputs_are_answered_in_words() {
         (&["replay", "sd15_unet_512", "--loop", "0"], 1, "--loop 0"),
         (&["hotpath", bad], 1, "line 1"),
         (&["hotpath", "--rounds", "0"], 1, "measures nothing"),
+        (&["hotpath", "--rounds", "18446744073709551615"], 1, "no more than"),
+        (&["hotpath", "--live", "18446744073709551615"], 1, "no more than"),
+        (&["hotpath", "nonesuch"], 1, "cannot open the log nonesuch"),
+        (&["hotpath", "/"], 1, "cannot read /"),
+        (&["replay", "/"], 1, "cannot read /"),
+        (&["replay", "/dev/zero"], 1, "longer than"),
+        (&["hotpath", "/dev/zero"], 1, "longer than"),
+        (&["replay", "/dev/null"], 1, "empty"),
+        (&["hotpath", "/dev/null"], 1, "no block"),
+        (&["replay", "sd15_unet_512", "--profile", "/dev/zero"], 1, "longer than"),
+        (&["replay", "sd15_unet_512", "--profile", "/"], 1, "nominal-6g"),
+        (&["replay", "sd15_unet_512", "--reserve", "nan"], 2, "nan"),
+        (&["replay", "sd15_unet_512", "--reserve", "inf"], 2, "inf"),
+        (&["replay", "sd15_unet_512", "--reserve", "1e400"], 2, "1e400"),
+        (&["replay", "sd15_unet_512", "--dedicated", "18446744073709551616"], 2, "18446744073709551616"),
+        (&["replay", "sd15_unet_512", "--in-place-reread", "nan"], 1, "above 0"),
+        (&["replay", "sd15_unet_512", "--in-place-reread", "1e400"], 1, "above 0"),
+        (&["replay", "sd15_unet_512", "--loop", "18446744073709551615"], 1, "no more than 1000000"),
+        (&["replay", "sd15_unet_512:18446744073709551615"], 1, "no more than 1000000"),
+        (&["replay", "sd15_unet_512:18446744073709551616"], 1, "too many"),
+        (&["replay", "sd15_unet_512", "--device", "/dev/null"], 2, "cuda:0"),
+        (&["replay", "sd15_unet_512", "--device", "cuda:18446744073709551616"], 2, "cuda:0"),
+        (&["report", "/dev/null"], 1, "cannot read /dev/null"),
+        (
+            &["map", "sd15_unet_512", "--at", "step 0", "--out", "/nonexistent/x.svg"],
+            1,
+            "cannot write /nonexistent/x.svg",
+        ),
     ];
     for (arguments, code, said) in cases {
         kitten_bench(arguments).assert().code(*code).stderr(contains(*said));
@@ -305,4 +335,424 @@ fn the_probe_of_the_simulated_gpu_writes_its_profile() {
         .failure()
         .stderr(contains("is the NVIDIA driver installed?"));
     kitten_bench(&["probe", "--profile", "nonesuch", "-o", out_path]).assert().failure().stderr(contains("nominal-6g"));
+}
+
+/// A file in a folder, by its path.
+fn file(folder: &tempfile::TempDir, name: &str, contents: impl AsRef<[u8]>) -> String {
+    let path = folder.path().join(name);
+    std::fs::write(&path, contents).unwrap();
+    path.to_str().unwrap().into()
+}
+
+/// The names in a folder.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<String> = entries.map(|name| name.to_string_lossy().into()).collect();
+    names.sort();
+    names
+}
+
+const HEADER: &str = "{\"ev\":\"header\",\"format\":\"gpu-op-trace/1\",\"trace\":\"t\"}\n";
+const END: &str = "{\"ev\":\"end\"}\n";
+const GIB: u64 = 1 << 30;
+
+fn allocs(blocks: std::ops::Range<u64>) -> String {
+    blocks.map(|id| format!("{{\"ev\":\"alloc\",\"id\":{id},\"bytes\":{GIB},\"kind\":\"param\"}}\n")).collect()
+}
+
+#[test]
+fn a_log_that_does_not_fit_the_card_is_never_timed() {
+    let folder = tempfile::tempdir().unwrap();
+    let calls = |what: &str, bytes: u64| -> String {
+        (0u64..40).map(|n| format!("{what} {:#x} {bytes} 0 (nil)\n", (n + 1) << 32)).collect()
+    };
+    let freed = file(&folder, "freed.log", calls("A", GIB) + &calls("F", GIB));
+    // What is never freed is the model, which is not timed itself.
+    let kept = file(&folder, "kept.log", calls("A", GIB) + "A 0x1 512 0 (nil)\nF 0x1 512 0 (nil)\n");
+    let large = file(&folder, "large.log", calls("A", 1 << 40) + &calls("F", 1 << 40));
+    for log in [freed, kept, large] {
+        kitten_bench(&["hotpath", &log, "--rounds", "8"])
+            .assert()
+            .code(1)
+            .stdout("")
+            .stderr(contains("more memory than giant-kitten has").and(contains("CUDA out of memory")));
+    }
+    let fits = file(&folder, "fits.log", calls("A", 1 << 20) + &calls("F", 1 << 20));
+    assert_eq!(json(&["hotpath", &fits, "--rounds", "4", "--json"])["pairs"], 40);
+}
+
+/// Python's `pickle.dumps` of a snapshot of so many blocks of 1 GiB that live, without a history.
+fn snapshot_of(blocks: u32) -> Vec<u8> {
+    let text = |text: &str| [&b"\x8c"[..], &[text.len() as u8], text.as_bytes()].concat();
+    let number = |number: u64| [&b"\x8a\x08"[..], &number.to_le_bytes()].concat();
+    let blocks = (0..u64::from(blocks)).flat_map(|block| {
+        let address = [text("address"), number((64 + block) * GIB)].concat();
+        [b"}(".to_vec(), address, text("size"), number(GIB), text("state"), text("active_allocated"), b"u".to_vec()]
+            .concat()
+    });
+    let blocks = [b"](".to_vec(), blocks.collect(), b"e".to_vec()].concat();
+    let segment = [b"}(".to_vec(), text("address"), number(64 * GIB), text("blocks"), blocks, b"u".to_vec()].concat();
+    [b"\x80\x04}(".to_vec(), text("segments"), b"]".to_vec(), segment, b"au.".to_vec()].concat()
+}
+
+#[test]
+fn a_step_that_allocates_nothing_holds_what_lives() {
+    let folder = tempfile::tempdir().unwrap();
+    let op = "{\"ev\":\"op\",\"name\":\"aten::mm\",\"reads\":[0],\"read_bytes\":[1024],\"flops\":1e9}\n";
+    let step = |name: &str| format!("{{\"ev\":\"phase\",\"name\":\"{name}\"}}\n");
+    let resident = [HEADER, &step("load"), &allocs(0..12), &step("step 0"), op, &step("step 1"), op, END].concat();
+    let frees: String = (1..12).map(|id| format!("{{\"ev\":\"free\",\"id\":{id}}}\n")).collect();
+    // Before the only step with operations, in a phase without any.
+    let gone = [HEADER, &step("load"), &allocs(0..12), &frees, &step("step 0"), op, END].concat();
+    let (resident, gone) = (file(&folder, "resident.jsonl", resident), file(&folder, "gone.jsonl", gone));
+    let (large, small) =
+        (file(&folder, "large.pickle", snapshot_of(12)), file(&folder, "small.pickle", snapshot_of(4)));
+    for (work, fits) in
+        [(&resident, "both-tiers"), (&gone, "both-tiers"), (&large, "both-tiers"), (&small, "dedicated")]
+    {
+        let found = json(&["plan", work, "--json"]);
+        assert_eq!(found["fits"], fits, "{work}: {found}");
+    }
+    for work in [&resident, &large] {
+        let found = json(&["replay", work, "--policy", "first-come", "--json"]);
+        assert!(found["peak_shared_bytes"].as_u64().unwrap() > 6 * GIB);
+        for step in found["steps"].as_array().unwrap() {
+            let peaks = ["peak_dedicated_bytes", "peak_shared_bytes"].map(|key| step[key].as_u64().unwrap());
+            assert_eq!(peaks[0] + peaks[1], 12 * GIB, "{step}");
+            assert!(peaks[0] >= 5 * GIB, "{step}");
+        }
+    }
+    assert_eq!(json(&["replay", &gone, "--json"])["steps"][0]["peak_shared_bytes"], 0);
+}
+
+#[test]
+fn cards_that_cannot_be_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let card = kitten_sim::Profile::builtin("nominal-6g").unwrap();
+    let profile = |name: &str, profile: kitten_sim::Profile| file(&folder, name, profile.to_toml());
+    let large = kitten_sim::Profile { granularity: 1 << 30, dedicated_bytes: 64 << 30, ..card.clone() };
+    let large = profile("large.toml", large);
+    kitten_bench(&["check", "--profile", &large]).assert().code(1).stderr(contains("granules of 1.00 GiB"));
+    let small = profile("small.toml", kitten_sim::Profile { dedicated_bytes: 4 << 20, ..card.clone() });
+    kitten_bench(&["check", "--profile", &small]).assert().code(1).stderr(contains("the check needs 48.00 MiB"));
+    // Written, this profile would be one that nothing reads.
+    let fast = profile("fast.toml", kitten_sim::Profile { vram_bandwidth: 1.7e308, ..card });
+    let out = folder.path().join("out.toml");
+    kitten_bench(&["probe", "--profile", &fast, "-o", out.to_str().unwrap()])
+        .assert()
+        .code(1)
+        .stderr(contains("not the profile of any card: vram_bandwidth"));
+    assert!(!out.exists());
+}
+
+#[test]
+fn work_that_no_card_holds_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let work = [HEADER, &allocs(0..1).replace(&GIB.to_string(), "17592186044416"), END].concat();
+    let huge = file(&folder, "huge.jsonl", work.replace(END, &["{\"ev\":\"phase\",\"name\":\"s\"}\n", END].concat()));
+    kitten_bench(&["replay", &huge]).assert().code(1).stderr(contains("CUDA out of memory"));
+    kitten_bench(&["plan", &huge]).assert().code(1).stderr(contains("needs more than any card has"));
+    let sweep = ["sweep", "sd15_unet_512", "--from", "0", "--to", "0", "--step", "1", "--dedicated", "64MiB"];
+    let none = [&sweep[..], &["--shared", "0"]].concat();
+    kitten_bench(&none).assert().code(1).stderr(contains("no reserve got through: CUDA out of memory"));
+    kitten_bench(&[&none[..], &["--json"]].concat()).assert().code(1).stdout(contains("\"oom\": \"CUDA out of memory"));
+}
+
+#[test]
+fn figures_that_no_work_has_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let op = "{\"ev\":\"phase\",\"name\":\"s\"}\n{\"ev\":\"op\",\"name\":\"x\",\"flops\":FLOPS}\n";
+    for (flops, said) in
+        [("1e308", "which no step does"), ("1e400", "out of range"), ("NaN", "line 3"), ("-1", "-1 flops")]
+    {
+        let work = file(&folder, "t.jsonl", [HEADER, &op.replace("FLOPS", flops), END].concat());
+        kitten_bench(&["replay", &work]).assert().code(1).stderr(contains(said));
+        kitten_bench(&["plan", &work]).assert().code(1).stderr(contains(said));
+    }
+    let streams: String =
+        (0..5000).map(|id| format!("{{\"ev\":\"alloc\",\"id\":{id},\"bytes\":512,\"stream\":{id}}}\n")).collect();
+    let work = file(&folder, "t.jsonl", [HEADER, &streams, END].concat());
+    kitten_bench(&["replay", &work]).assert().code(1).stderr(contains("more than 4096 streams"));
+}
+
+#[test]
+fn pickles_that_nest_without_end_are_answered_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let deep = 1_000_000;
+    let bodies: &[Vec<u8>] = &[
+        [vec![b']'; deep], vec![b'a'; deep - 1]].concat(),
+        [vec![b')'], vec![0x85; deep]].concat(),
+        [b"}N".repeat(deep), vec![b'N'], vec![b's'; deep]].concat(),
+        [b"(".repeat(deep), b"t".repeat(deep)].concat(),
+        [b"]".to_vec(), b"2a".repeat(deep)].concat(),
+    ];
+    for body in bodies {
+        // As the whole of it, and as what the snapshot's segments are.
+        let segments = [&b"}\x8c\x08segments"[..], body, b"s"].concat();
+        for body in [body.clone(), segments] {
+            let path = file(&folder, "deep.pickle", [&b"\x80\x04"[..], &body, b"."].concat());
+            kitten_bench(&["plan", &path]).assert().code(1).stderr(contains("but not what torch.cuda.memory"));
+        }
+    }
+    // Beside what is read, it is nobody's business.
+    let beside = [&b"\x80\x04}\x8c\x05other"[..], &bodies[0], b"s"].concat();
+    let path = file(&folder, "deep.pickle", [&beside, &snapshot_of(1)[3..]].concat());
+    assert_eq!(json(&["plan", &path, "--json"])["peak_live_bytes"], GIB);
+}
+
+#[test]
+fn files_without_end_are_answered_in_words() {
+    use std::io::Read;
+    let folder = tempfile::tempdir().unwrap();
+    let bomb = |name: &str, head: &str, line: &str, times: usize| {
+        let text = head.as_bytes().chain(std::io::Cursor::new(line.repeat(times)));
+        file(&folder, name, zstd::encode_all(text, 1).unwrap())
+    };
+    let line = bomb("line.zst", "", "x", 64 << 20);
+    let blank = bomb("blank.zst", HEADER, "\n", 32 << 20);
+    let unknown = bomb("unknown.zst", HEADER, "{\"ev\":\"x\"}\n", 17 << 20);
+    for (bomb, said) in [(&line, "line is longer than"), (&blank, "more than 16777216 lines")] {
+        kitten_bench(&["replay", bomb]).assert().code(1).stderr(contains(said));
+        kitten_bench(&["plan", bomb]).assert().code(1).stderr(contains(said));
+    }
+    kitten_bench(&["replay", &unknown]).assert().code(1).stderr(contains("more than 16777216 lines"));
+    kitten_bench(&["hotpath", &line]).assert().code(1).stderr(contains("line is longer than"));
+    let blank = bomb("blank.log.zst", "", "\n", 32 << 20);
+    kitten_bench(&["hotpath", &blank]).assert().code(1).stderr(contains("more than 16777216 lines"));
+}
+
+/// Each command that prints, with the least work.
+const PRINTS: &[&[&str]] = &[
+    &["--help"],
+    &["--version"],
+    &["options"],
+    &["replay", "sdvae_dec_1024"],
+    &["replay", "sdvae_dec_1024", "--json"],
+    &["plan", "sdvae_dec_1024"],
+    &["plan", "sdvae_dec_1024", "--json"],
+    &["sweep", "sdvae_dec_1024", "--from", "0", "--to", "1", "--step", "1"],
+    &["sweep", "sdvae_dec_1024", "--from", "0", "--to", "1", "--step", "1", "--json"],
+    &["hotpath", "--rounds", "1"],
+    &["hotpath", "--rounds", "1", "--json"],
+    &["check", "--profile", "nominal-6g"],
+];
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_and_a_closed_pipe_are_told() {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+    let program = assert_cmd::cargo::cargo_bin("kitten-bench");
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for arguments in PRINTS {
+        let output = Command::new(&program).args(*arguments).stdout(full()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.starts_with("kitten-bench: cannot write to the standard output: No space left"), "{said}");
+
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(&program).args(*arguments).stdout(writer).output().unwrap();
+        assert_eq!(output.status.signal(), Some(13), "{arguments:?}: as any other program, by SIGPIPE");
+        assert!(output.stderr.is_empty(), "{arguments:?}");
+    }
+    // Nobody is left to tell.
+    for (arguments, code) in [(&["replay", "nonesuch"][..], 1), (&["replay"], 2)] {
+        let status = Command::new(&program).args(arguments).stdout(Stdio::null()).stderr(full()).status().unwrap();
+        assert_eq!(status.code(), Some(code));
+    }
+    for file in ["--csv", "--json-in-a-file"] {
+        let arguments: &[&str] = match file {
+            "--csv" => &["sweep", "sdvae_dec_1024", "--from", "0", "--to", "1", "--step", "1", "--csv", "/dev/full"],
+            _ => &["check", "--profile", "nominal-6g", "--json", "/dev/full"],
+        };
+        kitten_bench(arguments).assert().code(1).stderr(contains("cannot write /dev/full: No space left"));
+    }
+}
+
+#[test]
+fn what_a_terminal_obeys_is_shown_and_never_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let named = |text: &str| {
+        let named = "\\u001b[2J\\u009b31m\\u202e\\n<script>";
+        text.replace("\"t\"", &format!("\"{named}\"")).replace("step", &format!("step {named}"))
+    };
+    let text = [
+        HEADER,
+        "{\"ev\":\"alloc\",\"id\":1,\"bytes\":1048576}\n{\"ev\":\"phase\",\"name\":\"step\"}\n",
+        "{\"ev\":\"op\",\"name\":\"x\",\"reads\":[1],\"read_bytes\":[1024],\"flops\":1e9}\n",
+    ];
+    let work = file(&folder, "a\u{1b}[2J.jsonl", named(&[&text.concat(), END].concat()));
+    let broken = file(&folder, "b\u{1b}\n[2J.jsonl", named(&text.concat()) + "{\u{1b}[2J");
+    let unnamed = file(&folder, "c\u{1b}[2J.jsonl", text.concat().replace(",\"trace\":\"t\"", "") + END);
+    let profile = kitten_sim::Profile::builtin("nominal-6g").unwrap();
+    let profile = kitten_sim::Profile { name: "p\u{1b}[2J\n<script>".into(), ..profile }.to_toml();
+    let bad = file(&folder, "bad.toml", profile.replace("note", "\u{9b}note"));
+    let profile = file(&folder, "p\u{1b}.toml", profile);
+    let log = file(&folder, "l.log", "A \u{1b}[2J 512\nA \u{1b}[2J 512\n");
+    let pickle = file(&folder, "s\u{1b}[2J.pickle", snapshot_of(1));
+    let at = "step \\u{1b}[2J\\u{9b}31m\\u{202e}\\n<script>";
+    let (svg, html) = (folder.path().join("m.svg"), folder.path().join("m.html"));
+    let (plot, missing) = (folder.path().join("s.svg"), folder.path().join("\u{1b}[2J\n"));
+    let (svg, html, plot) = (svg.to_str().unwrap(), html.to_str().unwrap(), plot.to_str().unwrap());
+    let missing = missing.to_str().unwrap();
+    let sweep = ["--from", "0", "--to", "0", "--step", "1", "--profile", &profile, "--plot", plot];
+    let cases: &[(&[&str], i32)] = &[
+        (&["replay", &work, "--profile", &profile], 0),
+        (&["replay", &work, "--profile", &profile, "--json"], 0),
+        (&["replay", &unnamed], 0),
+        (&["replay", &pickle], 0),
+        (&["plan", &work, "--profile", &profile], 0),
+        (&["plan", &work, "--profile", &profile, "--json"], 0),
+        (&[&["sweep", &work], &sweep[..]].concat(), 0),
+        (&[&["sweep", &work, "--json"], &sweep[..]].concat(), 0),
+        (&["map", &work, "--at", at, "--out", svg], 0),
+        (&["map", &work, "--at", at, "--out", html], 0),
+        (&["map", &work, "--at", "\u{1b}[2J", "--out", html], 1),
+        (&["probe", "--profile", &profile, "-o", missing], 0),
+        (&["replay", &broken], 1),
+        (&["replay", missing, "nonesuch"], 1),
+        (&["replay", &work, "--profile", &bad], 1),
+        (&["replay", &work, "--reserve", "\u{1b}[2J"], 2),
+        (&["replay", &format!("{missing}:0")], 1),
+        (&["hotpath", &log], 1),
+        (&["hotpath", &format!("{missing}x")], 1),
+        (&["report", &format!("{missing}x")], 1),
+        (&["map", &work, "--at", at, "--out", &format!("{missing}x")], 1),
+    ];
+    let obeyed = |text: &str| text.chars().any(|c| (c.is_control() && c != '\n') || c == '\u{202e}');
+    for (arguments, code) in cases {
+        let output = kitten_bench(arguments).assert().code(*code);
+        let output = output.get_output();
+        for text in [&output.stdout, &output.stderr] {
+            let text = std::str::from_utf8(text).unwrap();
+            assert!(!obeyed(text), "{arguments:?}: {text}");
+        }
+    }
+    for (path, shown) in [(svg, "&lt;script&gt;"), (html, "\\u003cscript>"), (plot, "&lt;script&gt;")] {
+        let text = std::fs::read_to_string(path).unwrap();
+        assert!(!obeyed(&text), "{path}");
+        assert!(text.contains("u{1b}[2J") && text.contains(shown) && !text.contains("n<script>"), "{path}: {text}");
+    }
+    // A name is one line.
+    let first = kitten_bench(&["replay", &work]).assert().success();
+    let first = String::from_utf8_lossy(&first.get_output().stdout).into_owned();
+    assert!(first.starts_with("\\u{1b}[2J\\u{9b}31m\\u{202e}\\n<script> on nominal-6g"), "{first}");
+}
+
+#[test]
+fn a_picture_is_written_where_its_name_is_no_text() {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = tempfile::tempdir().unwrap();
+        for name in [&b"\xff\xfe.svg"[..], b"\xff\xfe.png", b"\xff\xfe.html"] {
+            let out = folder.path().join(std::ffi::OsStr::from_bytes(name));
+            kitten_bench(&["map", "sdvae_dec_1024", "--at", "step 0", "--out"]).arg(&out).assert().success();
+            assert!(std::fs::metadata(out).unwrap().len() > 1000);
+        }
+        let missing = std::ffi::OsStr::from_bytes(b"\xff");
+        kitten_bench(&["replay"]).arg(missing).assert().code(2).stderr(contains("invalid UTF-8"));
+        kitten_bench(&["report"]).arg(missing).assert().code(1).stderr(contains("cannot read"));
+    }
+}
+
+/// What a check of a GPU leaves, the least of it.
+fn checked(folder: &Path, card: &str) {
+    let proof = serde_json::json!({ "name": "a | b", "seconds": 1.0, "error": "<b>\u{1b}[2J\n# c" });
+    let check = serde_json::json!({ "card": card, "rung": "pinned", "granule": 2097152, "proofs": [proof] });
+    std::fs::write(folder.join("check.json"), check.to_string()).unwrap();
+    std::fs::write(folder.join("machine.txt"), "```\u{1b}[2J\n# d\n").unwrap();
+    let replay = kitten_bench(&["replay", "sdvae_dec_1024", "--json"]).output().unwrap().stdout;
+    let replay = String::from_utf8(replay).unwrap().replace("\"card_seconds\": null", "\"card_seconds\": 1.0");
+    std::fs::write(folder.join("replay-a.json"), replay).unwrap();
+}
+
+#[test]
+fn a_report_writes_over_nothing_but_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, page) = (folder.path(), folder.path().join("README.md"));
+    let report = || kitten_bench(&["report", path.to_str().unwrap()]).assert();
+    // Where no check has left anything.
+    report().code(1).stderr(contains("nothing in").and(contains("gpu-check")));
+    assert_eq!(names(path), [""; 0]);
+    std::fs::write(&page, "# Somebody's\n").unwrap();
+    report().code(1).stderr(contains("nothing in"));
+
+    // Where there is somebody's page, or picture.
+    let plot = path.join("measured-against-modelled.svg");
+    checked(path, "one");
+    let before = names(path);
+    report().code(1).stderr(contains("README.md is there and is none that kitten-bench report wrote"));
+    assert_eq!(names(path), before);
+    assert_eq!(std::fs::read_to_string(&page).unwrap(), "# Somebody's\n");
+    std::fs::remove_file(&page).unwrap();
+    std::fs::write(&plot, "<svg></svg>").unwrap();
+    report().code(1).stderr(contains("measured-against-modelled.svg is there"));
+    assert!(!page.exists());
+    std::fs::remove_file(&plot).unwrap();
+
+    // Its own it writes anew.
+    report().success();
+    checked(path, "two");
+    report().success();
+    let text = std::fs::read_to_string(&page).unwrap();
+    assert!(text.starts_with("# GPU check: two\n") && text.contains("measured-against-modelled.svg"), "{text}");
+    assert!(text.contains("a \\| b") && text.contains("**fails**: \\<b\\>\\\\u{1b}\\[2J\\\\n# c"), "{text}");
+    assert!(text.contains("````text\n```\\u{1b}[2J\n# d\n````\n") && !text.contains('\u{1b}'), "{text}");
+
+    // Nor with figures that no card has.
+    let replay = std::fs::read_to_string(path.join("replay-a.json")).unwrap();
+    for (seconds, said) in [("-1.0", "no step takes"), ("1e308", "no step takes"), ("1e400", "out of range")] {
+        std::fs::write(
+            path.join("replay-b.json"),
+            replay.replace("\"card_seconds\": 1.0", &format!("\"card_seconds\": {seconds}")),
+        )
+        .unwrap();
+        report().code(1).stderr(contains("replay-b.json is not what it ought to be").and(contains(said)));
+    }
+    std::fs::remove_file(path.join("replay-b.json")).unwrap();
+    assert_eq!(std::fs::read_to_string(&page).unwrap(), text);
+
+    // Not after somebody has added to it, nor through a link or in place of a folder.
+    std::fs::write(&page, text.clone() + "Mine.\n").unwrap();
+    report().code(1).stderr(contains("README.md is there"));
+    std::fs::remove_file(&page).unwrap();
+    std::fs::create_dir(&page).unwrap();
+    report().code(1).stderr(contains("README.md is there"));
+    std::fs::remove_dir(&page).unwrap();
+    #[cfg(unix)]
+    {
+        let other = path.join("other");
+        std::fs::write(&other, &text).unwrap();
+        std::os::unix::fs::symlink(&other, &page).unwrap();
+        report().code(1).stderr(contains("README.md is there"));
+        std::fs::remove_file(&other).unwrap();
+        report().code(1).stderr(contains("README.md is there"));
+        assert!(!other.exists());
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_report_that_cannot_be_written_leaves_what_was_there() {
+    let folder = tempfile::tempdir().unwrap();
+    checked(folder.path(), "one");
+    std::fs::remove_file(folder.path().join("replay-a.json")).unwrap();
+    std::fs::write(folder.path().join("machine.txt"), "x".repeat(4096)).unwrap();
+    let before = names(folder.path());
+    let program = assert_cmd::cargo::cargo_bin("kitten-bench");
+    // No file may grow beyond a kibibyte: as on a full disk, in the middle of a write.
+    let report = || {
+        let mut command = Command::new("bash");
+        command.args(["-c", "ulimit -f 1; exec \"$@\"", "bash"]).arg(&program).arg("report").arg(folder.path());
+        command.assert().code(1).stderr(contains("cannot write").and(contains("README.md")));
+    };
+    report();
+    assert_eq!(names(folder.path()), before);
+    kitten_bench(&["report"]).arg(folder.path()).assert().success();
+    let page = std::fs::read(folder.path().join("README.md")).unwrap();
+    report();
+    assert_eq!(std::fs::read(folder.path().join("README.md")).unwrap(), page);
+    assert_eq!(names(folder.path()).len(), before.len() + 1);
 }

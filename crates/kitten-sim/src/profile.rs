@@ -1,5 +1,7 @@
 //! Hardware profiles: what a card has and how fast it is, as a TOML file.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -65,6 +67,9 @@ pub struct CallSeconds {
 
 const BUILT_IN: [&str; 2] = [include_str!("../profiles/nominal-6g.toml"), include_str!("../profiles/nominal-8g.toml")];
 
+/// No file of a profile may be longer: 1 MiB.
+const LONGEST: u64 = 1 << 20;
+
 fn two_mebibytes() -> u64 {
     2 << 20
 }
@@ -89,6 +94,16 @@ fn size<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     }
 }
 
+/// The text of a file, which ought to be small.
+fn read(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let length = File::open(path)?.take(LONGEST).read_to_string(&mut text)?;
+    if length as u64 == LONGEST {
+        return Err(std::io::Error::other(format!("it is longer than {LONGEST} bytes")));
+    }
+    Ok(text)
+}
+
 impl Profile {
     /// The names of the built-in profiles.
     pub fn builtin_names() -> Vec<String> {
@@ -108,10 +123,10 @@ impl Profile {
         if let Some(profile) = Profile::builtin(name_or_path) {
             return Ok(profile);
         }
-        let text = std::fs::read_to_string(Path::new(name_or_path)).map_err(|why| {
+        let text = read(Path::new(name_or_path)).map_err(|why| {
             let names = Profile::builtin_names().join(", ");
             format!(
-                "there is no built-in hardware profile \"{name_or_path}\" (there are {names}), and no such file: {why}"
+                "there is no built-in hardware profile \"{name_or_path}\" (there are {names}), and no file of that name can be read: {why}"
             )
         })?;
         Profile::parse(&text).map_err(|why| format!("{name_or_path}: {why}"))
@@ -191,5 +206,10 @@ mod tests {
             assert!(why.contains(named), "{to}: {why}");
         }
         assert!(Profile::load("nonesuch").unwrap_err().contains("nominal-6g"));
+        let endless = std::env::temp_dir().join(format!("kitten-sim-profile-{}", std::process::id()));
+        std::fs::write(&endless, vec![b'#'; LONGEST as usize]).unwrap();
+        let why = Profile::load(endless.to_str().unwrap()).unwrap_err();
+        std::fs::remove_file(&endless).unwrap();
+        assert!(why.contains("longer than 1048576 bytes"), "{why}");
     }
 }

@@ -1,0 +1,160 @@
+//! Files that are read: traces, logs and what a check has left. They may come from anybody, so none is read without a bound.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::text::{plain, shown};
+
+/// No line may be longer: 4 MiB.
+const LONGEST_LINE: u64 = 4 << 20;
+/// No text may be longer, decompressed: 1 GiB.
+const LONGEST_TEXT: u64 = 1 << 30;
+/// No text may have more lines, blank ones among them.
+const MOST_LINES: u64 = 1 << 24;
+/// No file that is read whole may be longer: 64 MiB.
+const LONGEST_WHOLE: u64 = 64 << 20;
+
+/// What a file begins with that zstd has compressed.
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// Opens a file or something bundled, decompressed if it is compressed.
+pub(crate) fn open(path_or_name: &str, bundled: Option<&'static [u8]>, kind: &str) -> Result<Box<dyn Read>> {
+    let name = || plain(path_or_name);
+    let mut raw: BufReader<Box<dyn Read>> = match bundled {
+        Some(bytes) => BufReader::new(Box::new(bytes)),
+        None => {
+            let file = File::open(path_or_name).with_context(|| format!("cannot open the {kind} {}", name()))?;
+            BufReader::new(Box::new(file))
+        }
+    };
+    let compressed = raw.fill_buf().with_context(|| format!("cannot read {}", name()))?.starts_with(&ZSTD);
+    Ok(if compressed { Box::new(zstd::stream::read::Decoder::with_buffer(raw)?) } else { Box::new(raw) })
+}
+
+/// The text of a file that ought to be small, with a mark in place of what is no text; `None` where there is no such file.
+pub(crate) fn whole(path: &Path) -> Result<Option<String>> {
+    let failed = || format!("cannot read {}", shown(path));
+    let file = match File::open(path) {
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        file => file.with_context(failed)?,
+    };
+    let mut bytes = Vec::new();
+    let length = file.take(LONGEST_WHOLE).read_to_end(&mut bytes).with_context(failed)?;
+    ensure!((length as u64) < LONGEST_WHOLE, "{} is longer than {LONGEST_WHOLE} bytes", shown(path));
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// Text by lines, with where they are.
+pub(crate) struct Lines {
+    from: BufReader<Box<dyn Read>>,
+    source: String,
+    text: String,
+    line: u64,
+    length: u64,
+}
+
+impl Lines {
+    /// The lines of any source of bytes; `source` names it in errors.
+    pub(crate) fn new(from: Box<dyn Read>, source: &str) -> Lines {
+        Lines { from: BufReader::new(from), source: plain(source).into(), text: String::new(), line: 0, length: 0 }
+    }
+
+    /// The name of the source.
+    pub(crate) fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Where the last line is.
+    pub(crate) fn at(&self) -> String {
+        format!("{}, line {}", self.source, self.line)
+    }
+
+    /// The line that was read last, without what is blank around it.
+    pub(crate) fn line(&self) -> &str {
+        self.text.trim()
+    }
+
+    /// Reads the next line that is not blank; whether there is one.
+    pub(crate) fn advance(&mut self) -> Result<bool> {
+        loop {
+            self.text.clear();
+            self.line += 1;
+            let read = (&mut self.from).take(LONGEST_LINE).read_line(&mut self.text);
+            let length = read.with_context(|| format!("{}: damaged, cut off, or not text", self.at()))? as u64;
+            if length == 0 {
+                return Ok(false);
+            }
+            self.length += length;
+            if length == LONGEST_LINE {
+                bail!("{}: the line is longer than {LONGEST_LINE} bytes", self.at());
+            }
+            if self.length > LONGEST_TEXT {
+                bail!("{}: the text is longer than {LONGEST_TEXT} bytes", self.at());
+            }
+            if self.line > MOST_LINES {
+                bail!("{}: there are more than {MOST_LINES} lines", self.at());
+            }
+            if !self.line().is_empty() {
+                return Ok(true);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A line, over and over.
+    struct Again(&'static [u8]);
+
+    impl Read for Again {
+        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+            let whole = into.len() / self.0.len() * self.0.len();
+            into[..whole].chunks_exact_mut(self.0.len()).for_each(|chunk| chunk.copy_from_slice(self.0));
+            Ok(whole)
+        }
+    }
+
+    const LINE: [u8; 128] = {
+        let mut line = [b'x'; 128];
+        line[127] = b'\n';
+        line
+    };
+
+    fn lines(bytes: impl Read + 'static) -> Lines {
+        Lines::new(Box::new(bytes), "a\u{1b}b")
+    }
+
+    fn error(lines: &mut Lines) -> String {
+        loop {
+            match lines.advance() {
+                Ok(true) => {}
+                Ok(false) => panic!("no error"),
+                Err(why) => return format!("{why:#}"),
+            }
+        }
+    }
+
+    #[test]
+    fn lines_come_without_blank_ones() {
+        let mut lines = lines(&b"\n one \r\n\t\n\ntwo"[..]);
+        assert!(lines.advance().unwrap());
+        assert_eq!(lines.line(), "one");
+        assert_eq!(lines.at(), "a\\u{1b}b, line 2");
+        assert!(lines.advance().unwrap());
+        assert_eq!(lines.line(), "two");
+        assert!(!lines.advance().unwrap());
+    }
+
+    #[test]
+    fn no_text_is_endless() {
+        assert!(error(&mut lines(std::io::repeat(b'x'))).contains("line 1: the line is longer than 4194304 bytes"));
+        assert!(error(&mut lines(std::io::repeat(b'\n'))).contains("more than 16777216 lines"));
+        assert!(error(&mut lines(Again(&LINE))).contains("longer than 1073741824 bytes"));
+        assert!(error(&mut lines(&b"\xff\xfe"[..])).contains("not text"));
+    }
+}

@@ -1,0 +1,70 @@
+//! Text that comes from files and names, made harmless for terminals and pages.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+/// Whether a terminal would obey a character, or show the text around it other than it is: control characters, line breaks of all
+/// kinds, and what turns the direction of writing round.
+fn is_obeyed(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&is_escaped) {
+        return Cow::Borrowed(text);
+    }
+    let mut plain = String::with_capacity(text.len());
+    for character in text.chars() {
+        match is_escaped(character) {
+            true => plain.extend(character.escape_default()),
+            false => plain.push(character),
+        }
+    }
+    Cow::Owned(plain)
+}
+
+/// Text as one line in which nothing is obeyed: what would be is written as in Rust's sources, such as `\u{1b}`.
+pub fn plain(text: &str) -> Cow<'_, str> {
+    escaped(text, is_obeyed)
+}
+
+/// The same of text of several lines, which stay; so do tabs.
+pub fn plain_lines(text: &str) -> Cow<'_, str> {
+    escaped(text, |character| is_obeyed(character) && !matches!(character, '\n' | '\t'))
+}
+
+/// A path for people.
+pub fn shown(path: &Path) -> String {
+    plain(&path.to_string_lossy()).into_owned()
+}
+
+/// Text as one line of Markdown, in a table too, in which nothing is markup.
+pub fn markdown(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in plain(text).chars() {
+        if matches!(character, '\\' | '`' | '*' | '[' | ']' | '<' | '>' | '|' | '&' | '~') {
+            escaped.push('\\');
+        }
+        escaped.push(character);
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_obeys_is_written_out() {
+        assert_eq!(plain("UNet of 2048, größer"), "UNet of 2048, größer");
+        assert_eq!(plain("\u{1b}[2J\u{9b}1m\u{7f}\r\n\t"), "\\u{1b}[2J\\u{9b}1m\\u{7f}\\r\\n\\t");
+        assert_eq!(plain("a\u{202e}b\u{2066}c\u{2028}d"), "a\\u{202e}b\\u{2066}c\\u{2028}d");
+        assert_eq!(plain_lines("a\tb\n\u{1b}c\r\n"), "a\tb\n\\u{1b}c\\r\n");
+    }
+
+    #[test]
+    fn markdown_has_no_markup_left() {
+        assert_eq!(markdown("sd15_unet | <b>*x*</b>\n"), "sd15_unet \\| \\<b\\>\\*x\\*\\</b\\>\\\\n");
+    }
+}
