@@ -68,7 +68,7 @@ fn a_replay_takes_the_card_as_long_as_the_model_says() {
         Profile { dedicated_bytes: 2 << 30, shared_bytes: 4 << 30, ..Profile::builtin("nominal-6g").unwrap() };
     for (policy, reserve) in [(Policy::FirstCome, 0), (Policy::Reserve, 600 << 20)] {
         let activation = giant_kitten::Activation { reserve: u64::into(reserve), ..Default::default() };
-        let setup = Setup { profile: profile.clone(), granule: None, policy, activation };
+        let setup = Setup { profile: profile.clone(), granule: None, policy, activation, wanted: None };
         let mut trace = workload::open(&["sd15_unet_1024".into()], 1).unwrap();
         let outcome = replay_on(&card, &mut *trace, &setup).unwrap();
         assert_eq!((outcome.oom, outcome.card), (None, card.name()));

@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use super::{Heap, Moved, Wanted};
 use crate::core::balance::{self, Candidate, Decision, Outlook, REMAP};
 use crate::core::placement::GranuleId;
-use crate::core::{Demand, Forecast, Phase, Reads, Tier, show_size};
+use crate::core::{Demand, Forecast, Phase, Reads, Spill, Tier, show_size};
 use crate::error::Error;
 use crate::sync::this_thread;
 
@@ -345,8 +345,13 @@ impl Heap {
             // What fragments add, as in a forecast, at a guess: nobody has told where a step ends.
             ((scratch + scratch / 32).next_multiple_of(self.granule).min(capacity), self.steady.resident())
         };
-        let fits = resident + reserve <= capacity;
-        Wanted { capacity, reserve: if fits { 0 } else { reserve }, resident }
+        if resident + reserve <= capacity {
+            return Wanted { capacity, reserve: 0, resident, spill: Spill::default() };
+        }
+        let arenas = self.arenas.iter().enumerate().filter(|(index, _)| !self.pools.owns(self.owner_of(*index)));
+        let blocks = arenas.flat_map(|(_, bound)| bound.core.blocks()).filter(|block| !block.marks.scratch);
+        let spill = Spill::of(blocks.map(|block| block.size).collect(), capacity - reserve);
+        Wanted { capacity, reserve, resident, spill }
     }
 
     /// What to say at the end of a program whose work has overflowed, because nothing was kept for it; `None` where nothing is to be

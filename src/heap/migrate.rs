@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use super::{Bound, Heap, RESIDENT, SCRATCH};
 use crate::core::history::Action;
 use crate::core::placement::{self, GranuleId, Order, Resident, SortBy};
-use crate::core::{Opening, Phase, Reserve, Tier, show_size};
+use crate::core::{Opening, Phase, Reserve, Spill, Tier, show_size};
 use crate::driver::{self, Driver, Handle};
 use crate::error::Error;
 
@@ -297,7 +297,8 @@ impl Heap {
     /// The state after a placement, of an action or of the automatic mode.
     pub(super) fn settle(&mut self, phase: Phase, reserve: u64, persist: u64) {
         self.stats.phase = phase;
-        // Whoever settles says where loading ends.
+        // Whoever settles says where loading ends, and where everything belongs.
+        self.spill = Spill::default();
         let gone = self.stats.blocks.allocated.taken();
         self.opening = (phase == Phase::Loading && reserve > 0).then(|| Opening::new(reserve, None, gone));
         // What lives now is no scratch.

@@ -37,8 +37,8 @@ use std::sync::Arc;
 
 use crate::core::history::History;
 use crate::core::{
-    Arena, BlockId, Class, Ledger, Opening, PerTier, Phase, Reserve, Splits, Stats, Steady, StreamId, Tier, Witness,
-    rounded, show_size,
+    Arena, BlockId, Class, Ledger, Opening, PerTier, Phase, Reserve, Spill, Splits, Stats, Steady, StreamId, Tier,
+    Witness, rounded, show_size,
 };
 use crate::driver::{DeviceInfo, Driver, DriverError, Handle, Rung, Stream};
 use crate::error::Error;
@@ -67,6 +67,8 @@ pub struct Wanted {
     pub reserve: u64,
     /// What lived once the program had loaded.
     pub resident: u64,
+    /// Which of that belonged in the shared tier, as far as it still lived at the end.
+    pub spill: Spill,
 }
 
 /// How a heap is set up. Bytes.
@@ -153,6 +155,8 @@ pub struct Heap {
     witness: Witness,
     /// What stays and what comes and goes, where nobody tells of steps.
     steady: Steady,
+    /// What goes to the shared tier while the program loads, because an earlier run has shown that it belongs there.
+    spill: Spill,
     /// What had been allocated and freed in all when idle memory was last looked for.
     at_last_look: Option<(u64, u64)>,
     /// What tells that loading has ended, until somebody else does or it has.
@@ -237,6 +241,7 @@ impl Heap {
             ),
             witness: Witness::default(),
             steady: Steady::default(),
+            spill: remembered.map_or_else(Spill::default, |run| run.spill),
             at_last_look: None,
             opening: (reserve > 0).then(|| Opening::new(reserve, remembered.map(|run| run.resident), 0)),
             headroom,

@@ -38,6 +38,11 @@ impl Heap {
         let request = Request { index, size, bytes, stream };
         self.last_refusal = None;
         self.mend();
+        if self.spill.takes(size)
+            && let Some(address) = self.supply_shared(index, size, bytes, stream)
+        {
+            return Ok(address);
+        }
         if self.reclaim_retired()
             && let Some(address) = self.take(request, index, Tier::Dedicated)
         {

@@ -7,6 +7,7 @@
 //!   capacity 5583457484                  of the dedicated tier; another card's, or one that is shared otherwise, is stale
 //!   reserve 1363148800
 //!   resident 6014152704
+//!   spill 117440512 469762048             blocks above this size, and so many bytes of those at it, are shared while it loads
 //! ```
 //!
 //! A file that is not all that is left alone, with a word. A new one takes its place whole or not at all.
@@ -17,6 +18,7 @@ use std::fs;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 
+use crate::core::Spill;
 use crate::heap::Wanted;
 
 const FIRST_LINE: &str = "giant-kitten 1";
@@ -78,13 +80,17 @@ impl Place {
         }
         let mut number =
             |name: &str| value(name)?.parse().map_err(|_| format!("its line \"{name}\" is not a number of bytes"));
-        Ok(Wanted { capacity: number("capacity")?, reserve: number("reserve")?, resident: number("resident")? })
+        let (capacity, reserve, resident) = (number("capacity")?, number("reserve")?, number("resident")?);
+        let sizes =
+            value("spill")?.split_once(' ').and_then(|(above, at)| Some((above.parse().ok()?, at.parse().ok()?)));
+        let (above, at) = sizes.ok_or("its line \"spill\" is not two numbers of bytes")?;
+        Ok(Wanted { capacity, reserve, resident, spill: Spill { above, at } })
     }
 
     /// Keeps what a run has found, or forgets what was known where there is nothing to keep.
     pub(crate) fn write(&self, found: Option<Wanted>) -> std::io::Result<()> {
         let file = self.file();
-        let Some(Wanted { capacity, reserve, resident }) = found else {
+        let Some(Wanted { capacity, reserve, resident, spill }) = found else {
             return match fs::remove_file(file) {
                 Err(why) if why.kind() != std::io::ErrorKind::NotFound => Err(why),
                 _ => Ok(()),
@@ -92,8 +98,8 @@ impl Place {
         };
         fs::create_dir_all(&self.folder)?;
         let text = format!(
-            "{FIRST_LINE}\nprogram {}\ncard {}\ncapacity {capacity}\nreserve {reserve}\nresident {resident}\n",
-            self.program, self.card
+            "{FIRST_LINE}\nprogram {}\ncard {}\ncapacity {capacity}\nreserve {reserve}\nresident {resident}\nspill {} {}\n",
+            self.program, self.card, spill.above, spill.at
         );
         // Of two runs that end at once each writes its own, and the last one stays.
         let unfinished = file.with_extension(format!("new-{}", std::process::id()));
@@ -181,7 +187,8 @@ fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
 
-    const FOUND: Wanted = Wanted { capacity: 6000, reserve: 1300, resident: 7000 };
+    const FOUND: Wanted =
+        Wanted { capacity: 6000, reserve: 1300, resident: 7000, spill: Spill { above: 100, at: 700 } };
 
     fn place(folder: &Path) -> Place {
         Place { folder: folder.join("new/one"), program: "/a b/generate.py".into(), card: "a card".into() }
@@ -211,7 +218,10 @@ mod tests {
         for cut in 0..text.len() - 1 {
             fs::write(place.file(), &text[..cut]).unwrap();
             let found = place.read(6000);
-            assert!(found.is_none_or(|found| found.capacity == 6000 && found.resident < 7000), "{cut}: {found:?}");
+            assert!(
+                found.is_none_or(|found| found.capacity == 6000 && found.resident == 7000 && found.spill.at < 700),
+                "{cut}: {found:?}"
+            );
         }
         for (from, to) in
             [("giant-kitten 1", "giant-kitten 2"), ("generate", "other"), ("1300", "-1"), ("1300", "1e3"), ("\n", "\0")]

@@ -75,7 +75,7 @@ fn row(work: &str, tick: &mut impl FnMut()) -> Result<Row> {
     let nominal = Profile::builtin("nominal-6g").context("the profile nominal-6g is missing")?;
     let mut run = |dedicated_bytes: u64, policy, activation: Activation| {
         let profile = Profile { dedicated_bytes, ..nominal.clone() };
-        let setup = Setup { profile, granule: None, policy, activation };
+        let setup = Setup { profile, granule: None, policy, activation, wanted: None };
         let outcome = replay(&mut *workload::open_generations(&names, GENERATIONS)?, &setup, &mut |_, _| {})?;
         tick();
         let last = outcome.steps.iter().filter(|step| step.generation == GENERATIONS - 1);

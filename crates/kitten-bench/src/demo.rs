@@ -38,6 +38,7 @@ pub fn demo(mut tick: impl FnMut()) -> Result<String> {
             granule: None,
             policy,
             activation: Activation { reserve: reserve.into(), ..Activation::default() },
+            wanted: None,
         };
         let mut run = |policy, reserve| {
             let outcome = replay(&mut Trace::open(TRACE)?, &setup(policy, reserve), &mut |_, _| {});

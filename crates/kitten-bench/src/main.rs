@@ -251,7 +251,7 @@ impl Run {
             ignore_model: self.ignore_model,
             sort_by: self.sort_by,
         };
-        Ok(Setup { profile, granule: self.granule, policy, activation })
+        Ok(Setup { profile, granule: self.granule, policy, activation, wanted: None })
     }
 }
 
@@ -311,7 +311,12 @@ fn run(cli: Cli, out: &mut Output<impl Write>) -> Result<()> {
             out.say(text)?;
         }
         Some(Command::Replay { run, placed, device, json }) => {
-            let setup = run.setup(placed.policy, placed.reserve)?;
+            let mut setup = run.setup(placed.policy, placed.reserve)?;
+            if setup.policy == Policy::Remembered {
+                // The start before, always on the simulated GPU: what it wants depends on no time.
+                let before = Setup { policy: Policy::Untold, ..setup.clone() };
+                setup.wanted = replay(&mut *run.open()?, &before, &mut |_, _| {})?.wanted;
+            }
             let mut trace = run.open()?;
             let outcome = match device {
                 None => replay(&mut *trace, &setup, &mut |_, _| {})?,

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use giant_kitten::Reserve;
 use giant_kitten::core::placement::SortBy;
 use giant_kitten::driver::Stream;
-use giant_kitten::{Activation, Kitten, MemoryMap, Moved, Options, Stats, Tier, abi};
+use giant_kitten::{Activation, Kitten, MemoryMap, Moved, Options, Stats, Tier, Wanted, abi};
 use kitten_sim::{Load, Profile};
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +37,10 @@ pub enum Policy {
     Auto,
     /// The same, with nothing told but the safe points.
     AutoBlind,
+    /// The first start with the environment variable alone: nothing is told, and nothing moves.
+    Untold,
+    /// A later start with `reserve:remembered`: nothing is told, and the reserve is the one that the start before would have wanted.
+    Remembered,
 }
 
 /// No step takes more seconds: some thirty thousand years.
@@ -61,6 +65,8 @@ pub struct Setup {
     pub policy: Policy,
     /// What the activation is to do.
     pub activation: Activation,
+    /// With [`Policy::Remembered`], what the start before would have wanted ([`Outcome::wanted`]).
+    pub wanted: Option<Wanted>,
 }
 
 /// What happened in one phase with operations.
@@ -104,6 +110,9 @@ pub struct Outcome {
     pub card: String,
     /// How memory was placed.
     pub policy: Policy,
+    /// What this start would have wanted, for the next one.
+    #[serde(skip)]
+    pub wanted: Option<Wanted>,
     /// The reserve in force at the end.
     pub reserve_bytes: u64,
     /// Bytes that lived when the first step began.
@@ -208,13 +217,14 @@ fn run(card: &dyn Card, operating: bool, trace: &mut dyn Source, setup: &Setup, 
     let reserve = match setup.policy {
         Policy::FirstCome => Reserve::Fixed(0),
         Policy::Reserve => setup.activation.reserve,
-        Policy::Auto | Policy::AutoBlind => Reserve::Auto,
+        Policy::Auto | Policy::AutoBlind | Policy::Untold | Policy::Remembered => Reserve::Auto,
     };
     let options = Options {
         reserve,
         granule: setup.granule,
         dedicated: Some(setup.profile.dedicated_bytes),
         shared: Some(setup.profile.shared_bytes),
+        remembered: setup.wanted.filter(|_| setup.policy == Policy::Remembered),
         ..Options::default()
     };
     let kitten = abi::install(Kitten::new(options, card.driver())?);
@@ -490,6 +500,7 @@ impl Replay<'_> {
             profile: self.setup.profile.name.clone(),
             card: self.card.name(),
             policy: self.setup.policy,
+            wanted: self.kitten.wanted(self.card.device())?,
             reserve_bytes: stats.reserve,
             resident_bytes: self.resident_bytes,
             dedicated_bytes: stats.capacity[Tier::Dedicated],
