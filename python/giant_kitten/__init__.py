@@ -6,6 +6,7 @@ the environment variable `GIANT_KITTEN=1`, is all that a program needs; the rest
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -71,3 +72,10 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+if "torch" in sys.modules:
+    from . import _variable
+
+    if _variable.too_late():
+        print(f"giant-kitten is not in use: {_variable.too_late()}", file=sys.stderr)

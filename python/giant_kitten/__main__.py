@@ -9,7 +9,7 @@ import runpy
 import sys
 from typing import Any
 
-from . import _library
+from . import _library, _variable
 
 
 def doctor() -> int:
@@ -29,8 +29,10 @@ def doctor() -> int:
     except _library.Error as why:
         say("library", "cannot be loaded", str(why))
         return problems
-    variable = os.environ.get("GIANT_KITTEN")
-    say("variable", f"GIANT_KITTEN={variable}" if variable else "GIANT_KITTEN is not set: programs must call install()")
+    say("variable", _variable.meaning())
+    late = _variable.too_late()
+    if late:
+        say("", "giant-kitten is not in use", late)
     from . import _install
 
     for name in _install._VARIABLES:

@@ -9,7 +9,7 @@ import re
 import warnings
 from typing import Any
 
-from . import _library
+from . import _library, _variable
 
 # The oldest PyTorch with an allocator that can be swapped and hooked as needed.
 OLDEST = (2, 1)
@@ -59,7 +59,7 @@ def _install(options: str | None) -> None:
     strip_backend()
     if options:
         _library.call("gk_configure", options.encode())
-    elif os.environ.get("GIANT_KITTEN"):
+    elif _variable.wanted():
         # Read now, so that what is wrong with it is said here and not at the first allocation.
         _library.call("gk_configure", b"")
     torch = _torch()

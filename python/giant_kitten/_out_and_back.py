@@ -3,20 +3,25 @@
 As the original did it: the bytes go to host memory, the storages let go of theirs and get it anew, in the order in
 which they claim dedicated memory, while the allocator keeps the reserve; then the bytes come back. A storage stays the
 same object, so tensors, views, parameters and the state of optimizers stay what they are. Only addresses change.
+
+While tensors are out nothing may interrupt: see `_uninterrupted`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from . import _install, _library
 from ._placement import _preferring
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 _TIERS = ("dedicated", "shared")
 
@@ -46,18 +51,20 @@ class _Storage:
         with torch.cuda.device(device), torch.cuda.stream(stream), _preferring(to):
             storage.resize_(self.size)
             storage.copy_(self.bytes)
-        self.bytes = None
         if claim["model"]:
             _library.call("gk_mark", storage.data_ptr(), 1)
         for other in claim["used_on"]:
             _library.library().gk_record_stream(storage.data_ptr(), other)
+        # Last: what is interrupted before is done again.
+        self.bytes = None
 
 
-def place(device: int, request: _library.Activation, to: int) -> None:
+def place(device: int, request: _library.Activation, to: int, finish: Callable[[], None]) -> None:
     """Takes every storage on a device out and back into its place, with the reserve and the order that `request` names.
 
-    `to` is the tier that they come back to as long as it has room. The storages are those of all tensors that Python
-    knows: one that stayed would keep its place from the model, and nobody but the garbage collector knows them all.
+    `to` is the tier that they come back to as long as it has room; `finish` is called once they have. The storages are
+    those of all tensors that Python knows: one that stayed would keep its place from the model, and nobody but the
+    garbage collector knows them all.
     """
     import torch
 
@@ -66,9 +73,14 @@ def place(device: int, request: _library.Activation, to: int) -> None:
     # Not before the claims were looked up: nothing works on them then, and no graph does later.
     torch._C._cuda_clearCublasWorkspaces()
     storages = _storages(_known_tensors(), device)
-    _library.call("gk_begin_loading", device, ctypes.byref(request))
-    sorted_storages = [_Storage(storages[claim["address"]], claim) for claim in claims if claim["address"] in storages]
-    _move(sorted_storages, device, request, to)
+
+    def work() -> None:
+        _library.call("gk_begin_loading", device, ctypes.byref(request))
+        in_order = [_Storage(storages[claim["address"]], claim) for claim in claims if claim["address"] in storages]
+        _move(in_order, device, request, to)
+        finish()
+
+    _uninterrupted(work)
 
 
 def move(tensors: Iterable[Any], to: int) -> None:
@@ -83,7 +95,8 @@ def move(tensors: Iterable[Any], to: int) -> None:
         for claim in _claims(device, None):
             storage = storages.get(claim["address"])
             if storage is not None and _tier_of(claim["address"]) != to:
-                _move([_Storage(storage, claim)], device, None, to)
+                one = _Storage(storage, claim)
+                _uninterrupted(functools.partial(_move, [one], device, None, to))
                 if _tier_of(storage.data_ptr()) != to:
                     raise _library.Error(
                         f"a tensor of {claim['size']} bytes finds no room in the {_TIERS[to]} tier: "
@@ -147,6 +160,80 @@ def _tier_of(pointer: int) -> int:
     return _library.SHARED if shared.value else _library.DEDICATED
 
 
+# Who decides whether the work of `_uninterrupted` is done: the first that asks.
+_OWNER, _OUTCOME = "owner", "outcome"
+
+
+def _uninterrupted(work: Callable[[], None]) -> None:
+    """Does work that must not stop in the middle, and returns once it is done; then raises what interrupted meanwhile.
+
+    The work is done in a thread of its own. Exceptions from outside (Ctrl-C, other handlers of signals, what one thread
+    raises in another) reach the calling thread, which only waits, and goes on to wait. One that comes before the work
+    has begun calls it off.
+    """
+    state: dict[str, Any] = {}
+    noted: list[BaseException] = []
+
+    def do(owner: str) -> None:
+        failed: BaseException | None = None
+        try:
+            if state.setdefault(_OWNER, owner) == owner:
+                work()
+        except BaseException as why:
+            failed = why
+        finally:
+            if state.get(_OWNER) == owner:
+                state[_OUTCOME] = failed
+            # Its traceback has this frame: together they would keep the tensors.
+            failed = None
+
+    # Not a daemon: the end of the program waits for it.
+    thread = threading.Thread(target=do, args=("thread",), name="giant-kitten-out-and-back", daemon=False)
+    # Each level is for an exception that comes between the lines of the one within.
+    try:
+        try:
+            try:
+                try:
+                    thread.start()
+                except RuntimeError:
+                    # There can be no more threads: none at all once the interpreter ends.
+                    do("caller")
+                _wait(state, noted)
+            finally:
+                _call_off(state, noted)
+        finally:
+            _call_off(state, noted)
+    except BaseException as why:
+        _call_off(state, noted)
+        noted.insert(0, why)
+    # A failure before an interruption: it says what became of the tensors, and may hold their bytes.
+    raised = state.pop(_OUTCOME, None) or next(iter(noted), None)
+    noted.clear()
+    if raised is not None:
+        try:
+            raise raised
+        finally:
+            del raised
+
+
+def _call_off(state: dict[str, Any], noted: list[BaseException]) -> None:
+    """Calls work off that has not begun; waits for it where it has."""
+    if state.setdefault(_OWNER, "nobody") != "nobody":
+        _wait(state, noted)
+
+
+def _wait(state: dict[str, Any], noted: list[BaseException]) -> None:
+    while _OUTCOME not in state:
+        try:
+            # No lock and no event: an exception in the middle of those can leave them taken.
+            while _OUTCOME not in state:
+                time.sleep(0.0005)
+        except BaseException as why:
+            noted.append(why)
+            if state.setdefault(_OWNER, "nobody") == "nobody":
+                return
+
+
 def _move(storages: list[_Storage], device: int, request: _library.Activation | None, to: int) -> None:
     """Takes storages out, then back in this order. Where that fails they come back to where they were."""
     returned: list[_Storage] = []
@@ -164,30 +251,48 @@ def _move(storages: list[_Storage], device: int, request: _library.Activation | 
         raise
 
 
+# How often bringing back begins again after it was interrupted.
+_ATTEMPTS = 5
+
+
 def _rescue(storages: list[_Storage], returned: list[_Storage], device: int, why: BaseException) -> None:
     """Brings back what is out, without a reserve, and says what came of it."""
-    for storage in returned:
-        # It may lie where another one was and has to go. If the host has no memory it stays there.
-        with contextlib.suppress(RuntimeError):
-            storage.go_out()
-    _library.call("gk_begin_loading", device, ctypes.byref(_library.Activation()))
-    left = []
-    for storage in sorted(storages, key=lambda storage: -storage.size):
-        if storage.bytes is not None:
-            try:
-                storage.come_back(device, storage.tier)
-            except RuntimeError:
-                left.append(storage)
-    if left:
-        error = _library.Error(
-            f"{why}. {len(left)} storages found no memory on the GPU again; their bytes are in this error's `parked`, "
-            "pairs of a storage and its bytes: `storage.resize_(bytes.nbytes()); storage.copy_(bytes)` brings one back "
-            "once there is room"
-        )
-        error.parked = tuple((storage.storage, storage.bytes) for storage in left)
-        raise error from why
+    for attempt in range(_ATTEMPTS):
+        try:
+            # What had come back may lie where another one was and has to go.
+            _bring_back(storages, returned if attempt == 0 else [], device)
+            break
+        except BaseException:
+            # Each attempt goes on where the one before it ended: the bytes stay with their storages.
+            continue
+    if any(storage.bytes is not None for storage in storages):
+        raise _parking(storages, why) from why
     if isinstance(why, Exception):
         raise _library.Error(
             f"{why}. Every tensor is usable and holds what it held; nothing is sorted and no reserve is kept: choose a "
             "smaller reserve or persist, or free something"
         ) from why
+
+
+def _parking(storages: list[_Storage], why: BaseException) -> _library.Error:
+    left = [storage for storage in storages if storage.bytes is not None]
+    error = _library.Error(
+        f"{why}. {len(left)} storages found no memory on the GPU again; their bytes are in this error's `parked`, "
+        "pairs of a storage and its bytes: `storage.resize_(bytes.nbytes()); storage.copy_(bytes)` brings one back "
+        "once there is room"
+    )
+    error.parked = tuple((storage.storage, storage.bytes) for storage in left)
+    return error
+
+
+def _bring_back(storages: list[_Storage], returned: list[_Storage], device: int) -> None:
+    for storage in returned:
+        # If the host has no memory it stays there.
+        with contextlib.suppress(RuntimeError):
+            storage.go_out()
+    with contextlib.suppress(_library.Error):
+        _library.call("gk_begin_loading", device, ctypes.byref(_library.Activation()))
+    for storage in sorted(storages, key=lambda storage: -storage.size):
+        if storage.bytes is not None:
+            with contextlib.suppress(RuntimeError):
+                storage.come_back(device, storage.tier)

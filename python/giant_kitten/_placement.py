@@ -54,14 +54,17 @@ def free_vram(device: Any = None) -> None:
 
 def _act(name: str, device: int, request: _library.Activation, *arguments: Any, to: int = _library.DEDICATED) -> None:
     """Calls an action. What it cannot move goes out and back instead, and then it is called again."""
-    if not _library.act(name, device, *arguments):
-        from . import _out_and_back
 
-        _out_and_back.place(device, request, to)
+    def finish() -> None:
         if not _library.act(name, device, *arguments):
             logging.getLogger("giant_kitten").warning(
                 "%s: %s", name, _library.library().gk_last_error().decode("utf-8", "replace")
             )
+
+    if not _library.act(name, device, *arguments):
+        from . import _out_and_back
+
+        _out_and_back.place(device, request, to, finish)
 
 
 def _activation(

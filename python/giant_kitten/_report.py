@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import _library
+from . import _library, _variable
 from ._device import index_asked as _index
 
 
@@ -21,6 +21,9 @@ def memory_map(device: Any = None) -> dict[str, Any]:
 
 def summary(device: Any = None) -> str:
     """What `stats` says, in a few lines."""
+    late = _variable.too_late()
+    if late:
+        return f"giant-kitten is not in use: {late}"
     found = stats(device)
     if not found["in_use"]:
         return f"giant-kitten: cuda:{_index(device)} is not in use yet"

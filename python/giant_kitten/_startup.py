@@ -1,6 +1,8 @@
-"""What the environment variable GIANT_KITTEN does at the start of Python: installs, as soon as somebody imports torch.
+"""What the environment variable GIANT_KITTEN does: installs, as soon as somebody imports torch.
 
-Run by the package's .pth file where the variable is set. Imports nothing of weight, and torch never.
+The package's .pth file puts a finder of one line before the others at the start of Python. It imports this module when
+torch is imported while the variable asks for it, so a program may set the variable itself until then. WebUIs import
+this module at their start. It imports nothing of weight, and torch never.
 """
 
 from __future__ import annotations
@@ -34,10 +36,7 @@ class _Torch(Loader):
             module.__spec__.loader = self._loader
         module.__loader__ = self._loader
         self._loader.exec_module(module)
-        try:
-            _install.install()
-        except Exception as why:
-            print(f"giant-kitten is not in use: {why}", file=sys.stderr)
+        _install_now()
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._loader, name)
@@ -54,10 +53,10 @@ class _Finder(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname != "torch":
             return None
-        for finder in sys.meta_path:
-            if finder is self or not hasattr(finder, "find_spec"):
+        for other in sys.meta_path:
+            if other is self or not hasattr(other, "find_spec"):
                 continue
-            spec = finder.find_spec(fullname, path, target)
+            spec = other.find_spec(fullname, path, target)
             if spec is not None:
                 if isinstance(spec.loader, Loader) and not isinstance(spec.loader, _Torch):
                     spec.loader = _Torch(spec.loader)
@@ -65,14 +64,24 @@ class _Finder(MetaPathFinder):
         return None
 
 
+finder = _Finder()
+
+
 def watch() -> None:
     """Waits for torch to be imported; installs at once where it was."""
     if "torch" in sys.modules:
-        from . import _install
+        _install_now()
+    elif finder not in sys.meta_path:
+        sys.meta_path.insert(0, finder)
 
+
+def _install_now() -> None:
+    from . import _install
+
+    try:
         _install.install()
-    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+    except Exception as why:
+        print(f"giant-kitten is not in use: {why}", file=sys.stderr)
 
 
 watch()

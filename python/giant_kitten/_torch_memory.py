@@ -36,6 +36,7 @@ def complete(torch: Any) -> None:
     )
     # Memory that can change tiers has no handle that another process could open. Old releases would try.
     torch.UntypedStorage._share_cuda_ = _refuse("CUDA tensors cannot be shared between processes (IPC)")
+    torch.cuda.memory.change_current_allocator = torch.cuda.change_current_allocator = _another_allocator
     _mem_pool.complete(torch)
     _complete_mem_get_info(torch)
     _complete_accelerator(torch)
@@ -47,6 +48,14 @@ def _refuse(what: str) -> Any:
         raise RuntimeError(f"{what} while giant-kitten is PyTorch's allocator; start without GIANT_KITTEN to use it")
 
     return refused
+
+
+def _another_allocator(allocator: Any) -> None:
+    """Takes the place of `change_current_allocator`: PyTorch would say of ours only that it has begun."""
+    raise _library.Error(
+        "this program brings a CUDA allocator of its own (change_current_allocator), and giant-kitten is PyTorch's "
+        "already: a process has one. Start with GIANT_KITTEN=0, or without install(), to use the program's"
+    )
 
 
 def _remembering(set_fraction: Any) -> Any:

@@ -311,6 +311,7 @@
         inside.push(part("div", { class: "card" }, part("p", { class: "note", style: "margin:0" }, "Waiting for the first figures.")));
       } else {
         if (state.problem) inside.push(part("div", { class: "card" }, part("p", { class: "problem", role: "status" }, state.problem)));
+        if (state.note) inside.push(part("div", { class: "card" }, part("p", { class: "note", style: "margin:0", role: "status" }, state.note)));
         for (const device of state.devices || []) inside.push(this.#device(device, state.work, width - 30));
       }
       this.#content.replaceChildren(...inside);

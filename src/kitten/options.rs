@@ -198,6 +198,12 @@ pub const OPTIONS: &[OptionRow] = &[
     },
 ];
 
+/// The texts of `GIANT_KITTEN` that ask for the allocator with all defaults, in any case.
+pub const ON: &[&str] = &["1", "true", "on", "yes", "auto"];
+
+/// The texts of `GIANT_KITTEN` that ask for nothing, in any case. The Python package has the same table.
+pub const OFF: &[&str] = &["", "0", "false", "off", "no"];
+
 fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().filter(|seconds| (0.1..=1e7).contains(seconds));
     seconds.map(Duration::from_secs_f64).ok_or_else(|| format!("{text} is no number of seconds from 0.1 to 10000000"))
@@ -214,8 +220,8 @@ fn set_some_size(field: &mut Option<u64>, value: &str) -> Result<(), String> {
 }
 
 impl Options {
-    /// Reads the text of the environment variable `GIANT_KITTEN`. Empty, a `1` that only says
-    /// that giant-kitten is wanted, or a `0` that says it is not, is all defaults.
+    /// Reads the text of the environment variable `GIANT_KITTEN`. A text that only says that
+    /// giant-kitten is wanted ([`ON`]) or that it is not ([`OFF`]) is all defaults.
     ///
     /// # Errors
     /// A sentence for the first thing that is not understood, naming it and what may be given.
@@ -232,7 +238,7 @@ impl Options {
     pub fn apply(&mut self, text: &str) -> Result<(), String> {
         let mut options = self.clone();
         let text = text.trim();
-        if !matches!(text, "" | "1" | "on" | "true" | "0" | "off" | "false") {
+        if !ON.iter().chain(OFF).any(|plain| text.eq_ignore_ascii_case(plain)) {
             for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
                 options.apply_one(part)?;
             }
@@ -263,7 +269,9 @@ fn known_options() -> String {
 pub fn reference() -> String {
     let mut page = String::from(
         "# Options\n\nGiven by the environment variable `GIANT_KITTEN`, by `gk_configure`, and by the tools: \
-         `option:value`, separated by commas, as in\n`GIANT_KITTEN=reserve:1.6GiB,sort:reversed`. `GIANT_KITTEN=1` is all defaults.\n\
+         `option:value`, separated by commas, as in\n`GIANT_KITTEN=reserve:1.6GiB,sort:reversed`. `GIANT_KITTEN=1` is all defaults,\n\
+         and so is `true`, `on`, `yes` or `auto`; `0`, `false`, `off`, `no` or nothing leaves giant-kitten out.\n\
+         Case and spaces around do not matter.\n\
          A SIZE is a number with a unit (1.6GiB, 1600MiB, 1.6GB = 1,600,000,000 bytes) or a whole number of bytes.\n\n\
          | option | values | default | what it does |\n|---|---|---|---|\n",
     );
@@ -287,8 +295,10 @@ mod tests {
         assert_eq!(Options::parse("reserve:auto").unwrap().reserve, Reserve::Auto);
         assert_eq!(options.shared, Some(8_000_000_000));
         assert!(options.sort_reversed && options.ignore_model);
-        for text in ["", "1", " 1 ", "on"] {
-            assert_eq!(Options::parse(text), Ok(Options::default()), "{text:?}");
+        for plain in ON.iter().chain(OFF) {
+            for text in [(*plain).to_owned(), format!(" {plain}\t"), plain.to_uppercase()] {
+                assert_eq!(Options::parse(&text), Ok(Options::default()), "{text:?}");
+            }
         }
     }
 

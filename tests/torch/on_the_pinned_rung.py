@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import _thread
+import ctypes
 import gc
-from collections.abc import Iterator
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import giant_kitten
 import pytest
 import torch
 from conftest import Machine
+from giant_kitten import _out_and_back
 
 MIB = 1 << 20
 
@@ -246,9 +255,9 @@ def test_the_automatic_mode_learns_the_reserve_of_the_next_activation() -> None:
 
     addresses = [weight.data_ptr() for weight in model.weights]
     for _ in range(3):
-        torch.cuda.empty_cache()
+        giant_kitten.safe_point()
         assert "shared" in work()
-    torch.cuda.empty_cache()
+    giant_kitten.safe_point()
     assert [weight.data_ptr() for weight in model.weights] == addresses, "a safe point moves nothing"
     assert "pinned" in giant_kitten.stats()["reserve_reason"]
     giant_kitten.activate(reserve="auto", model=model)
@@ -268,3 +277,141 @@ def test_tensors_without_memory_of_ours_are_left_alone() -> None:
     giant_kitten.activate(reserve="30MiB", model=model)
     assert model.tiers() == ["shared", "dedicated"] and len(strange) == 4
     model.check()
+
+
+class Stop(BaseException):
+    """What interrupts."""
+
+
+def interrupting(frames: set[str], at: int) -> tuple[Any, Callable[[], bool]]:
+    """A trace function that interrupts at a line of functions, and whether it has. Python takes it away then."""
+    lines = 0
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        nonlocal lines
+        if frame.f_code.co_filename != _out_and_back.__file__ or frame.f_code.co_name not in frames:
+            return None
+        if event == "line":
+            lines += 1
+            if lines == at:
+                raise Stop
+        return trace
+
+    return trace, lambda: lines >= at
+
+
+ACTIONS: list[Callable[[Model], Any]] = [
+    lambda model: giant_kitten.activate(reserve="48MiB", model=model),
+    lambda model: giant_kitten.free_vram(),
+    lambda model: giant_kitten.to_shared(model),
+]
+
+
+def test_interruptions_of_the_caller_at_any_line_lose_nothing() -> None:
+    model = Model([8, 4, 2])
+    interrupted = 0
+    # The last lines are those of waiting, over and over.
+    for at in range(1, 50):
+        giant_kitten.disable()
+        trace, _ = interrupting({"_uninterrupted", "_call_off", "_wait"}, at)
+        sys.settrace(trace)
+        try:
+            ACTIONS[at % len(ACTIONS)](model)
+        except Stop:
+            interrupted += 1
+        finally:
+            sys.settrace(None)
+        # At once: what it waited for, or called off, is not going on.
+        model.check()
+        for thread in threading.enumerate():
+            if thread.name == "giant-kitten-out-and-back":
+                thread.join(30)
+                assert not thread.is_alive()
+    assert interrupted >= 20
+
+
+def test_interruptions_of_the_work_itself_lose_nothing() -> None:
+    model = Model([8, 4, 2])
+    for at in range(1, 200):
+        giant_kitten.disable()
+        trace, reached = interrupting({"go_out", "come_back", "_bring_back"}, at)
+        threading.settrace(trace)
+        try:
+            giant_kitten.activate(reserve="60MiB", model=model)
+        except Stop:
+            pass
+        finally:
+            threading.settrace(None)  # type: ignore[arg-type]
+        model.check()
+        if not reached():
+            break
+    assert 20 < at < 199
+
+
+def by_signals(stop: threading.Event) -> None:
+    while not stop.is_set():
+        _thread.interrupt_main()
+        time.sleep(random.random() * 0.004)
+
+
+def by_another_thread(stop: threading.Event) -> None:
+    main = ctypes.c_ulong(threading.main_thread().ident or 0)
+    while not stop.is_set():
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(main, ctypes.py_object(KeyboardInterrupt))
+        time.sleep(random.random() * 0.004)
+
+
+@pytest.mark.parametrize("interrupt", [by_signals, by_another_thread])
+def test_any_number_of_interruptions_at_any_time_loses_nothing(interrupt: Callable[[threading.Event], None]) -> None:
+    random.seed(1)
+    model = Model([4] * 12)
+    interrupted = 0
+    for turn in range(12):
+        giant_kitten.disable()
+        stop = threading.Event()
+        thread = threading.Thread(target=interrupt, args=(stop,))
+        try:
+            try:
+                thread.start()
+                ACTIONS[turn % len(ACTIONS)](model)
+            finally:
+                stop.set()
+        except KeyboardInterrupt:
+            interrupted += 1
+        while True:
+            # The last of them may come late.
+            try:
+                stop.set()
+                time.sleep(0.02)
+                break
+            except KeyboardInterrupt:
+                continue
+        model.check()
+    assert interrupted >= 6
+
+
+def test_other_handlers_of_signals_interrupt_no_more_than_that() -> None:
+    armed = False
+
+    def handler(*_: Any) -> None:
+        if armed:
+            raise TimeoutError("too slow")
+
+    model, before, interrupted = Model([4] * 12), signal.signal(signal.SIGALRM, handler), 0
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    try:
+        for action in ACTIONS * 4:
+            giant_kitten.disable()
+            try:
+                armed = True
+                action(model)
+                armed = False
+            except TimeoutError:
+                armed = False
+                interrupted += 1
+            model.check()
+    finally:
+        armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted >= 6

@@ -13,14 +13,101 @@ from typing import Any
 import giant_kitten
 import pytest
 from conftest import python
+from giant_kitten import _variable
 
 IS_OURS = "import torch; print(torch.cuda.get_allocator_backend())"
 
 
 def test_the_variable_alone_is_enough() -> None:
     assert python(IS_OURS) == "pluggable\n"
-    for off in ("0", "off", ""):
-        assert python(IS_OURS, GIANT_KITTEN=off) == "native\n"
+
+
+def texts(table: tuple[str, ...]) -> list[str]:
+    """A table's values as people write them."""
+    return [f" {text.title()}\t" if position % 2 else text.upper() for position, text in enumerate(table)]
+
+
+@pytest.mark.parametrize(("text", "seen"), [*((on, "pluggable") for on in texts(_variable.ON)),
+                                            *((off, "native") for off in texts(_variable.OFF))])  # fmt: skip
+def test_one_table_says_what_is_on_and_off(text: str, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = IS_OURS + "; import sys; print(any('kitten' in name for name in sys.modules))"
+    assert python(program, GIANT_KITTEN=text) == f"{seen}\n{seen == 'pluggable'}\n"
+    monkeypatch.setenv("GIANT_KITTEN", text)
+    assert _variable.wanted() == (seen == "pluggable")
+
+
+def test_the_librarys_parser_of_options_has_the_same_table() -> None:
+    known = texts(_variable.ON) + texts(_variable.OFF)
+    program = f"from giant_kitten import _library; [_library.call('gk_configure', t.encode()) for t in {known!r}]"
+    assert python(program, native=True) == ""
+
+
+@pytest.mark.parametrize("text", ["1", "reserve:1GiB"])
+def test_a_program_can_set_the_variable_itself_until_it_imports_torch(text: str) -> None:
+    early = f"import os; os.environ['GIANT_KITTEN'] = '{text}';" + IS_OURS
+    assert python(early, native=True) == "pluggable\n"
+    off = "import os; os.environ['GIANT_KITTEN'] = 'off';" + IS_OURS
+    assert python(off) == "native\n"
+
+
+@pytest.mark.parametrize("asked", ["import giant_kitten", "giant_kitten.summary()"])
+def test_a_variable_that_comes_too_late_is_told(asked: str) -> None:
+    program = f"""
+import os, torch, giant_kitten
+import io, contextlib
+os.environ['GIANT_KITTEN'] = '1'
+if {asked!r} == "import giant_kitten":
+    import sys
+    for name in [name for name in sys.modules if name.startswith("giant_kitten")]:
+        del sys.modules[name]
+    import giant_kitten
+else:
+    torch.zeros(1, device="cuda")
+    print(giant_kitten.summary())
+"""
+    printed = python(program, native=True)
+    assert printed.count("giant-kitten is not in use: GIANT_KITTEN=1 is set, and torch was imported without it") == 1
+    assert "giant_kitten.install()" in printed and "Traceback" not in printed
+
+
+def test_nothing_is_told_where_nothing_is_wrong() -> None:
+    for program, native in (
+        ("import torch, giant_kitten", True),
+        ("import torch, giant_kitten; giant_kitten.summary()", False),
+        ("import giant_kitten, os; os.environ['GIANT_KITTEN'] = '1'; import torch, giant_kitten", True),
+        ("import os, torch; os.environ['GIANT_KITTEN'] = '0'; import giant_kitten", True),
+    ):
+        assert python(program, native=native) == "", program
+
+
+def test_torch_that_was_there_before_is_served_at_once() -> None:
+    # As where another .pth file imports it.
+    line = (Path(giant_kitten.__file__).parent.parent / "giant_kitten.pth").read_text()
+    program = f"import sys; sys.meta_path[:] = sys.meta_path[-3:]; import torch, os; exec({line!r}); {IS_OURS}"
+    assert python(program).endswith("pluggable\n")
+
+
+ITS_OWN = """
+import sys, torch
+memory = torch.cuda.memory
+{before}
+try:
+    for change in (memory.change_current_allocator, torch.cuda.change_current_allocator):
+        change(memory.CUDAPluggableAllocator({library!r}, "gk_torch_malloc", "gk_free"))
+except RuntimeError as why:
+    print(why)
+print(torch.zeros(3, device="cuda").sum().item(), torch.cuda.get_allocator_backend())
+"""
+
+
+@pytest.mark.parametrize("before", ["", "torch.zeros(1, device='cuda')"])
+def test_an_allocator_of_the_programs_own_is_refused_by_name(before: str) -> None:
+    program = ITS_OWN.format(before=before, library=str(giant_kitten.library_path()))
+    said, works = python(program).splitlines()
+    assert "giant-kitten" in said and "GIANT_KITTEN=0" in said and "already" in said and works == "0.0 pluggable"
+    # That is the remedy. Two swaps before CUDA begins are PyTorch's affair.
+    if not before:
+        assert "giant-kitten" not in python(program, GIANT_KITTEN="0")
 
 
 def test_options_in_the_variable() -> None:
@@ -28,7 +115,9 @@ def test_options_in_the_variable() -> None:
     assert python(program, GIANT_KITTEN="reserve:1GiB") == f"{1 << 30}\n"
 
 
-@pytest.mark.parametrize(("variable", "said"), [("reserve:1.6", "1.6GiB"), ("reserv:1GiB", "reserv"), ("yes", "yes")])
+@pytest.mark.parametrize(
+    ("variable", "said"), [("reserve:1.6", "1.6GiB"), ("reserv:1GiB", "reserv"), ("maybe", "maybe")]
+)
 def test_an_unreadable_option_is_said_and_the_program_goes_on(variable: str, said: str) -> None:
     printed = python(IS_OURS, GIANT_KITTEN=variable)
     assert printed.endswith("native\n") and "giant-kitten is not in use" in printed and said in printed

@@ -24,6 +24,7 @@ from typing import Any
 
 import models
 import pytest
+from bad_bodies import BAD_BODIES
 from conftest import HERE, Server, contrast, free_port, picture, serving
 from giant_kitten.webui.extensions import find
 from playwright.sync_api import Locator, Page
@@ -241,6 +242,27 @@ def test_wrong_values_are_answered_in_a_sentence(comfyui: Server) -> None:
     ):
         status, answer = comfyui.post("giant-kitten/act", body)
         assert status == 422 and said in answer["detail"], (body, answer)
+
+
+def test_no_body_is_too_bad_for_a_sentence(comfyui: Server) -> None:
+    for body in (*BAD_BODIES, b" " * (1 << 17)):
+        status, answer = comfyui.post("giant-kitten/act", body)
+        assert 400 <= status < 500 and answer["detail"], (body[:100], status, answer)
+
+
+@pytest.mark.parametrize("route", ["act", "panel"])
+def test_a_page_of_somebody_elses_cannot_act(comfyui: Server, route: str) -> None:
+    comfyui.post("giant-kitten/act", {"action": "automatic"})
+    for status, headers in (
+        (415, {"Content-Type": "text/plain"}),
+        (403, {"Origin": "https://evil.example"}),
+        (403, {"Sec-Fetch-Site": "cross-site"}),
+        (200, {"Origin": comfyui.url.rstrip("/")}),
+    ):
+        found, answer = comfyui.post(f"giant-kitten/{route}", {"action": "free VRAM", "ignored_model": True}, headers)
+        # A genuine one refuses some of these itself, in words of its own.
+        assert found == status and (FOLDER or answer["detail"]), headers
+        assert (comfyui.device()["stats"]["phase_name"] == "freed") == (status == 200)
 
 
 # The last on a server: kernels do nothing, and what it leaves in memory is taken for steps beyond the last one.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from giant_kitten.webui import extensions
+from giant_kitten.webui import extensions, pth
 from giant_kitten.webui.extensions import MARK, NAME, Refused, find, install, remove
 
 FOLDERS = {
@@ -92,7 +94,10 @@ def test_the_allocator_comes_early_in_this_webui_and_nowhere_else(webui: Path, t
     assert python(webui, webui, "-u", "launch.py", "--api") == "True"
     assert python(webui, tmp_path, str(program)) == "True"
     assert python(webui, tmp_path, str(elsewhere)) == "False"
-    assert python(webui, webui, "launch.py", GIANT_KITTEN="0") == "False"
+    for off in ("0", " Off ", "no", "FALSE", ""):
+        assert python(webui, webui, "launch.py", GIANT_KITTEN=off) == "False"
+    for on in ("1", "reserve:1GiB", " Yes "):
+        assert python(webui, webui, "launch.py", GIANT_KITTEN=on) == "True"
     shutil.rmtree(find(webui).extension)
     assert python(webui, webui, "launch.py") == "False", "removed by hand, it is silent"
     install(webui)
@@ -111,20 +116,282 @@ def test_what_somebody_else_put_there_is_left_alone(webui: Path) -> None:
     assert (there / "file").read_text() == "mine"
 
 
-@pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)
-def test_only_our_own_file_is_removed_whatever_the_mark_says(webui: Path, tmp_path: Path) -> None:
+# Names as people have them, and names that would be code if they were written down as they are.
+NAMES = (
+    "Jörg Иван 小猫", "a 'quoted' \"one\"", "back\\slash", "g\nimport os; os.system('touch pwned')", "\udcff\udcfe",
+    "#", "%s {x}",
+)  # fmt: skip
+LOCALES = ({"LC_ALL": "C"}, {"LC_ALL": "POSIX"}, {"LC_ALL": "C.UTF-8"}, {"LC_ALL": "C", "PYTHONUTF8": "0"})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_folders_of_any_name_in_any_locale(tmp_path: Path, name: str) -> None:
+    webui = make(tmp_path / name, "AUTOMATIC1111")
+    # Not there at once: the module venv fails at some of the names.
+    venv.create(tmp_path / "venv", with_pip=False)
+    (tmp_path / "venv").rename(webui / "venv")
+    (webui / "launch.py").write_text(SEEN)
+    before = tree(webui)
     install(webui)
-    precious = tmp_path / "precious"
-    precious.write_text("")
-    mark = find(webui).extension / MARK
-    mark.write_text(json.dumps({"written": [str(precious)]}))
+    (written,) = webui.glob("venv/lib/*/site-packages/giant-kitten-*.pth")
+    line = written.read_text(encoding="ascii")
+    assert line.count("\n") == 1 and line.startswith("import ")
+    for variables in LOCALES:
+        assert python(webui, webui, "launch.py", **variables) == "True"
+        assert python(webui, tmp_path, "-c", SEEN, **variables) == "False"
     remove(webui)
-    assert precious.exists()
+    assert tree(webui) == before and not (webui / "pwned").exists()
+
+
+def old_pth(folder: Path) -> str:
+    """What earlier versions wrote."""
+    inside = f"os.path.abspath(a).startswith({str(folder) + os.sep!r}) for a in getattr(sys, 'orig_argv', ())[1:]"
+    start = '__import__("importlib.util").util.find_spec("giant_kitten") and __import__("giant_kitten._startup")'
+    mine = f"any({inside}) or os.getcwd() == {str(folder)!r}"
+    package = folder / "extensions" / NAME / "package"
+    return f'{package}\nimport os, sys; "GIANT_KITTEN" in os.environ or not ({mine}) or {start}\n'
+
+
+@pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)
+@pytest.mark.parametrize("action", [install, remove])
+def test_the_file_of_an_earlier_version_goes_also_where_python_does_not_start_with_it(
+    webui: Path, action: Callable[[Path], list[str]]
+) -> None:
+    folder = webui.rename(webui.with_name("Иван"))
+    install(folder)
+    (new,) = folder.glob("venv/lib/*/site-packages/giant-kitten-*.pth")
+    old = new.with_name("giant-kitten-webui.pth")
+    # As if read in another locale's encoding.
+    for text in (old_pth(folder), old_pth(folder).replace("import os, sys", "raise SystemExit(7); import os, sys")):
+        old.write_text(text)
+        action(folder)
+        if "raise" in text:
+            assert old.exists(), "it is not as we wrote it"
+            old.unlink()
+        else:
+            assert not old.exists()
+        install(folder)
+    # Another WebUI's.
+    old.write_text(old_pth(folder.with_name("another")))
+    action(folder)
+    assert old.exists()
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    """Two WebUIs that share a Python."""
+    venv.create(tmp_path / "shared", with_pip=False)
+    folders = (make(tmp_path / "one", "AUTOMATIC1111"), make(tmp_path / "two", "Forge"))
+    for folder in folders:
+        (folder / "venv").symlink_to(tmp_path / "shared")
+        (folder / "launch.py").write_text(SEEN)
+    return folders
+
+
+def test_two_webuis_can_share_a_python(two: tuple[Path, Path]) -> None:
+    for folder in two:
+        install(folder)
+    assert [python(folder, folder, "launch.py") for folder in two] == ["True", "True"]
+    remove(two[1])
+    assert [python(folder, folder, "launch.py") for folder in two] == ["True", "False"]
+    remove(two[0])
+    assert not list((two[0] / "venv").glob("lib/*/site-packages/giant*"))
+
+
+@pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)
+def test_only_our_own_files_are_removed_whatever_the_mark_says(webui: Path, tmp_path: Path) -> None:
+    install(webui)
+    extension = find(webui).extension
+    (site,) = webui.glob("venv/lib/*/site-packages")
+    precious = [
+        tmp_path / "giant-kitten-webui.pth", site / "precious.py", site / "giant-kitten-webui.pth",
+        extension / "scripts" / "mine.py", extension / "package" / "notes.txt",
+    ]  # fmt: skip
+    for file in precious:
+        file.write_text("precious")
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "scripts").mkdir(parents=True)
+    (elsewhere / "scripts" / "giant_kitten.py").write_text("precious")
+    (extension / "linked").symlink_to(elsewhere)
+    mark = extension / MARK
+    named = json.loads(mark.read_text())
+    outside = ["../../webui.py", "linked/scripts/giant_kitten.py", str(elsewhere / "scripts" / "giant_kitten.py")]
+    mark.write_text(json.dumps({"written": [*map(str, precious)], "files": [*named["files"], *outside, 7]}))
+    said = remove(webui)
+    assert all(file.read_text() == "precious" for file in (*precious, elsewhere / "scripts" / "giant_kitten.py"))
+    assert any("which is not from here" in line for line in said)
+    assert (webui / "webui.py").exists() and not (extension / "preload.py").exists() and not mark.exists()
+
+
+@pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)
+def test_an_update_keeps_what_is_not_ours(webui: Path) -> None:
+    install(webui)
+    extension = find(webui).extension
+    (extension / "mine.txt").write_text("mine")
+    (extension / "scripts" / "giant_kitten.py").write_text("older")
+    (webui / "config.json").write_text('{"giant_kitten_mode": "by hand"}')
+    # Marks of earlier versions did not say what was written.
+    (extension / MARK).write_text('{"written": []}')
+    install(webui)
+    assert (extension / "mine.txt").read_text() == "mine"
+    assert (extension / "scripts" / "giant_kitten.py").read_text() != "older"
+    assert "giant_kitten_mode" in (webui / "config.json").read_text()
+    assert [child.name for child in extension.parent.iterdir() if "kitten" in child.name] == [NAME]
+
+
+class Full:
+    """A disk that is full after some files."""
+
+    def __init__(self, after: int) -> None:
+        self.left, self.copy = after, shutil.copy
+
+    def __call__(self, source: Path, to: Path) -> object:
+        self.left -= 1
+        if self.left < 0:
+            # As much as there was room for.
+            Path(to).write_bytes(Path(source).read_bytes()[:10])
+            raise OSError(errno.ENOSPC, "No space left on device", str(to))
+        return self.copy(source, to)
+
+
+@pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)
+@pytest.mark.parametrize("after", [0, 1, 3, 20])
+def test_a_full_disk_leaves_everything_as_it_was(webui: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    for older in (False, True):
+        if older:
+            install(webui)
+        before = tree(webui)
+        monkeypatch.setattr(shutil, "copy", Full(after))
+        with pytest.raises(Refused, match=r"everything is as it was.*No space left"):
+            install(webui)
+        monkeypatch.undo()
+        assert tree(webui) == before
+    install(webui)
+
+
+@pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)
+def test_where_pythons_folder_cannot_be_written_everything_is_as_it_was(
+    webui: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(file: Path, content: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+    for older in (False, True):
+        if older:
+            install(webui)
+        before = tree(webui)
+        monkeypatch.setattr(pth, "write", denied)
+        with pytest.raises(Refused, match="run this as the user who installed the WebUI"):
+            install(webui)
+        monkeypatch.undo()
+        assert tree(webui) == before
+
+
+@pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)
+@pytest.mark.parametrize("cut", [0, 1, 4, 12])
+def test_the_half_copy_of_an_earlier_version_is_taken_for_ours(webui: Path, cut: int) -> None:
+    install(webui)
+    extension = find(webui).extension
+    (extension / MARK).unlink()
+    files = sorted(path for path in extension.rglob("*") if path.is_file())
+    for file in files[cut:]:
+        file.unlink()
+    if cut:
+        files[cut - 1].write_bytes(files[cut - 1].read_bytes()[:7])
+    assert "took the extension that was there out" in install(webui)
+    (extension / MARK).unlink()
+    assert f"removed {extension}" in remove(webui)
+
+
+@pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)
+def test_a_copy_made_by_hand_is_not_ours(webui: Path) -> None:
+    extension = find(webui).extension
+    shutil.copytree(Path(extensions.__file__).parent / "folders" / "automatic1111", extension)
+    for action in (install, remove):
+        with pytest.raises(Refused, match="not put there by this command"):
+            action(webui)
+
+
+@pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)
+def test_an_install_that_was_killed_is_cleared_up(webui: Path) -> None:
+    install(webui)
+    extension = find(webui).extension
+    before = tree(webui)
+    older, unfinished = (extension.with_name(f"giant-kitten-{what}.disabled") for what in ("before", "unfinished"))
+    shutil.copytree(extension, unfinished)
+    extension.rename(older)
+    install(webui)
+    assert tree(webui) == before
+    shutil.copytree(extension, older)
+    remove(webui)
+    assert not list(extension.parent.glob("giant*"))
+
+
+@pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)
+@pytest.mark.parametrize("name", ["giant-kitten-before.disabled", "giant-kitten-unfinished.disabled"])
+def test_folders_of_somebody_elses_that_are_so_called_are_left_alone(webui: Path, name: str) -> None:
+    install(webui)
+    theirs = find(webui).extension.with_name(name)
+    theirs.mkdir()
+    (theirs / "mine.txt").write_text("mine")
+    before = tree(webui)
+    with pytest.raises(Refused, match="everything is as it was"):
+        install(webui)
+    assert tree(webui) == before
+    remove(webui)
+    assert (theirs / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)
+@pytest.mark.parametrize("leads", ["somewhere", "nowhere", "to itself"])
+def test_links_are_neither_followed_nor_removed(webui: Path, tmp_path: Path, leads: str) -> None:
+    there = find(webui).extension
+    target = {"somewhere": tmp_path / "elsewhere", "nowhere": tmp_path / "missing", "to itself": there}[leads]
+    if leads == "somewhere":
+        target.mkdir()
+        (target / MARK).write_text('{"written": []}')
+        (target / "mine.txt").write_text("mine")
+    there.symlink_to(target)
+    for action in (install, remove):
+        with pytest.raises(Refused, match="is a link to"):
+            action(webui)
+    assert there.is_symlink() and (leads != "somewhere" or (target / "mine.txt").read_text() == "mine")
+
+
+@pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)
+@pytest.mark.parametrize(
+    "config",
+    [b"[1]", b"7", b'"giant_kitten_x"', b"", b'{"giant_kitten_x": ', b'\xff\xfe{"giant_kitten_x": 1}', b"[" * 100000,
+     b'{"giant_kitten_x": 1, "y": "\\ud800"}', b"null"],
+)  # fmt: skip
+def test_settings_that_are_none_are_left_alone(webui: Path, config: bytes) -> None:
+    install(webui)
+    (webui / "config.json").write_bytes(config)
+    remove(webui)
+    assert (webui / "config.json").read_bytes() == config and not find(webui).extension.exists()
+
+
+@pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)
+def test_settings_that_cannot_be_written_are_left_whole(webui: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(webui)
+    config = b'{"giant_kitten_mode": "by hand"}'
+    (webui / "config.json").write_bytes(config)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    assert any("left its settings in config.json" in line for line in remove(webui))
+    assert (webui / "config.json").read_bytes() == config and not list(webui.glob("*.unfinished"))
 
 
 def test_what_is_no_webui_is_said_to_be_none(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="is not a folder"):
-        find(tmp_path / "nowhere")
+    for nothing in (tmp_path / "nowhere", "", __file__):
+        with pytest.raises(Refused, match="is not a folder"):
+            find(nothing)
+    for impossible in ("~nobody-of-that-name/x", "\0"):
+        with pytest.raises(Refused):
+            find(impossible)
     with pytest.raises(Refused, match="neither"):
         find(tmp_path)
     make(tmp_path / "stable-diffusion-webui", "AUTOMATIC1111")
@@ -135,7 +402,13 @@ def test_what_is_no_webui_is_said_to_be_none(tmp_path: Path) -> None:
 
 
 def test_a_webui_without_an_environment_of_its_own_uses_this_one(tmp_path: Path) -> None:
-    assert find(make(tmp_path, "ComfyUI")).python() == Path(sys.executable)
+    webui = make(tmp_path, "ComfyUI")
+    assert find(webui).python() == Path(sys.executable)
+    (webui / "venv" / "bin").mkdir(parents=True)
+    (webui / "venv" / "bin" / "python").symlink_to("/nowhere/python")
+    with pytest.raises(Refused, match="does not run"):
+        install(webui)
+    assert not find(webui).extension.exists()
 
 
 def test_the_command_says_what_it_did(tmp_path: Path) -> None:

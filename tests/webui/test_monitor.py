@@ -82,7 +82,7 @@ def test_the_page_shows_what_the_program_has(program: Server, open_page: Callabl
     assert any(row.split() == ["weights", "3.13", "GiB", "\u2013"] for row in rows), rows
     assert page.get_by_text("Reserve 1.00 GiB (given).").is_visible()
     card.get_by_text("granule by granule").click()
-    assert page.get_by_text("resident, large blocks").first.is_visible()
+    page.get_by_text("resident, large blocks").first.wait_for()
     picture(page, "monitor")
     # It stays open when the figures change.
     page.wait_for_timeout(1500)
@@ -218,3 +218,13 @@ def test_pages_that_go_away_in_the_middle_of_an_answer_are_nobodys_fault(program
 def test_a_port_that_cannot_be_is_said_and_the_program_goes_on(tmp_path: Path, port: str, said: str) -> None:
     with start(tmp_path, GIANT_KITTEN_MONITOR=port) as server:
         assert said in server.printed()
+
+
+def test_a_program_that_has_not_used_the_gpu_says_so(open_page: Callable[..., Page], tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text("import time\nprint('the program runs', flush=True)\ntime.sleep(600)\n")
+    command = [sys.executable, "-m", "giant_kitten", "monitor", str(tmp_path / "program.py")]
+    variables = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    with serving(command, "", "the program runs", tmp_path / "log", tmp_path, **variables) as server:
+        page = open_page(address(server))
+        page.get_by_text("Nothing has used the GPU yet.").wait_for()
+        assert page.get_by_text("Waiting for the first figures.").count() == 0

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from bad_bodies import BAD_BODIES
 from conftest import Server, picture
 from playwright.sync_api import Locator, Page
 
@@ -197,6 +198,29 @@ def test_the_routes_of_the_actions(fresh: Server) -> None:
     assert "/giant-kitten/v1/act" in fresh.get("openapi.json")["paths"]
 
 
+def test_no_body_is_too_bad_for_a_sentence(fresh: Server) -> None:
+    for body in BAD_BODIES:
+        status, answer = fresh.post("giant-kitten/v1/act", body)
+        assert 400 <= status < 500 and answer["detail"], (body[:100], status, answer)
+    status, answer = fresh.post("giant-kitten/v1/act", b" " * (1 << 17))
+    assert status == 413 and "too much" in answer["detail"]
+
+
+def test_a_page_of_somebody_elses_cannot_act(fresh: Server) -> None:
+    body, own = {"action": "free VRAM"}, fresh.url.rstrip("/")
+    for status, headers in (
+        (415, {"Content-Type": "text/plain"}),
+        (415, {"Content-Type": "application/x-www-form-urlencoded", "Origin": own}),
+        (403, {"Origin": "https://evil.example"}),
+        (403, {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}),
+        (200, {"Origin": own, "Sec-Fetch-Site": "same-origin"}),
+    ):
+        found, answer = fresh.post("giant-kitten/v1/act", body, headers)
+        assert found == status and answer["detail"], headers
+        freed = fresh.get("giant-kitten/v1/state")["devices"][0]["stats"]["phase_name"] == "freed"
+        assert freed == (status == 200)
+
+
 def test_with_a_password_nobody_else_has_the_actions(host: Any) -> None:
     with host(GRADIO[0], "--api", "--api-auth", "me:secret") as server:
         body = {"action": "free VRAM"}
@@ -205,6 +229,15 @@ def test_with_a_password_nobody_else_has_the_actions(host: Any) -> None:
             login = "Basic " + base64.b64encode(f"me:{password}".encode()).decode()
             assert server.post("giant-kitten/v1/act", body, {"Authorization": login})[0] == status
         assert server.get("giant-kitten/state")["problem"] is None
+
+
+@pytest.mark.parametrize("given", ["me", "me:", ":", ","])
+def test_a_password_that_is_none_closes_the_actions(host: Any, given: str) -> None:
+    with host(GRADIO[0], "--api", "--api-auth", given) as server:
+        for login in ("me:", ":", "me:me", ","):
+            header = {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
+            assert server.post("giant-kitten/v1/act", {"action": "free VRAM"}, header)[0] == 401
+        assert server.post("giant-kitten/v1/act", {"action": "free VRAM"})[0] == 401
 
 
 def test_the_panel_by_hand_and_back_to_automatic(fresh: Server, open_page: Callable[..., Page], gradio: str) -> None:

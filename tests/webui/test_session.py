@@ -86,7 +86,9 @@ def test_a_suggestion_is_never_more_than_the_card() -> None:
 
 def test_why_a_reserve_is_in_force() -> None:
     assert chosen({**STATS, "reserve": GIB, "reserve_reason": "given"}) == "Reserve 1.00 GiB (given)."
+    used = torch.zeros(1, device="cuda")
     assert "everything has fitted" in Session(Host("test")).state()["devices"][0]["chosen"]
+    del used
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 Where the environment variable GIANT_KITTEN has done it already, or `webui install` has, this does nothing.
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -14,11 +13,10 @@ def preload(parser):
     if carried.is_dir() and str(carried) not in sys.path:
         # Last, so that a giant-kitten of the WebUI's own environment goes before the one that came with the extension.
         sys.path.append(str(carried))
-    if os.environ.get("GIANT_KITTEN", "1") in ("0", "off", "false"):
-        return
     try:
-        import giant_kitten
+        from giant_kitten import _install, _variable
 
-        giant_kitten.install()
+        if _variable.wanted(otherwise="1"):
+            _install.install()
     except Exception as why:
         print(f"giant-kitten is not in use: {why}", file=sys.stderr)

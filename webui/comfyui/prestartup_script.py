@@ -4,7 +4,6 @@ torch itself is not imported here. ComfyUI's choice of another allocator (cudaMa
 comes.
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -12,8 +11,10 @@ carried = Path(__file__).with_name("package")
 if carried.is_dir() and str(carried) not in sys.path:
     sys.path.append(str(carried))
 
-if os.environ.get("GIANT_KITTEN", "1") not in ("0", "off", "false"):
-    try:
+try:
+    from giant_kitten import _variable
+
+    if _variable.wanted(otherwise="1"):
         import giant_kitten._startup  # noqa: F401
-    except Exception as why:
-        print(f"giant-kitten is not in use: {why}", file=sys.stderr)
+except Exception as why:
+    print(f"giant-kitten is not in use: {why}", file=sys.stderr)

@@ -6,8 +6,8 @@ Imported by the extension (`webui/automatic1111`) inside the WebUI, whose `modul
 from __future__ import annotations
 
 import functools
-import json
 import os
+import re
 import secrets
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from modules import sd_models, shared
 from modules.call_queue import queue_lock
 from starlette.concurrency import run_in_threadpool
 
+from .asked import Unwanted, body_of
 from .attention import fit
 from .session import Action, Host, Refused, Session, act_of, parse_action
 
@@ -340,6 +341,7 @@ def add_routes(demo: Any, app: Any) -> None:
     if not (getattr(options, "api", False) or demo is None):
         return
     given = getattr(options, "api_auth", None) or ""
+    # Of a user without a password nobody knows it: the actions are closed, not open.
     users = dict(user.split(":", 1) for user in given.split(",") if ":" in user)
 
     basic = Depends(HTTPBasic())
@@ -349,7 +351,7 @@ def add_routes(demo: Any, app: Any) -> None:
         if not password or not secrets.compare_digest(credentials.password.encode(), password.encode()):
             raise HTTPException(401, "Incorrect username or password", {"WWW-Authenticate": "Basic"})
 
-    described: Any = {"tags": ["giant-kitten"], "dependencies": [Depends(check)] if users else []}
+    described: Any = {"tags": ["giant-kitten"], "dependencies": [Depends(check)] if given else []}
     app.add_api_route(
         "/giant-kitten/v1/state", session.state, methods=["GET"], summary="Statistics and map", **described
     )
@@ -369,11 +371,18 @@ def _script() -> Response:
 
 async def _act(asked: Request) -> Response:
     try:
-        body = json.loads(await asked.body() or b"{}")
-    except ValueError:
-        body = None
+        body = await body_of(asked.headers, asked.stream(), _trusted)
+    except Unwanted as why:
+        return JSONResponse({"detail": str(why)}, why.status)
     status, said = await run_in_threadpool(act_of, session, body, _in_turn)
     return JSONResponse(said, status)
+
+
+def _trusted(origin: str) -> bool:
+    """Whether the WebUI was started to let the pages of an origin ask: --cors-allow-origins and its like."""
+    named = (getattr(shared.cmd_opts, "cors_allow_origins", None) or "").split(",")
+    pattern = getattr(shared.cmd_opts, "cors_allow_origins_regex", None)
+    return origin in named or "*" in named or bool(pattern and re.fullmatch(pattern, origin))
 
 
 def _check_login(app: Any, asked: Request) -> None:

@@ -20,6 +20,7 @@ from aiohttp import web
 from server import PromptServer
 
 from .. import _report
+from .asked import Unwanted, body_of
 from .session import ACTIONS, Host, Refused, Session, act_of, parse_action
 
 if TYPE_CHECKING:
@@ -228,6 +229,12 @@ def _state() -> dict[str, Any]:
     return found
 
 
+def _trusted(origin: str) -> bool:
+    """Whether ComfyUI was started to let the pages of an origin ask: --enable-cors-header."""
+    given = getattr(getattr(sys.modules.get("comfy.cli_args"), "args", None), "enable_cors_header", None)
+    return given in ("*", origin)
+
+
 def _in_turn(work: Callable[[], str]) -> str:
     with _prompts:
         return work()
@@ -245,9 +252,9 @@ def start() -> None:
 
     async def act(asked: Any) -> Any:
         try:
-            body = await asked.json()
-        except ValueError:
-            body = None
+            body = await body_of(asked.headers, asked.content.iter_chunked(1 << 14), _trusted)
+        except Unwanted as why:
+            return web.json_response({"detail": str(why)}, status=why.status)
         work = functools.partial(act_of, session, body, _in_turn)
         status, said = await asyncio.get_running_loop().run_in_executor(None, work)
         # The panel shows the sentence, and a browser would put any other status into its console.

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .. import _automatic, _install, _library, _placement, _report
+from .. import _automatic, _install, _library, _placement, _report, _variable
 from .gate import Gate
 from .guide import Guide, Observation, chosen, guide, observe
 
@@ -26,6 +27,7 @@ TOO_LATE = (
     "giant-kitten came too late, CUDA had started with PyTorch's own allocator: set the environment variable "
     "GIANT_KITTEN=1, or run “python -m giant_kitten webui install FOLDER” with the WebUI's folder, and start it again."
 )
+UNUSED = "Nothing has used the GPU yet."
 NO_MODEL = "No model was found to be placed first. To go on without one, check “ignored model”."
 
 
@@ -83,18 +85,23 @@ def _name(value: Any) -> str:
                 return name
     elif isinstance(value, (int, float)) and not isinstance(value, bool) and value in range(len(ACTIONS)):
         return ACTIONS[int(value)]
-    raise Refused(f"There is no action {value!r}: choose one of {', '.join(ACTIONS)} (or 0, 1, 2).")
+    raise Refused(f"There is no action {shown(value)}: choose one of {', '.join(ACTIONS)} (or 0, 1, 2).")
 
 
 def _gib(name: str, value: Any, most: int | None) -> int:
     if value is None or value == "":
         return 0
     try:
+        # Of texts what people write, and not all that Python reads: "1_000", other scripts' digits.
+        if isinstance(value, str) and not re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*", value, re.ASCII):
+            raise ValueError
         number = float(value)
     except (TypeError, ValueError):
-        raise Refused(f"“{name}” is a number of GiB, as in 1.6, not {value!r}.") from None
+        raise Refused(f"“{name}” is a number of GiB, as in 1.6, not {shown(value)}.") from None
+    except OverflowError:
+        number = float("inf")
     if isinstance(value, bool) or not 0 <= number < 1 << 20:
-        raise Refused(f"“{name}” is a number of GiB from 0 to the card's size, not {value!r}.")
+        raise Refused(f"“{name}” is a number of GiB from 0 to the card's size, not {shown(value)}.")
     bytes_ = int(number * (1 << 30))
     if most is not None and bytes_ > most:
         raise Refused(f"“{name}” is {number:g} GiB, but the card has {most / (1 << 30):.1f} GiB for giant-kitten.")
@@ -106,7 +113,17 @@ def _flag(name: str, value: Any) -> bool:
         return False
     if value in (True, False):
         return bool(value)
-    raise Refused(f"“{name}” is yes or no (true or false), not {value!r}.")
+    raise Refused(f"“{name}” is yes or no (true or false), not {shown(value)}.")
+
+
+def shown(value: Any) -> str:
+    """A value as a sentence shows it: in printable letters, and not at any length."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        # Numbers of thousands of digits, lists within lists.
+        return f"such a {type(value).__name__}"
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 @dataclass
@@ -178,7 +195,11 @@ class Session:
         if not _install.is_installed():
             return None
         try:
-            return int(_report.stats(self.device)["dedicated_capacity"])
+            found = _report.stats(self.device)
+            if not found["in_use"]:
+                # What it would have: its statistics tell nothing yet.
+                found = _library.read_json("gk_device_json", self.device)
+            return int(found["dedicated_capacity"])
         except _library.Error:
             return None
 
@@ -303,7 +324,8 @@ class Session:
             with self.gate.quiet(_PATIENCE):
                 _automatic.safe_point(kind, self.device)
             _library.call("gk_reset_peaks", self.device)
-            before = _report.stats(self.device)
+            found = _report.stats(self.device)
+            before = found if found["in_use"] else None
         except _library.Error:
             before = None
         with self._lock:
@@ -400,11 +422,17 @@ def state(devices: Any = None, observation: Observation | None = None) -> dict[s
     if devices is None:
         import torch
 
+        if not torch.cuda.is_initialized():
+            # To count the devices would begin it, and no child could be forked then.
+            return {"problem": None, "note": UNUSED, "devices": []}
         devices = range(torch.cuda.device_count())
-    shown, problem = [], None
+    shown: list[dict[str, Any]] = []
+    problem = None
     for device in devices:
         try:
             found = _report.stats(device)
+            if not found["in_use"]:
+                continue
             mode = "automatic" if found["automatic"] else "by hand"
             advice = guide(found, observation)
             shown.append(
@@ -419,7 +447,7 @@ def state(devices: Any = None, observation: Observation | None = None) -> dict[s
             )
         except _library.Error as why:
             problem = str(why)
-    return {"problem": problem, "devices": shown}
+    return {"problem": problem, "note": None if shown or problem else UNUSED, "devices": shown}
 
 
 def _is_on_gpu(model: Any) -> bool:
@@ -449,12 +477,14 @@ def act_of(session: Session, body: Any, in_turn: Callable[[Callable[[], str]], s
         return 422, {"detail": 'A JSON object is wanted, as in {"action": "activate", "reserve": 1.6}.'}
     unknown = sorted(set(body) - set(_FIELDS))
     if unknown:
-        return 422, {"detail": f"There is no field {unknown[0]!r}: there are {', '.join(_FIELDS)}."}
+        return 422, {"detail": f"There is no field {shown(unknown[0])}: there are {', '.join(_FIELDS)}."}
     refused: list[str] = []
 
     def work() -> str:
         try:
             if body["action"] == "automatic":
+                # What is given besides has no effect there, and has to make sense all the same.
+                parse_action(**{**body, "action": "activate"})
                 return session.automatic()
             return session.act(parse_action(**body, most=session.capacity()))
         except Refused as why:
@@ -471,7 +501,7 @@ def _not_installed() -> str:
     import os
     import sys
 
-    if os.environ.get("GIANT_KITTEN") in ("0", "off", "false"):
+    if _variable.NAME in os.environ and not _variable.wanted():
         return "giant-kitten is switched off by the environment variable GIANT_KITTEN."
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
@@ -479,5 +509,7 @@ def _not_installed() -> str:
     if torch is not None and not torch.cuda.is_available():
         return "PyTorch finds no GPU here, so there is nothing to allocate: “python -m giant_kitten doctor” says more."
     return (
-        _install.failure() or "giant-kitten is not in use: set the environment variable GIANT_KITTEN=1 and start again."
+        _install.failure()
+        or _variable.too_late()
+        or "giant-kitten is not in use: set the environment variable GIANT_KITTEN=1 and start again."
     )

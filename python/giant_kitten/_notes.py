@@ -1,0 +1,234 @@
+"""Where programs note the addresses of their monitors, so that `python -m giant_kitten monitor` finds them.
+
+A folder that only its user can read, for the tokens are in there. It is opened once, no link leads to it or is followed
+inside, and nothing is read, written or removed but what is a note of ours by its name and its content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from . import _library
+
+_POSIX = os.name == "posix"
+# No note is longer, and no title.
+_LONGEST, _LONGEST_TITLE = 4096, 200
+_URL = re.compile(r"http://127\.0\.0\.1:([0-9]{1,5})/([A-Za-z0-9_-]{20,100})/")
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a program notes of itself."""
+
+    process: int
+    born: str
+    """When and where its process began; a process that has its number later began at another time."""
+    title: str
+    url: str
+
+    @property
+    def port(self) -> int:
+        """The port of 127.0.0.1 that it listens on."""
+        found = _URL.fullmatch(self.url)
+        return int(found[1]) if found else 0
+
+    def is_here(self) -> bool:
+        """Whether it was noted since this machine was started. What else there is, on a shared disk, is not ours."""
+        return self.born.split(" ")[0] == _boot()
+
+    def is_gone(self) -> bool:
+        """Whether its process has certainly ended. That it does not answer is not enough."""
+        boot, _, rest = self.born.partition(" ")
+        space, _, began = rest.partition(" ")
+        if (boot, space) != (_boot(), _space()):
+            # Within a container, a process has another number.
+            return False
+        found = _began(self.process)
+        return found == "" or (found is not None and found.isdigit() and began.isdigit() and found != began)
+
+
+def own(title: str, url: str) -> Note:
+    """The note of this process."""
+    return Note(os.getpid(), f"{_boot()} {_space()} {_began(os.getpid())}", title[:_LONGEST_TITLE], url)
+
+
+def _boot() -> str:
+    """The start of this machine that is now."""
+    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+    return sys.platform
+
+
+def _space() -> str:
+    """What the numbers of processes belong to: a container has its own."""
+    with contextlib.suppress(OSError, AttributeError):
+        return os.readlink("/proc/self/ns/pid")
+    return "-"
+
+
+def _began(process: int) -> str | None:
+    """When a process began, or "alive" where no more can be told; "" where there is none any more, None if unknown."""
+    if os.path.isdir("/proc/self"):
+        try:
+            with open(f"/proc/{process}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+        except FileNotFoundError:
+            return ""
+        except OSError:
+            return None
+        return "" if fields[0] in (b"Z", b"X", b"x") else fields[19].decode()
+    if not _POSIX:
+        return _began_on_windows(process)
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return ""
+    except OSError:
+        return None
+    return "alive"
+
+
+def _began_on_windows(process: int) -> str | None:
+    import ctypes
+
+    kernel = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined]
+    kernel.OpenProcess.restype = ctypes.c_void_p
+    # SYNCHRONIZE; there is no such process: ERROR_INVALID_PARAMETER.
+    handle = kernel.OpenProcess(0x00100000, False, process)
+    if not handle:
+        return "" if ctypes.get_last_error() == 87 else None  # type: ignore[attr-defined]
+    try:
+        # WAIT_TIMEOUT: it has not ended.
+        return "alive" if kernel.WaitForSingleObject(ctypes.c_void_p(handle), 0) == 258 else ""
+    finally:
+        kernel.CloseHandle(ctypes.c_void_p(handle))
+
+
+class Folder:
+    """The folder of this user's notes, open."""
+
+    def __init__(self) -> None:
+        self.path, self._descriptor = "", -1
+
+    def __enter__(self) -> Folder:
+        base, name, flags = _base()
+        self.path = os.path.join(base, name)
+        if not _POSIX:
+            # The folder for temporary files is the user's own there.
+            os.makedirs(self.path, exist_ok=True)
+            if not stat.S_ISDIR(os.lstat(self.path).st_mode):
+                raise _library.Error(f"{self.path} is no folder: remove it")
+            return self
+        where = os.open(base, flags | os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=where)
+            own = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._descriptor = os.open(name, own, dir_fd=where)
+        except OSError as why:
+            raise _library.Error(f"{self.path} is no folder of this user's own ({why.strerror}): remove it") from why
+        finally:
+            os.close(where)
+        found = os.fstat(self._descriptor)
+        if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            self.__exit__()
+            raise _library.Error(f"{self.path} belongs to another user, or is open to others: remove it")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def write(self, note: Note) -> None:
+        """Writes a note, in place of an old one. A file of its name that is no note is left, and raises."""
+        name = f"{note.process}.json"
+        if self._read(name) is not None:
+            self._unlink(name)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _flag("O_NOFOLLOW") | _flag("O_CLOEXEC")
+        with os.fdopen(self._open(name, flags), "w", encoding="utf-8") as file:
+            json.dump({"giant-kitten": "monitor", **asdict(note)}, file)
+
+    def remove(self, note: Note) -> None:
+        """Removes a note, if it is this one still."""
+        name = f"{note.process}.json"
+        if self._read(name) == note:
+            self._unlink(name)
+
+    def notes(self) -> Iterator[Note]:
+        """The notes of programs that may be running. Those of processes that are certainly gone are removed."""
+        names = os.listdir(self._descriptor if _POSIX else self.path)
+        for name in sorted(name for name in names if re.fullmatch(r"[0-9]+\.json", name)):
+            note = self._read(name)
+            if note is None or name != f"{note.process}.json":
+                continue
+            if note.is_gone():
+                self._unlink(name)
+            elif note.is_here():
+                yield note
+
+    def _read(self, name: str) -> Note | None:
+        """A note, or None of what is none."""
+        try:
+            # A pipe would be waited for.
+            descriptor = self._open(name, os.O_RDONLY | _flag("O_NOFOLLOW") | _flag("O_NONBLOCK") | _flag("O_CLOEXEC"))
+        except OSError:
+            return None
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return None
+            found = json.loads(os.read(descriptor, _LONGEST + 1))
+        except (OSError, ValueError, RecursionError):
+            return None
+        finally:
+            os.close(descriptor)
+        return _note(found)
+
+    def _open(self, name: str, flags: int) -> int:
+        if _POSIX:
+            return os.open(name, flags, 0o600, dir_fd=self._descriptor)
+        return os.open(os.path.join(self.path, name), flags, 0o600)
+
+    def _unlink(self, name: str) -> None:
+        with contextlib.suppress(OSError):
+            if _POSIX:
+                os.unlink(name, dir_fd=self._descriptor)
+            else:
+                os.unlink(os.path.join(self.path, name))
+
+
+def _flag(name: str) -> int:
+    """A flag of `os.open`, 0 on systems without it."""
+    return int(getattr(os, name, 0))
+
+
+def _base() -> tuple[str, str, int]:
+    """Where the folder goes (what is the user's alone, or else the temporary folder), its name, how to open that."""
+    base = os.environ.get("XDG_RUNTIME_DIR", "").rstrip("/")
+    if _POSIX and os.path.isabs(base):
+        with contextlib.suppress(OSError):
+            found = os.lstat(base)
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022:
+                return base, "giant-kitten", os.O_NOFOLLOW
+    user = os.geteuid() if _POSIX else re.sub(r"\W", "_", os.environ.get("USERNAME", "user"))
+    return tempfile.gettempdir(), f"giant-kitten-{user}", 0
+
+
+def _note(found: object) -> Note | None:
+    if not isinstance(found, dict) or found.get("giant-kitten") != "monitor":
+        return None
+    process, born, title, url = (found.get(name) for name in ("process", "born", "title", "url"))
+    if not isinstance(process, int) or isinstance(process, bool) or not 0 < process < 1 << 32:
+        return None
+    if not (isinstance(born, str) and isinstance(title, str) and isinstance(url, str)):
+        return None
+    note = Note(process, born, title, url)
+    return note if len(title) <= _LONGEST_TITLE and _URL.fullmatch(url) and note.port < 1 << 16 else None

@@ -1,0 +1,431 @@
+"""What the monitor's servers do with connections and notes that are none of theirs, without a browser."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from giant_kitten import _library, _monitor, _notes
+
+TOKEN = "t" * 32
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where programs note their addresses."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    (tmp_path / "run").mkdir(mode=0o700)
+    (tmp_path / "temporary").mkdir(mode=0o700)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def watcher(base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The server of the page of all programs, in this process, and not as patient as it is."""
+    monkeypatch.setattr(_monitor, "PATIENCE", 1.0)
+    monkeypatch.setattr(_monitor, "ANSWER", 1.0)
+    server = _monitor.watch()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def get(server: Any, path: str = "") -> str:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(server.url + path, timeout=20) as answer:
+        return str(answer.read().decode())
+
+
+def problem(server: Any, process: int) -> str:
+    found = json.loads(get(server, f"{process}/state"))
+    assert found["devices"] == []
+    return str(found["problem"])
+
+
+def connect(server: Any, said: bytes = b"") -> socket.socket:
+    made = socket.create_connection(server.server_address, timeout=10)
+    made.sendall(said)
+    return made
+
+
+def is_closed(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+# ---- Connections ---------------------------------------------------------------------------------------------------
+
+
+def test_connections_that_say_nothing_are_few_and_do_not_last(watcher: Any) -> None:
+    began, threads = time.monotonic(), threading.active_count()
+    held = [connect(watcher, b"GET /") for _ in range(5 * _monitor.MOST)]
+    assert all(is_closed(one) for one in held[_monitor.MOST :])
+    assert time.monotonic() - began < _monitor.PATIENCE
+    assert threading.active_count() - threads <= _monitor.MOST
+    assert all(is_closed(one) for one in held)
+    assert time.monotonic() - began < 3 * _monitor.PATIENCE
+    assert "No program to show" in get(watcher)
+
+
+@pytest.mark.parametrize("said", [b"GET /", b"GET / HTTP/1.1\r\nX: "])
+def test_a_request_that_comes_by_drops_is_not_waited_for(watcher: Any, said: bytes) -> None:
+    began = time.monotonic()
+    with connect(watcher, said) as one, contextlib.suppress(ConnectionError):
+        one.settimeout(0.1)
+        while time.monotonic() - began < 10:
+            one.sendall(b"a")
+            try:
+                if one.recv(100) == b"":
+                    break
+            except TimeoutError:
+                continue
+    assert time.monotonic() - began < 4 * _monitor.PATIENCE
+
+
+def test_an_answer_that_nobody_takes_is_not_waited_for(watcher: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watcher, "find", lambda path: ("text/html", "x" * (64 << 20)))
+    head = f"GET /{watcher.token}/ HTTP/1.1\r\nHost: 127.0.0.1:{watcher.server_address[1]}\r\n\r\n"
+    before = threading.active_count()
+    with connect(watcher, head.encode()) as one:
+        one.recv(1)
+        until = time.monotonic() + 10
+        while threading.active_count() > before and time.monotonic() < until:
+            time.sleep(0.05)
+        assert threading.active_count() <= before
+
+
+def test_there_is_one_answer_a_connection_and_to_head_none_but_its_head(watcher: Any) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", watcher.server_address[1], timeout=10)
+    connection.request("HEAD", f"/{watcher.token}/")
+    answer = connection.getresponse()
+    assert answer.status == 200 and answer.read() == b"" and answer.will_close
+    assert int(answer.headers["Content-Length"]) == len(get(watcher))
+
+
+@pytest.mark.parametrize(
+    "head",
+    ["Host: evil.example:{port}\r\n", "", "Host: 127.0.0.1:{port}\r\nHost: evil.example\r\n", "Host: 127.0.0.1\r\n"],
+)  # fmt: skip
+def test_who_asks_by_another_name_is_told_nothing(watcher: Any, head: str) -> None:
+    head = head.format(port=watcher.server_address[1])
+    with connect(watcher, f"GET /{watcher.token}/ HTTP/1.1\r\n{head}\r\n".encode()) as one:
+        assert one.recv(20).startswith(b"HTTP/1.1 404")
+
+
+BUSY = """
+import os, resource, sys, threading, time
+from giant_kitten import _monitor
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+print(_monitor.monitor(), flush=True)
+held = []
+try:
+    while True:
+        held.append(os.open("/dev/null", os.O_RDONLY))
+except OSError:
+    pass
+sys.stdin.readline()
+before = time.process_time()
+time.sleep(2)
+print(time.process_time() - before, flush=True)
+for descriptor in held:
+    os.close(descriptor)
+sys.stdin.readline()
+"""
+
+
+def test_a_program_without_descriptors_is_not_kept_busy_by_who_connects(base: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", BUSY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdin and program.stdout and program.stderr
+        url = program.stdout.readline().strip()
+        port = int(url.split(":")[2].split("/")[0])
+        with contextlib.ExitStack() as stack:
+            for _ in range(8):
+                stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            program.stdin.write("\n")
+            program.stdin.flush()
+            assert float(program.stdout.readline()) < 0.5
+        time.sleep(1)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        assert opener.open(url, timeout=20).status == 200
+        program.stdin.close()
+        assert program.wait(20) == 0 and program.stderr.read() == ""
+
+
+def test_a_forked_child_does_not_keep_the_port_and_serves_by_itself(base: Path) -> None:
+    program = """
+import os, sys
+from giant_kitten import _monitor
+first = _monitor.monitor()
+child = os.fork()
+if child == 0:
+    second = _monitor.monitor()
+    os._exit(int(second == first))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+LOOKED_AT = """
+import json, os, urllib.request
+import torch, giant_kitten
+url = giant_kitten.monitor()
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+look = lambda: json.load(opener.open(url + "state"))
+before = look()
+print(before["note"], before["problem"], before["devices"], torch.cuda.is_initialized(), flush=True)
+child = os.fork()
+if child == 0:
+    torch.ones(3, device="cuda").cpu()
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+kept = torch.ones(3, device="cuda:0")
+print([device["index"] for device in look()["devices"]], giant_kitten.stats(1)["in_use"])
+"""
+
+
+def test_looking_begins_nothing(base: Path) -> None:
+    environment = {**os.environ, "FAKE_CUDA_PROFILE": "nominal-8g,nominal-6g"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOOKED_AT], env=environment, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.splitlines() == ["Nothing has used the GPU yet. None [] False", "0", "[0] 0"]
+
+
+@pytest.mark.parametrize(
+    ("text", "port"),
+    [("1", 0), (" TRUE ", 0), ("Yes", 0), ("on", 0), ("auto", 0), ("8123", 8123), ("0", None), ("", None),
+     (" Off ", None), ("no", None), ("false", None)],
+)  # fmt: skip
+def test_the_variable_is_read_by_the_same_table(monkeypatch: pytest.MonkeyPatch, text: str, port: int | None) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(_monitor, "monitor", asked.append)
+    monkeypatch.setenv("GIANT_KITTEN_MONITOR", text)
+    _monitor.from_environment()
+    assert asked == ([] if port is None else [port])
+
+
+# ---- Notes ---------------------------------------------------------------------------------------------------------
+
+
+def note(base: Path, url: str, title: str = "a program", **changed: Any) -> Path:
+    """Notes an address as this process would."""
+    made = {"giant-kitten": "monitor", **vars(_notes.own(title, url)), **changed}
+    file = base / "giant-kitten" / f"{made['process']}.json"
+    file.parent.mkdir(mode=0o700, exist_ok=True)
+    file.write_text(json.dumps(made))
+    return file
+
+
+@contextlib.contextmanager
+def listening(answer: Callable[[socket.socket], None]) -> Iterator[tuple[str, list[bytes]]]:
+    """Something else that listens: the address of it, and what it was asked."""
+    asked: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection, contextlib.suppress(OSError):
+                    connection.settimeout(5)
+                    asked.append(connection.recv(4096))
+                    answer(connection)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/{TOKEN}/", asked
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def saying(text: bytes) -> Callable[[socket.socket], None]:
+    return lambda connection: connection.sendall(text)
+
+
+def dripping(connection: socket.socket) -> None:
+    while True:
+        connection.sendall(b"a")
+        time.sleep(0.1)
+
+
+OK = b"HTTP/1.1 200 OK\r\n\r\n"
+FOREIGN = {
+    "no HTTP": saying(b"SSH-2.0-OpenSSH_9\r\n"),
+    "nothing": lambda connection: None,
+    "slow": lambda connection: time.sleep(3),
+    "drops": dripping,
+    "no state": saying(OK + b"[1, 2]"),
+    "no JSON": saying(OK + b"<html>"),
+    "lists in lists": saying(OK + b"[" * 100000),
+    "not UTF-8": saying(OK + b"\xff\xfe"),
+    "an error": saying(b"HTTP/1.1 500 No\r\n\r\n"),
+    "elsewhere": saying(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/x\r\n\r\n"),
+    "long": saying(OK + b'{"devices": [], "x": "' + b"x" * (_monitor.LARGEST + 10)),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_a_program_that_does_not_answer_is_not_forgotten(watcher: Any, base: Path, what: str) -> None:
+    with listening(FOREIGN[what]) as (url, _):
+        file = note(base, url)
+        began = time.monotonic()
+        assert "does not answer" in problem(watcher, os.getpid())
+        assert time.monotonic() - began < 4 * _monitor.ANSWER
+        assert "a program" in get(watcher) and file.exists()
+    assert "does not answer" in problem(watcher, os.getpid()) and file.exists()
+
+
+def test_no_proxy_is_asked(watcher: Any, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = b'{"devices": [], "problem": "from the program"}'
+    with listening(saying(OK + state)) as (url, asked), listening(saying(OK + b"{}")) as (proxy, overheard):
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy)
+        monkeypatch.delenv("no_proxy", raising=False)
+        note(base, url)
+        assert problem(watcher, os.getpid()) == "from the program"
+        assert asked[0].startswith(f"GET /{TOKEN}/state ".encode()) and overheard == []
+
+
+def test_what_is_certainly_gone_is_forgotten_and_nothing_else(watcher: Any, base: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    url = f"http://127.0.0.1:1/{TOKEN}/"
+    boot, space, began = _notes.own("", url).born.split(" ")
+    waiting = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, waiting.pid, os.WEXITED | os.WNOWAIT)
+    ended.wait()
+    gone = [
+        note(base, url, "ended", process=ended.pid),
+        note(base, url, "not waited for", process=waiting.pid),
+        note(base, url, "another has its number", process=os.getppid(), born=f"{boot} {space} 1"),
+    ]
+    alive = [note(base, url, "alive"), note(base, url, "in a container", process=1, born=f"{boot} pid:[1] {began}")]
+    other = note(base, url, "on another machine", process=2, born=f"other {space} {began}")
+    page = get(watcher)
+    assert [file for file in gone if file.exists()] == [] and all(file.exists() for file in (*alive, other))
+    assert "alive" in page and "in a container" in page and "on another machine" not in page
+    assert problem(watcher, ended.pid) == "This program has ended."
+    waiting.wait()
+
+
+def test_what_is_no_note_is_left_alone_and_spoils_nothing(watcher: Any, base: Path, tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:1/{TOKEN}/"
+    file = note(base, url, "<b>the one</b>")
+    folder = file.parent
+    strangers: dict[str, Any] = {
+        "credentials.json": {"auth": "precious"}, "1.json": [], "2.json": {"url": url, "title": "x"}, "3.json": 7,
+        "4.json": {**json.loads(file.read_text()), "process": 5}, "6.json": {"giant-kitten": "monitor"},
+        "7.json": {**json.loads(file.read_text()), "process": 7, "url": "http://evil.example/"},
+        "8.json": {**json.loads(file.read_text()), "process": 8, "title": ["x"]},
+        "9.json": {**json.loads(file.read_text()), "process": 9, "url": url.replace(":1/", ":99999/")},
+        "10.json": {**json.loads(file.read_text()), "process": 10**30},
+    }  # fmt: skip
+    for name, content in strangers.items():
+        (folder / name).write_text(json.dumps(content))
+    (folder / "11.json").write_bytes(b"[" * 4000)
+    (folder / "12.json").write_bytes(b"\xff\xfe{")
+    (folder / "13.json").mkdir()
+    os.mkfifo(folder / "14.json")
+    elsewhere = tmp_path / "elsewhere.json"
+    elsewhere.write_text(json.dumps({**json.loads(file.read_text()), "process": 15}))
+    (folder / "15.json").symlink_to(elsewhere)
+    before = sorted(os.listdir(folder))
+    page = get(watcher)
+    assert page.count("giant-kitten-map src=") == 1 and "&lt;b&gt;the one" in page
+    assert sorted(os.listdir(folder)) == before and elsewhere.exists()
+
+
+@pytest.mark.parametrize("where", ["run", "temporary"])
+@pytest.mark.parametrize("how", ["a link", "open to others", "a file"])
+def test_a_folder_that_is_not_the_users_own_is_not_looked_into(
+    watcher: Any, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, how: str
+) -> None:
+    folder = tmp_path / where / "giant-kitten"
+    if where == "temporary":
+        monkeypatch.delenv("XDG_RUNTIME_DIR")
+        folder = folder.with_name(f"giant-kitten-{os.geteuid()}")
+    victim = tmp_path / "victim"
+    victim.mkdir(mode=0o700)
+    for name in ("1.json", "credentials.json"):
+        (victim / name).write_text("precious")
+    if how == "a link":
+        folder.symlink_to(victim)
+    elif how == "a file":
+        folder.write_text("mine")
+    else:
+        folder.mkdir()
+        folder.chmod(0o755)
+    page = get(watcher)
+    assert "remove it" in page and folder.name in page
+    with pytest.raises(_library.Error, match="remove it"), _notes.Folder():
+        pass
+    assert sorted(os.listdir(victim)) == ["1.json", "credentials.json"]
+    # A program goes on without a note.
+    _monitor._note(f"http://127.0.0.1:1/{TOKEN}/")
+    assert sorted(os.listdir(victim)) == ["1.json", "credentials.json"]
+
+
+@pytest.mark.parametrize("how", ["a link", "open to others", "missing", "not absolute"])
+def test_a_runtime_folder_that_is_not_the_users_own_is_not_used(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    given = tmp_path / "given"
+    if how == "a link":
+        given.symlink_to(base)
+    elif how == "open to others":
+        given.mkdir()
+        given.chmod(0o777)
+    monkeypatch.chdir(tmp_path)
+    for text in ("run",) if how == "not absolute" else (str(given), f"{given}/"):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", text)
+        with _notes.Folder() as folder:
+            assert folder.path == str(tmp_path / "temporary" / f"giant-kitten-{os.geteuid()}")
+    assert os.listdir(base) == []
+
+
+def test_a_note_takes_the_place_of_an_old_one_alone_and_goes_with_its_program(base: Path) -> None:
+    own = _notes.own("now", f"http://127.0.0.1:2/{TOKEN}/")
+    file = note(base, f"http://127.0.0.1:1/{TOKEN}/", "before")
+    with _notes.Folder() as folder:
+        folder.write(own)
+        assert list(folder.notes()) == [own] and file.stat().st_mode & 0o777 == 0o600
+        folder.remove(_notes.own("another", own.url))
+        assert file.exists()
+        folder.remove(own)
+        assert not file.exists()
+        file.write_text("mine")
+        with pytest.raises(FileExistsError):
+            folder.write(own)
+        folder.remove(own)
+    assert file.read_text() == "mine"
+
+
+def test_the_descriptors_of_notes_are_closed(watcher: Any, base: Path) -> None:
+    note(base, f"http://127.0.0.1:1/{TOKEN}/")
+    os.mkfifo(base / "giant-kitten" / "14.json")
+    get(watcher)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        get(watcher)
+    assert len(os.listdir("/proc/self/fd")) <= before + 1 < resource.getrlimit(resource.RLIMIT_NOFILE)[0]
