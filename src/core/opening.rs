@@ -4,6 +4,8 @@
 //! on, and nothing says that loading has ended, except: as much lives as in a run before, once that had loaded; or more has
 //! come and gone than the reserve holds, which loading does not do.
 
+use super::steady::WORKS;
+
 /// What tells that loading has ended. Bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opening {
@@ -13,17 +15,13 @@ pub struct Opening {
     pub churn: u64,
 }
 
-/// What a program that loads may bring and take away without being taken for one that works, in bytes: weights are converted piece
-/// by piece.
-const LEAST_CHURN: u64 = 64 << 20;
-
 impl Opening {
     /// For a reserve of so many bytes, where so many have come and gone before; `resident` is what lived in an earlier run once
     /// it had loaded.
     pub fn new(reserve: u64, resident: Option<u64>, gone: u64) -> Opening {
         // Without a run before, what comes and goes is all there is to go by, and conversions are not to be taken for work.
         let times = if resident.is_some() { 1 } else { 4 };
-        Opening { resident, churn: gone + (times * reserve).max(LEAST_CHURN) }
+        Opening { resident, churn: gone + (times * reserve).max(WORKS) }
     }
 
     /// Whether loading has ended, where so many bytes live and so many have come and gone.

@@ -330,7 +330,8 @@ impl Heap {
         marks.scratch = scratch;
         marks.born = self.automatic.interval;
         self.automatic.demand.take(size);
-        self.steady.take(self.stats.blocks.allocated.current(), size);
+        let allocated = &self.stats.blocks.allocated;
+        self.steady.take(allocated.current(), allocated.taken(), size);
         self.stats.allocate(bound.core.class(), size, bytes);
         match tier {
             Some(tier) => self.stats.allocate_part(tier, size, scratch),
