@@ -77,7 +77,10 @@ def doctor() -> int:
             remedy = 'the host has no memory to spare: close programs, or set the option "shared"'
         say("", f"shared {size(found['shared_capacity'])} by {found['rung']}", remedy)
         if found["rung"] != "none":
-            say("", f"of the host's {size(found['shared_total'])}, half for all processes of this user: {_shares(found)}")
+            say(
+                "",
+                f"of the host's {size(found['shared_total'])} half is for all processes of this user: {_left(found)}",
+            )
         if found["rung"] == "pinned":
             say("", "on this driver what exists cannot change tier: actions take tensors out and back instead, because")
             for reason in found["rungs_refused"]:
@@ -86,7 +89,7 @@ def doctor() -> int:
     return problems
 
 
-def _shares(found: dict[str, Any]) -> str:
+def _left(found: dict[str, Any]) -> str:
     from ._report import size
 
     left = max(0, min(found["shared_budget"], found["shared_total"] // 2 - found["shared_others"]))

@@ -119,10 +119,10 @@ def _tell_reads(module: Any) -> None:
 def follow(module: Any, kind: str | None = None, device: Any = None) -> Following:
     """Tells the automatic mode of the work of a module that nobody calls from within another: a UNet, a VAE's decoder.
 
-    Each of its forward passes begins with a safe point, is a piece of work that no other thread's safe point moves memory
-    under, and is known to read the module's parameters and buffers once. The device is the one that is current then,
-    where none is given. `kind` is the class's name where it is not given. Costs some microseconds a pass, and some milliseconds for every
-    sixteenth.
+    Each of its forward passes begins with a safe point, is a piece of work under which no other thread's safe point
+    moves memory, and is known to read the module's parameters and buffers once. The device is the one that is current
+    then, where none is given. `kind` is the class's name where it is not given. Costs some microseconds a pass, and
+    some milliseconds for every sixteenth.
     """
     import torch
 

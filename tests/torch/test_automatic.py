@@ -105,14 +105,18 @@ def test_empty_cache_is_a_safe_point_for_who_asks_for_it() -> None:
 
 
 def test_a_second_thread_ends_that_empty_cache_is_a_safe_point() -> None:
-    code = """
+    code = (
+        """
 import threading
 thread = threading.Thread(target=lambda: torch.empty(1, device="cuda"))
 thread.start(), thread.join()
-""" + EMPTYING + "print('more than one thread' in giant_kitten.summary())"
+"""
+        + EMPTYING
+        + "print('more than one thread' in giant_kitten.summary())"
+    )
     printed = python(PROGRAM + code, GIANT_KITTEN="dedicated:512MiB,shared:2GiB,safe_points:empty_cache")
-    printed = [line for line in printed.splitlines() if "WARN" not in line]
-    assert printed == ["shared False", "shared False", "shared False", "unchanged", "True"]
+    lines = [line for line in printed.splitlines() if "WARN" not in line]
+    assert lines == ["shared False", "shared False", "shared False", "unchanged", "True"]
 
 
 def test_a_followed_module_is_let_go() -> None:
@@ -159,9 +163,7 @@ print(stats["migrated_bytes"], stats["reserve"] > 60 * MIB, unchanged(unet, *bef
 
 
 def start(script: Path, cache: Path, options: str = "reserve:remembered") -> str:
-    return python(
-        "", str(script), GIANT_KITTEN=f"dedicated:512MiB,shared:2GiB,{options}", XDG_CACHE_HOME=str(cache)
-    )
+    return python("", str(script), GIANT_KITTEN=f"dedicated:512MiB,shared:2GiB,{options}", XDG_CACHE_HOME=str(cache))
 
 
 def test_the_second_start_is_right_from_its_first_step(tmp_path: Path) -> None:

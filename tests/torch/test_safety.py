@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import python
 
-# Threads that never allocate: they copy between tensors and host memory on streams of their own, through the runtime alone.
+# Threads that never allocate: they copy from tensors to host memory on streams of their own, by the runtime alone.
 BESIDE = """
 import ctypes, threading
 import torch
@@ -44,8 +44,8 @@ def ends(threads):
 """
 
 
-def run(code: str, **variables: str) -> list[str]:
-    printed = python(BESIDE + code, GIANT_KITTEN="dedicated:512MiB,shared:2GiB", GIANT_KITTEN_LOG="error", **variables)
+def run(code: str) -> list[str]:
+    printed = python(BESIDE + code, GIANT_KITTEN="dedicated:512MiB,shared:2GiB", GIANT_KITTEN_LOG="error")
     return printed.splitlines()
 
 
@@ -153,7 +153,9 @@ print(*(giant_kitten.stats(device)["in_use"] for device in range(3)))
 
 
 def test_what_others_take_is_missing_from_what_is_free() -> None:
-    code = BESIDE + """
+    code = (
+        BESIDE
+        + """
 GIB = 1 << 30
 before, total = cuda.mem_get_info()
 foreign = ctypes.c_void_p()
@@ -166,6 +168,7 @@ cuda.empty_cache()
 runtime.cudaFree(foreign)
 print(cuda.mem_get_info()[0] >= before - 8 * MIB)
 """
+    )
     assert python(code, GIANT_KITTEN="shared:1GiB").splitlines() == ["True True", "True"]
 
 

@@ -78,7 +78,7 @@ def test_an_error_inside_leaves_the_gate_open() -> None:
 
 
 def test_previews_asked_for_at_every_step_lose_nothing_while_memory_moves() -> None:
-    """Previews that never allocate: they read the decoder's weights by copies on streams of their own, in three tabs."""
+    """Previews that allocate nothing: they copy the decoder's weights on streams of their own, in three tabs."""
     unet = torch.nn.Sequential(*(torch.nn.Linear(1024, 1024) for _ in range(16))).cuda()
     decoder = torch.nn.Parameter(torch.arange(32 * MIB, dtype=torch.uint8).pin_memory().cuda(), requires_grad=False)
     known = decoder.cpu()
