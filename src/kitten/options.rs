@@ -221,7 +221,7 @@ fn set_some_size(field: &mut Option<u64>, value: &str) -> Result<(), String> {
 
 impl Options {
     /// Reads the text of the environment variable `GIANT_KITTEN`. A text that only says that
-    /// giant-kitten is wanted ([`ON`]) or that it is not ([`OFF`]) is all defaults.
+    /// giant-kitten is wanted (`ON`) or that it is not (`OFF`) is all defaults.
     ///
     /// # Errors
     /// A sentence for the first thing that is not understood, naming it and what may be given.
