@@ -248,7 +248,12 @@ impl Actor {
             806..809 if self.world.parts.has(Part::Hooks) => self.record(),
             809..814 if self.world.parts.has(Part::Foreign) => self.foreign(),
             814..824 => self.piece_of_work(),
-            824..1000 if self.world.parts.has(Part::Late) => self.complete(),
+            824..834 if self.world.parts.has(Part::Hooks) => {
+                self.note(Call::Idle, 0, 0, 0, 0);
+                self.world.machine.look_for_idle();
+                self.heard(|_| false).map(drop)
+            }
+            834..1000 if self.world.parts.has(Part::Late) => self.complete(),
             _ => Ok(()),
         }
     }

@@ -123,6 +123,11 @@ impl Machine {
         self.armed.load(Ordering::Relaxed)
     }
 
+    /// Does what the library's own thread does now and then.
+    pub fn look_for_idle(&self) {
+        self.kitten.look_for_idle();
+    }
+
     /// Other programs take so much of a device.
     pub fn take(&self, device: usize, bytes: u64) {
         if let Ok(mut taken) = self.taken.lock() {

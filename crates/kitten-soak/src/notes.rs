@@ -33,6 +33,7 @@ calls! {
     Reset = "gk_reset",
     Fraction = "gk_memory_fraction",
     Prefer = "gk_prefer",
+    Idle = "the watch looks for idle memory",
     Work = "a piece of work begins or ends",
     MemoryInfo = "gk_memory_info",
     Record = "gk_record",
