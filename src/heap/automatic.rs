@@ -218,7 +218,7 @@ impl Heap {
         let passes = 2 * self.left_by(self.automatic.interval.wrapping_sub(1)) < left_before;
         let (candidates, fixed) = self.candidates(forecast, passes);
         let uses = forecast.levels(forecast.slack().div_ceil(self.granule) as usize);
-        let shared_room = self.ledger.limit(Tier::Shared).saturating_sub(self.live_granules(&candidates, Tier::Shared));
+        let shared_room = self.shared_reach().saturating_sub(self.kept_mapped(Tier::Shared));
         let outlook = Outlook {
             uses: &uses,
             horizon: forecast.horizon(),
@@ -445,10 +445,6 @@ impl Heap {
     fn idle_granules(&self) -> usize {
         let arenas = self.arenas.iter().enumerate().filter(|(index, _)| !self.pools.owns(*index));
         arenas.map(|(_, bound)| bound.core.idle_granules().len()).sum()
-    }
-
-    fn live_granules(&self, candidates: &[Candidate], tier: Tier) -> u64 {
-        candidates.iter().filter(|candidate| candidate.tier == tier).count() as u64 * self.granule
     }
 
     /// The granules that live blocks touch, with how often the coming work reads them; and how many dedicated ones are not to be moved,

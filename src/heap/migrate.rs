@@ -333,7 +333,7 @@ impl Heap {
             residents.iter_mut().for_each(|resident| resident.pin = None);
         }
         let plan = placement::plan(residents, order, budget);
-        let (needed, limit) = (plan.shared() * self.granule, self.ledger.limit(Tier::Shared));
+        let (needed, limit) = (plan.shared() * self.granule, self.shared_reach());
         if needed > limit {
             return Err(Error::Refused(format!(
                 "{} would have to lie in the shared tier, which holds {}: choose a smaller reserve or persist, free something, or \
@@ -442,7 +442,23 @@ impl Heap {
     }
 
     pub(super) fn can_take(&self, tier: Tier) -> bool {
-        self.stock.bytes(tier) > 0 || self.stock.held(tier) + self.granule <= self.ledger.capacity[tier]
+        let can_hold = self.stock.held(tier) + self.granule <= self.ledger.capacity[tier];
+        self.stock.bytes(tier) > 0 || (can_hold && self.stock.left(tier) >= self.granule)
+    }
+
+    /// What the shared tier may hold mapped, with what other devices and processes leave of the host's memory. Plans go by it.
+    pub(super) fn shared_reach(&self) -> u64 {
+        let most = self.stock.held(Tier::Shared).saturating_add(self.stock.left(Tier::Shared));
+        self.ledger.limit(Tier::Shared).min(most.saturating_sub(self.ledger.working))
+    }
+
+    /// Bytes mapped in a tier that stay so when everything idle is taken back: what live blocks touch, and all of pools.
+    pub(super) fn kept_mapped(&self, tier: Tier) -> u64 {
+        let kept = self.arenas.iter().enumerate().map(|(index, bound)| {
+            let runs = if self.pools.owns(self.owner_of(index)) { Vec::new() } else { bound.core.idle_runs(tier) };
+            bound.core.backed()[tier] - runs.into_iter().map(|run| run.len() as u64 * self.granule).sum::<u64>()
+        });
+        kept.sum()
     }
 
     /// Gives one granule backing in another tier, with its contents. The old backing goes to the stock.

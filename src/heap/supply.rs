@@ -242,6 +242,8 @@ impl Heap {
                     self.last_refusal = refused.err();
                     self.see_refusal(tier);
                     handles.drain(..).for_each(|handle| self.stock.put(tier, handle));
+                    // What was created until then is held now.
+                    self.note();
                     return None;
                 }
             }
@@ -249,6 +251,7 @@ impl Heap {
         let address = self.arenas[request.index].base + u64::from(growth.first) * self.granule;
         if let Err(why) = self.map_run(address, &handles, tier) {
             self.last_refusal = Some(why);
+            self.note();
             return None;
         }
         let Bound { core, handles: under, .. } = &mut self.arenas[request.index];

@@ -98,3 +98,38 @@ fn what_lies_idle_goes_back_in_a_program_that_waits_and_in_no_other() {
     kept.check(&gpu);
     kitten.check().unwrap();
 }
+
+#[test]
+fn an_action_that_the_hosts_memory_cannot_hold_moves_nothing() {
+    let gpu = machine(2, 8 * GRANULE, 64 * GRANULE);
+    let kitten = kitten_on(&gpu, "shared:24MiB");
+    let elsewhere = kitten.malloc_shared((8 * GRANULE) as usize, 1, DEFAULT).unwrap();
+    let blocks = load(&gpu, &kitten, 6, 1);
+    let why = match (kitten.free_vram(0), crate::MIGRATES) {
+        (Err(why), true) => why.to_string(),
+        (Ok(moved), false) if moved.stayed == 6 * GRANULE => return,
+        (other, _) => panic!("{other:?}"),
+    };
+    assert!(why.contains("nothing was moved"), "{why}");
+    assert_eq!(kitten.stats(0).unwrap().migrations, 0);
+    assert!(blocks.iter().all(|block| tier_of(&kitten, block) == KEEP));
+    kitten.free(elsewhere, 1, DEFAULT).unwrap();
+    kitten.reset().unwrap();
+    kitten.free_vram(0).unwrap();
+    assert_eq!(kitten.stats(0).unwrap().migrations, 6);
+    blocks.iter().for_each(|block| block.check(&gpu));
+    kitten.check().unwrap();
+}
+
+#[test]
+fn what_a_request_took_before_it_was_served_elsewhere_is_counted() {
+    let (gpu, kitten) = setup(8 * GRANULE, 16 * GRANULE, "");
+    let shared = kitten.malloc_shared((3 * GRANULE) as usize, 0, DEFAULT).unwrap();
+    kitten.free(shared, 0, DEFAULT).unwrap();
+    gpu.set_dedicated_taken(0, 6 * GRANULE);
+    assert_eq!(kitten.malloc((3 * GRANULE) as usize, 0, DEFAULT), Ok(shared));
+    let (capacity, free) = gpu.memory_info(0, kitten_sim::Tier::Dedicated).unwrap();
+    let held = kitten.stats(0).unwrap().tiers[Tier::Dedicated].reserved.current();
+    assert_eq!(held, capacity - free - 6 * GRANULE, "what the machine has given");
+    assert_eq!(held, 2 * GRANULE);
+}

@@ -140,6 +140,17 @@ impl Gpu {
         }
     }
 
+    /// Gives up the machine's memory, addresses and streams: from now on it has no devices. For programs that make many machines
+    /// and cannot see to it that nobody holds an old one.
+    pub fn dismantle(&self) {
+        let mut state = self.state();
+        if let Ok(nothing) = Memory::new(&[]) {
+            state.memory = nothing;
+        }
+        state.streams = Streams::new();
+        state.profiles.clear();
+    }
+
     /// How many devices there are.
     pub fn device_count(&self) -> usize {
         self.state().profiles.len()

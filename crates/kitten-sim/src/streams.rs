@@ -62,7 +62,7 @@ impl std::fmt::Display for Fault {
 }
 
 /// How much of each stream's work is known to come before: serial number of the stream to count of its work.
-pub(crate) type Clock = HashMap<u64, u64>;
+pub(crate) type Clock = BTreeMap<u64, u64>;
 
 fn merge(clock: &mut Clock, other: &Clock) {
     for (stream, count) in other {
@@ -357,6 +357,8 @@ impl Streams {
     fn finish(&mut self, clock: &Clock, memory: &Memory) {
         while !self.is_done(clock) && self.run_one(0, memory) {}
         merge(&mut self.host, clock);
+        // What the host knows to be done comes before whatever begins from now on.
+        self.uses.retain(|past| self.host.get(&past.stream).is_none_or(|known| *known < past.nth));
     }
 
     pub(crate) fn create_event(&mut self) -> u64 {

@@ -1,0 +1,211 @@
+//! The machines: small ones of every kind, each with a library of its own, and what both keep in their books.
+
+use std::ffi::{CStr, CString, c_char};
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use giant_kitten::abi::{self, GkStats};
+use giant_kitten::driver::sim::SimDriver;
+use giant_kitten::{Kitten, Options};
+use kitten_sim::{Fault, Gpu, Outstanding, Profile, Tier};
+
+use crate::Failure;
+
+/// A machine with the library on it.
+#[derive(Debug)]
+pub struct Machine {
+    /// The simulated GPUs.
+    pub gpu: Gpu,
+    /// Their profiles. Nothing is ever allocated on the last.
+    pub profiles: Vec<Profile>,
+    /// What other programs have taken of each device.
+    pub taken: Mutex<Vec<u64>>,
+    /// Whether calls of the driver may fail now.
+    pub armed: AtomicBool,
+    kitten: &'static Kitten,
+    /// Whether `gk_reset` may move memory, because one thread alone uses the cards and the options say so.
+    pub moves_at_resets: bool,
+    /// In words, for whoever looks for a failure.
+    pub description: String,
+}
+
+/// The first fault that any machine has told of since the last look.
+static FAULT: Mutex<Option<String>> = Mutex::new(None);
+static FAULTY: AtomicBool = AtomicBool::new(false);
+
+fn told(fault: &Fault) {
+    if !FAULTY.swap(true, Ordering::AcqRel)
+        && let Ok(mut first) = FAULT.lock()
+    {
+        *first = Some(fault.to_string());
+    }
+}
+
+/// Whether memory was used too early.
+///
+/// # Errors
+/// How.
+#[inline]
+pub fn no_fault() -> Result<(), Failure> {
+    if !FAULTY.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let fault = FAULT.lock().ok().and_then(|mut fault| fault.take()).unwrap_or_default();
+    FAULTY.store(false, Ordering::Release);
+    Err(Failure(format!("memory was used, moved or unmapped too early: {fault}")))
+}
+
+impl Machine {
+    /// A random machine, and the library installed on it with random options; `alone` says that one thread uses it.
+    ///
+    /// # Errors
+    /// Where the machine cannot be made.
+    pub fn new(random: &mut fastrand::Rng, alone: bool) -> Result<Machine, Failure> {
+        let granularity: u64 = if random.u8(..4) == 0 { 2 << 20 } else { 1 << 16 };
+        let used = random.usize(2..=3);
+        let all_pinned = random.u8(..6) == 0;
+        let profiles: Vec<Profile> = (0..=used)
+            .map(|_| {
+                let (dedicated, shared) = match granularity {
+                    0x1_0000 => (random.u64(48..160), random.u64(64..256)),
+                    _ => (random.u64(8..24), random.u64(12..32)),
+                };
+                let shared = if random.u8(..12) == 0 { 0 } else { shared };
+                Profile {
+                    granularity,
+                    dedicated_bytes: dedicated * granularity,
+                    shared_bytes: shared * granularity,
+                    migrates: !all_pinned && random.u8(..4) != 0,
+                    ..Profile::builtin("nominal-6g").unwrap_or_else(|| unreachable!("a built-in profile"))
+                }
+            })
+            .collect();
+        let shared: u64 = profiles.iter().map(|profile| profile.shared_bytes).sum();
+        let mut options = format!("shared:{}", if random.bool() { shared } else { random.u64(shared / 3..=shared) });
+        if random.bool() {
+            options += &format!(",reserve:{}", random.u64(1..8) * granularity);
+        }
+        if random.u8(..4) == 0 {
+            options += &format!(",sort:reversed,persist:{granularity}");
+        }
+        let moves_at_resets = alone && random.u8(..6) == 0;
+        if moves_at_resets {
+            options += ",safe_points:empty_cache";
+        }
+        let describe = |p: &Profile| {
+            let rung = if p.migrates { "migrates" } else { "pins" };
+            format!("{} + {} granules, {rung}", p.dedicated_bytes / granularity, p.shared_bytes / granularity)
+        };
+        let devices: Vec<String> = profiles.iter().map(describe).collect();
+        let description =
+            format!("granules of {} KiB; {}; options \"{options}\"", granularity >> 10, devices.join("; "));
+        let gpu = Gpu::new(&profiles).map_err(|why| Failure(format!("no machine: {why}")))?;
+        gpu.tell_faults(told);
+        let options = Options::parse(&options).map_err(Failure)?;
+        let kitten = Kitten::new(options, Arc::new(SimDriver::new(gpu.clone())))
+            .map_err(|why| Failure(format!("no allocator: {why}")))?;
+        let kitten = abi::install(kitten);
+        // What the machine before may have told when its library went is no fault of this one.
+        let _ = no_fault();
+        let taken = Mutex::new(vec![0; profiles.len()]);
+        Ok(Machine { gpu, profiles, taken, armed: AtomicBool::new(false), kitten, moves_at_resets, description })
+    }
+
+    /// How many devices are used.
+    pub fn used(&self) -> usize {
+        self.profiles.len() - 1
+    }
+
+    /// Whether calls of the driver may fail now.
+    #[inline]
+    pub fn is_armed(&self) -> bool {
+        self.armed.load(Ordering::Relaxed)
+    }
+
+    /// Does what the library's own thread does now and then.
+    pub fn look_for_idle(&self) {
+        self.kitten.look_for_idle();
+    }
+
+    /// Other programs take so much of a device.
+    pub fn take(&self, device: usize, bytes: u64) {
+        if let Ok(mut taken) = self.taken.lock() {
+            self.gpu.set_dedicated_taken(device, bytes);
+            taken[device] = bytes;
+        }
+    }
+
+    /// The invariants of the library hold, and what it thinks it holds of each tier is what the machine has given.
+    ///
+    /// # Errors
+    /// What does not hold.
+    pub fn books(&self) -> Result<(), Failure> {
+        self.kitten.check().map_err(|why| Failure(format!("Kitten::check: {why}")))?;
+        let taken = self.taken.lock().map(|taken| taken.clone()).unwrap_or_default();
+        for (device, taken) in taken.into_iter().enumerate().take(self.used()) {
+            let stats = stats(device)?;
+            for (tier, held, taken) in
+                [(Tier::Dedicated, stats.dedicated_reserved, taken), (Tier::Shared, stats.shared_reserved, 0)]
+            {
+                let (capacity, free) =
+                    self.gpu.memory_info(device, tier).map_err(|why| Failure(format!("the machine: {why}")))?;
+                if free > 0 && capacity - free - taken != held {
+                    let given = capacity - free - taken;
+                    return Err(Failure(format!(
+                        "device {device} holds {held} bytes of {tier:?} memory by gk_stats, {given} by the machine"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the library off the machine: it must have left nothing behind.
+    ///
+    /// # Errors
+    /// What it left.
+    pub fn end(&self) -> Result<(), Failure> {
+        self.kitten.check().map_err(|why| Failure(format!("Kitten::check at the end: {why}")))?;
+        self.kitten.shutdown();
+        let left = self.gpu.outstanding();
+        if left != Outstanding::default() {
+            return Err(Failure(format!("the library left {left:?} behind")));
+        }
+        no_fault()?;
+        self.gpu.dismantle();
+        Ok(())
+    }
+}
+
+/// `gk_stats`.
+///
+/// # Errors
+/// Where it answers otherwise than with [`abi::GK_OK`].
+pub fn stats(device: usize) -> Result<GkStats, Failure> {
+    let mut stats = GkStats { size: size_of::<GkStats>() as u32, ..GkStats::default() };
+    // SAFETY: the struct is the library's own, and says its size.
+    match unsafe { abi::gk_stats(device as i32, &mut stats) } {
+        abi::GK_OK => Ok(stats),
+        code => Err(Failure(format!("gk_stats of device {device} answers {code}: {}", last_error()))),
+    }
+}
+
+/// `gk_last_error`.
+pub fn last_error() -> String {
+    // SAFETY: the text is good until this thread's next call.
+    unsafe { CStr::from_ptr(abi::gk_last_error()) }.to_string_lossy().into_owned()
+}
+
+/// A question that answers with JSON, in two calls as the header says: what it needs, and the text. `None` where it has none, or grew
+/// between the calls.
+pub fn json(ask: impl Fn(*mut c_char, usize) -> usize) -> Option<String> {
+    let needed = ask(std::ptr::null_mut(), 0);
+    let mut buffer = vec![0u8; needed];
+    let length = ask(buffer.as_mut_ptr().cast(), needed);
+    if needed == 0 || length == 0 || length > needed {
+        return None;
+    }
+    buffer.truncate(length);
+    CString::from_vec_with_nul(buffer).ok()?.into_string().ok()
+}
