@@ -87,7 +87,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gk_map_json": (ctypes.c_size_t, (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)),
     "gk_snapshot_json": (ctypes.c_size_t, (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)),
     "gk_pool_holds": (ctypes.c_uint64, (ctypes.c_int, ctypes.c_uint64, ctypes.c_uint64)),
-    "gk_record": (ctypes.c_int, (ctypes.c_size_t, ctypes.c_void_p)),
+    "gk_record": (ctypes.c_int, (ctypes.c_size_t, ctypes.c_int, ctypes.c_uint32)),
     "gk_history_json": (ctypes.c_size_t, (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)),
     "gk_last_error": (ctypes.c_char_p, ()),
     "gk_version": (ctypes.c_char_p, ()),

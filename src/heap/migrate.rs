@@ -569,7 +569,7 @@ impl Heap {
             }
         }
         for (address, bytes) in unmapped {
-            self.happened(Action::SegmentUnmap, address, bytes, 0, 0);
+            self.happened(Action::SegmentUnmap, address, bytes, 0, None);
         }
         gone
     }
