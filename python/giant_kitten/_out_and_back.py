@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _install, _library
 from ._placement import _preferring
+from ._tensors import storage_of, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -83,13 +84,13 @@ def place(device: int, request: _library.Activation, to: int, finish: Callable[[
     _uninterrupted(work)
 
 
-def move(tensors: Iterable[Any], to: int) -> None:
+def move(chosen: Iterable[Any], to: int) -> None:
     """Takes the storages of some tensors out and back into a tier."""
     import torch
 
-    tensors = list(tensors)
+    chosen = list(chosen)
     for device in range(torch.cuda.device_count()):
-        storages = _storages(tensors, device)
+        storages = _storages(chosen, device)
         if not storages:
             continue
         for claim in _claims(device, None):
@@ -128,29 +129,21 @@ def _known_tensors() -> Iterator[Any]:
     for known in gc.get_objects():
         # Not isinstance, which asks proxies what they pretend to be.
         if issubclass(type(known), torch.Tensor):
-            yield known
-            gradient = None
-            with contextlib.suppress(RuntimeError):
-                gradient = known.grad if known.is_leaf else None
-            if gradient is not None:
-                yield gradient
+            # One may be in the making, of a class that cannot say its parts yet: Python knows those by themselves.
+            with contextlib.suppress(Exception):
+                yield from tensors(known)
+            with contextlib.suppress(Exception):
+                if known.is_leaf and known.grad is not None:
+                    yield from tensors(known.grad)
 
 
-def _storages(tensors: Iterable[Any], device: int) -> dict[int, Any]:
+def _storages(known: Iterable[Any], device: int) -> dict[int, Any]:
     """The storages of tensors on a device by their addresses, those that can let go of their memory."""
-    import torch
-
     found = {}
-    with torch._C.DisableTorchFunctionSubclass():
-        for tensor in tensors:
-            # Some have no storage, or a fake one: sparse tensors, those of tracers.
-            with contextlib.suppress(RuntimeError, NotImplementedError):
-                if tensor.device.type == "cuda" and tensor.device.index == device:
-                    storage = tensor.untyped_storage()
-                    # Old releases cannot say whether a storage could be resized.
-                    can_go = getattr(storage, "resizable", lambda: True)
-                    if storage.device.type == "cuda" and storage.nbytes() and can_go():
-                        found[storage.data_ptr()] = storage
+    for storage in map(storage_of, known):
+        # Old releases cannot say whether a storage could be resized.
+        if storage is not None and storage.device.index == device and getattr(storage, "resizable", lambda: True)():
+            found[storage.data_ptr()] = storage
     return found
 
 

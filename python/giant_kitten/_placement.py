@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _library
 from ._device import index as _index
+from ._tensors import storage_of, tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 T = TypeVar("T")
 
@@ -166,42 +167,5 @@ def _preferring(to: int) -> Iterator[None]:
 
 def _pointers(x: Any) -> list[int]:
     """The storages of a tensor, a module, or several of them: each once, and only what is on a GPU."""
-    found: dict[int, None] = {}
-    for tensor in tensors(x):
-        if tensor.device.type == "cuda":
-            pointer = tensor.untyped_storage().data_ptr()
-            if pointer:
-                found[pointer] = None
-    return list(found)
-
-
-def tensors(x: Any) -> Iterable[Any]:
-    """The tensors of a tensor, a module (its parameters and buffers), or several of them."""
-    import torch
-
-    if isinstance(x, torch.Tensor):
-        yield from (x,) if x.layout == torch.strided else _parts(x)
-    elif isinstance(x, torch.nn.Module):
-        for part in (*x.parameters(), *x.buffers()):
-            yield from tensors(part)
-    elif isinstance(x, (list, tuple, set, frozenset)):
-        for part in x:
-            yield from tensors(part)
-    elif isinstance(x, dict):
-        yield from tensors(list(x.values()))
-    else:
-        raise TypeError(f"a tensor, a module, or several of them are wanted, not {type(x).__name__}")
-
-
-def _parts(sparse: Any) -> Iterator[Any]:
-    """The tensors that a sparse one is made of."""
-    import torch
-
-    if sparse.layout == torch.sparse_coo:
-        yield from (sparse._indices(), sparse._values())
-        return
-    by_row = sparse.layout in (torch.sparse_csr, torch.sparse_bsr)
-    yield from (
-        (sparse.crow_indices(), sparse.col_indices()) if by_row else (sparse.ccol_indices(), sparse.row_indices())
-    )
-    yield sparse.values()
+    found = (storage_of(tensor) for tensor in tensors(x))
+    return list(dict.fromkeys(storage.data_ptr() for storage in found if storage is not None))
