@@ -54,6 +54,7 @@ class _Storage:
             storage.copy_(self.bytes)
         if claim["model"]:
             _library.call("gk_mark", storage.data_ptr(), 1)
+        _library.call("gk_pin", storage.data_ptr(), claim["pinned"])
         for other in claim["used_on"]:
             _library.library().gk_record_stream(storage.data_ptr(), other)
         # Last: what is interrupted before is done again.
@@ -63,9 +64,9 @@ class _Storage:
 def place(device: int, request: _library.Activation, to: int, finish: Callable[[], None]) -> None:
     """Takes every storage on a device out and back into its place, with the reserve and the order that `request` names.
 
-    `to` is the tier that they come back to as long as it has room; `finish` is called once they have. The storages are
-    those of all tensors that Python knows: one that stayed would keep its place from the model, and nobody but the
-    garbage collector knows them all.
+    `to` is the tier that they come back to as long as it has room, except those that are pinned to the other one;
+    `finish` is called once they have. The storages are those of all tensors that Python knows: one that stayed would
+    keep its place from the model, and nobody but the garbage collector knows them all.
     """
     import torch
 
@@ -78,7 +79,9 @@ def place(device: int, request: _library.Activation, to: int, finish: Callable[[
     def work() -> None:
         _library.call("gk_begin_loading", device, ctypes.byref(request))
         in_order = [_Storage(storages[claim["address"]], claim) for claim in claims if claim["address"] in storages]
-        _move(in_order, device, request, to)
+        # What is pinned to the card has its place before all others; that the card is wanted empty goes before a pin.
+        in_order.sort(key=lambda storage: storage.claim["pinned"] != _library.DEDICATED)
+        _move(in_order, device, request, to, pins_hold=to == _library.DEDICATED)
         finish()
 
     _uninterrupted(work)
@@ -227,7 +230,9 @@ def _wait(state: dict[str, Any], noted: list[BaseException]) -> None:
                 return
 
 
-def _move(storages: list[_Storage], device: int, request: _library.Activation | None, to: int) -> None:
+def _move(
+    storages: list[_Storage], device: int, request: _library.Activation | None, to: int, pins_hold: bool = False
+) -> None:
     """Takes storages out, then back in this order. Where that fails they come back to where they were."""
     returned: list[_Storage] = []
     try:
@@ -237,7 +242,8 @@ def _move(storages: list[_Storage], device: int, request: _library.Activation | 
             # Only now is idle what has to go back to the driver, so that nothing takes more than the reserve leaves.
             _library.call("gk_begin_loading", device, ctypes.byref(request))
         for storage in storages:
-            storage.come_back(device, to)
+            pinned = storage.claim["pinned"]
+            storage.come_back(device, pinned if pins_hold and pinned != _library.NO_TIER else to)
             returned.append(storage)
     except BaseException as why:
         _rescue(storages, returned, device, why)

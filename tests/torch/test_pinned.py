@@ -14,6 +14,7 @@ HERE = Path(__file__).parent
     ("tests", "options"),
     [
         ("test_placement.py", "1"),
+        ("test_pins.py", "1"),
         ("test_tensors_of_parts.py", "1"),
         ("on_the_pinned_rung.py", "dedicated:64MiB,shared:256MiB"),
     ],
