@@ -309,14 +309,25 @@ int gk_prefer(int tier);
 /* Reads a size as in the options ("1.6GiB", or bytes) into *bytes. */
 int gk_parse_size(const char *text, uint64_t *bytes);
 
-/* Every segment (a run of backed granules of one arena) and block of a device as a JSON list; the buffer as above. */
+/* Every segment (a run of backed granules of one arena) and block of a device as one JSON object, the buffer as above: "segments", a
+ * list of them with their blocks; "stacks", a list of stacks, each a list of frames, the innermost first. A block that lives has the
+ * number of the stack that led to it as its "stack", where that is known. */
 size_t gk_snapshot_json(int device, char *buffer, size_t length);
 
-/* Begins to record anew what happens, the last `events` of each device (at most 2^20); 0 ends it. `who` may be null; otherwise it is
- * called at each malloc (0) and free (1), with no lock held, and the number it returns is kept with the event as its "stack". */
-int gk_record(size_t events, uint64_t (*who)(int what));
+/* Whose stacks of Python a recording keeps: nobody's; of each live block, that which led to its malloc; the same with each event of
+ * the block; with the events of a free, that which led to the free. */
+enum { GK_NO_STACKS = 0, GK_STACKS_OF_BLOCKS = 1, GK_STACKS_OF_MALLOC = 2, GK_STACKS_OF_ALL = 3 };
 
-/* What was recorded of a device as a JSON list, the oldest first, in the words of PyTorch's memory snapshots; the buffer as above. */
+/* Records what happens, the last `events` of each device (at most 2^20); 0 ends it and forgets them. What was recorded before is kept,
+ * as far as there is room, and who asked for a block is known as long as it lives. `skipped` has a bit for each action that is left
+ * out: 0 alloc, 1 free_requested, 2 free_completed, 3 segment_map, 4 segment_unmap, 5 oom.
+ *
+ * Where stacks are wanted, the calling thread holds Python's lock. They are read in the interpreter that the process has, and no Python
+ * runs for it. Before that ends, end the recording: once this has returned, nobody looks for a stack any more. */
+int gk_record(size_t events, int stacks, uint32_t skipped);
+
+/* What was recorded of a device as one JSON object, the buffer as above: "events", a list of them, the oldest first, in the words of
+ * PyTorch's memory snapshots, and "stacks", as for gk_snapshot_json. An event has no "stack" where none was wanted. */
 size_t gk_history_json(int device, char *buffer, size_t length);
 
 /* The memory map of a device as one JSON object, the buffer as above: bytes of the model's blocks, other blocks, scratch and

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ._placement import tier as tier
     from ._placement import to_dedicated as to_dedicated
     from ._placement import to_shared as to_shared
+    from ._placement import unpin as unpin
     from ._report import memory_map as memory_map
     from ._report import stats as stats
     from ._report import summary as summary
@@ -53,6 +54,7 @@ _HOMES = {
     "tier": "_placement",
     "to_dedicated": "_placement",
     "to_shared": "_placement",
+    "unpin": "_placement",
     "memory_map": "_report",
     "stats": "_report",
     "summary": "_report",

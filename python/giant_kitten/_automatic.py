@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _library
 from ._device import index as _index
-from ._placement import tensors as _tensors
+from ._tensors import on_gpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,10 +105,7 @@ class Following:
 
 def _tell_reads(module: Any) -> None:
     """Tells the library that a pass has read each parameter and buffer of a module once."""
-    told = {}
-    for tensor in _tensors(module):
-        if tensor.device.type == "cuda":
-            told[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+    told = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in on_gpu(module)}
     touch = _library.library().gk_touch
     for pointer, size in told.items():
         # A parameter that is not ours (made before the swap, or by another library) is none to place.

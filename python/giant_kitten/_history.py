@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import atexit
-import ctypes
 import sys
 from typing import Any
 
 from . import _library
 
-_MALLOC = 0
-_WHO = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_int)
-# Whether it is told of live memory alone, and its frames: code and line.
-_Stack = tuple[bool, tuple[tuple[Any, int], ...]]
+# Whose stacks the library keeps, by PyTorch's words: those of live blocks, of requests too, of what is given back too.
+_STACKS = {None: 0, "state": 1, "alloc": 2, "all": 3}
+_CONTEXTS = ("state", "alloc", "all")
+_KINDS = ("state", "all")
+# The actions that can be left out, by the numbers of their bits. Ours maps segments where PyTorch's own allocates them.
+_ACTIONS = {
+    "alloc": 0, "free_requested": 1, "free_completed": 2, "segment_map": 3, "segment_alloc": 3, "segment_unmap": 4,
+    "segment_free": 4, "oom": 5,
+}  # fmt: skip
 
 
 class History:
-    """Whether a history is kept, and whose stacks with it."""
+    """Whether a history is kept, and how it is told."""
 
     def __init__(self) -> None:
         self.enabled = False
-        self._contexts: tuple[int, ...] = ()
-        self._skipped: frozenset[str] = frozenset()
-        self._state_only = False
-        # Whether stacks are told of what lives alone, and not of events.
-        self._stacks_of_state = False
-        # How the recording was begun: its most events, and whether the library asks for stacks.
-        self._begun: tuple[int, bool] = (0, False)
-        # Stacks by number, from 1; and the number of each.
-        self._stacks: list[_Stack] = []
-        self._numbers: dict[_Stack, int] = {}
-        self._who = _WHO(self._ask)
+        # Whether the interpreter is about to end: it must not be asked for stacks then.
+        self._over = False
+        self._ends_with_python = False
 
     def record(
         self,
@@ -46,16 +42,12 @@ class History:
     ) -> None:
         """Replaces `_cuda_record_memory_history`.
 
-        What was recorded before is kept, unless `clear_history` says otherwise, or there are more or fewer entries, or
-        stacks after a recording without any.
+        What was recorded before is kept, unless `clear_history` says otherwise or there is room for fewer entries.
         """
-        contexts = {None: 0, "all": 2}.get(context, 1)
-        if clear_history or enabled is None or not self._goes_on(max_entries, contexts):
-            self._start(enabled is not None, max_entries, contexts)
-        self._contexts = tuple(range(contexts))
-        self._skipped = frozenset(skip_actions or ())
-        self._state_only = enabled == "state"
-        self._stacks_of_state = context == "state"
+        for name, value, known in (("enabled", enabled, _KINDS), ("context", context, _CONTEXTS)):
+            if value is not None and value not in known:
+                raise ValueError(f"{name} of a history is None or one of {', '.join(known)}, not {value!r}")
+        self._record(enabled is not None, max_entries if enabled == "all" else 1, context, skip_actions, clear_history)
 
     def record_legacy(
         self,
@@ -63,68 +55,62 @@ class History:
         record_context: bool = True,
         trace_alloc_max_entries: int = 1,
         trace_alloc_record_context: bool = False,
+        record_context_cpp: bool = False,
+        clear_history: bool = False,
+        compile_context: bool = False,
+        global_record_annotations: bool = False,
+        skip_actions: Any = (),
         *_: Any,
     ) -> None:
         """Replaces `_cuda_record_memory_history_legacy`."""
-        self._start(enabled, sys.maxsize, int(record_context))
-        self._skipped = frozenset()
-        self._stacks_of_state = False
-        self._state_only = trace_alloc_max_entries <= 1
+        context = "alloc" if trace_alloc_record_context else "state" if record_context else None
+        self._record(enabled, trace_alloc_max_entries, context, skip_actions, clear_history)
 
-    def _goes_on(self, most: int, contexts: int) -> bool:
-        """Whether the recording under way is of the kind that is wanted. PyTorch 2.1 begins anew each time."""
+    def _record(self, enabled: bool, most: int, context: str | None, skip: Any, clear: bool) -> None:
         import torch
 
-        keeps = torch.__version__ >= "2.2"
-        return keeps and self.enabled and most == self._begun[0] and (self._begun[1] or contexts == 0)
-
-    def _start(self, enabled: bool, most: int, contexts: int) -> None:
-        self._contexts, self._begun = tuple(range(contexts)), (most, contexts > 0)
-        self._stacks.clear()
-        self._numbers.clear()
-        _library.call("gk_record", max(1, most) if enabled else 0, self._who if contexts else _WHO())
-        if enabled and not self.enabled:
-            # The library must not ask an interpreter that has ended.
-            atexit.register(_library.call, "gk_record", 0, _WHO())
+        if clear or torch.__version__ < "2.2":
+            # PyTorch 2.1 begins anew each time.
+            _library.call("gk_record", 0, 0, 0)
+        if enabled and not self._ends_with_python:
+            atexit.register(self._end)
+            self._ends_with_python = True
+        skipped = sum({1 << _ACTIONS[action] for action in skip or () if action in _ACTIONS})
+        entries = min(max(1, most), sys.maxsize) if enabled else 0
+        _library.call("gk_record", entries, 0 if self._over else _STACKS[context], skipped)
         self.enabled = enabled
 
-    def _ask(self, what: int) -> int:
-        """Called by the library at a malloc or free: the number of the stack of Python that leads there."""
-        if what not in self._contexts:
-            return 0
-        stack, frame = [], sys._getframe(1) if sys._getframe().f_back else None
-        while frame is not None:
-            stack.append((frame.f_code, frame.f_lineno))
-            frame = frame.f_back
-        key = (self._stacks_of_state, tuple(stack))
-        number = self._numbers.get(key)
-        if number is None:
-            self._stacks.append(key)
-            number = self._numbers[key] = len(self._stacks)
-        return number
+    def _end(self) -> None:
+        self._over = True
+        _library.call("gk_record", 0, 0, 0)
 
-    def _told(self, stack: int) -> tuple[bool, list[dict[str, Any]]]:
-        """A stack by its number, in the viewer's words."""
-        of_state, lines = self._stacks[stack - 1] if 0 < stack <= len(self._stacks) else (False, ())
-        return of_state, [{"filename": code.co_filename, "line": line, "name": code.co_name} for code, line in lines]
-
-    def events(self, device: int) -> tuple[list[dict[str, Any]], dict[int, list[dict[str, Any]]]]:
-        """What happened on a device, as the viewer wants it; and who allocated what begins at which address."""
+    def events(self, device: int) -> list[dict[str, Any]]:
+        """What happened on a device, the oldest first."""
         if not self.enabled:
-            return [], {}
-        events = _library.read_json("gk_history_json", device)
-        frames: dict[int, list[dict[str, Any]]] = {}
-        known: dict[int, tuple[bool, list[dict[str, Any]]]] = {}
-        for event in events:
-            stack = event.pop("stack")
-            if stack not in known:
-                known[stack] = self._told(stack)
-            of_state, told = known[stack]
-            event["frames"] = [] if of_state else told
-            if event["action"] == "alloc":
-                frames[event["addr"]] = told
-        kept = [] if self._state_only else [event for event in events if event["action"] not in self._skipped]
-        return kept, frames
+            return []
+        told = _library.read_json("gk_history_json", device)
+        for event in told["events"]:
+            event["pool_id"] = tuple(event["pool_id"])
+            event["compile_context"], event["user_metadata"] = "N/A", ""
+            stack = event.pop("stack", None)
+            if stack is not None:
+                event["frames"] = told["stacks"][stack]
+            elif event["action"].startswith("segment_"):
+                # Nobody is known to have asked for it.
+                event["frames"] = []
+        events: list[dict[str, Any]] = told["events"]
+        return events
 
 
 history = History()
+
+
+def segments(device: int) -> list[dict[str, Any]]:
+    """The segments of a device with their blocks, and the frames of those who asked for what lives, where known."""
+    told = _library.read_json("gk_snapshot_json", device)
+    for segment in told["segments"]:
+        for block in segment["blocks"]:
+            stack = block.pop("stack", None)
+            block["frames"] = [] if stack is None else told["stacks"][stack]
+    found: list[dict[str, Any]] = told["segments"]
+    return found

@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 OUT_OF_MEMORY, IMMOVABLE = 1, 7
 
 DEDICATED, SHARED = 0, 1
+# Of what is pinned to neither: GK_NO_TIER.
+NO_TIER = -1
 
 # What blocks are sorted by: GK_BY_SIZE and so on.
 SORT_BY = ("size", "reads", "recency")
@@ -77,6 +79,8 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gk_touch": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_size_t)),
     "gk_mark": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
     "gk_tier": (ctypes.c_int, (ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_uint64))),
+    "gk_pin": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
+    "gk_pinned": (ctypes.c_int, (ctypes.c_void_p,)),
     "gk_move": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
     "gk_prefer": (ctypes.c_int, (ctypes.c_int,)),
     "gk_parse_size": (ctypes.c_int, (ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint64))),
@@ -87,7 +91,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gk_map_json": (ctypes.c_size_t, (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)),
     "gk_snapshot_json": (ctypes.c_size_t, (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)),
     "gk_pool_holds": (ctypes.c_uint64, (ctypes.c_int, ctypes.c_uint64, ctypes.c_uint64)),
-    "gk_record": (ctypes.c_int, (ctypes.c_size_t, ctypes.c_void_p)),
+    "gk_record": (ctypes.c_int, (ctypes.c_size_t, ctypes.c_int, ctypes.c_uint32)),
     "gk_history_json": (ctypes.c_size_t, (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)),
     "gk_last_error": (ctypes.c_char_p, ()),
     "gk_version": (ctypes.c_char_p, ()),

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _install, _library
 from ._placement import _preferring
+from ._tensors import storage_of, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -53,6 +54,7 @@ class _Storage:
             storage.copy_(self.bytes)
         if claim["model"]:
             _library.call("gk_mark", storage.data_ptr(), 1)
+        _library.call("gk_pin", storage.data_ptr(), claim["pinned"])
         for other in claim["used_on"]:
             _library.library().gk_record_stream(storage.data_ptr(), other)
         # Last: what is interrupted before is done again.
@@ -62,9 +64,9 @@ class _Storage:
 def place(device: int, request: _library.Activation, to: int, finish: Callable[[], None]) -> None:
     """Takes every storage on a device out and back into its place, with the reserve and the order that `request` names.
 
-    `to` is the tier that they come back to as long as it has room; `finish` is called once they have. The storages are
-    those of all tensors that Python knows: one that stayed would keep its place from the model, and nobody but the
-    garbage collector knows them all.
+    `to` is the tier that they come back to as long as it has room, except those that are pinned to the other one;
+    `finish` is called once they have. The storages are those of all tensors that Python knows: one that stayed would
+    keep its place from the model, and nobody but the garbage collector knows them all.
     """
     import torch
 
@@ -77,19 +79,21 @@ def place(device: int, request: _library.Activation, to: int, finish: Callable[[
     def work() -> None:
         _library.call("gk_begin_loading", device, ctypes.byref(request))
         in_order = [_Storage(storages[claim["address"]], claim) for claim in claims if claim["address"] in storages]
-        _move(in_order, device, request, to)
+        # What is pinned to the card has its place before all others; that the card is wanted empty goes before a pin.
+        in_order.sort(key=lambda storage: storage.claim["pinned"] != _library.DEDICATED)
+        _move(in_order, device, request, to, pins_hold=to == _library.DEDICATED)
         finish()
 
     _uninterrupted(work)
 
 
-def move(tensors: Iterable[Any], to: int) -> None:
+def move(chosen: Iterable[Any], to: int) -> None:
     """Takes the storages of some tensors out and back into a tier."""
     import torch
 
-    tensors = list(tensors)
+    chosen = list(chosen)
     for device in range(torch.cuda.device_count()):
-        storages = _storages(tensors, device)
+        storages = _storages(chosen, device)
         if not storages:
             continue
         for claim in _claims(device, None):
@@ -128,29 +132,21 @@ def _known_tensors() -> Iterator[Any]:
     for known in gc.get_objects():
         # Not isinstance, which asks proxies what they pretend to be.
         if issubclass(type(known), torch.Tensor):
-            yield known
-            gradient = None
-            with contextlib.suppress(RuntimeError):
-                gradient = known.grad if known.is_leaf else None
-            if gradient is not None:
-                yield gradient
+            # One may be in the making, of a class that cannot say its parts yet: Python knows those by themselves.
+            with contextlib.suppress(Exception):
+                yield from tensors(known)
+            with contextlib.suppress(Exception):
+                if known.is_leaf and known.grad is not None:
+                    yield from tensors(known.grad)
 
 
-def _storages(tensors: Iterable[Any], device: int) -> dict[int, Any]:
+def _storages(known: Iterable[Any], device: int) -> dict[int, Any]:
     """The storages of tensors on a device by their addresses, those that can let go of their memory."""
-    import torch
-
     found = {}
-    with torch._C.DisableTorchFunctionSubclass():
-        for tensor in tensors:
-            # Some have no storage, or a fake one: sparse tensors, those of tracers.
-            with contextlib.suppress(RuntimeError, NotImplementedError):
-                if tensor.device.type == "cuda" and tensor.device.index == device:
-                    storage = tensor.untyped_storage()
-                    # Old releases cannot say whether a storage could be resized.
-                    can_go = getattr(storage, "resizable", lambda: True)
-                    if storage.device.type == "cuda" and storage.nbytes() and can_go():
-                        found[storage.data_ptr()] = storage
+    for storage in map(storage_of, known):
+        # Old releases cannot say whether a storage could be resized.
+        if storage is not None and storage.device.index == device and getattr(storage, "resizable", lambda: True)():
+            found[storage.data_ptr()] = storage
     return found
 
 
@@ -234,7 +230,9 @@ def _wait(state: dict[str, Any], noted: list[BaseException]) -> None:
                 return
 
 
-def _move(storages: list[_Storage], device: int, request: _library.Activation | None, to: int) -> None:
+def _move(
+    storages: list[_Storage], device: int, request: _library.Activation | None, to: int, pins_hold: bool = False
+) -> None:
     """Takes storages out, then back in this order. Where that fails they come back to where they were."""
     returned: list[_Storage] = []
     try:
@@ -244,7 +242,8 @@ def _move(storages: list[_Storage], device: int, request: _library.Activation | 
             # Only now is idle what has to go back to the driver, so that nothing takes more than the reserve leaves.
             _library.call("gk_begin_loading", device, ctypes.byref(request))
         for storage in storages:
-            storage.come_back(device, to)
+            pinned = storage.claim["pinned"]
+            storage.come_back(device, pinned if pins_hold and pinned != _library.NO_TIER else to)
             returned.append(storage)
     except BaseException as why:
         _rescue(storages, returned, device, why)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _library
 from ._device import index as _index
+from ._tensors import storage_of, tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 T = TypeVar("T")
 
@@ -98,13 +99,15 @@ def mark(model: Any, is_model: bool = True) -> None:
 
 
 def residency(tensor: Any) -> dict[str, int]:
-    """Bytes of a tensor's memory in each tier: {"dedicated": ..., "shared": ...}."""
-    total = {"dedicated": 0, "shared": 0}
+    """Bytes of a tensor's memory in each tier, and those that are pinned: "dedicated", "shared" and "pinned"."""
+    total = {"dedicated": 0, "shared": 0, "pinned": 0}
     for pointer in _pointers(tensor):
         dedicated, shared = ctypes.c_uint64(), ctypes.c_uint64()
         _library.call("gk_tier", pointer, ctypes.byref(dedicated), ctypes.byref(shared))
         total["dedicated"] += dedicated.value
         total["shared"] += shared.value
+        if _library.library().gk_pinned(pointer) != _library.NO_TIER:
+            total["pinned"] += dedicated.value + shared.value
     return total
 
 
@@ -120,24 +123,39 @@ def tier(tensor: Any) -> str:
     return "both" if found["dedicated"] else "shared"
 
 
-def to_shared(x: T) -> T:
+def to_shared(x: T, pin: bool = True) -> T:
     """Moves a tensor, or a module's parameters and buffers, to shared memory, and returns it.
 
-    No address changes, but where the driver can only pin host memory.
+    There it stays, whatever the automatic mode and `activate` would do, until it is moved again or `unpin` is called;
+    without `pin` they may take it elsewhere. No address changes, but where the driver can only pin host memory.
     """
-    return _move(x, _library.SHARED)
+    return _move(x, _library.SHARED, pin)
 
 
-def to_dedicated(x: T) -> T:
-    """Moves a tensor, or a module's parameters and buffers, to the card's own memory, and returns it."""
-    return _move(x, _library.DEDICATED)
+def to_dedicated(x: T, pin: bool = True) -> T:
+    """Moves a tensor, or a module's parameters and buffers, to the card's own memory, and returns it.
+
+    There it stays, as after `to_shared`, except that `free_vram` moves it until something is placed anew.
+    """
+    return _move(x, _library.DEDICATED, pin)
 
 
-def _move(x: T, to: int) -> T:
+def unpin(x: T) -> T:
+    """Lets the automatic mode and `activate` place what `to_shared` or `to_dedicated` has put somewhere; returns it."""
+    return _pin(x, _library.NO_TIER)
+
+
+def _move(x: T, to: int, pin: bool) -> T:
     if not all([_library.act("gk_move", pointer, to) for pointer in _pointers(x)]):
         from . import _out_and_back
 
         _out_and_back.move(list(tensors(x)), to)
+    return _pin(x, to if pin else _library.NO_TIER)
+
+
+def _pin(x: T, to: int) -> T:
+    for pointer in _pointers(x):
+        _library.call("gk_pin", pointer, to)
     return x
 
 
@@ -166,42 +184,5 @@ def _preferring(to: int) -> Iterator[None]:
 
 def _pointers(x: Any) -> list[int]:
     """The storages of a tensor, a module, or several of them: each once, and only what is on a GPU."""
-    found: dict[int, None] = {}
-    for tensor in tensors(x):
-        if tensor.device.type == "cuda":
-            pointer = tensor.untyped_storage().data_ptr()
-            if pointer:
-                found[pointer] = None
-    return list(found)
-
-
-def tensors(x: Any) -> Iterable[Any]:
-    """The tensors of a tensor, a module (its parameters and buffers), or several of them."""
-    import torch
-
-    if isinstance(x, torch.Tensor):
-        yield from (x,) if x.layout == torch.strided else _parts(x)
-    elif isinstance(x, torch.nn.Module):
-        for part in (*x.parameters(), *x.buffers()):
-            yield from tensors(part)
-    elif isinstance(x, (list, tuple, set, frozenset)):
-        for part in x:
-            yield from tensors(part)
-    elif isinstance(x, dict):
-        yield from tensors(list(x.values()))
-    else:
-        raise TypeError(f"a tensor, a module, or several of them are wanted, not {type(x).__name__}")
-
-
-def _parts(sparse: Any) -> Iterator[Any]:
-    """The tensors that a sparse one is made of."""
-    import torch
-
-    if sparse.layout == torch.sparse_coo:
-        yield from (sparse._indices(), sparse._values())
-        return
-    by_row = sparse.layout in (torch.sparse_csr, torch.sparse_bsr)
-    yield from (
-        (sparse.crow_indices(), sparse.col_indices()) if by_row else (sparse.ccol_indices(), sparse.row_indices())
-    )
-    yield sparse.values()
+    found = (storage_of(tensor) for tensor in tensors(x))
+    return list(dict.fromkeys(storage.data_ptr() for storage in found if storage is not None))

@@ -11,6 +11,7 @@ from typing import Any
 
 from . import _accelerate, _library, _mem_pool
 from ._history import history
+from ._history import segments as _segments_of
 
 _fractions: dict[int, float] = {}
 # The figures of a device when its totals were last reset: ours begin with what was there, PyTorch's with nothing.
@@ -140,22 +141,24 @@ def memory_stats(device: int) -> dict[str, Any]:
     }
 
 
-def memory_snapshot(pool: Any = None, *_: Any) -> dict[str, Any]:
-    """PyTorch's snapshot of all devices in use: segments and blocks, and how much of each lies in which tier."""
+def memory_snapshot(wanted: Any = None, *_: Any) -> dict[str, Any]:
+    """PyTorch's snapshot of all devices in use: segments and blocks, and how much of each lies in which tier.
+
+    `wanted` is a pool, by its two numbers, or two zeros for all; and, in newer releases, whether events are wanted.
+    """
     import torch
 
-    wanted = None
-    if isinstance(pool, (tuple, list)) and len(pool) >= 2 and tuple(pool[:2]) != (0, 0):
-        wanted = list(pool[:2])
+    pool, with_events = None, True
+    if isinstance(wanted, (tuple, list)) and len(wanted) >= 2:
+        pool = list(wanted[:2]) if tuple(wanted[:2]) != (0, 0) else None
+        with_events = all(wanted[2:3])
     segments, traces = [], []
     # A question begins nothing: before CUDA has begun there is nothing to tell of, and asking would forbid to fork.
     for device in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
-        events, frames = history.events(device)
-        traces.append(events)
-        for segment in _library.read_json("gk_snapshot_json", device):
-            if wanted is not None and segment["segment_pool_id"] != wanted:
-                continue
-            segments.append(_segment(segment, device, frames))
+        traces.append(history.events(device) if with_events else [])
+        for segment in _segments_of(device):
+            if pool is None or segment["segment_pool_id"] == pool:
+                segments.append(_segment(segment, device))
     return {
         "segments": segments,
         "device_traces": traces,
@@ -176,12 +179,10 @@ def memory_snapshot(pool: Any = None, *_: Any) -> dict[str, Any]:
     }
 
 
-def _segment(segment: dict[str, Any], device: int, frames: dict[int, list[dict[str, Any]]]) -> dict[str, Any]:
+def _segment(segment: dict[str, Any], device: int) -> dict[str, Any]:
     blocks = segment["blocks"]
     live = [block for block in blocks if block["state"] == "active_allocated"]
     active = [block for block in blocks if block["state"] != "inactive"]
-    for block in blocks:
-        block["frames"] = [] if block["state"] == "inactive" else frames.get(block["address"], [])
     return {
         **segment,
         "device": device,

@@ -8,17 +8,20 @@ mod filter;
 mod fork;
 mod idle;
 mod map;
+mod python;
 mod snapshot;
 mod stats;
 mod throw;
+mod who;
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::core::history::{Names, Recording};
 use crate::core::placement::SortBy;
 use crate::core::{Reserve, Tier, parse_size, show_size};
 use crate::driver::{self, Stream};
@@ -128,7 +131,9 @@ fn start() -> Result<&'static Kitten, Error> {
         None => options_from_environment().map_err(Error::Argument)?,
     };
     let kitten = Kitten::new(options, driver::open()?)?;
-    kitten.record(RECORDED.load(Ordering::Acquire));
+    // Held until the allocator can be found: one that is made beside a change of what is recorded would miss it.
+    let recorded = RECORDED.lock();
+    kitten.record(*recorded);
     let kitten: &'static Kitten = Box::leak(Box::new(kitten));
     fork::watch();
     CURRENT.store(std::ptr::from_ref(kitten).cast_mut(), Ordering::Release);
@@ -225,10 +230,10 @@ fn stream_of(stream: *mut c_void) -> Stream {
 fn give(size: usize, device: c_int, stream: *mut c_void) -> Result<u64, Error> {
     let kitten = current()?;
     let device = device_number(device)?;
-    if kitten.is_recording() {
-        let stack = who_asks(0);
+    if kitten.is_observed() {
+        let who = who::asks();
         let result = give_by(kitten, size, device, stream);
-        kitten.record_malloc(&result, size, device, stream_of(stream), stack);
+        kitten.record_malloc(&result, size, device, stream_of(stream), who);
         return result;
     }
     give_by(kitten, size, device, stream)
@@ -290,10 +295,11 @@ pub extern "C" fn gk_free(ptr: *mut c_void, _size: usize, device: c_int, stream:
     let device = usize::try_from(device).unwrap_or(usize::MAX);
     hook("gk_free", || {
         let kitten = owner_of(ptr)?;
-        if kitten.is_recording() {
-            return kitten.recorded_free(ptr as u64, stream_of(stream), who_asks(1));
+        if kitten.is_observed() {
+            kitten.recorded_free(ptr as u64, stream_of(stream), who::gives_back())?;
+        } else {
+            kitten.free(ptr as u64, device, stream_of(stream))?;
         }
-        kitten.free(ptr as u64, device, stream_of(stream))?;
         if behind::is_behind() { kitten.give_back(device) } else { Ok(()) }
     });
 }
@@ -315,34 +321,35 @@ fn complain(call: &str) {
     let _ = LAST_ERROR.try_with(|last| log::error!("{call}: {}", last.borrow().to_string_lossy()));
 }
 
-/// Says who allocates (0) or gives back (1), by a number of its own; 0 for nobody knows.
-pub type Who = extern "C" fn(what: c_int) -> u64;
+/// What [`gk_record`] asked for: a recording may be wished for before there is anything to record.
+static RECORDED: Mutex<Recording> = Mutex::new(Recording { most: 0, names: Names::None, skipped: 0 });
 
-/// How many events [`gk_record`] asked for: a recording may be wished for before there is anything to record.
-static RECORDED: AtomicUsize = AtomicUsize::new(0);
-
-/// Whom [`gk_record`] was given.
-static WHO: Mutex<Option<Who>> = Mutex::new(None);
-
-/// Asks, with no lock held.
-#[cold]
-fn who_asks(what: c_int) -> u64 {
-    let who = *WHO.lock();
-    who.map_or(0, |who| who(what))
-}
-
-/// Begins to record anew what happens, the last `events` of each device; 0 ends it. `who` is asked at each malloc and free, or null.
+/// Records what happens, the last `events` of each device, and the stacks of Python that lead there, as `stacks` says; 0 ends it. What
+/// was recorded before is kept, as far as there is room. `skipped` has a bit for each action that is left out.
+///
+/// Once it has returned, no stack is asked for that it does not want.
 #[unsafe(no_mangle)]
-pub extern "C" fn gk_record(events: usize, who: Option<Who>) -> c_int {
+pub extern "C" fn gk_record(events: usize, stacks: c_int, skipped: u32) -> c_int {
     status(|| {
-        *WHO.lock() = who;
-        RECORDED.store(events, Ordering::Release);
-        started().into_iter().for_each(|kitten| kitten.record(events));
+        let names = match stacks {
+            0 => Names::None,
+            1 => Names::OfBlocks,
+            2 => Names::OfRequests,
+            3 => Names::OfAll,
+            _ => return Err(Error::Argument(format!("gk_record: stacks is 0 to 3, not {stacks}"))),
+        };
+        let recording = Recording { most: events, names: if events > 0 { names } else { Names::None }, skipped };
+        let mut recorded = RECORDED.lock();
+        *recorded = recording;
+        who::ask_for(recording.names);
+        started().into_iter().for_each(|kitten| kitten.record(recording));
+        drop(recorded);
+        who::wait_for_answers();
         Ok(())
     })
 }
 
-/// What was recorded of a device, as JSON; see [`gk_stats_json`] for the buffer.
+/// What was recorded of a device, and the stacks of those who did it, as JSON; see [`gk_stats_json`] for the buffer.
 ///
 /// # Safety
 /// `buffer` is null or has room for `length` bytes.
@@ -893,13 +900,18 @@ pub unsafe extern "C" fn gk_device_json(device: c_int, buffer: *mut c_char, leng
     unsafe { write_text(text, buffer, length) }
 }
 
-/// Every segment and block of a device as JSON; see [`gk_stats_json`] for the buffer.
+/// Every segment and block of a device, and the stacks of those who asked for what lives, as JSON; see [`gk_stats_json`] for the buffer.
 ///
 /// # Safety
 /// `buffer` is null or has room for `length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_snapshot_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
-    let text = guarded(|| Ok(snapshot::json(&ask(device, Kitten::segments)?)));
+    let text = guarded(|| {
+        Ok({
+            let (segments, askers) = ask(device, Kitten::snapshot)?;
+            snapshot::json(&segments, &askers)
+        })
+    });
     // SAFETY: the caller's promise.
     unsafe { write_text(text, buffer, length) }
 }

@@ -1,57 +1,101 @@
-//! The segments and blocks of a device as JSON, in the words of PyTorch's memory snapshots, with the tiers besides.
+//! The segments and blocks of a device, and what was recorded, as JSON: in the words of PyTorch's memory snapshots, with the tiers
+//! besides.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
-use crate::core::history::{Action, Event};
+use super::stats::quoted;
+use super::who::Stack;
+use crate::core::history::{Action, Event, Who};
 use crate::core::{Class, Tier};
-use crate::heap::{BlockState, Segment};
+use crate::heap::{BlockState, Segment, SegmentBlock};
 
-/// A list of segments, each with its blocks.
-pub(super) fn json(segments: &[Segment]) -> String {
+/// Stacks, numbered as they are named.
+#[derive(Default)]
+struct Stacks<'a> {
+    numbers: HashMap<*const Stack, usize>,
+    named: Vec<&'a Stack>,
+}
+
+impl<'a> Stacks<'a> {
+    /// `,"stack":NUMBER`; nothing where nobody wanted to know who it was.
+    fn name(&mut self, who: Option<&'a Who>) -> String {
+        let Some(stack) = who.and_then(|who| who.downcast_ref::<Stack>()) else { return String::new() };
+        let number = *self.numbers.entry(stack).or_insert_with(|| {
+            self.named.push(stack);
+            self.named.len() - 1
+        });
+        format!(",\"stack\":{number}")
+    }
+
+    /// A list of stacks in the order of their numbers, each a list of frames, the innermost first.
+    fn json(&self) -> String {
+        list(self.named.iter().map(|stack| {
+            list(stack.frames.iter().map(|frame| {
+                let (filename, name) = (quoted(&frame.code.filename), quoted(&frame.code.name));
+                format!("{{\"filename\":{filename},\"line\":{},\"name\":{name}}}", frame.line)
+            }))
+        }))
+    }
+}
+
+/// A JSON list of what is JSON already.
+fn list(items: impl Iterator<Item = String>) -> String {
     let mut text = String::from("[");
-    for (number, segment) in segments.iter().enumerate() {
-        let separator = if number == 0 { "" } else { "," };
-        let kind = match segment.class {
-            Class::Small => "small",
-            Class::Large => "large",
-        };
-        let (pool_a, pool_b) = segment.pool.map_or((0, 0), |pool| (pool.0, pool.1));
-        let stream =
-            segment.blocks.iter().find(|block| block.state != BlockState::Free).map_or(0, |block| block.stream);
-        let _ = write!(
-            text,
-            "{separator}{{\"address\":{},\"total_size\":{},\"segment_type\":\"{kind}\",\"stream\":{stream},\
-             \"segment_pool_id\":[{pool_a},{pool_b}],\"blocks\":[",
-            segment.address, segment.bytes
-        );
-        for (number, block) in segment.blocks.iter().enumerate() {
-            let separator = if number == 0 { "" } else { "," };
-            let state = match block.state {
-                BlockState::Live => "active_allocated",
-                BlockState::Retired => "active_pending_free",
-                BlockState::Free => "inactive",
-            };
-            let _ = write!(
-                text,
-                "{separator}{{\"address\":{},\"size\":{},\"requested_size\":{},\"state\":\"{state}\",\"stream\":{},\
-                 \"dedicated_size\":{},\"shared_size\":{}}}",
-                block.address,
-                block.size,
-                block.requested,
-                block.stream,
-                block.residency[Tier::Dedicated],
-                block.residency[Tier::Shared]
-            );
+    for (number, item) in items.enumerate() {
+        if number > 0 {
+            text.push(',');
         }
-        text.push_str("]}");
+        text.push_str(&item);
     }
     text.push(']');
     text
 }
 
-/// A list of events, the oldest first. `stack` is the number that whoever asked has given.
+/// Segments, each with its blocks, and the stacks of those who asked for what lives in them.
+pub(super) fn json(segments: &[Segment], askers: &HashMap<u64, Who>) -> String {
+    let mut stacks = Stacks::default();
+    let segments = list(segments.iter().map(|segment| {
+        let kind = match segment.class {
+            Class::Small => "small",
+            Class::Large => "large",
+        };
+        let (pool_a, pool_b) = segment.pool.map_or((0, 0), |pool| (pool.0, pool.1));
+        let used = segment.blocks.iter().find(|block| block.state != BlockState::Free);
+        let blocks = list(segment.blocks.iter().map(|block| json_of(block, askers, &mut stacks)));
+        format!(
+            "{{\"address\":{},\"total_size\":{},\"segment_type\":\"{kind}\",\"stream\":{},\
+             \"segment_pool_id\":[{pool_a},{pool_b}],\"blocks\":{blocks}}}",
+            segment.address,
+            segment.bytes,
+            used.map_or(0, |block| block.stream)
+        )
+    }));
+    format!("{{\"segments\":{segments},\"stacks\":{}}}", stacks.json())
+}
+
+fn json_of<'a>(block: &SegmentBlock, askers: &'a HashMap<u64, Who>, stacks: &mut Stacks<'a>) -> String {
+    let (state, asker) = match block.state {
+        BlockState::Live => ("active_allocated", askers.get(&block.address)),
+        BlockState::Retired => ("active_pending_free", askers.get(&block.address)),
+        BlockState::Free => ("inactive", None),
+    };
+    format!(
+        "{{\"address\":{},\"size\":{},\"requested_size\":{},\"state\":\"{state}\",\"stream\":{},\
+         \"dedicated_size\":{},\"shared_size\":{}{}}}",
+        block.address,
+        block.size,
+        block.requested,
+        block.stream,
+        block.residency[Tier::Dedicated],
+        block.residency[Tier::Shared],
+        stacks.name(asker)
+    )
+}
+
+/// Events, the oldest first, and the stacks of those who did it.
 pub(super) fn history(events: &[Event]) -> String {
-    let mut text = String::from("[");
+    let (mut stacks, mut text) = (Stacks::default(), String::from("{\"events\":["));
     for (number, event) in events.iter().enumerate() {
         let separator = if number == 0 { "" } else { "," };
         let (action, place) = match event.action {
@@ -62,12 +106,14 @@ pub(super) fn history(events: &[Event]) -> String {
             Action::SegmentUnmap => ("segment_unmap", "addr"),
             Action::OutOfMemory => ("oom", "device_free"),
         };
+        let (stack, (pool_a, pool_b)) = (stacks.name(event.who.as_ref()), event.pool);
         let _ = write!(
             text,
-            "{separator}{{\"action\":\"{action}\",\"{place}\":{},\"size\":{},\"stream\":{},\"time_us\":{},\"stack\":{}}}",
-            event.address, event.bytes, event.stream, event.time_us, event.stack
+            "{separator}{{\"action\":\"{action}\",\"{place}\":{},\"size\":{},\"stream\":{},\"time_us\":{},\
+             \"pool_id\":[{pool_a},{pool_b}]{stack}}}",
+            event.address, event.bytes, event.stream, event.time_us
         );
     }
-    text.push(']');
+    let _ = write!(text, "],\"stacks\":{}}}", stacks.json());
     text
 }

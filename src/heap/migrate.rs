@@ -585,7 +585,7 @@ impl Heap {
             }
         }
         for (address, bytes) in unmapped {
-            self.happened(Action::SegmentUnmap, address, bytes, 0, 0);
+            self.happened(Action::SegmentUnmap, address, bytes, 0, None);
         }
         gone
     }

@@ -165,7 +165,7 @@ pub struct Heap {
     headroom: u64,
     stats: Stats,
     last_refusal: Option<DriverError>,
-    history: Option<History>,
+    history: History,
 }
 
 impl Heap {
@@ -247,7 +247,7 @@ impl Heap {
             headroom,
             stats: Stats::default(),
             last_refusal: None,
-            history: None,
+            history: History::default(),
         };
         for class in [Class::Small, Class::Large, Class::Small, Class::Large] {
             heap.add_arena(class)?;

@@ -81,7 +81,7 @@ impl Heap {
         core.grow(all, Tier::Shared, request.stream);
         let place = self.place_pinned(Bound { core, base, handles: Vec::new(), belongs_to: Some(request.index) });
         self.pinned.places.insert(base, place);
-        self.happened(Action::SegmentMap, base, bytes, 0, 0);
+        self.happened(Action::SegmentMap, base, bytes, 0, None);
         self.note();
         Some(place)
     }
@@ -121,7 +121,7 @@ impl Heap {
         self.pinned.places.remove(&base);
         self.pinned.vacant.push(place);
         self.arenas[place].core = Arena::new(self.granule, self.granule, class);
-        self.happened(Action::SegmentUnmap, base, bytes, 0, 0);
+        self.happened(Action::SegmentUnmap, base, bytes, 0, None);
         bytes
     }
 

@@ -263,7 +263,7 @@ impl Heap {
         for (slot, handle) in under[first..].iter_mut().zip(handles) {
             *slot = Some(handle);
         }
-        self.happened(Action::SegmentMap, address, bytes, 0, 0);
+        self.happened(Action::SegmentMap, address, bytes, 0, None);
         if tier == Tier::Shared {
             // From the first shared granule on, migrations need their working room.
             self.fill_stock();

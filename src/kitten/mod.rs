@@ -14,11 +14,12 @@ mod contexts;
 mod options;
 mod remembered;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use once_cell::sync::OnceCell;
 
-use crate::core::history::Event;
+use crate::core::history::{Event, Recording, Who};
 use crate::core::placement::{Order, SortBy};
 use crate::core::{PerTier, Reserve, Splits, Stats, Tier};
 use crate::driver::{DeviceInfo, Driver, Stream};
@@ -27,7 +28,7 @@ use crate::heap::{
     Budget, Claim, ContextId, ContextKind, Heap, HeapOptions, MemoryInfo, MemoryMap, Moved, PoolId, Segment, Serving,
     Wanted,
 };
-use crate::sync::{AtomicUsize, Mutex, MutexGuard, Ordering};
+use crate::sync::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering};
 
 use self::contexts::{Contexts, Filter};
 use self::remembered::Place;
@@ -100,8 +101,10 @@ pub struct Kitten {
     driver: Arc<dyn Driver>,
     options: Options,
     devices: Box<[Device]>,
-    /// How many events are recorded of each device; 0 for none.
-    recording: AtomicUsize,
+    /// What is recorded of each device.
+    recording: Mutex<Recording>,
+    /// 1 while anything is recorded, or known of any live block; 0 otherwise.
+    observed: AtomicU32,
     /// The host's memory, as the first device that was used or looked at found it.
     budget: OnceCell<Arc<Budget>>,
     /// How many pool contexts were ever begun.
@@ -131,7 +134,8 @@ impl Kitten {
             driver,
             options,
             devices,
-            recording: AtomicUsize::new(0),
+            recording: Mutex::new(Recording::default()),
+            observed: AtomicU32::new(0),
             budget: OnceCell::new(),
             contexts_begun: AtomicUsize::new(0),
             kept: Mutex::default(),
@@ -173,7 +177,9 @@ impl Kitten {
             let budget = self.budget(&info).clone();
             let options = HeapOptions { wanted: self.earlier_run(&info, &options, budget.limit()), ..options };
             let mut heap = Heap::new(self.driver.clone(), device, info, &options, budget)?;
-            heap.record(self.recording.load(Ordering::Acquire));
+            // Held until the heap can be found: one that was made beside a change of what is recorded would miss it.
+            let recording = self.recording.lock();
+            heap.record(*recording);
             if let Some(fraction) = *of.fraction.lock() {
                 heap.set_memory_fraction(fraction)?;
             }
@@ -601,6 +607,14 @@ impl Kitten {
         Ok(self.in_use(device)?.map_or_else(Vec::new, |heap| heap.segments()))
     }
 
+    /// Every segment of a device, with its blocks, and who asked for which, by their addresses.
+    ///
+    /// # Errors
+    /// As for [`stats`](Kitten::stats).
+    pub fn snapshot(&self, device: usize) -> Result<(Vec<Segment>, HashMap<u64, Who>), Error> {
+        Ok(self.in_use(device)?.map_or_else(Default::default, |heap| (heap.segments(), heap.askers())))
+    }
+
     /// Limits what a device's dedicated tier may hold to a fraction of the card, from its first use on.
     ///
     /// # Errors
@@ -730,17 +744,30 @@ impl Kitten {
         kept + heaps.map(|heap| heap.lock().pool_holds(pool)).sum::<u32>()
     }
 
-    /// Begins to record anew what happens, the last `most` events of each device; 0 ends it.
-    pub fn record(&self, most: usize) {
-        self.recording.store(most, Ordering::Release);
-        self.devices.iter().filter_map(|device| device.heap.get()).for_each(|heap| heap.lock().record(most));
+    /// Records what happens on each device in another way from now on. What was recorded is kept, as far as there is room for it:
+    /// a recording of no events forgets all of them. Who asked for a live block is known as long as it lives.
+    pub fn record(&self, recording: Recording) {
+        let mut current = self.recording.lock();
+        *current = recording;
+        self.heaps().for_each(|heap| heap.lock().record(recording));
+        self.look_whether_observed(*current);
     }
 
-    /// Whether what happens is recorded: then who gives out blocks tells of it by [`record_malloc`](Kitten::record_malloc), and
-    /// takes them back by [`recorded_free`](Kitten::recorded_free).
+    /// Whether what happens is recorded, or anything is known of live blocks: then who gives out blocks tells of it by
+    /// [`record_malloc`](Kitten::record_malloc), and takes them back by [`recorded_free`](Kitten::recorded_free).
     #[inline]
-    pub fn is_recording(&self) -> bool {
-        self.recording.load(Ordering::Relaxed) != 0
+    pub fn is_observed(&self) -> bool {
+        self.observed.load(Ordering::Relaxed) != 0
+    }
+
+    /// To be called while what is recorded does not change.
+    fn look_whether_observed(&self, recording: Recording) {
+        let observed = recording.most > 0 || self.heaps().any(|heap| !heap.lock().is_unobserved());
+        self.observed.store(u32::from(observed), Ordering::Release);
+    }
+
+    fn heaps(&self) -> impl Iterator<Item = &Mutex<Heap>> {
+        self.devices.iter().filter_map(|device| device.heap.get())
     }
 
     /// What was recorded of a device, the oldest first.
@@ -751,12 +778,19 @@ impl Kitten {
         Ok(self.in_use(device)?.map_or_else(Vec::new, |heap| heap.history()))
     }
 
-    /// Records what came of a request of `bytes`. `stack` is who asked, by a number of the caller's.
-    pub fn record_malloc(&self, result: &Result<u64, Error>, bytes: usize, device: usize, stream: Stream, stack: u64) {
+    /// Records what came of a request of `bytes`. `who` asked.
+    pub fn record_malloc(
+        &self,
+        result: &Result<u64, Error>,
+        bytes: usize,
+        device: usize,
+        stream: Stream,
+        who: Option<Who>,
+    ) {
         if bytes > 0
             && let Ok(Some(mut heap)) = self.in_use(device)
         {
-            heap.record_malloc(result, bytes as u64, stream, stack);
+            heap.record_malloc(result, bytes as u64, stream, who);
         }
     }
 
@@ -764,8 +798,16 @@ impl Kitten {
     ///
     /// # Errors
     /// As for [`free`](Kitten::free).
-    pub fn recorded_free(&self, address: u64, stream: Stream, stack: u64) -> Result<(), Error> {
-        self.with_owner(address, |heap| heap.recorded_free(address, stream, stack))
+    pub fn recorded_free(&self, address: u64, stream: Stream, who: Option<Who>) -> Result<(), Error> {
+        let last = self.with_owner(address, |heap| {
+            heap.recorded_free(address, stream, who)?;
+            Ok(heap.is_unobserved())
+        })?;
+        if last {
+            let recording = self.recording.lock();
+            self.look_whether_observed(*recording);
+        }
+        Ok(())
     }
 
     /// Tests the invariants of every heap. For tests: O(everything).

@@ -5,6 +5,7 @@ mod automatic;
 pub mod common;
 mod contents;
 mod failures;
+mod history;
 mod others;
 mod pools;
 mod remembered;

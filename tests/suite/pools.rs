@@ -2,6 +2,7 @@
 //! release leaves a working allocator.
 
 use super::common::{DEFAULT, Filled, GRANULE, Random, kitten_on, machine, setup};
+use giant_kitten::core::history::Recording;
 use giant_kitten::driver::Stream;
 use giant_kitten::{Activation, ContextKind, Error, Kitten, PoolId, Tier};
 use kitten_sim::{Completion, Gpu};
@@ -250,7 +251,7 @@ fn questions_begin_nothing() {
     kitten.splits(0).unwrap();
     kitten.reset_peaks(0).unwrap();
     kitten.reset_totals(0).unwrap();
-    kitten.record(10);
+    kitten.record(Recording { most: 10, ..Recording::default() });
     kitten.safe_point(0, "").unwrap();
     kitten.set_memory_fraction(0, 0.5).unwrap();
     kitten.begin_work(0).unwrap();

@@ -11,7 +11,13 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.parametrize(
-    ("tests", "options"), [("test_placement.py", "1"), ("on_the_pinned_rung.py", "dedicated:64MiB,shared:256MiB")]
+    ("tests", "options"),
+    [
+        ("test_placement.py", "1"),
+        ("test_pins.py", "1"),
+        ("test_tensors_of_parts.py", "1"),
+        ("on_the_pinned_rung.py", "dedicated:64MiB,shared:256MiB"),
+    ],
 )
 def test_on_the_pinned_rung(tests: str, options: str) -> None:
     arguments = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(HERE), str(HERE / tests))

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .. import _automatic, _install, _library, _placement, _report, _variable
+from .. import _automatic, _install, _library, _placement, _report, _tensors, _variable
 from .gate import Gate
 from .guide import Guide, Observation, chosen, guide, observe
 
@@ -451,7 +451,7 @@ def state(devices: Any = None, observation: Observation | None = None) -> dict[s
 
 
 def _is_on_gpu(model: Any) -> bool:
-    return all(weight.device.type == "cuda" for weight in _placement.tensors(model))
+    return all(weight.device.type == "cuda" for weight in _tensors.tensors(model))
 
 
 def _weights(model: Any, most: int | None = None) -> list[Any]:
@@ -461,7 +461,7 @@ def _weights(model: Any, most: int | None = None) -> list[Any]:
     """
     from torch.multiprocessing.reductions import StorageWeakRef
 
-    found = (weight.untyped_storage() for weight in _placement.tensors(model) if weight.device.type == "cuda")
+    found = (_tensors.storage_of(weight) for weight in _tensors.on_gpu(model))
     return [StorageWeakRef(storage) for storage in itertools.islice(found, most)]
 
 

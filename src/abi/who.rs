@@ -1,0 +1,185 @@
+//! Who allocates and gives back: the stacks of Python, for a history of what happened.
+//!
+//! No Python runs for it. An allocator is called while exceptions fly, in the middle of destructors, by threads that Python does not
+//! know, and while the interpreter ends; a callback into Python would lose exceptions and signals there, or the process. So stacks are
+//! read by [`python`], through functions of the interpreter that run no code of a program.
+//!
+//! Equal stacks are one, and last as long as an event or a live block names them.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::{fork, python};
+use crate::core::history::{Names, Who};
+
+/// A function of a program, for as long as its code or a stack needs it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Code {
+    pub(super) filename: String,
+    pub(super) name: String,
+}
+
+/// A line of a program that was at work. Two functions are never the same, however equal their texts are.
+#[derive(Clone, Debug)]
+pub(super) struct Frame {
+    pub(super) code: Arc<Code>,
+    pub(super) line: u32,
+}
+
+impl PartialEq for Frame {
+    fn eq(&self, other: &Frame) -> bool {
+        Arc::ptr_eq(&self.code, &other.code) && self.line == other.line
+    }
+}
+
+impl Hash for Frame {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (Arc::as_ptr(&self.code), self.line).hash(state);
+    }
+}
+
+/// The frames of a thread, the innermost first. Of a thread without Python there are none.
+#[derive(Debug)]
+pub(super) struct Stack {
+    pub(super) frames: Vec<Frame>,
+    hash: u64,
+}
+
+/// The stacks that somebody holds, by their hashes. Of two different ones with the same hash one is not here, and not shared.
+static STACKS: LazyLock<Mutex<HashMap<u64, Weak<Stack>>>> = LazyLock::new(Mutex::default);
+
+impl Stack {
+    /// The one with these frames.
+    fn of(frames: Vec<Frame>) -> Arc<Stack> {
+        let mut hasher = DefaultHasher::new();
+        frames.hash(&mut hasher);
+        let hash = hasher.finish();
+        let mut stacks = STACKS.lock();
+        if let Some(known) = stacks.get(&hash).and_then(Weak::upgrade) {
+            if known.frames == frames {
+                return known;
+            }
+            // Where it is the last to hold `known`, to let go of it takes the lock.
+            drop(stacks);
+            return Arc::new(Stack { frames, hash });
+        }
+        let stack = Arc::new(Stack { frames, hash });
+        stacks.insert(hash, Arc::downgrade(&stack));
+        stack
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        let mut stacks = STACKS.lock();
+        if stacks.get(&self.hash).is_some_and(|known| std::ptr::eq(known.as_ptr(), self)) {
+            stacks.remove(&self.hash);
+        }
+        // Room that was once needed is not kept for ever.
+        if stacks.capacity() > 4 * stacks.len().max(1024) {
+            stacks.shrink_to_fit();
+        }
+    }
+}
+
+/// What is wanted: a number of [`Names`].
+static WANTED: AtomicU8 = AtomicU8::new(Names::None as u8);
+/// How many threads look for a stack now.
+static ASKING: AtomicUsize = AtomicUsize::new(0);
+
+/// Says which stacks are wanted from now on. Where any are, the caller is to hold Python's lock.
+pub(super) fn ask_for(names: Names) {
+    if names > Names::None {
+        python::find();
+    }
+    WANTED.store(names as u8, Ordering::SeqCst);
+}
+
+/// Returns once nobody looks for a stack who began before [`ask_for`] said that none are wanted: the interpreter may end then.
+pub(super) fn wait_for_answers() {
+    /// More than anybody waits for Python's lock, unless it is never to be had again.
+    const LONGEST: Duration = Duration::from_secs(2);
+    if WANTED.load(Ordering::SeqCst) != Names::None as u8 || fork::is_child() {
+        return;
+    }
+    let until = Instant::now() + LONGEST;
+    python::without_its_lock(|| {
+        while ASKING.load(Ordering::SeqCst) > 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    });
+}
+
+/// The stack that leads to an allocation, where it is wanted.
+#[cold]
+pub(super) fn asks() -> Option<Who> {
+    answer(Names::OfBlocks)
+}
+
+/// The stack that leads to the giving back of a block, where it is wanted.
+#[cold]
+pub(super) fn gives_back() -> Option<Who> {
+    answer(Names::OfAll)
+}
+
+fn answer(wanted_from: Names) -> Option<Who> {
+    struct Asking;
+    impl Drop for Asking {
+        fn drop(&mut self) {
+            ASKING.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    ASKING.fetch_add(1, Ordering::SeqCst);
+    let _asking = Asking;
+    let wanted = WANTED.load(Ordering::SeqCst) >= wanted_from as u8;
+    wanted.then(|| Stack::of(python::frames()) as Who)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(code: &Arc<Code>, line: u32) -> Frame {
+        Frame { code: code.clone(), line }
+    }
+
+    fn code(filename: &str) -> Arc<Code> {
+        Arc::new(Code { filename: filename.into(), name: "work".into() })
+    }
+
+    #[test]
+    fn equal_stacks_are_one_for_as_long_as_somebody_holds_it() {
+        let (one, other) = (code("same.py"), code("same.py"));
+        let first = Stack::of(vec![frame(&one, 1), frame(&other, 2)]);
+        assert!(Arc::ptr_eq(&first, &Stack::of(vec![frame(&one, 1), frame(&other, 2)])));
+        for different in [vec![frame(&other, 1), frame(&one, 2)], vec![frame(&one, 1), frame(&other, 3)], vec![]] {
+            assert!(!Arc::ptr_eq(&first, &Stack::of(different)));
+        }
+        let hash = first.hash;
+        assert!(STACKS.lock().contains_key(&hash));
+        drop(first);
+        assert!(!STACKS.lock().contains_key(&hash));
+        assert_eq!((Arc::strong_count(&one), Arc::strong_count(&other)), (1, 1));
+    }
+
+    #[test]
+    fn stacks_of_one_hash_are_told_apart() {
+        let (one, other) = (code("one.py"), code("other.py"));
+        let first = Stack::of(vec![frame(&one, 1)]);
+        let hash = {
+            let second = Stack::of(vec![frame(&other, 1)]);
+            second.hash
+        };
+        STACKS.lock().insert(hash, Arc::downgrade(&first));
+        let second = Stack::of(vec![frame(&other, 1)]);
+        assert!(second.frames[0] == frame(&other, 1) && first.frames[0] == frame(&one, 1));
+        drop(second);
+        assert!(STACKS.lock().get(&hash).is_some_and(|known| known.upgrade().is_some()), "it is another's");
+        STACKS.lock().remove(&hash);
+    }
+}

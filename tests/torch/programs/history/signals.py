@@ -1,0 +1,66 @@
+"""Signals that come while a program allocates, with a history on: the program sees each of them once."""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import torch
+
+memory = torch.cuda.memory
+memory._record_memory_history(stacks="python", max_entries=1000)
+torch.empty(1, device="cuda")
+
+
+def deeper(left):
+    return deeper(left - 1) if left else torch.empty(1000, device="cuda")
+
+
+def seen(expected, send):
+    """How many of 100 signals raise what is expected where the program allocates."""
+    arrived = 0
+    for number in range(100):
+        sent = threading.Event()
+
+        def later(pause=0.0002 * (1 + number % 7), sent=sent):
+            time.sleep(pause)
+            send()
+            sent.set()
+
+        sender = threading.Thread(target=later)
+        try:
+            sender.start()
+            while not sent.is_set():
+                deeper(5)
+            # It comes with the next lines at the latest.
+            for _ in range(1000):
+                deeper(1)
+        except expected:
+            arrived += 1
+        sender.join()
+    return f"{arrived} of 100"
+
+
+class Late(Exception):
+    """What tools for timeouts raise."""
+
+
+def handler(*_):
+    raise Late
+
+
+print(seen(KeyboardInterrupt, lambda: os.kill(os.getpid(), signal.SIGINT)), "Ctrl-C")
+signal.signal(signal.SIGALRM, handler)
+print(seen(Late, lambda: os.kill(os.getpid(), signal.SIGALRM)), "alarms")
+
+
+def raise_in_main():
+    """As debuggers and notebooks stop a thread."""
+    import ctypes
+
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threading.main_thread().ident), ctypes.py_object(Late))
+
+
+print(seen(Late, raise_in_main), "of a library")
+sys.stdout.flush()

@@ -1,0 +1,62 @@
+"""Who allocates in the threads of autograd, in those of a program, and at its end, with a history on to the last."""
+
+import atexit
+import threading
+
+import torch
+
+memory = torch.cuda.memory
+
+
+class Held:
+    """Frees when everything else has gone."""
+
+    def __init__(self):
+        self.tensor = torch.empty(1000, device="cuda")
+
+    def __del__(self):
+        self.tensor = None
+
+
+def innermost(size):
+    """Who was at work where so many bytes were asked for."""
+    events = (event for trace in memory._snapshot()["device_traces"] for event in trace)
+    found = {event["frames"][0]["name"] for event in events if event["action"] == "alloc" and event["size"] == size}
+    return sorted(found)
+
+
+memory._record_memory_history(stacks="python", max_entries=100_000)
+at_the_end = atexit.register(lambda: torch.empty(1000, device="cuda"))
+model = torch.nn.Sequential(*(torch.nn.Linear(64, 64) for _ in range(4))).cuda()
+for _ in range(20):
+    model(torch.ones(8, 64, device="cuda")).sum().backward()
+print("backward")
+
+
+def hook(gradient):
+    return gradient + torch.empty(4321, dtype=torch.uint8, device="cuda").sum() * 0
+
+
+leaf = torch.ones(8, device="cuda", requires_grad=True)
+leaf.register_hook(hook)
+for _ in range(20):
+    (leaf * 2).sum().backward()
+print("hooks", innermost(4321))
+
+
+def work():
+    for _ in range(300):
+        torch.empty(1234, dtype=torch.uint8, device="cuda")
+
+
+workers = [threading.Thread(target=work) for _ in range(4)]
+for worker in workers:
+    worker.start()
+for worker in workers:
+    worker.join()
+print("workers", innermost(1234))
+# Still at work when the main thread has come to its end.
+threading.Thread(target=work).start()
+forever = Held()
+forever.me = forever
+print("the end", flush=True)
