@@ -795,13 +795,13 @@ impl Actor {
         Ok(())
     }
 
-    /// Begins or ends a history, asking with every call who it was.
+    /// Begins or ends a history, with the stacks of whoever calls: there is no Python here, and so there are none.
     fn record(&mut self) -> Result<(), Failure> {
         let events = if self.random.bool() { self.random.usize(1..5000) } else { 0 };
         self.note(Call::Record, 0, 0, events as u64, 0);
         self.tally.others += 1;
-        let who = self.random.bool().then_some(who as abi::Who);
-        match abi::gk_record(events, who) {
+        let stacks = self.random.i32(0..=3);
+        match abi::gk_record(events, stacks, self.random.u32(..)) {
             abi::GK_OK => Ok(()),
             code => Err(Failure(format!("gk_record answers {code}: {}", last_error()))),
         }
@@ -887,14 +887,6 @@ extern "C-unwind" fn malloc_unwinding(size: usize, device: c_int, stream: *mut c
 /// Whether a complaint is that a capture is in the way.
 pub fn is_about_a_capture(text: &str) -> bool {
     text.contains("captured")
-}
-
-/// Who asks, for the history: no lock is held when it is called, so that it may ask in turn.
-extern "C" fn who(what: c_int) -> u64 {
-    let foreign = std::ptr::from_ref(&what).cast_mut().cast();
-    // SAFETY: null is allowed.
-    let base = unsafe { abi::gk_base_alloc(foreign, std::ptr::null_mut()) };
-    1 + base as u64 + what as u64
 }
 
 /// What a block takes.

@@ -414,7 +414,7 @@ impl Conductor {
             world.machine.gpu.set_completion(if late { Completion::Late } else { Completion::Immediate });
         }
         if self.random.bool() {
-            abi::gk_record(0, None);
+            abi::gk_record(0, 0, 0);
         }
         if world.parts.has(Part::Failures) && self.random.u8(..5) == 0 {
             self.arm(world, 1..3000);
@@ -443,7 +443,7 @@ impl Conductor {
     /// # Errors
     /// What is left, or cannot be had.
     pub fn finish(&mut self, world: &World) -> Result<(), Failure> {
-        abi::gk_record(0, None);
+        abi::gk_record(0, 0, 0);
         for device in 0..world.machine.used() {
             world.machine.take(device, 0);
             abi::gk_memory_fraction(1.0, device as c_int);
