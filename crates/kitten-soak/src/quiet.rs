@@ -237,7 +237,7 @@ impl Conductor {
             let segments: serde_json::Value =
                 serde_json::from_str(&text).map_err(|why| Failure(format!("a snapshot is no JSON: {why}")))?;
             let number = |value: &serde_json::Value, key: &str| value[key].as_u64().unwrap_or(u64::MAX);
-            let blocks = segments.as_array().into_iter().flatten();
+            let blocks = segments["segments"].as_array().into_iter().flatten();
             let blocks = blocks.flat_map(|segment| segment["blocks"].as_array().into_iter().flatten());
             let mut told: HashMap<u64, u64> = blocks
                 .filter(|block| block["state"] == "active_allocated")

@@ -301,7 +301,7 @@ mod tests {
     fn actor(seed: u64) -> (Arc<World>, Actor) {
         complaints::listen();
         let machine = Machine::new(&mut Rng::with_seed(seed), true).expect("a machine");
-        let notes = vec![Notes::default()].into();
+        let notes = vec![Notes::default()];
         let world = World { alone: true, parts: Parts::without(&[]), notes, mail: Mutex::default(), machine };
         let world = Arc::new(world);
         let mut actor = Actor::new(0, world.clone(), seed);
