@@ -44,10 +44,6 @@ for library in (WITH_LOCK, WITHOUT):
         assert {frame["filename"] for frame in stack} == {__file__} and min(f["line"] for f in stack) > 1
 
 
-def inside():
-    raise ValueError("mine")
-
-
 class Freeing:
     """Finalizers run wherever the garbage collector begins, which must not be in the library."""
 
@@ -68,7 +64,6 @@ gc.set_threshold(700)
 # A thread that Python does not know: it begins in the C library and ends in ours.
 libc = ctypes.CDLL(None)
 thread, returned = ctypes.c_ulong(), ctypes.c_void_p()
-before = len(history())
 libc.pthread_create.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 libc.pthread_join.argtypes = (ctypes.c_ulong, ctypes.c_void_p)
 address = WITH_LOCK.gk_malloc(1000, 0, None)
