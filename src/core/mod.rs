@@ -26,6 +26,6 @@ pub use opening::Opening;
 pub use size::{ALIGNMENT, LARGEST, SMALL_LIMIT, parse_size, rounded, show_size};
 pub use spill::Spill;
 pub use stats::{Gauge, Phase, Splits, Stats, TierStats};
-pub use steady::Steady;
+pub use steady::{Steady, WORKS};
 pub use tier::{PerTier, Tier};
 pub use witness::{ThreadId, Witness};

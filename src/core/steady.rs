@@ -24,7 +24,7 @@ pub struct Steady {
 }
 
 /// A program works once so many bytes have come and gone. Fewer do while it loads: weights are converted piece by piece.
-pub(super) const WORKS: u64 = 64 << 20;
+pub const WORKS: u64 = 64 << 20;
 
 /// What grows beside scratch is as much as that scratch at most, twice.
 const MOST_GROWTH: u64 = 2;

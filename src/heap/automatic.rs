@@ -348,10 +348,18 @@ impl Heap {
         if resident + reserve <= capacity {
             return Wanted { capacity, reserve: 0, resident, spill: Spill::default() };
         }
+        // What lives now, if that is still what stays; otherwise what lived when the program had begun to work.
+        let is_what_stays = |sizes: &Vec<u64>| sizes.iter().sum::<u64>().abs_diff(resident) <= resident / 5;
+        let sizes = Some(self.sizes()).filter(is_what_stays).or_else(|| Some(self.lived.clone()).filter(is_what_stays));
+        let spill = sizes.map_or_else(Spill::default, |sizes| Spill::of(sizes, capacity - reserve));
+        Wanted { capacity, reserve, resident, spill }
+    }
+
+    /// The sizes of the blocks that live and are no scratch, as far as anybody knows; those of pools aside.
+    pub(super) fn sizes(&self) -> Vec<u64> {
         let arenas = self.arenas.iter().enumerate().filter(|(index, _)| !self.pools.owns(self.owner_of(*index)));
         let blocks = arenas.flat_map(|(_, bound)| bound.core.blocks()).filter(|block| !block.marks.scratch);
-        let spill = Spill::of(blocks.map(|block| block.size).collect(), capacity - reserve);
-        Wanted { capacity, reserve, resident, spill }
+        blocks.map(|block| block.size).collect()
     }
 
     /// What to say at the end of a program whose work has overflowed, because nothing was kept for it; `None` where nothing is to be

@@ -207,8 +207,9 @@ impl Heap {
             waited => waited?,
         }
         if self.is_frozen() && self.stats.blocks.active_count() == 0 {
-            // Nothing lives that a reserve found automatically could be kept from.
-            self.begin(Phase::Loading, 0, self.ledger.persist);
+            // Nothing lives that a reserve found automatically could be kept from; one that was given is kept from what comes.
+            let kept = if self.opened_by_work { self.ledger.reserve } else { 0 };
+            self.begin(Phase::Loading, kept, self.ledger.persist);
         }
         self.give_back();
         Ok(())
@@ -242,9 +243,9 @@ impl Heap {
         self.note();
     }
 
-    /// Whether an action froze the device, and not the automatic mode.
+    /// Whether an action froze the device, and neither the automatic mode nor work that opened the reserve by itself.
     fn is_frozen_by_action(&self) -> bool {
-        self.is_frozen() && !self.automatic.on
+        self.is_frozen() && !self.automatic.on && !self.opened_by_work
     }
 
     /// Moves one block to a tier, with the small blocks that share its granules. `address` may lie inside the block.
@@ -299,6 +300,7 @@ impl Heap {
         self.stats.phase = phase;
         // Whoever settles says where loading ends, and where everything belongs.
         self.spill = Spill::default();
+        self.opened_by_work = false;
         let gone = self.stats.blocks.allocated.taken();
         self.opening = (phase == Phase::Loading && reserve > 0).then(|| Opening::new(reserve, None, gone));
         // What lives now is no scratch.

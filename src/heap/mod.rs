@@ -155,6 +155,11 @@ pub struct Heap {
     witness: Witness,
     /// What stays and what comes and goes, where nobody tells of steps.
     steady: Steady,
+    /// Whether the reserve in force was opened because the program works, and by no action.
+    opened_by_work: bool,
+    /// The sizes of the blocks that lived when the program had begun to work, for what it would have wanted: at its end they are
+    /// gone, more often than not.
+    lived: Vec<u64>,
     /// What goes to the shared tier while the program loads, because an earlier run has shown that it belongs there.
     spill: Spill,
     /// What had been allocated and freed in all when idle memory was last looked for.
@@ -242,6 +247,8 @@ impl Heap {
             witness: Witness::default(),
             steady: Steady::default(),
             spill: remembered.map_or_else(Spill::default, |run| run.spill),
+            opened_by_work: false,
+            lived: Vec::new(),
             at_last_look: None,
             opening: (reserve > 0).then(|| Opening::new(reserve, remembered.map(|run| run.resident), 0)),
             headroom,

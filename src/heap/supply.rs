@@ -17,7 +17,7 @@
 
 use super::{Bound, FIRST_OF_POOLS, Heap};
 use crate::core::history::Action;
-use crate::core::{BlockId, Growth, Opening, Phase, StreamId, Tier};
+use crate::core::{BlockId, Growth, Opening, Phase, StreamId, Tier, WORKS};
 use crate::driver::{DriverError, Handle};
 use crate::error::Error;
 
@@ -35,6 +35,7 @@ impl Heap {
     #[cold]
     pub(super) fn supply(&mut self, index: usize, size: u64, bytes: u64, stream: StreamId) -> Result<u64, Error> {
         let index = self.open_if_due(index);
+        self.note_what_lives();
         let request = Request { index, size, bytes, stream };
         self.last_refusal = None;
         self.mend();
@@ -81,7 +82,17 @@ impl Heap {
         }
         let class = index - self.current;
         self.begin(Phase::Active, self.ledger.reserve, self.ledger.persist);
+        self.opened_by_work = true;
         self.current + class
+    }
+
+    /// Notes the sizes of what lives once the program works, and anew each time that there is a tenth more. O(blocks) then.
+    fn note_what_lives(&mut self) {
+        let allocated = &self.stats.blocks.allocated;
+        let noted: u64 = self.lived.iter().sum();
+        if allocated.taken() >= WORKS && allocated.current() > noted + noted / 10 {
+            self.lived = self.sizes();
+        }
     }
 
     /// A block that was not to be had before the device was waited for: of what is free now for every stream, or on the

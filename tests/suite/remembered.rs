@@ -58,8 +58,11 @@ fn the_end_of_a_program_counts_for_nothing() {
     let gpu = machine(1, 32 * GRANULE, 128 * GRANULE);
     let kitten = run_of(&gpu, None);
     let weights = load(&gpu, &kitten, 14, 2);
-    steps(&kitten, 3, &[4, 4]);
+    for sizes in [&[4, 4], &[5, 4]] {
+        steps(&kitten, 6, sizes);
+    }
     let before = kitten.wanted(0).unwrap();
+    assert!(before.unwrap().spill.above == 2 * GRANULE, "{before:?}");
     weights.iter().for_each(|block| kitten.free(block.address, 0, DEFAULT).unwrap());
     assert_eq!(kitten.wanted(0).unwrap(), before);
 }
@@ -99,5 +102,14 @@ fn a_fixed_reserve_is_opened_by_work_where_nobody_activates() {
     assert!(shared[0] > 0 && shared[19] == 0, "{shared:?}");
     assert_eq!(kitten.stats(0).unwrap().migrations, 0);
     weights.iter().for_each(|block: &Filled| block.check(&gpu));
+    kitten.check().unwrap();
+    // No action has frozen it: what is idle goes back, and the next model finds the reserve kept again.
+    weights.iter().for_each(|block| kitten.free(block.address, 0, DEFAULT).unwrap());
+    kitten.reset().unwrap();
+    let stats = kitten.stats(0).unwrap();
+    assert_eq!((stats.phase, stats.reserve), (Phase::Loading, 8 * GRANULE));
+    assert_eq!(stats.tiers[Tier::Dedicated].reserved.current(), 8 * GRANULE);
+    load(&gpu, &kitten, 50, 2);
+    assert!(steps(&kitten, 20, &[4, 4])[19] == 0);
     kitten.check().unwrap();
 }
