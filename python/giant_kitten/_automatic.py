@@ -66,6 +66,10 @@ class Following:
 
     def _begin(self, module: Any, *_: Any) -> None:
         index = _index(self._device)
+        # PyTorch calls no hook after an interrupt: what that ended is ended here.
+        while self._stack():
+            _library.call("gk_end_work", self._stack().pop())
+            self._count -= 1
         safe_point(self._kind, index)
         _library.call("gk_begin_work", index)
         self._stack().append(index)

@@ -553,6 +553,12 @@ impl Arena {
         self.walk().filter(|id| !self.nodes[*id as usize].is_free()).map(|id| self.block(BlockId(id)))
     }
 
+    /// The streams that anything backed belongs to, once for each node. O(nodes).
+    pub fn streams(&self) -> impl Iterator<Item = StreamId> + '_ {
+        let nodes = self.walk().map(|id| &self.nodes[id as usize]);
+        nodes.filter(|node| node.backing != Backing::None).map(|node| node.stream)
+    }
+
     /// The backed granules that no used or retired block touches, in order. O(nodes).
     pub fn idle_granules(&self) -> Vec<u32> {
         self.free_stretches().flat_map(|(start, end)| self.granules_within(start, end)).collect()

@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use super::{Heap, Moved, Wanted};
 use crate::core::balance::{self, Candidate, Decision, Outlook, REMAP};
 use crate::core::placement::GranuleId;
-use crate::core::{Demand, Forecast, Phase, Reads, Spill, Tier, show_size};
+use crate::core::{Demand, Forecast, Phase, Reads, Spill, Tier, WORKS, show_size};
 use crate::error::Error;
 use crate::sync::this_thread;
 
@@ -360,6 +360,11 @@ impl Heap {
         let arenas = self.arenas.iter().enumerate().filter(|(index, _)| !self.pools.owns(self.owner_of(*index)));
         let blocks = arenas.flat_map(|(_, bound)| bound.core.blocks()).filter(|block| !block.marks.scratch);
         blocks.map(|block| block.size).collect()
+    }
+
+    /// Whether so much has come and gone that the program has done more than load.
+    pub fn has_worked(&self) -> bool {
+        self.stats.blocks.allocated.taken() >= WORKS
     }
 
     /// What to say at the end of a program whose work has overflowed, because nothing was kept for it; `None` where nothing is to be

@@ -224,8 +224,12 @@ impl Heap {
         let allocated = &self.stats.blocks.allocated;
         let seen = Some((allocated.total(), allocated.taken()));
         let is_quiet = std::mem::replace(&mut self.at_last_look, seen) == seen;
-        let idle = self.stock.held(Tier::Dedicated) - self.stats.tiers[Tier::Dedicated].allocated.current();
-        let is_to_stay = self.is_frozen() || idle <= self.ledger.reserve || self.pools.any_open();
+        let used = self.stats.tiers[Tier::Dedicated].allocated.current();
+        let idle = self.stock.held(Tier::Dedicated).saturating_sub(used);
+        let is_to_stay = self.arenas.is_empty()
+            || self.is_frozen_by_action()
+            || idle <= self.ledger.reserve
+            || self.pools.any_open();
         if !is_quiet || is_to_stay || self.streams.any_busy() {
             return Ok(());
         }

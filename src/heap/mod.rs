@@ -722,9 +722,12 @@ impl Heap {
         }
         self.strip();
         let mut used: HashSet<StreamId> = self.pools.streams().chain(self.retired.streams()).collect();
-        for bound in &mut self.arenas {
-            bound.core.set_tiers([], Heap::HOME);
-            used.extend(bound.core.blocks().map(|block| block.stream));
+        for index in 0..self.arenas.len() {
+            // What is free in a pool stays its streams': a capture finds it by them.
+            if !self.pools.owns(self.owner_of(index)) {
+                self.arenas[index].core.set_tiers([], Heap::HOME);
+            }
+            used.extend(self.arenas[index].core.streams());
         }
         self.streams.forget(|id| used.contains(&id));
     }

@@ -204,7 +204,7 @@ impl Heap {
     pub(super) fn pool_arena(&mut self, serving: Serving, class: usize, stream: StreamId) -> Option<usize> {
         let mut contexts = self.pools.contexts.iter_mut();
         let context = contexts.find(|context| context.serving == serving)?;
-        if context.kind != ContextKind::Region && !context.streams.contains(&stream) {
+        if !context.streams.contains(&stream) {
             context.streams.push(stream);
         }
         Some(self.pools.find(serving.pool).ok()?.arenas[class])
@@ -214,7 +214,8 @@ impl Heap {
     /// allocated in a context; nothing where no context is open.
     pub(super) fn is_capturing(&self) -> bool {
         self.pools.contexts.iter().any(|context| match context.kind {
-            ContextKind::Region => false,
+            // A program may begin a capture of its own inside.
+            ContextKind::Region => context.streams.iter().any(|stream| self.streams.is_captured(*stream) == Some(true)),
             ContextKind::Capture | ContextKind::Unknown if context.streams.is_empty() => true,
             ContextKind::Capture | ContextKind::Unknown => {
                 context.streams.iter().any(|stream| self.streams.is_capturing(*stream))

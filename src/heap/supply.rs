@@ -39,7 +39,8 @@ impl Heap {
         let request = Request { index, size, bytes, stream };
         self.last_refusal = None;
         self.mend();
-        if self.spill.takes(size)
+        if index < FIRST_OF_POOLS
+            && self.spill.takes(size)
             && let Some(address) = self.supply_shared(index, size, bytes, stream)
         {
             return Ok(address);
@@ -67,6 +68,11 @@ impl Heap {
             self.stats.retries += u64::from(waited);
             return Ok(address);
         }
+        if index < FIRST_OF_POOLS && self.opening.is_some_and(|opening| opening.resident.is_some()) {
+            // What an earlier run has wanted is no reason to refuse what this one needs.
+            let index = self.open(index);
+            return self.supply(index, size, bytes, stream);
+        }
         self.stats.out_of_memory += 1;
         self.see_free();
         Err(self.out_of_memory(bytes))
@@ -80,6 +86,11 @@ impl Heap {
         if index >= FIRST_OF_POOLS || !self.opening.as_ref().is_some_and(is_due) {
             return index;
         }
+        self.open(index)
+    }
+
+    /// Opens the reserve; the arena for a request that was for `index`.
+    fn open(&mut self, index: usize) -> usize {
         let class = index - self.current;
         self.begin(Phase::Active, self.ledger.reserve, self.ledger.persist);
         self.opened_by_work = true;

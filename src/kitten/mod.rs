@@ -229,7 +229,12 @@ impl Kitten {
                 lines.extend(heap.advice());
                 continue;
             }
+            let has_worked = heap.has_worked();
             drop(heap);
+            if wanted.reserve == 0 && !has_worked {
+                // A run that ended early says nothing of the next.
+                continue;
+            }
             let written =
                 Place::of_this_program(&name).map(|place| place.write((wanted.reserve > 0).then_some(wanted)));
             if let Some(Err(why)) = written {

@@ -113,3 +113,19 @@ fn a_fixed_reserve_is_opened_by_work_where_nobody_activates() {
     assert!(steps(&kitten, 20, &[4, 4])[19] == 0);
     kitten.check().unwrap();
 }
+
+#[test]
+fn a_remembered_reserve_is_no_reason_to_run_out_of_memory() {
+    let gpu = machine(1, 64 * GRANULE, 0);
+    let wanted = Wanted {
+        capacity: 64 * GRANULE,
+        reserve: 40 * GRANULE,
+        resident: 100 * GRANULE,
+        spill: giant_kitten::core::Spill::default(),
+    };
+    let kitten = run_of(&gpu, Some(wanted));
+    load(&gpu, &kitten, 30, 2);
+    assert_eq!(kitten.stats(0).unwrap().phase, Phase::Active, "opened for the lack of anything else");
+    assert!(kitten.malloc((5 * GRANULE) as usize, 0, DEFAULT).is_err(), "4 are left");
+    kitten.check().unwrap();
+}

@@ -58,9 +58,10 @@ class Gate:
             if mine:
                 self._quiet = own
                 self._depth += 1
-                is_quiet = self._changed.wait_for(lambda: self._beside == 0, left())
         try:
-            yield mine and is_quiet
+            with self._changed:
+                is_quiet = mine and self._changed.wait_for(lambda: self._beside == 0, left())
+            yield is_quiet
         finally:
             if mine:
                 with self._changed:
