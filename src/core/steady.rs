@@ -36,19 +36,30 @@ impl Default for Steady {
 }
 
 impl Steady {
-    /// A block comes to life where so many bytes lived before, and so many have come and gone. O(1).
+    /// A block comes to life where so many bytes lived before, and `gone` says how many have come and gone. O(1), and two comparisons
+    /// where no mark is reached.
     #[inline]
-    pub fn take(&mut self, before: u64, gone: u64, bytes: u64) {
-        if before < self.floor && gone >= WORKS {
-            self.floor = before;
-        }
+    pub fn take(&mut self, before: u64, bytes: u64, gone: impl FnOnce() -> u64) {
         if before < self.low {
-            self.low = before;
+            self.sink(before, gone());
         }
         if before + bytes > self.peak {
-            self.peak = before + bytes;
-            self.low = self.peak;
+            self.rise(before + bytes);
         }
+    }
+
+    /// The low mark is never below the floor, so that whatever is no lower than the one is no lower than the other.
+    #[cold]
+    fn sink(&mut self, before: u64, gone: u64) {
+        self.low = before;
+        if gone >= WORKS {
+            self.floor = self.floor.min(before);
+        }
+    }
+
+    #[cold]
+    fn rise(&mut self, peak: u64) {
+        (self.peak, self.low) = (peak, peak);
     }
 
     /// What stays, in bytes.
@@ -73,7 +84,7 @@ mod tests {
     fn run(weights: u64, steps: &[u64], kept: u64) -> (u64, u64) {
         let (mut steady, mut live, mut gone) = (Steady::default(), 0, 0);
         let mut take = |live: &mut u64, gone: u64| {
-            steady.take(*live * WORKS, gone * WORKS, WORKS);
+            steady.take(*live * WORKS, WORKS, || gone * WORKS);
             *live += 1;
         };
         (0..weights).for_each(|_| take(&mut live, 0));

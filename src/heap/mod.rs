@@ -297,8 +297,10 @@ impl Heap {
         if self.retired.len() > 0 {
             self.reclaim_retired();
         }
-        let of_pool = serving.and_then(|serving| self.pool_arena(serving, class, stream));
-        let index = of_pool.unwrap_or(self.current + class);
+        let index = match serving {
+            None => self.current + class,
+            Some(serving) => self.pool_arena(serving, class, stream).unwrap_or(self.current + class),
+        };
         match self.arenas[index].core.take(size, bytes, Tier::Dedicated, stream) {
             Some(id) => Ok(self.give(index, id, size, bytes, Some(Tier::Dedicated))),
             None => self.supply(index, size, bytes, stream),
@@ -338,7 +340,7 @@ impl Heap {
         marks.born = self.automatic.interval;
         self.automatic.demand.take(size);
         let allocated = &self.stats.blocks.allocated;
-        self.steady.take(allocated.current(), allocated.taken(), size);
+        self.steady.take(allocated.current(), size, || allocated.taken());
         self.stats.allocate(bound.core.class(), size, bytes);
         match tier {
             Some(tier) => self.stats.allocate_part(tier, size, scratch),
@@ -360,10 +362,9 @@ impl Heap {
         let (index, id) = self.locate(address)?;
         self.witness.see(this_thread());
         let (owner, marks) = self.arenas[index].core.owner(id);
-        let Some(stream) = self.streams.known_at_free(stream, owner) else {
-            // Blocks may be numbered anew when a stream is added.
-            self.add_stream(stream)?;
-            return self.free(address, stream);
+        let (index, id, stream) = match self.streams.known_at_free(stream, owner) {
+            Some(stream) => (index, id, stream),
+            None => self.locate_on_new_stream(address, stream)?,
         };
         let core = &mut self.arenas[index].core;
         let (_, size) = core.extent(id);
@@ -384,6 +385,14 @@ impl Heap {
             core.release(id, stream);
         }
         Ok(())
+    }
+
+    /// Numbers a stream that is new, and looks a block up: blocks may be numbered anew when a stream is added.
+    #[cold]
+    fn locate_on_new_stream(&mut self, address: u64, stream: Stream) -> Result<(usize, BlockId, StreamId), Error> {
+        let stream = self.add_stream(stream)?;
+        let (index, id) = self.locate(address)?;
+        Ok((index, id, stream))
     }
 
     /// Tells that work on `stream`, besides the block's own, uses the block: once freed, it waits for that work.

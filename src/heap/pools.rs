@@ -201,6 +201,7 @@ impl Heap {
 
     /// The arena for an allocation of a context, which is seen to allocate on `stream`. `None` where the context has ended
     /// meanwhile.
+    #[cold]
     pub(super) fn pool_arena(&mut self, serving: Serving, class: usize, stream: StreamId) -> Option<usize> {
         let mut contexts = self.pools.contexts.iter_mut();
         let context = contexts.find(|context| context.serving == serving)?;
