@@ -271,10 +271,10 @@ impl Heap {
         if needed > 0 && self.is_pinned() {
             return Err(Error::Immovable { bytes: core.extent(id).1 });
         }
-        let mut room = self.unmapped(tier);
+        let mut room = self.room_in(tier);
         if needed > room {
             self.strip();
-            room = self.unmapped(tier);
+            room = self.room_in(tier);
         }
         if needed > room {
             return Err(Error::Refused(format!(
@@ -456,6 +456,14 @@ impl Heap {
     pub(super) fn shared_reach(&self) -> u64 {
         let most = self.stock.held(Tier::Shared).saturating_add(self.stock.left(Tier::Shared));
         self.ledger.limit(Tier::Shared).min(most.saturating_sub(self.ledger.working))
+    }
+
+    /// What may still be mapped in a tier, with what others leave of the host's memory.
+    fn room_in(&self, tier: Tier) -> u64 {
+        match tier {
+            Tier::Dedicated => self.unmapped(tier),
+            Tier::Shared => self.shared_reach().saturating_sub(self.mapped(tier)),
+        }
     }
 
     /// Bytes mapped in a tier that stay so when everything idle is taken back: what live blocks touch, and all of pools.

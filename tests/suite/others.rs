@@ -133,3 +133,19 @@ fn what_a_request_took_before_it_was_served_elsewhere_is_counted() {
     assert_eq!(held, capacity - free - 6 * GRANULE, "what the machine has given");
     assert_eq!(held, 2 * GRANULE);
 }
+
+#[test]
+fn a_block_that_finds_no_room_in_the_hosts_memory_stays_whole_where_it_is() {
+    if !crate::MIGRATES {
+        return;
+    }
+    let gpu = machine(2, 32 * GRANULE, 64 * GRANULE);
+    let kitten = kitten_on(&gpu, "shared:64MiB");
+    kitten.malloc_shared((24 * GRANULE) as usize, 1, DEFAULT).unwrap();
+    let block = Filled::new(&gpu, &kitten, 16 * GRANULE, 1);
+    let refused = kitten.move_block(block.address, Tier::Shared);
+    assert!(matches!(refused, Err(giant_kitten::Error::Refused(_))), "{refused:?}");
+    assert_eq!((tier_of(&kitten, &block), kitten.stats(0).unwrap().migrations), (KEEP, 0));
+    block.check(&gpu);
+    kitten.check().unwrap();
+}
