@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import functools
 import sys
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from . import _library
+from . import _imports, _library
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 NAME = "accelerate.utils.modeling"
 
@@ -25,7 +22,7 @@ def complete() -> None:
     """Completes accelerate where it is imported, or as soon as it is."""
     module = sys.modules.get(NAME)
     if module is None:
-        sys.meta_path.insert(0, _Finder())
+        sys.meta_path.insert(0, _imports.Finder(NAME, after=_complete))
         return
     native = module.get_max_memory
     _complete(module)
@@ -54,41 +51,3 @@ def _counting_once(native: Callable[..., Any]) -> Callable[..., Any]:
         return found
 
     return get_max_memory
-
-
-class _Completing(Loader):
-    """Loads the module as it would have been, then completes it."""
-
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._loader
-        module.__loader__ = self._loader
-        self._loader.exec_module(module)
-        _complete(module)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._loader, name)
-
-
-class _Finder(MetaPathFinder):
-    """Finds the module as the others do, and has it completed; once."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != NAME:
-            return None
-        sys.meta_path.remove(self)
-        for other in sys.meta_path:
-            spec = other.find_spec(fullname, path, target) if hasattr(other, "find_spec") else None
-            if spec is not None and isinstance(spec.loader, Loader):
-                spec.loader = _Completing(spec.loader)
-            if spec is not None:
-                return spec
-        return None

@@ -8,63 +8,18 @@ this module at their start. It imports nothing of weight, and torch never.
 from __future__ import annotations
 
 import sys
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from . import _imports
 
 
-class _Torch(Loader):
-    """Loads torch as it would have been, then installs."""
+def _before() -> None:
+    from . import _install
 
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        from . import _install
-
-        # Some programs choose another allocator right before they import torch.
-        _install.strip_backend()
-        # Modules and tools look at the loader, and it shall be torch's own.
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._loader
-        module.__loader__ = self._loader
-        self._loader.exec_module(module)
-        _install_now()
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._loader, name)
+    # Some programs choose another allocator right before they import torch.
+    _install.strip_backend()
 
 
-class _Finder(MetaPathFinder):
-    """Finds torch as the others do, and has it loaded by `_Torch`.
-
-    It stays: asking for torch's spec is not importing it.
-    """
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != "torch":
-            return None
-        for other in sys.meta_path:
-            if other is self or not hasattr(other, "find_spec"):
-                continue
-            spec = other.find_spec(fullname, path, target)
-            if spec is not None:
-                if isinstance(spec.loader, Loader) and not isinstance(spec.loader, _Torch):
-                    spec.loader = _Torch(spec.loader)
-                return spec
-        return None
-
-
-finder = _Finder()
+finder = _imports.Finder("torch", after=lambda _: _install_now(), before=_before)
 
 
 def watch() -> None:
