@@ -9,7 +9,7 @@ use std::sync::Arc;
 use fake_cuda::Setup;
 use giant_kitten::driver::cuda::CudaDriver;
 use giant_kitten::driver::{Driver, Rung, Stream};
-use giant_kitten::{Activation, Error, Kitten, Options, Reserve, Tier};
+use giant_kitten::{Activation, Allocator, Error, Options, Reserve, Tier};
 use kitten_sim::{Gpu, Outstanding, Profile, code};
 
 const GRANULE: u64 = 2 << 20;
@@ -20,30 +20,30 @@ fn machine(devices: usize) -> Gpu {
     Gpu::new(&vec![card; devices]).unwrap()
 }
 
-fn kitten(driver: CudaDriver) -> Result<Kitten, Error> {
-    Kitten::new(Options::parse("headroom:0,shared:64MiB").unwrap(), Arc::new(driver))
+fn allocator(driver: CudaDriver) -> Result<Allocator, Error> {
+    Allocator::new(Options::parse("headroom:0,shared:64MiB").unwrap(), Arc::new(driver))
 }
 
 /// Blocks that overflow the card, an activation that moves some, and all of it back.
-fn use_it(gpu: &Gpu, kitten: &Kitten) -> Result<(), Error> {
-    let blocks = (0..10).map(|_| kitten.malloc(2 * GRANULE as usize, 0, Stream(0))).collect::<Result<Vec<_>, _>>();
+fn use_it(gpu: &Gpu, allocator: &Allocator) -> Result<(), Error> {
+    let blocks = (0..10).map(|_| allocator.malloc(2 * GRANULE as usize, 0, Stream(0))).collect::<Result<Vec<_>, _>>();
     let blocks = blocks?;
     for (at, block) in blocks.iter().enumerate() {
         gpu.write(*block, &[at as u8 + 1; 4096]).unwrap();
     }
-    kitten.activate(0, &Activation { reserve: Reserve::Fixed(4 * GRANULE), ..Activation::default() })?;
+    allocator.activate(0, &Activation { reserve: Reserve::Fixed(4 * GRANULE), ..Activation::default() })?;
     let other = Stream(gpu.create_stream().unwrap());
-    let scratch = kitten.malloc(GRANULE as usize, 0, other)?;
-    kitten.record_stream(scratch, Stream(0))?;
-    kitten.free(scratch, 0, other)?;
-    kitten.disable(0, Activation::default().order())?;
+    let scratch = allocator.malloc(GRANULE as usize, 0, other)?;
+    allocator.record_stream(scratch, Stream(0))?;
+    allocator.free(scratch, 0, other)?;
+    allocator.disable(0, Activation::default().order())?;
     for (at, block) in blocks.iter().enumerate() {
         let mut found = [0; 4096];
         gpu.read(*block, &mut found).unwrap();
         assert_eq!(found, [at as u8 + 1; 4096]);
-        kitten.free(*block, 0, Stream(0))?;
+        allocator.free(*block, 0, Stream(0))?;
     }
-    kitten.check().map_err(Error::Refused)
+    allocator.check().map_err(Error::Refused)
 }
 
 #[test]
@@ -66,12 +66,12 @@ fn the_ladder_is_climbed_down() {
         let names: Vec<_> = info.refused.iter().map(|why| why.split(':').next().unwrap()).collect();
         assert_eq!(names, &["host_numa", "host", "pinned"][..refused], "{what}");
         assert_eq!(gpu.outstanding(), Outstanding::default(), "{what}: a trial leaves nothing behind");
-        let kitten = kitten(driver).unwrap();
-        match (rung, use_it(&gpu, &kitten)) {
+        let allocator = allocator(driver).unwrap();
+        match (rung, use_it(&gpu, &allocator)) {
             (Rung::Nothing, Err(Error::OutOfMemory(why))) => assert_eq!(why.limit[Tier::Shared], 0),
             (_, used) => assert_eq!(used, Ok(()), "{what}"),
         }
-        kitten.shutdown();
+        allocator.shutdown();
         assert_eq!((gpu.outstanding(), gpu.faults()), (Outstanding::default(), vec![]), "{what}");
     }
 }
@@ -102,8 +102,8 @@ fn any_function_may_be_missing() {
         let setup = Setup { missing: vec![name.into()], ..Setup::new(gpu.clone()) };
         let used = fake::cuda_driver(setup)
             .map_err(Error::from)
-            .and_then(kitten)
-            .and_then(|kitten| use_it(&gpu, &kitten).inspect(|()| kitten.shutdown()));
+            .and_then(allocator)
+            .and_then(|allocator| use_it(&gpu, &allocator).inspect(|()| allocator.shutdown()));
         match used {
             Ok(()) => assert_eq!(gpu.outstanding().handles, 0, "without {name}"),
             Err(why) => {
@@ -165,12 +165,12 @@ fn every_failing_call_of_the_first_use_is_survived() {
         let gpu = machine(1);
         gpu.fail_any(nth, 12_345);
         let used =
-            fake::cuda_driver(Setup::new(gpu.clone())).map_err(Error::from).and_then(kitten).and_then(|kitten| {
-                let first = kitten.malloc(512, 0, Stream(0));
+            fake::cuda_driver(Setup::new(gpu.clone())).map_err(Error::from).and_then(allocator).and_then(|allocator| {
+                let first = allocator.malloc(512, 0, Stream(0));
                 gpu.clear_failures();
-                let again = kitten.malloc(512, 0, Stream(0));
+                let again = allocator.malloc(512, 0, Stream(0));
                 assert!(again.is_ok(), "call {nth}: {again:?}");
-                kitten.shutdown();
+                allocator.shutdown();
                 first
             });
         failed += u32::from(used.is_err());
@@ -227,45 +227,45 @@ fn a_device_that_is_not_there_is_a_sentence() {
 fn threads_without_a_context_and_with_another_devices() {
     let gpu = machine(2);
     let driver = fake::cuda_driver(Setup::new(gpu.clone())).unwrap();
-    let kitten = kitten(driver).unwrap();
+    let allocator = allocator(driver).unwrap();
     std::thread::scope(|scope| {
         for thread in 0..4 {
-            let kitten = &kitten;
+            let allocator = &allocator;
             scope.spawn(move || {
                 for turn in 0..50 {
                     let device = (thread + turn) % 2;
-                    let block = kitten.malloc(GRANULE as usize, device, Stream(0)).unwrap();
-                    kitten.free(block, 1 - device, Stream(0)).unwrap();
-                    kitten.reset().unwrap();
+                    let block = allocator.malloc(GRANULE as usize, device, Stream(0)).unwrap();
+                    allocator.free(block, 1 - device, Stream(0)).unwrap();
+                    allocator.reset().unwrap();
                 }
             });
         }
     });
-    kitten.shutdown();
-    drop(kitten);
+    allocator.shutdown();
+    drop(allocator);
     assert_eq!((gpu.outstanding(), gpu.faults()), (Outstanding::default(), vec![]));
 }
 
 #[test]
 fn memory_taken_by_another_process_falls_to_the_shared_tier() {
     let gpu = machine(1);
-    let kitten = kitten(fake::cuda_driver(Setup::new(gpu.clone())).unwrap()).unwrap();
-    kitten.malloc(512, 0, Stream(0)).unwrap();
+    let allocator = allocator(fake::cuda_driver(Setup::new(gpu.clone())).unwrap()).unwrap();
+    allocator.malloc(512, 0, Stream(0)).unwrap();
     gpu.set_dedicated_taken(0, 14 * GRANULE);
-    let block = kitten.malloc(4 * GRANULE as usize, 0, Stream(0)).unwrap();
-    assert_eq!(kitten.residency(block).unwrap()[Tier::Shared], 4 * GRANULE);
+    let block = allocator.malloc(4 * GRANULE as usize, 0, Stream(0)).unwrap();
+    assert_eq!(allocator.residency(block).unwrap()[Tier::Shared], 4 * GRANULE);
 }
 
 #[test]
 fn a_driver_that_has_gone_is_quiet() {
     for gone in [code::DEINITIALIZED, code::CONTEXT_IS_DESTROYED, code::INVALID_CONTEXT] {
         let gpu = machine(1);
-        let kitten = kitten(fake::cuda_driver(Setup::new(gpu.clone())).unwrap()).unwrap();
-        let block = kitten.malloc(4 * GRANULE as usize, 0, Stream(0)).unwrap();
-        kitten.record_stream(block, Stream(2)).unwrap();
+        let allocator = allocator(fake::cuda_driver(Setup::new(gpu.clone())).unwrap()).unwrap();
+        let block = allocator.malloc(4 * GRANULE as usize, 0, Stream(0)).unwrap();
+        allocator.record_stream(block, Stream(2)).unwrap();
         gpu.fail_from("", 1, gone);
-        kitten.free(block, 0, Stream(0)).unwrap();
-        match kitten.reset() {
+        allocator.free(block, 0, Stream(0)).unwrap();
+        match allocator.reset() {
             Ok(()) => {}
             Err(Error::Driver(why)) => assert!(why.is_gone(), "{why}"),
             Err(why) => panic!("{why}"),

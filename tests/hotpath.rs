@@ -45,7 +45,7 @@ fn a_hit_calls_no_driver_and_allocates_nothing() {
     let card = Profile::builtin("nominal-6g").unwrap();
     let gpu = Gpu::new(&[Profile { dedicated_bytes: 64 * GRANULE, shared_bytes: 64 * GRANULE, ..card }]).unwrap();
     let options = giant_kitten::Options::default();
-    abi::install(giant_kitten::Kitten::new(options, driver(&gpu)).unwrap());
+    abi::install(giant_kitten::Allocator::new(options, driver(&gpu)).unwrap());
     let mut live: Vec<(*mut std::ffi::c_void, usize)> = Vec::with_capacity(256);
     let mut round = |random: &mut Random| {
         for _ in 0..20_000 {
@@ -67,13 +67,13 @@ fn a_hit_calls_no_driver_and_allocates_nothing() {
 
 #[test]
 fn the_frozen_hot_path_calls_no_driver_either() {
-    let (gpu, kitten) = setup(32 * GRANULE, 32 * GRANULE, "");
-    kitten.malloc(8 * GRANULE as usize, 0, DEFAULT).unwrap();
-    kitten.activate(0, &Activation { reserve: Reserve::Fixed(16 * GRANULE), ..Activation::default() }).unwrap();
+    let (gpu, allocator) = setup(32 * GRANULE, 32 * GRANULE, "");
+    allocator.malloc(8 * GRANULE as usize, 0, DEFAULT).unwrap();
+    allocator.activate(0, &Activation { reserve: Reserve::Fixed(16 * GRANULE), ..Activation::default() }).unwrap();
     let generate = || {
         let blocks =
-            [3 * GRANULE, 1000, 5 * GRANULE, 70_000].map(|bytes| kitten.malloc(bytes as usize, 0, DEFAULT).unwrap());
-        blocks.into_iter().for_each(|block| kitten.free(block, 0, DEFAULT).unwrap());
+            [3 * GRANULE, 1000, 5 * GRANULE, 70_000].map(|bytes| allocator.malloc(bytes as usize, 0, DEFAULT).unwrap());
+        blocks.into_iter().for_each(|block| allocator.free(block, 0, DEFAULT).unwrap());
     };
     generate();
     let calls = gpu.total_calls();

@@ -4,19 +4,19 @@
 use std::sync::Arc;
 
 use giant_kitten::driver::{Stream, sim::SimDriver};
-use giant_kitten::{Activation, Error, Kitten, Options, PoolId, Reserve};
+use giant_kitten::{Activation, Allocator, Error, Options, PoolId, Reserve};
 use kitten_sim::{Gpu, Profile};
 use shuttle::thread;
 
 const GRANULE: u64 = 1 << 16;
 const RUNS: usize = 3000;
 
-fn setup(devices: usize) -> (Gpu, Arc<Kitten>) {
+fn setup(devices: usize) -> (Gpu, Arc<Allocator>) {
     let card = Profile::builtin("nominal-6g").unwrap();
     let card = Profile { granularity: GRANULE, dedicated_bytes: 8 * GRANULE, shared_bytes: 16 * GRANULE, ..card };
     let gpu = Gpu::new(&vec![card; devices]).unwrap();
-    let kitten = Kitten::new(Options::default(), Arc::new(SimDriver::new(gpu.clone()))).unwrap();
-    (gpu, Arc::new(kitten))
+    let allocator = Allocator::new(Options::default(), Arc::new(SimDriver::new(gpu.clone()))).unwrap();
+    (gpu, Arc::new(allocator))
 }
 
 /// Runs a scenario in many orders.
@@ -25,20 +25,20 @@ fn explore(scenario: impl Fn() + Send + Sync + 'static + Clone) {
     shuttle::check_pct(scenario, RUNS, 3);
 }
 
-fn finish(gpu: &Gpu, kitten: &Kitten) {
-    kitten.check().unwrap();
-    kitten.shutdown();
+fn finish(gpu: &Gpu, allocator: &Allocator) {
+    allocator.check().unwrap();
+    allocator.shutdown();
     assert_eq!((gpu.outstanding().handles, gpu.outstanding().mappings, gpu.faults()), (0, 0, vec![]));
 }
 
 #[test]
 fn the_first_use_of_a_device_by_many_threads_makes_one_heap() {
     explore(|| {
-        let (gpu, kitten) = setup(2);
+        let (gpu, allocator) = setup(2);
         let threads: Vec<_> = (0..3)
             .map(|number| {
-                let kitten = kitten.clone();
-                thread::spawn(move || kitten.malloc(1000 + number, number % 2, Stream(0)).unwrap())
+                let allocator = allocator.clone();
+                thread::spawn(move || allocator.malloc(1000 + number, number % 2, Stream(0)).unwrap())
             })
             .collect();
         let mut blocks: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
@@ -46,20 +46,20 @@ fn the_first_use_of_a_device_by_many_threads_makes_one_heap() {
         blocks.dedup();
         assert_eq!(blocks.len(), 3, "each thread has a block of its own");
         for block in blocks {
-            kitten.free(block, 0, Stream(0)).unwrap();
+            allocator.free(block, 0, Stream(0)).unwrap();
         }
-        finish(&gpu, &kitten);
+        finish(&gpu, &allocator);
     });
 }
 
 #[test]
 fn blocks_are_freed_by_other_threads_while_actions_move_them() {
     explore(|| {
-        let (gpu, kitten) = setup(1);
-        let block = kitten.malloc(3 * GRANULE as usize, 0, Stream(0)).unwrap();
-        let other = kitten.clone();
+        let (gpu, allocator) = setup(1);
+        let block = allocator.malloc(3 * GRANULE as usize, 0, Stream(0)).unwrap();
+        let other = allocator.clone();
         let freeing = thread::spawn(move || other.free(block, 0, Stream(0)).unwrap());
-        let other = kitten.clone();
+        let other = allocator.clone();
         let moving = thread::spawn(move || {
             other.activate(0, &Activation { reserve: Reserve::Fixed(6 * GRANULE), ..Activation::default() }).unwrap();
             match other.residency(block) {
@@ -69,39 +69,39 @@ fn blocks_are_freed_by_other_threads_while_actions_move_them() {
             }
             other.free_vram(0).unwrap();
         });
-        let allocating = kitten.malloc(2 * GRANULE as usize, 0, Stream(0)).unwrap();
+        let allocating = allocator.malloc(2 * GRANULE as usize, 0, Stream(0)).unwrap();
         freeing.join().unwrap();
         moving.join().unwrap();
-        kitten.free(allocating, 0, Stream(0)).unwrap();
-        assert_eq!(kitten.stats(0).unwrap().blocks.count.current(), 0);
-        finish(&gpu, &kitten);
+        allocator.free(allocating, 0, Stream(0)).unwrap();
+        assert_eq!(allocator.stats(0).unwrap().blocks.count.current(), 0);
+        finish(&gpu, &allocator);
     });
 }
 
 #[test]
 fn a_double_free_by_two_threads_is_one_error() {
     explore(|| {
-        let (gpu, kitten) = setup(1);
-        let block = kitten.malloc(700, 0, Stream(0)).unwrap();
+        let (gpu, allocator) = setup(1);
+        let block = allocator.malloc(700, 0, Stream(0)).unwrap();
         let threads: Vec<_> = (0..2)
             .map(|_| {
-                let kitten = kitten.clone();
-                thread::spawn(move || kitten.free(block, 0, Stream(0)).is_ok())
+                let allocator = allocator.clone();
+                thread::spawn(move || allocator.free(block, 0, Stream(0)).is_ok())
             })
             .collect();
         let freed = threads.into_iter().map(|thread| thread.join().unwrap()).filter(|ok| *ok).count();
         assert_eq!(freed, 1);
-        finish(&gpu, &kitten);
+        finish(&gpu, &allocator);
     });
 }
 
 #[test]
 fn a_capture_gets_its_pool_and_nobody_else_does() {
     explore(|| {
-        let (gpu, kitten) = setup(1);
+        let (gpu, allocator) = setup(1);
         let stream = Stream(gpu.create_stream().unwrap());
         let pool = PoolId(0, 1);
-        let other = kitten.clone();
+        let other = allocator.clone();
         let capturing = thread::spawn(move || {
             other.begin_pool(0, pool, move |asked| asked == stream).unwrap();
             let inside = other.malloc(500, 0, stream).unwrap();
@@ -109,7 +109,7 @@ fn a_capture_gets_its_pool_and_nobody_else_does() {
             other.end_pool(0, pool).unwrap();
             inside
         });
-        let other = kitten.clone();
+        let other = allocator.clone();
         let eager = thread::spawn(move || {
             let blocks = [0; 3].map(|_| other.malloc(500, 0, Stream(0)).unwrap());
             blocks.iter().for_each(|block| other.free(*block, 0, Stream(0)).unwrap());
@@ -117,19 +117,19 @@ fn a_capture_gets_its_pool_and_nobody_else_does() {
         });
         let inside = capturing.join().unwrap();
         assert!(!eager.join().unwrap().contains(&inside), "eager code got a capture's block");
-        let after = kitten.malloc(500, 0, stream).unwrap();
+        let after = allocator.malloc(500, 0, stream).unwrap();
         assert_ne!(after, inside, "until the pool is released");
-        kitten.free(after, 0, stream).unwrap();
-        kitten.release_pool(0, pool).unwrap();
-        finish(&gpu, &kitten);
+        allocator.free(after, 0, stream).unwrap();
+        allocator.release_pool(0, pool).unwrap();
+        finish(&gpu, &allocator);
     });
 }
 
 #[test]
 fn statistics_and_settings_from_other_threads() {
     explore(|| {
-        let (gpu, kitten) = setup(1);
-        let other = kitten.clone();
+        let (gpu, allocator) = setup(1);
+        let other = allocator.clone();
         let watching = thread::spawn(move || {
             for _ in 0..2 {
                 let stats = other.stats(0).unwrap();
@@ -140,10 +140,10 @@ fn statistics_and_settings_from_other_threads() {
             }
         });
         for _ in 0..2 {
-            let block = kitten.malloc(900, 0, Stream(0)).unwrap();
-            kitten.free(block, 0, Stream(0)).unwrap();
+            let block = allocator.malloc(900, 0, Stream(0)).unwrap();
+            allocator.free(block, 0, Stream(0)).unwrap();
         }
         watching.join().unwrap();
-        finish(&gpu, &kitten);
+        finish(&gpu, &allocator);
     });
 }

@@ -8,13 +8,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::fork;
-use crate::kitten::Kitten;
+use crate::allocator::Allocator;
 
 /// Whether the process is at its end. Held during a look, so that none is under way when the driver goes.
 static ENDED: Mutex<bool> = Mutex::new(false);
 
 /// Begins to look every `interval`.
-pub(super) fn watch(kitten: &'static Kitten, interval: Duration) {
+pub(super) fn watch(allocator: &'static Allocator, interval: Duration) {
     let look = move || {
         loop {
             std::thread::sleep(interval);
@@ -22,7 +22,7 @@ pub(super) fn watch(kitten: &'static Kitten, interval: Duration) {
             if *ended {
                 return;
             }
-            kitten.look_for_idle();
+            allocator.look_for_idle();
         }
     };
     let begun = std::thread::Builder::new().name("giant-kitten-idle".into()).spawn(look);

@@ -21,13 +21,13 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::allocator::{Activation, Allocator, Options, forget};
 use crate::core::history::{Names, Recording};
 use crate::core::placement::SortBy;
 use crate::core::{Reserve, Tier, parse_size, show_size};
 use crate::driver::{self, Stream};
 use crate::error::Error;
 use crate::heap::{ContextKind, Moved, PoolId};
-use crate::kitten::{Activation, Kitten, Options, forget};
 
 pub use map::json as map_json;
 pub use stats::{GkStats, STATS_VERSION};
@@ -67,7 +67,7 @@ pub const GK_DEDICATED: c_int = 0;
 pub const GK_SHARED: c_int = 1;
 
 /// The allocator that the functions below use. Those it pointed to before are leaked, so a reference stays good for ever.
-static CURRENT: AtomicPtr<Kitten> = AtomicPtr::new(std::ptr::null_mut());
+static CURRENT: AtomicPtr<Allocator> = AtomicPtr::new(std::ptr::null_mut());
 /// Held while the allocator is made; holds the options given by `gk_configure` before.
 static STARTING: Mutex<Option<Options>> = Mutex::new(None);
 
@@ -75,72 +75,72 @@ thread_local! {
     static LAST_ERROR: RefCell<CString> = RefCell::default();
 }
 
-/// Makes `kitten` the allocator of this process, in place of the one before, whose memory all goes back to its driver.
+/// Makes `allocator` the allocator of this process, in place of the one before, whose memory all goes back to its driver.
 /// For tests and tools: whoever still holds blocks of the one before must not use them.
-pub fn install(kitten: Kitten) -> &'static Kitten {
-    let kitten: &'static mut Kitten = Box::leak(Box::new(kitten));
-    let before = CURRENT.swap(kitten, Ordering::AcqRel);
+pub fn install(allocator: Allocator) -> &'static Allocator {
+    let allocator: &'static mut Allocator = Box::leak(Box::new(allocator));
+    let before = CURRENT.swap(allocator, Ordering::AcqRel);
     // SAFETY: whatever the pointer ever held was leaked by this function or by `start`.
     if let Some(before) = unsafe { before.as_ref() } {
         before.shutdown();
     }
-    kitten
+    allocator
 }
 
 #[inline]
-fn current() -> Result<&'static Kitten, Error> {
+fn current() -> Result<&'static Allocator, Error> {
     // SAFETY: the pointer is null or was leaked by `install` or `start`.
     match unsafe { CURRENT.load(Ordering::Acquire).as_ref() } {
-        Some(kitten) => Ok(kitten),
+        Some(allocator) => Ok(allocator),
         None => start(),
     }
 }
 
 /// The allocator, if it has been made: who only asks, or takes back, begins nothing.
 #[inline]
-fn started() -> Option<&'static Kitten> {
+fn started() -> Option<&'static Allocator> {
     // SAFETY: as in `current`.
     unsafe { CURRENT.load(Ordering::Acquire).as_ref() }
 }
 
 /// Asks the allocator about a device; where there is none yet, nothing is in use.
-fn ask<T: Default>(device: c_int, question: impl FnOnce(&Kitten, usize) -> Result<T, Error>) -> Result<T, Error> {
+fn ask<T: Default>(device: c_int, question: impl FnOnce(&Allocator, usize) -> Result<T, Error>) -> Result<T, Error> {
     let device = device_number(device)?;
-    started().map_or_else(|| Ok(T::default()), |kitten| question(kitten, device))
+    started().map_or_else(|| Ok(T::default()), |allocator| question(allocator, device))
 }
 
 /// The allocator, if it can have given out the block at an address.
-fn owner_of(address: *const c_void) -> Result<&'static Kitten, Error> {
+fn owner_of(address: *const c_void) -> Result<&'static Allocator, Error> {
     started().ok_or(Error::NotAllocated { address: address as u64 })
 }
 
 /// Makes the allocator at its first use, from `gk_configure` or the environment variable.
 #[cold]
-fn start() -> Result<&'static Kitten, Error> {
+fn start() -> Result<&'static Allocator, Error> {
     if fork::is_child() {
         return Err(Error::Refused(fork::WHY.into()));
     }
     let configured = STARTING.lock();
     // SAFETY: as in `current`. Another thread may have been first.
-    if let Some(kitten) = unsafe { CURRENT.load(Ordering::Acquire).as_ref() } {
-        return Ok(kitten);
+    if let Some(allocator) = unsafe { CURRENT.load(Ordering::Acquire).as_ref() } {
+        return Ok(allocator);
     }
     start_log();
     let options = match &*configured {
         Some(options) => options.clone(),
         None => options_from_environment().map_err(Error::Argument)?,
     };
-    let kitten = Kitten::new(options, driver::open()?)?;
+    let allocator = Allocator::new(options, driver::open()?)?;
     // Held until the allocator can be found: one that is made beside a change of what is recorded would miss it.
     let recorded = RECORDED.lock();
-    kitten.record(*recorded);
-    let kitten: &'static Kitten = Box::leak(Box::new(kitten));
+    allocator.record(*recorded);
+    let allocator: &'static Allocator = Box::leak(Box::new(allocator));
     fork::watch();
-    CURRENT.store(std::ptr::from_ref(kitten).cast_mut(), Ordering::Release);
-    if let Some(interval) = kitten.options().idle {
-        idle::watch(kitten, interval);
+    CURRENT.store(std::ptr::from_ref(allocator).cast_mut(), Ordering::Release);
+    if let Some(interval) = allocator.options().idle {
+        idle::watch(allocator, interval);
     }
-    Ok(kitten)
+    Ok(allocator)
 }
 
 /// The options that the allocator would be made with now.
@@ -228,25 +228,25 @@ fn stream_of(stream: *mut c_void) -> Stream {
 
 #[inline]
 fn give(size: usize, device: c_int, stream: *mut c_void) -> Result<u64, Error> {
-    let kitten = current()?;
+    let allocator = current()?;
     let device = device_number(device)?;
-    if kitten.is_observed() {
+    if allocator.is_observed() {
         let who = who::asks();
-        let result = give_by(kitten, size, device, stream);
-        kitten.record_malloc(&result, size, device, stream_of(stream), who);
+        let result = give_by(allocator, size, device, stream);
+        allocator.record_malloc(&result, size, device, stream_of(stream), who);
         return result;
     }
-    give_by(kitten, size, device, stream)
+    give_by(allocator, size, device, stream)
 }
 
 #[inline]
-fn give_by(kitten: &Kitten, size: usize, device: usize, stream: *mut c_void) -> Result<u64, Error> {
+fn give_by(allocator: &Allocator, size: usize, device: usize, stream: *mut c_void) -> Result<u64, Error> {
     if PREFERENCES.load(Ordering::Relaxed) != 0
         && let Some(Tier::Shared) = PREFERENCE.try_with(Cell::get).unwrap_or(None)
     {
-        return kitten.malloc_shared(size, device, stream_of(stream));
+        return allocator.malloc_shared(size, device, stream_of(stream));
     }
-    kitten.malloc(size, device, stream_of(stream))
+    allocator.malloc(size, device, stream_of(stream))
 }
 
 /// Gives out `size` bytes on `device` for `stream`. Null for size 0; null with `gk_last_error` set if there is none to give.
@@ -294,13 +294,13 @@ pub extern "C" fn gk_free(ptr: *mut c_void, _size: usize, device: c_int, stream:
     }
     let device = usize::try_from(device).unwrap_or(usize::MAX);
     hook("gk_free", || {
-        let kitten = owner_of(ptr)?;
-        if kitten.is_observed() {
-            kitten.recorded_free(ptr as u64, stream_of(stream), who::gives_back())?;
+        let allocator = owner_of(ptr)?;
+        if allocator.is_observed() {
+            allocator.recorded_free(ptr as u64, stream_of(stream), who::gives_back())?;
         } else {
-            kitten.free(ptr as u64, device, stream_of(stream))?;
+            allocator.free(ptr as u64, device, stream_of(stream))?;
         }
-        if behind::is_behind() { kitten.give_back(device) } else { Ok(()) }
+        if behind::is_behind() { allocator.give_back(device) } else { Ok(()) }
     });
 }
 
@@ -342,7 +342,7 @@ pub extern "C" fn gk_record(events: usize, stacks: c_int, skipped: u32) -> c_int
         let mut recorded = RECORDED.lock();
         *recorded = recording;
         who::ask_for(recording.names);
-        started().into_iter().for_each(|kitten| kitten.record(recording));
+        started().into_iter().for_each(|allocator| allocator.record(recording));
         drop(recorded);
         who::wait_for_answers();
         Ok(())
@@ -355,7 +355,7 @@ pub extern "C" fn gk_record(events: usize, stacks: c_int, skipped: u32) -> c_int
 /// `buffer` is null or has room for `length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_history_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
-    let text = guarded(|| Ok(snapshot::history(&ask(device, Kitten::history)?)));
+    let text = guarded(|| Ok(snapshot::history(&ask(device, Allocator::history)?)));
     // SAFETY: the caller's promise.
     unsafe { write_text(text, buffer, length) }
 }
@@ -369,7 +369,7 @@ pub extern "C" fn gk_init(_device_count: c_int) {
 /// PyTorch's reset hook (`empty_cache`): at any time, beside any work. Moves nothing that lives.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_reset() {
-    hook("gk_reset", || started().map_or(Ok(()), Kitten::reset));
+    hook("gk_reset", || started().map_or(Ok(()), Allocator::reset));
 }
 
 /// PyTorch's memory fraction hook.
@@ -460,14 +460,14 @@ pub extern "C" fn gk_keep_pool(pool_a: u64, pool_b: u64) -> c_int {
 /// driver.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_drop_pool(pool_a: u64, pool_b: u64) {
-    hook("gk_drop_pool", || started().map_or(Ok(()), |kitten| kitten.drop_pool(PoolId(pool_a, pool_b))));
+    hook("gk_drop_pool", || started().map_or(Ok(()), |allocator| allocator.drop_pool(PoolId(pool_a, pool_b))));
 }
 
 /// How many hold a pool on all devices: who keeps it, and those that began to allocate from it, less those that released it. 0
 /// where there is no such pool.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_pool_holds(_device: c_int, pool_a: u64, pool_b: u64) -> u64 {
-    let holds = guarded(|| Ok(started().map_or(0, |kitten| kitten.pool_holds(PoolId(pool_a, pool_b)))));
+    let holds = guarded(|| Ok(started().map_or(0, |allocator| allocator.pool_holds(PoolId(pool_a, pool_b)))));
     holds.map_or(0, u64::from)
 }
 
@@ -541,10 +541,10 @@ impl From<Activation> for GkActivation {
 impl GkActivation {
     /// # Safety
     /// `given` is null or points to a struct.
-    unsafe fn or_options(given: *const GkActivation, kitten: &Kitten) -> Result<Activation, Error> {
+    unsafe fn or_options(given: *const GkActivation, allocator: &Allocator) -> Result<Activation, Error> {
         // SAFETY: the caller's promise.
         Ok(match unsafe { given.as_ref() } {
-            None => kitten.options().into(),
+            None => allocator.options().into(),
             Some(given) => Activation {
                 reserve: if given.reserve == GK_AUTO { Reserve::Auto } else { Reserve::Fixed(given.reserve) },
                 persist: given.persist,
@@ -575,7 +575,7 @@ pub extern "C" fn gk_open(device: c_int) -> c_int {
 pub unsafe extern "C" fn gk_defaults(activation: *mut GkActivation) -> c_int {
     status(|| {
         let options: Activation = match started() {
-            Some(kitten) => kitten.options().into(),
+            Some(allocator) => allocator.options().into(),
             None => (&configured()?).into(),
         };
         // SAFETY: the caller's promise.
@@ -594,10 +594,10 @@ pub unsafe extern "C" fn gk_defaults(activation: *mut GkActivation) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_activate(device: c_int, activation: *const GkActivation) -> c_int {
     status(|| {
-        let kitten = current()?;
+        let allocator = current()?;
         // SAFETY: the caller's promise.
-        let activation = unsafe { GkActivation::or_options(activation, kitten) }?;
-        let moved = kitten.activate(device_number(device)?, &activation)?;
+        let activation = unsafe { GkActivation::or_options(activation, allocator) }?;
+        let moved = allocator.activate(device_number(device)?, &activation)?;
         log::info!(
             "device {device} active: reserve {}, persist {}; {} promoted, {} demoted",
             activation.reserve,
@@ -625,10 +625,10 @@ fn all_moved(moved: Moved) -> Result<(), Error> {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_begin_loading(device: c_int, activation: *const GkActivation) -> c_int {
     status(|| {
-        let kitten = current()?;
+        let allocator = current()?;
         // SAFETY: the caller's promise.
-        let activation = unsafe { GkActivation::or_options(activation, kitten) }?;
-        kitten.begin_loading(device_number(device)?, activation.reserve, activation.persist)
+        let activation = unsafe { GkActivation::or_options(activation, allocator) }?;
+        allocator.begin_loading(device_number(device)?, activation.reserve, activation.persist)
     })
 }
 
@@ -645,10 +645,10 @@ pub unsafe extern "C" fn gk_claims_json(
     length: usize,
 ) -> usize {
     let text = guarded(|| {
-        let claims = ask(device, |kitten, device| {
+        let claims = ask(device, |allocator, device| {
             // SAFETY: the caller's promise.
-            let order = unsafe { GkActivation::or_options(activation, kitten) }?.order();
-            kitten.claims(device, order)
+            let order = unsafe { GkActivation::or_options(activation, allocator) }?.order();
+            allocator.claims(device, order)
         })?;
         Ok(claims::json(&claims))
     });
@@ -666,7 +666,7 @@ pub unsafe extern "C" fn gk_safe_point(device: c_int, kind: *const c_char) -> c_
     status(|| {
         // SAFETY: the caller's promise.
         let kind = if kind.is_null() { "" } else { unsafe { text_of(kind) }? };
-        ask(device, |kitten, device| kitten.safe_point(device, kind)).map(drop)
+        ask(device, |allocator, device| allocator.safe_point(device, kind)).map(drop)
     })
 }
 
@@ -674,26 +674,26 @@ pub unsafe extern "C" fn gk_safe_point(device: c_int, kind: *const c_char) -> c_
 /// moves anything before [`gk_end_work`]. Pieces may lie inside each other.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_begin_work(device: c_int) -> c_int {
-    status(|| ask(device, Kitten::begin_work))
+    status(|| ask(device, Allocator::begin_work))
 }
 
 /// The piece of work that this thread began last on a device has ended.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_end_work(device: c_int) -> c_int {
-    status(|| ask(device, Kitten::end_work))
+    status(|| ask(device, Allocator::end_work))
 }
 
 /// This thread launches nothing on a device before it allocates, frees or begins a piece of work there again.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_rest(device: c_int) -> c_int {
-    status(|| ask(device, Kitten::rest))
+    status(|| ask(device, Allocator::rest))
 }
 
 /// The caller's word, good for the next safe point, that no other thread launches work on a device. Those inside a piece of
 /// work are excepted.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_vouch(device: c_int) -> c_int {
-    status(|| ask(device, Kitten::vouch))
+    status(|| ask(device, Allocator::vouch))
 }
 
 /// Tells the automatic mode that the work from the last safe point to the next one reads `bytes` of the block that holds `ptr`.
@@ -709,10 +709,10 @@ pub extern "C" fn gk_touch(ptr: *const c_void, bytes: usize) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_disable(device: c_int, activation: *const GkActivation) -> c_int {
     status(|| {
-        let kitten = current()?;
+        let allocator = current()?;
         // SAFETY: the caller's promise.
-        let order = unsafe { GkActivation::or_options(activation, kitten) }?.order();
-        all_moved(kitten.disable(device_number(device)?, order)?)
+        let order = unsafe { GkActivation::or_options(activation, allocator) }?.order();
+        all_moved(allocator.disable(device_number(device)?, order)?)
     })
 }
 
@@ -844,7 +844,7 @@ pub unsafe extern "C" fn gk_stats(device: c_int, stats: *mut GkStats) -> c_int {
                 "gk_stats: the field \"size\" says {known}; set it to sizeof(struct gk_stats) before the call"
             )));
         }
-        let (counted, splits) = (ask(device, Kitten::stats)?, ask(device, Kitten::splits)?);
+        let (counted, splits) = (ask(device, Allocator::stats)?, ask(device, Allocator::splits)?);
         let mut full = GkStats::of(&counted, &splits);
         let length = known.min(size_of::<GkStats>());
         full.size = length as u32;
@@ -861,9 +861,9 @@ pub unsafe extern "C" fn gk_stats(device: c_int, stats: *mut GkStats) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_stats_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
     let text = guarded(|| {
-        let (stats, splits) = (ask(device, Kitten::stats)?, ask(device, Kitten::splits)?);
-        let info = ask(device, Kitten::device_info)?;
-        Ok(stats::json(&stats, &splits, info.as_ref(), &ask(device, Kitten::reserve_reason)?))
+        let (stats, splits) = (ask(device, Allocator::stats)?, ask(device, Allocator::splits)?);
+        let info = ask(device, Allocator::device_info)?;
+        Ok(stats::json(&stats, &splits, info.as_ref(), &ask(device, Allocator::reserve_reason)?))
     });
     // SAFETY: the caller's promise.
     unsafe { write_text(text, buffer, length) }
@@ -908,7 +908,7 @@ pub unsafe extern "C" fn gk_device_json(device: c_int, buffer: *mut c_char, leng
 pub unsafe extern "C" fn gk_snapshot_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
     let text = guarded(|| {
         Ok({
-            let (segments, askers) = ask(device, Kitten::snapshot)?;
+            let (segments, askers) = ask(device, Allocator::snapshot)?;
             snapshot::json(&segments, &askers)
         })
     });
@@ -922,7 +922,7 @@ pub unsafe extern "C" fn gk_snapshot_json(device: c_int, buffer: *mut c_char, le
 /// `buffer` is null or has room for `length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_map_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
-    let text = guarded(|| Ok(map::json(&ask(device, Kitten::map)?)));
+    let text = guarded(|| Ok(map::json(&ask(device, Allocator::map)?)));
     // SAFETY: the caller's promise.
     unsafe { write_text(text, buffer, length) }
 }
@@ -947,13 +947,13 @@ unsafe fn write_text(text: Result<String, c_int>, buffer: *mut c_char, length: u
 /// Forgets the peaks of a device.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_reset_peaks(device: c_int) -> c_int {
-    status(|| ask(device, Kitten::reset_peaks))
+    status(|| ask(device, Allocator::reset_peaks))
 }
 
 /// Begins anew to count on a device what only ever grows.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_reset_totals(device: c_int) -> c_int {
-    status(|| ask(device, Kitten::reset_totals))
+    status(|| ask(device, Allocator::reset_totals))
 }
 
 /// The end of the program, as far as the allocator knows: what this run would have wanted is remembered where the options say so,
@@ -961,7 +961,7 @@ pub extern "C" fn gk_reset_totals(device: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_farewell() {
     hook("gk_farewell", || {
-        let lines = started().map(Kitten::farewell).unwrap_or_default();
+        let lines = started().map(Allocator::farewell).unwrap_or_default();
         lines.iter().for_each(|line| log::warn!(target: "giant_kitten", "{line}"));
         Ok(())
     });

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
+use crate::allocator::Found;
 use crate::core::{Splits, Stats, Tier};
 use crate::driver::DeviceInfo;
-use crate::kitten::Found;
 
 /// The version of [`GkStats`]. Fields are only ever added at the end; `size` tells how many a caller knows.
 pub const STATS_VERSION: u32 = 1;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use giant_kitten::core::placement::SortBy;
 use giant_kitten::driver::Stream;
 use giant_kitten::driver::sim::SimDriver;
-use giant_kitten::{Activation, Kitten, Options, PoolId, Reserve, Tier, parse_size};
+use giant_kitten::{Activation, Allocator, Options, PoolId, Reserve, Tier, parse_size};
 use kitten_bench::hotpath::{Log, ROOM, Runner};
 use kitten_bench::peers::BestFit;
 use kitten_bench::snapshot::Snapshot;
@@ -96,7 +96,7 @@ struct Live {
 
 struct World {
     gpu: Gpu,
-    kitten: Kitten,
+    allocator: Allocator,
     streams: [Stream; 3],
     live: Vec<Live>,
     stamp: u8,
@@ -113,11 +113,11 @@ pub fn operations(data: &[u8]) {
     let gpu = Gpu::new(&[card, pinned]).expect("a small machine");
     let streams = [Stream(0), Stream(gpu.create_stream().unwrap()), Stream(gpu.create_stream().unwrap())];
     let options = Options { reserve: Reserve::Fixed(3 * GRANULE), ..Options::default() };
-    let kitten = Kitten::new(options, Arc::new(SimDriver::new(gpu.clone()))).expect("an allocator");
-    let mut world = World { gpu, kitten, streams, live: Vec::new(), stamp: 0, pools: Vec::new() };
+    let allocator = Allocator::new(options, Arc::new(SimDriver::new(gpu.clone()))).expect("an allocator");
+    let mut world = World { gpu, allocator, streams, live: Vec::new(), stamp: 0, pools: Vec::new() };
     for step in data.chunks_exact(4).take(400) {
         world.step(step[0], step[1], u64::from(step[2]) << 8 | u64::from(step[3]));
-        world.kitten.check().expect("the invariants");
+        world.allocator.check().expect("the invariants");
     }
     world.end();
 }
@@ -141,12 +141,12 @@ impl World {
                     ignore_model: amount & 2 == 2,
                     sort_by: SortBy::ALL[(amount >> 2) as usize % 3],
                 };
-                let _ = self.kitten.activate(device, &request);
+                let _ = self.allocator.activate(device, &request);
             }
-            10 => drop(self.kitten.disable(device, Activation::default().order())),
-            11 => drop(self.kitten.free_vram(device)),
-            12 if amount & 1 == 0 => drop(self.kitten.reset()),
-            12 => drop(self.kitten.safe_point(device, ["", "a", "b", "c"][(amount >> 1 & 3) as usize])),
+            10 => drop(self.allocator.disable(device, Activation::default().order())),
+            11 => drop(self.allocator.free_vram(device)),
+            12 if amount & 1 == 0 => drop(self.allocator.reset()),
+            12 => drop(self.allocator.safe_point(device, ["", "a", "b", "c"][(amount >> 1 & 3) as usize])),
             13 => self.one(usize::from(which), amount),
             14 => self.capture(device, stream, amount),
             _ => self.machine(amount),
@@ -154,7 +154,7 @@ impl World {
     }
 
     fn malloc(&mut self, device: usize, stream: Stream, bytes: u64) {
-        let Ok(address) = self.kitten.malloc(bytes as usize, device, stream) else { return };
+        let Ok(address) = self.allocator.malloc(bytes as usize, device, stream) else { return };
         assert!(address.is_multiple_of(512) && address != 0);
         let overlap = self.live.iter().find(|one| one.address < address + bytes && address < one.address + one.bytes);
         assert!(overlap.is_none(), "memory in use was given out");
@@ -172,7 +172,7 @@ impl World {
         }
         let block = self.live.swap_remove(which % self.live.len());
         // Work of the block's own stream may still be late; that is what stream order is for.
-        self.kitten.free(block.address, block.device, block.stream).expect("a live block");
+        self.allocator.free(block.address, block.device, block.stream).expect("a live block");
     }
 
     fn launch(&mut self, which: usize, amount: u64) {
@@ -186,7 +186,7 @@ impl World {
             let Ok(event) = self.gpu.create_event() else { return };
             let ordered = self.gpu.record(event, block.stream.0).and_then(|()| self.gpu.wait(other.0, event));
             let _ = self.gpu.destroy_event(event);
-            if ordered.is_err() || self.kitten.record_stream(block.address, other).is_err() {
+            if ordered.is_err() || self.allocator.record_stream(block.address, other).is_err() {
                 return;
             }
             let _ = self.gpu.launch(other.0, "read", &[Access::read(block.address, block.bytes)]);
@@ -197,14 +197,14 @@ impl World {
         let Some(block) = self.live.get(which % self.live.len().max(1)) else { return };
         let inside = block.address + amount % block.bytes;
         match amount % 4 {
-            0 => self.kitten.mark(inside, amount & 8 == 8).expect("a live block"),
-            1 => drop(self.kitten.move_block(inside, if amount & 8 == 8 { Tier::Dedicated } else { Tier::Shared })),
+            0 => self.allocator.mark(inside, amount & 8 == 8).expect("a live block"),
+            1 => drop(self.allocator.move_block(inside, if amount & 8 == 8 { Tier::Dedicated } else { Tier::Shared })),
             2 => {
-                self.kitten.touch(inside, amount).expect("a live block");
-                assert_eq!(self.kitten.extent(inside).expect("a live block").0, block.address);
+                self.allocator.touch(inside, amount).expect("a live block");
+                assert_eq!(self.allocator.extent(inside).expect("a live block").0, block.address);
             }
             _ => {
-                let tiers = self.kitten.residency(inside).expect("a live block");
+                let tiers = self.allocator.residency(inside).expect("a live block");
                 assert!(tiers[Tier::Dedicated] + tiers[Tier::Shared] >= block.bytes);
             }
         }
@@ -214,7 +214,7 @@ impl World {
         let pool = PoolId(0, 1 + amount % 3);
         match amount % 5 {
             0 if stream.0 != 0 && self.gpu.begin_capture(stream.0).is_ok() => {
-                if self.kitten.begin_pool(device, pool, move |asked| asked == stream).is_ok() {
+                if self.allocator.begin_pool(device, pool, move |asked| asked == stream).is_ok() {
                     self.pools.push((device, pool));
                 } else {
                     let _ = self.gpu.end_capture(stream.0);
@@ -222,9 +222,9 @@ impl World {
             }
             1 | 2 => {
                 let _ = self.gpu.end_capture(stream.0);
-                let _ = self.kitten.end_pool(device, pool);
+                let _ = self.allocator.end_pool(device, pool);
             }
-            _ => drop(self.kitten.release_pool(device, pool)),
+            _ => drop(self.allocator.release_pool(device, pool)),
         }
     }
 
@@ -246,19 +246,19 @@ impl World {
             let _ = self.gpu.end_capture(stream.0);
         }
         for (device, pool) in std::mem::take(&mut self.pools) {
-            while self.kitten.end_pool(device, pool).is_ok() {}
-            while self.kitten.release_pool(device, pool).is_ok() {}
+            while self.allocator.end_pool(device, pool).is_ok() {}
+            while self.allocator.release_pool(device, pool).is_ok() {}
         }
         self.gpu.synchronize(0).expect("nothing is captured any more");
         for device in 0..2 {
-            self.kitten.disable(device, Activation::default().order()).expect("nothing fails any more");
+            self.allocator.disable(device, Activation::default().order()).expect("nothing fails any more");
         }
-        self.kitten.check().expect("the invariants");
+        self.allocator.check().expect("the invariants");
         assert_eq!(self.gpu.faults(), [], "memory was used too early");
         for block in std::mem::take(&mut self.live) {
-            self.kitten.free(block.address, block.device, block.stream).expect("a live block");
+            self.allocator.free(block.address, block.device, block.stream).expect("a live block");
         }
-        drop(self.kitten);
+        drop(self.allocator);
         assert_eq!(self.gpu.outstanding().handles, Outstanding::default().handles);
         assert_eq!(self.gpu.outstanding().mappings, 0);
     }

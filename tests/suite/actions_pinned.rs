@@ -6,275 +6,279 @@ use super::common::{
 };
 use giant_kitten::core::placement::Order;
 use giant_kitten::driver::{Rung, Stream};
-use giant_kitten::{Activation, Error, Kitten, Moved, Phase, PoolId, Reserve, Tier};
+use giant_kitten::{Activation, Allocator, Error, Moved, Phase, PoolId, Reserve, Tier};
 use kitten_sim::{Access, Completion, Gpu, Outstanding};
 
 #[test]
 fn a_model_that_overflows_runs() {
-    let (gpu, kitten) = setup(8 * GRANULE, 32 * GRANULE, "");
-    kitten.open(0).unwrap();
-    let info = kitten.device_info(0).unwrap().unwrap();
+    let (gpu, allocator) = setup(8 * GRANULE, 32 * GRANULE, "");
+    allocator.open(0).unwrap();
+    let info = allocator.device_info(0).unwrap().unwrap();
     assert_eq!((info.rung, info.refused.is_empty()), (Rung::Pinned, false), "{info:?}");
-    let blocks = load(&gpu, &kitten, 6, 3);
-    let small: Vec<_> = (0..50).map(|i| Filled::new(&gpu, &kitten, 700 * (i + 1), 100 + i)).collect();
-    let tiers: Vec<_> = blocks.iter().map(|block| tier_of(&kitten, block)).collect();
+    let blocks = load(&gpu, &allocator, 6, 3);
+    let small: Vec<_> = (0..50).map(|i| Filled::new(&gpu, &allocator, 700 * (i + 1), 100 + i)).collect();
+    let tiers: Vec<_> = blocks.iter().map(|block| tier_of(&allocator, block)).collect();
     assert_eq!(tiers, [KEEP, KEEP, SHARE, SHARE, SHARE, SHARE]);
     for block in blocks.iter().chain(&small) {
         block.check(&gpu);
         let inside = block.address + block.bytes - 1;
-        assert_eq!(kitten.extent(inside).unwrap().0, block.address);
+        assert_eq!(allocator.extent(inside).unwrap().0, block.address);
         gpu.launch(0, "use", &[Access::write(block.address, block.bytes)]).unwrap();
     }
-    let stats = kitten.stats(0).unwrap();
+    let stats = allocator.stats(0).unwrap();
     assert!(!stats.migrates && stats.fell_to_shared >= 4);
     assert_eq!(stats.tiers[Tier::Shared].mapped.current(), stats.tiers[Tier::Shared].reserved.current());
-    kitten.check().unwrap();
-    blocks.iter().chain(&small).for_each(|block| kitten.free(block.address, 0, DEFAULT).unwrap());
-    assert!(kitten.free(blocks[5].address, 0, DEFAULT).is_err(), "twice");
-    kitten.reset().unwrap();
+    allocator.check().unwrap();
+    blocks.iter().chain(&small).for_each(|block| allocator.free(block.address, 0, DEFAULT).unwrap());
+    assert!(allocator.free(blocks[5].address, 0, DEFAULT).is_err(), "twice");
+    allocator.reset().unwrap();
     assert_eq!(gpu.memory_info(0, kitten_sim::Tier::Shared).map(|(all, free)| all - free), Ok(0), "given back whole");
-    kitten.check().unwrap();
+    allocator.check().unwrap();
 }
 
 #[test]
 fn every_action_leaves_blocks_where_they_are_and_says_so() {
-    let (gpu, kitten) = setup(16 * GRANULE, 32 * GRANULE, "");
-    let blocks = load(&gpu, &kitten, 6, 4);
+    let (gpu, allocator) = setup(16 * GRANULE, 32 * GRANULE, "");
+    let blocks = load(&gpu, &allocator, 6, 4);
     for block in &blocks[4..] {
-        kitten.mark(block.address, true).unwrap();
+        allocator.mark(block.address, true).unwrap();
     }
-    let before: Vec<_> = blocks.iter().map(|block| tier_of(&kitten, block)).collect();
+    let before: Vec<_> = blocks.iter().map(|block| tier_of(&allocator, block)).collect();
     assert_eq!(before, [KEEP, KEEP, KEEP, KEEP, SHARE, SHARE]);
     let stayed = |granules: u64| Ok(Moved { stayed: granules * GRANULE, ..Moved::default() });
     // Two of the model ought to have the places of two others: four blocks are in the wrong tier.
-    assert_eq!(kitten.activate(0, &reserve(0)), stayed(16));
+    assert_eq!(allocator.activate(0, &reserve(0)), stayed(16));
     // With a reserve of four granules only one of the others has a place.
-    assert_eq!(kitten.activate(0, &reserve(4 * GRANULE)), stayed(20));
-    assert_eq!(kitten.activate(0, &Activation { ignore_model: true, ..reserve(0) }), stayed(0));
-    assert_eq!(kitten.disable(0, Order::default()), stayed(16));
-    assert_eq!(kitten.free_vram(0), stayed(16));
-    let stats = kitten.stats(0).unwrap();
+    assert_eq!(allocator.activate(0, &reserve(4 * GRANULE)), stayed(20));
+    assert_eq!(allocator.activate(0, &Activation { ignore_model: true, ..reserve(0) }), stayed(0));
+    assert_eq!(allocator.disable(0, Order::default()), stayed(16));
+    assert_eq!(allocator.free_vram(0), stayed(16));
+    let stats = allocator.stats(0).unwrap();
     assert_eq!((stats.phase, stats.stayed, stats.migrations), (Phase::Freed, 16 * GRANULE, 0));
-    let why = kitten.move_block(blocks[0].address, Tier::Shared).unwrap_err();
+    let why = allocator.move_block(blocks[0].address, Tier::Shared).unwrap_err();
     assert!(matches!(why, Error::Immovable { bytes } if bytes == 4 * GRANULE) && why.to_string().contains("pinned"));
-    assert_eq!(kitten.move_block(blocks[0].address, Tier::Dedicated), Ok(Moved::default()), "it is there");
-    assert_eq!(blocks.iter().map(|block| tier_of(&kitten, block)).collect::<Vec<_>>(), before);
+    assert_eq!(allocator.move_block(blocks[0].address, Tier::Dedicated), Ok(Moved::default()), "it is there");
+    assert_eq!(blocks.iter().map(|block| tier_of(&allocator, block)).collect::<Vec<_>>(), before);
     blocks.iter().for_each(|block| block.check(&gpu));
-    kitten.check().unwrap();
+    allocator.check().unwrap();
 }
 
 #[test]
 fn what_cannot_be_is_refused_as_ever() {
-    let (_gpu, kitten) = setup(16 * GRANULE, 32 * GRANULE, "");
-    let why = kitten.activate(0, &reserve(17 * GRANULE)).unwrap_err();
+    let (_gpu, allocator) = setup(16 * GRANULE, 32 * GRANULE, "");
+    let why = allocator.activate(0, &reserve(17 * GRANULE)).unwrap_err();
     assert!(matches!(why, Error::Argument(_)), "{why}");
-    assert!(kitten.begin_loading(0, Reserve::Fixed(17 * GRANULE), 0).is_err());
-    assert_eq!(kitten.stats(0).unwrap().phase, Phase::Loading);
+    assert!(allocator.begin_loading(0, Reserve::Fixed(17 * GRANULE), 0).is_err());
+    assert_eq!(allocator.stats(0).unwrap().phase, Phase::Loading);
 }
 
 #[test]
 fn the_reserve_is_kept_while_loading_and_handed_out_first() {
-    let (gpu, kitten) = setup(16 * GRANULE, 64 * GRANULE, &format!("reserve:{}", 6 * GRANULE));
-    let weights = load(&gpu, &kitten, 8, 2);
-    let dedicated = |blocks: &[Filled]| blocks.iter().filter(|block| tier_of(&kitten, block) == KEEP).count();
+    let (gpu, allocator) = setup(16 * GRANULE, 64 * GRANULE, &format!("reserve:{}", 6 * GRANULE));
+    let weights = load(&gpu, &allocator, 8, 2);
+    let dedicated = |blocks: &[Filled]| blocks.iter().filter(|block| tier_of(&allocator, block) == KEEP).count();
     assert_eq!(dedicated(&weights), 5);
-    assert_eq!(kitten.activate(0, &Activation::from(kitten.options())), Ok(Moved::default()), "nothing had to move");
-    let passing = load(&gpu, &kitten, 6, 2);
+    assert_eq!(
+        allocator.activate(0, &Activation::from(allocator.options())),
+        Ok(Moved::default()),
+        "nothing had to move"
+    );
+    let passing = load(&gpu, &allocator, 6, 2);
     assert_eq!(dedicated(&passing), 3, "the reserve, then shared memory");
     // What is free in shared memory does not go before what is free in dedicated memory.
-    passing.iter().for_each(|block| kitten.free(block.address, 0, DEFAULT).unwrap());
-    let again = load(&gpu, &kitten, 3, 2);
+    passing.iter().for_each(|block| allocator.free(block.address, 0, DEFAULT).unwrap());
+    let again = load(&gpu, &allocator, 3, 2);
     assert_eq!(dedicated(&again), 3);
-    assert_eq!(kitten.stats(0).unwrap().reserve_used.peak(), 6 * GRANULE);
+    assert_eq!(allocator.stats(0).unwrap().reserve_used.peak(), 6 * GRANULE);
     weights.iter().chain(&again).for_each(|block| block.check(&gpu));
-    kitten.check().unwrap();
+    allocator.check().unwrap();
 }
 
 /// What the Python package does: everything out, and back in the order of the claims, while the reserve is held.
-fn out_and_back(gpu: &Gpu, kitten: &Kitten, blocks: &mut [Filled], activation: &Activation) {
-    kitten.begin_loading(0, activation.reserve, activation.persist).unwrap();
-    let claims = kitten.claims(0, activation.order()).unwrap();
+fn out_and_back(gpu: &Gpu, allocator: &Allocator, blocks: &mut [Filled], activation: &Activation) {
+    allocator.begin_loading(0, activation.reserve, activation.persist).unwrap();
+    let claims = allocator.claims(0, activation.order()).unwrap();
     assert_eq!(claims.len(), blocks.len());
     for block in &*blocks {
         block.check(gpu);
-        kitten.free(block.address, 0, DEFAULT).unwrap();
+        allocator.free(block.address, 0, DEFAULT).unwrap();
     }
-    kitten.begin_loading(0, activation.reserve, activation.persist).unwrap();
+    allocator.begin_loading(0, activation.reserve, activation.persist).unwrap();
     let before = blocks.to_vec();
     for claim in claims {
         let at = before.iter().position(|block| block.address == claim.address).unwrap();
         assert!(before[at].bytes <= claim.size && claim.stream == 0 && claim.used_on.is_empty());
-        blocks[at] = Filled::new(gpu, kitten, before[at].bytes, before[at].seed);
-        kitten.mark(blocks[at].address, claim.model).unwrap();
+        blocks[at] = Filled::new(gpu, allocator, before[at].bytes, before[at].seed);
+        allocator.mark(blocks[at].address, claim.model).unwrap();
     }
 }
 
 #[test]
 fn out_and_back_is_the_originals_layout() {
     for (kept, sort_reversed, ignore_model, expected) in ORIGINALS_LAYOUTS {
-        let (gpu, kitten) = setup(16 * GRANULE, 32 * GRANULE, "");
-        let mut blocks = originals_blocks(&gpu, &kitten);
+        let (gpu, allocator) = setup(16 * GRANULE, 32 * GRANULE, "");
+        let mut blocks = originals_blocks(&gpu, &allocator);
         let activation = Activation { sort_reversed, ignore_model, ..reserve(kept * GRANULE) };
-        out_and_back(&gpu, &kitten, &mut blocks, &activation);
-        assert_eq!(kitten.activate(0, &activation).unwrap().stayed, 0, "{activation:?}");
-        assert_eq!(blocks.map(|block| tier_of(&kitten, &block)), expected, "{activation:?}");
-        let scratch: Vec<_> = (0..kept).map(|i| Filled::new(&gpu, &kitten, GRANULE + 512, 50 + i)).collect();
+        out_and_back(&gpu, &allocator, &mut blocks, &activation);
+        assert_eq!(allocator.activate(0, &activation).unwrap().stayed, 0, "{activation:?}");
+        assert_eq!(blocks.map(|block| tier_of(&allocator, &block)), expected, "{activation:?}");
+        let scratch: Vec<_> = (0..kept).map(|i| Filled::new(&gpu, &allocator, GRANULE + 512, 50 + i)).collect();
         let room = kept * GRANULE / (GRANULE + 512);
-        assert!(scratch.iter().take(room as usize).all(|block| tier_of(&kitten, block) == KEEP), "{activation:?}");
+        assert!(scratch.iter().take(room as usize).all(|block| tier_of(&allocator, block) == KEEP), "{activation:?}");
         blocks.iter().chain(&scratch).for_each(|block| block.check(&gpu));
-        kitten.check().unwrap();
+        allocator.check().unwrap();
     }
 }
 
 #[test]
 fn out_of_memory_in_both_tiers_tells_the_figures_and_everything_idle_is_taken_back_first() {
-    let (gpu, kitten) = setup(4 * GRANULE, 8 * GRANULE, "");
-    let blocks = load(&gpu, &kitten, 12, 1);
-    let why = kitten.malloc(GRANULE as usize, 0, DEFAULT).unwrap_err();
+    let (gpu, allocator) = setup(4 * GRANULE, 8 * GRANULE, "");
+    let blocks = load(&gpu, &allocator, 12, 1);
+    let why = allocator.malloc(GRANULE as usize, 0, DEFAULT).unwrap_err();
     let text = why.to_string();
     assert!(matches!(why, Error::OutOfMemory(_)));
     for part in ["dedicated: 8.00 MiB", "shared: 16.00 MiB", "GPU 0"] {
         assert!(text.contains(part), "{part} in: {text}");
     }
     for block in &blocks[4..] {
-        kitten.free(block.address, 0, DEFAULT).unwrap();
+        allocator.free(block.address, 0, DEFAULT).unwrap();
     }
     // Free memory lies in several pinned arenas, none of which is long enough.
-    let large = Filled::new(&gpu, &kitten, 8 * GRANULE, 50);
-    assert_eq!((tier_of(&kitten, &large), kitten.stats(0).unwrap().retries), (SHARE, 1));
+    let large = Filled::new(&gpu, &allocator, 8 * GRANULE, 50);
+    assert_eq!((tier_of(&allocator, &large), allocator.stats(0).unwrap().retries), (SHARE, 1));
     blocks[..4].iter().chain([&large]).for_each(|block| block.check(&gpu));
-    kitten.check().unwrap();
+    allocator.check().unwrap();
 }
 
 #[test]
 fn memory_pinned_by_another_program_is_done_without() {
-    let (gpu, kitten) = setup(4 * GRANULE, 64 * GRANULE, "");
-    let _first = Filled::new(&gpu, &kitten, 4 * GRANULE, 1);
+    let (gpu, allocator) = setup(4 * GRANULE, 64 * GRANULE, "");
+    let _first = Filled::new(&gpu, &allocator, 4 * GRANULE, 1);
     // Somebody else pins most of it: the arena that would be longer than the block cannot be had.
     let others = gpu.pin(0, 61 * GRANULE).unwrap();
-    let block = Filled::new(&gpu, &kitten, 2 * GRANULE, 2);
-    assert_eq!(tier_of(&kitten, &block), SHARE);
-    let why = kitten.malloc(2 * GRANULE as usize, 0, DEFAULT).unwrap_err();
+    let block = Filled::new(&gpu, &allocator, 2 * GRANULE, 2);
+    assert_eq!(tier_of(&allocator, &block), SHARE);
+    let why = allocator.malloc(2 * GRANULE as usize, 0, DEFAULT).unwrap_err();
     assert!(why.to_string().contains("cuMemHostAlloc"), "{why}");
     gpu.unpin(others).unwrap();
-    Filled::new(&gpu, &kitten, 2 * GRANULE, 3).check(&gpu);
+    Filled::new(&gpu, &allocator, 2 * GRANULE, 3).check(&gpu);
     block.check(&gpu);
-    kitten.check().unwrap();
+    allocator.check().unwrap();
 }
 
 #[test]
 fn what_is_wanted_in_shared_memory_gets_it() {
-    let (gpu, kitten) = setup(16 * GRANULE, 16 * GRANULE, "");
-    let address = kitten.malloc_shared(3 * GRANULE as usize, 0, DEFAULT).unwrap();
+    let (gpu, allocator) = setup(16 * GRANULE, 16 * GRANULE, "");
+    let address = allocator.malloc_shared(3 * GRANULE as usize, 0, DEFAULT).unwrap();
     let block = Filled::at(&gpu, address, 3 * GRANULE, 1);
-    assert_eq!(tier_of(&kitten, &block), SHARE);
+    assert_eq!(tier_of(&allocator, &block), SHARE);
     block.check(&gpu);
 }
 
 #[test]
 fn a_block_on_another_stream_waits_for_its_work() {
-    let (gpu, kitten) = setup(2 * GRANULE, 2 * GRANULE, "");
+    let (gpu, allocator) = setup(2 * GRANULE, 2 * GRANULE, "");
     let other = Stream(gpu.create_stream().unwrap());
     gpu.set_completion(Completion::Late);
-    let _full = kitten.malloc(2 * GRANULE as usize, 0, DEFAULT).unwrap();
-    let shared = kitten.malloc(2 * GRANULE as usize, 0, DEFAULT).unwrap();
+    let _full = allocator.malloc(2 * GRANULE as usize, 0, DEFAULT).unwrap();
+    let shared = allocator.malloc(2 * GRANULE as usize, 0, DEFAULT).unwrap();
     gpu.launch(0, "use", &[Access::write(shared, 2 * GRANULE)]).unwrap();
-    kitten.free(shared, 0, DEFAULT).unwrap();
-    assert_eq!(kitten.malloc(2 * GRANULE as usize, 0, other), Ok(shared), "behind an event");
+    allocator.free(shared, 0, DEFAULT).unwrap();
+    assert_eq!(allocator.malloc(2 * GRANULE as usize, 0, other), Ok(shared), "behind an event");
     gpu.launch(other.0, "use", &[Access::write(shared, 2 * GRANULE)]).unwrap();
-    kitten.record_stream(shared, DEFAULT).unwrap();
-    kitten.free(shared, 0, other).unwrap();
-    assert_eq!(kitten.stats(0).unwrap().retired_blocks, 1);
-    kitten.reset().unwrap();
-    assert_eq!((gpu.faults(), kitten.stats(0).unwrap().retired_blocks), (vec![], 0));
+    allocator.record_stream(shared, DEFAULT).unwrap();
+    allocator.free(shared, 0, other).unwrap();
+    assert_eq!(allocator.stats(0).unwrap().retired_blocks, 1);
+    allocator.reset().unwrap();
+    assert_eq!((gpu.faults(), allocator.stats(0).unwrap().retired_blocks), (vec![], 0));
     assert_eq!(gpu.memory_info(0, kitten_sim::Tier::Shared), Ok((2 * GRANULE, 2 * GRANULE)));
-    kitten.check().unwrap();
+    allocator.check().unwrap();
 }
 
 #[test]
 fn a_capture_that_overflows_keeps_its_pinned_memory() {
-    let (gpu, kitten) = setup(4 * GRANULE, 32 * GRANULE, "");
+    let (gpu, allocator) = setup(4 * GRANULE, 32 * GRANULE, "");
     let stream = Stream(gpu.create_stream().unwrap());
     let pool = PoolId(0, 1);
-    let weights = load(&gpu, &kitten, 2, 2);
-    kitten.begin_pool(0, pool, move |asked| asked == stream).unwrap();
+    let weights = load(&gpu, &allocator, 2, 2);
+    allocator.begin_pool(0, pool, move |asked| asked == stream).unwrap();
     gpu.begin_capture(stream.0).unwrap();
-    let passing = kitten.malloc(2 * GRANULE as usize, 0, stream).unwrap();
-    kitten.free(passing, 0, stream).unwrap();
-    assert!(kitten.begin_loading(0, Reserve::Fixed(0), 0).unwrap_err().to_string().contains("captured"));
+    let passing = allocator.malloc(2 * GRANULE as usize, 0, stream).unwrap();
+    allocator.free(passing, 0, stream).unwrap();
+    assert!(allocator.begin_loading(0, Reserve::Fixed(0), 0).unwrap_err().to_string().contains("captured"));
     gpu.end_capture(stream.0).unwrap();
-    kitten.end_pool(0, pool).unwrap();
-    assert_eq!(kitten.stats(0).unwrap().graph_pools, 1);
-    kitten.reset().unwrap();
-    kitten.activate(0, &Activation::default()).unwrap();
-    kitten.disable(0, Order::default()).unwrap();
+    allocator.end_pool(0, pool).unwrap();
+    assert_eq!(allocator.stats(0).unwrap().graph_pools, 1);
+    allocator.reset().unwrap();
+    allocator.activate(0, &Activation::default()).unwrap();
+    allocator.disable(0, Order::default()).unwrap();
     gpu.launch(stream.0, "replay", &[Access::write(passing, 2 * GRANULE)]).unwrap();
-    let eager = kitten.malloc(2 * GRANULE as usize, 0, stream).unwrap();
+    let eager = allocator.malloc(2 * GRANULE as usize, 0, stream).unwrap();
     assert_ne!(eager, passing, "until the pool is released");
-    assert_eq!(kitten.claims(0, Order::default()).unwrap().len(), 3, "and nothing of it is anybody's to move");
-    kitten.free(eager, 0, stream).unwrap();
-    kitten.release_pool(0, pool).unwrap();
-    kitten.reset().unwrap();
+    assert_eq!(allocator.claims(0, Order::default()).unwrap().len(), 3, "and nothing of it is anybody's to move");
+    allocator.free(eager, 0, stream).unwrap();
+    allocator.release_pool(0, pool).unwrap();
+    allocator.reset().unwrap();
     assert_eq!(gpu.memory_info(0, kitten_sim::Tier::Shared), Ok((32 * GRANULE, 32 * GRANULE)));
     weights.iter().for_each(|block| block.check(&gpu));
-    assert_eq!((gpu.faults(), kitten.stats(0).unwrap().graph_pools), (vec![], 0));
+    assert_eq!((gpu.faults(), allocator.stats(0).unwrap().graph_pools), (vec![], 0));
 }
 
 #[test]
 fn the_automatic_mode_learns_and_moves_nothing() {
-    let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "");
-    let mut weights = load(&gpu, &kitten, 14, 2);
-    let scratch = |kitten: &Kitten| {
+    let (gpu, allocator) = setup(32 * GRANULE, 128 * GRANULE, "");
+    let mut weights = load(&gpu, &allocator, 14, 2);
+    let scratch = |allocator: &Allocator| {
         let tiers = [3, 3, 2].map(|granules| {
-            let block = Filled::at(&gpu, kitten.malloc((granules * GRANULE) as usize, 0, DEFAULT).unwrap(), 512, 1);
-            (tier_of(kitten, &block), block)
+            let block = Filled::at(&gpu, allocator.malloc((granules * GRANULE) as usize, 0, DEFAULT).unwrap(), 512, 1);
+            (tier_of(allocator, &block), block)
         });
         tiers.map(|(tier, block)| {
-            kitten.free(block.address, 0, DEFAULT).unwrap();
+            allocator.free(block.address, 0, DEFAULT).unwrap();
             tier
         })
     };
     for _ in 0..4 {
         let calls = gpu.total_calls();
-        assert_eq!(kitten.safe_point(0, "unet"), Ok(Moved::default()));
+        assert_eq!(allocator.safe_point(0, "unet"), Ok(Moved::default()));
         assert_eq!(gpu.total_calls(), calls, "a safe point calls no driver");
-        assert!(scratch(&kitten).contains(&SHARE));
+        assert!(scratch(&allocator).contains(&SHARE));
     }
-    kitten.safe_point(0, "unet").unwrap();
-    let reason = kitten.reserve_reason(0).unwrap();
+    allocator.safe_point(0, "unet").unwrap();
+    let reason = allocator.reserve_reason(0).unwrap();
     assert!(reason.contains("pinned") && reason.contains("MiB"), "{reason}");
     // What was learned is the reserve of the next activation.
     let automatic = Activation::default();
-    out_and_back(&gpu, &kitten, &mut weights, &automatic);
-    kitten.activate(0, &automatic).unwrap();
-    let found = kitten.stats(0).unwrap().reserve;
+    out_and_back(&gpu, &allocator, &mut weights, &automatic);
+    allocator.activate(0, &automatic).unwrap();
+    let found = allocator.stats(0).unwrap().reserve;
     // The peak, to the next granule, and at most a quarter of it for fragments.
     assert!((8 * GRANULE..=11 * GRANULE).contains(&found), "{} granules", found / GRANULE);
-    assert_eq!(scratch(&kitten), [KEEP; 3]);
+    assert_eq!(scratch(&allocator), [KEEP; 3]);
     weights.iter().for_each(|block| block.check(&gpu));
-    assert_eq!((gpu.faults(), kitten.check()), (vec![], Ok(())));
+    assert_eq!((gpu.faults(), allocator.check()), (vec![], Ok(())));
 }
 
 #[test]
 fn any_action_may_follow_any_other() {
-    let (gpu, kitten) = setup(16 * GRANULE, 64 * GRANULE, "");
+    let (gpu, allocator) = setup(16 * GRANULE, 64 * GRANULE, "");
     let mut random = Random(77);
     let mut blocks: Vec<Filled> = Vec::new();
     for step in 0..200 {
         match random.below(8) {
-            0 => drop(kitten.activate(0, &reserve(random.below(12) * GRANULE)).unwrap()),
-            1 => drop(kitten.disable(0, Order::default()).unwrap()),
-            2 => drop(kitten.free_vram(0).unwrap()),
-            3 => kitten.begin_loading(0, Reserve::Fixed(random.below(12) * GRANULE), GRANULE).unwrap(),
-            4 => kitten.reset().unwrap(),
+            0 => drop(allocator.activate(0, &reserve(random.below(12) * GRANULE)).unwrap()),
+            1 => drop(allocator.disable(0, Order::default()).unwrap()),
+            2 => drop(allocator.free_vram(0).unwrap()),
+            3 => allocator.begin_loading(0, Reserve::Fixed(random.below(12) * GRANULE), GRANULE).unwrap(),
+            4 => allocator.reset().unwrap(),
             _ if blocks.len() > 12 => {
                 let block = blocks.swap_remove(random.below(13) as usize);
                 block.check(&gpu);
-                kitten.free(block.address, 0, DEFAULT).unwrap();
+                allocator.free(block.address, 0, DEFAULT).unwrap();
             }
-            _ => blocks.push(Filled::new(&gpu, &kitten, 1 + random.below(3 * GRANULE), step)),
+            _ => blocks.push(Filled::new(&gpu, &allocator, 1 + random.below(3 * GRANULE), step)),
         }
-        kitten.check().unwrap();
+        allocator.check().unwrap();
         blocks.iter().for_each(|block| block.check(&gpu));
     }
     assert_eq!(gpu.faults(), []);
@@ -283,23 +287,23 @@ fn any_action_may_follow_any_other() {
 #[test]
 fn two_devices_know_their_own_and_closing_leaves_nothing_behind() {
     let gpu = machine(2, 4 * GRANULE, 16 * GRANULE);
-    let kitten = kitten_on(&gpu, "");
+    let allocator = kitten_on(&gpu, "");
     let mut blocks = Vec::new();
     for device in [0, 1, 0, 1, 1, 0] {
-        let address = kitten.malloc(3 * GRANULE as usize, device, DEFAULT).unwrap();
+        let address = allocator.malloc(3 * GRANULE as usize, device, DEFAULT).unwrap();
         blocks.push((device, Filled::at(&gpu, address, 3 * GRANULE, address)));
     }
     for device in 0..2 {
-        let stats = kitten.stats(device).unwrap();
+        let stats = allocator.stats(device).unwrap();
         assert_eq!(stats.tiers[Tier::Shared].allocated.current(), 6 * GRANULE);
     }
     for (device, block) in &blocks {
         block.check(&gpu);
         // PyTorch may name another device.
-        kitten.free(block.address, 1 - device, DEFAULT).unwrap();
+        allocator.free(block.address, 1 - device, DEFAULT).unwrap();
     }
-    kitten.malloc(8 * GRANULE as usize, 1, DEFAULT).unwrap();
-    kitten.shutdown();
-    drop(kitten);
+    allocator.malloc(8 * GRANULE as usize, 1, DEFAULT).unwrap();
+    allocator.shutdown();
+    drop(allocator);
     assert_eq!((gpu.outstanding(), gpu.faults()), (Outstanding::default(), vec![]));
 }

@@ -1,7 +1,7 @@
 //! The automatic mode: the reserve finds itself, and pays.
 
 use super::common::{DEFAULT, Filled, GRANULE, Random, kitten_on, load, machine, setup, tier_of};
-use giant_kitten::{Activation, Kitten, Phase, Reserve, Tier};
+use giant_kitten::{Activation, Allocator, Phase, Reserve, Tier};
 use kitten_sim::Gpu;
 
 const UNET: &str = "unet";
@@ -15,259 +15,263 @@ struct Traffic {
 }
 
 /// One interval of work: `rounds` times scratch of `sizes` granules, all at once, and one read of the weights.
-fn work(kitten: &Kitten, weights: &[Filled], sizes: &[u64], rounds: u64) -> Traffic {
+fn work(allocator: &Allocator, weights: &[Filled], sizes: &[u64], rounds: u64) -> Traffic {
     let mut traffic = Traffic::default();
     for _ in 0..rounds {
         let scratch: Vec<u64> =
-            sizes.iter().map(|granules| kitten.malloc((granules * GRANULE) as usize, 0, DEFAULT).unwrap()).collect();
+            sizes.iter().map(|granules| allocator.malloc((granules * GRANULE) as usize, 0, DEFAULT).unwrap()).collect();
         for address in scratch {
-            traffic.scratch += 2 * kitten.residency(address).unwrap()[Tier::Shared];
-            kitten.free(address, 0, DEFAULT).unwrap();
+            traffic.scratch += 2 * allocator.residency(address).unwrap()[Tier::Shared];
+            allocator.free(address, 0, DEFAULT).unwrap();
         }
     }
     for block in weights {
-        traffic.weights += kitten.residency(block.address).unwrap()[Tier::Shared];
-        kitten.touch(block.address, block.bytes).unwrap();
+        traffic.weights += allocator.residency(block.address).unwrap()[Tier::Shared];
+        allocator.touch(block.address, block.bytes).unwrap();
     }
     traffic
 }
 
-fn all_as_they_were(gpu: &Gpu, kitten: &Kitten, blocks: &[Filled]) {
-    kitten.check().unwrap();
+fn all_as_they_were(gpu: &Gpu, allocator: &Allocator, blocks: &[Filled]) {
+    allocator.check().unwrap();
     blocks.iter().for_each(|block| block.check(gpu));
     assert_eq!(gpu.faults(), []);
 }
 
 #[test]
 fn the_reserve_finds_itself() {
-    let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "reserve:auto");
-    let weights = load(&gpu, &kitten, 14, 2);
-    kitten.safe_point(0, UNET).unwrap();
-    let first = work(&kitten, &weights, &[3, 3, 2], 10);
+    let (gpu, allocator) = setup(32 * GRANULE, 128 * GRANULE, "reserve:auto");
+    let weights = load(&gpu, &allocator, 14, 2);
+    allocator.safe_point(0, UNET).unwrap();
+    let first = work(&allocator, &weights, &[3, 3, 2], 10);
     assert!(first.scratch > 0, "28 of 32 granules are weights, and 8 are wanted");
-    let moved = kitten.safe_point(0, UNET).unwrap();
+    let moved = allocator.safe_point(0, UNET).unwrap();
     let lacking = 4 * GRANULE..=5 * GRANULE;
     assert!(
         lacking.contains(&moved.demoted) && moved.promoted == 0,
         "what was lacking, and fragments at most: {moved:?}"
     );
-    let stats = kitten.stats(0).unwrap();
+    let stats = allocator.stats(0).unwrap();
     assert_eq!((stats.phase, stats.reserve, stats.rebalances), (Phase::Active, 4 * GRANULE + moved.demoted, 1));
     assert!(stats.automatic);
     for _ in 0..5 {
-        let step = work(&kitten, &weights, &[3, 3, 2], 10);
+        let step = work(&allocator, &weights, &[3, 3, 2], 10);
         assert_eq!(step, Traffic { scratch: 0, weights: moved.demoted });
-        assert_eq!(kitten.safe_point(0, UNET).unwrap(), Default::default());
+        assert_eq!(allocator.safe_point(0, UNET).unwrap(), Default::default());
     }
-    all_as_they_were(&gpu, &kitten, &weights);
+    all_as_they_were(&gpu, &allocator, &weights);
 }
 
 #[test]
 fn the_reserve_is_found_without_being_told_of_reads() {
-    let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "");
-    let weights = load(&gpu, &kitten, 14, 2);
+    let (gpu, allocator) = setup(32 * GRANULE, 128 * GRANULE, "");
+    let weights = load(&gpu, &allocator, 14, 2);
     for _ in 0..2 {
-        kitten.safe_point(0, "").unwrap();
-        work(&kitten, &[], &[4, 4], 10);
+        allocator.safe_point(0, "").unwrap();
+        work(&allocator, &[], &[4, 4], 10);
     }
-    kitten.safe_point(0, "").unwrap();
-    assert_eq!(work(&kitten, &[], &[4, 4], 10), Traffic::default());
-    all_as_they_were(&gpu, &kitten, &weights);
+    allocator.safe_point(0, "").unwrap();
+    assert_eq!(work(&allocator, &[], &[4, 4], 10), Traffic::default());
+    all_as_they_were(&gpu, &allocator, &weights);
 }
 
 #[test]
 fn a_reset_moves_nothing_unless_a_program_of_one_thread_opts_in() {
     for (options, moves) in [("", false), ("safe_points:empty_cache", true)] {
-        let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, options);
-        let weights = load(&gpu, &kitten, 14, 2);
+        let (gpu, allocator) = setup(32 * GRANULE, 128 * GRANULE, options);
+        let weights = load(&gpu, &allocator, 14, 2);
         for _ in 0..2 {
-            kitten.reset().unwrap();
-            work(&kitten, &[], &[4, 4], 10);
+            allocator.reset().unwrap();
+            work(&allocator, &[], &[4, 4], 10);
         }
-        kitten.reset().unwrap();
-        assert_eq!(kitten.stats(0).unwrap().migrations > 0, moves, "{options}");
-        assert_eq!(work(&kitten, &[], &[4, 4], 10) == Traffic::default(), moves, "{options}");
-        all_as_they_were(&gpu, &kitten, &weights);
+        allocator.reset().unwrap();
+        assert_eq!(allocator.stats(0).unwrap().migrations > 0, moves, "{options}");
+        assert_eq!(work(&allocator, &[], &[4, 4], 10) == Traffic::default(), moves, "{options}");
+        all_as_they_were(&gpu, &allocator, &weights);
     }
 }
 
 #[test]
 fn a_second_thread_ends_that_resets_are_safe_points() {
-    let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "safe_points:empty_cache");
-    let weights = load(&gpu, &kitten, 14, 2);
-    std::thread::scope(|scope| scope.spawn(|| work(&kitten, &[], &[1], 1)).join().unwrap());
+    let (gpu, allocator) = setup(32 * GRANULE, 128 * GRANULE, "safe_points:empty_cache");
+    let weights = load(&gpu, &allocator, 14, 2);
+    std::thread::scope(|scope| scope.spawn(|| work(&allocator, &[], &[1], 1)).join().unwrap());
     for _ in 0..4 {
-        kitten.reset().unwrap();
-        work(&kitten, &[], &[4, 4], 10);
+        allocator.reset().unwrap();
+        work(&allocator, &[], &[4, 4], 10);
     }
-    assert_eq!(kitten.stats(0).unwrap().migrations, 0);
-    let why = kitten.reserve_reason(0).unwrap();
+    assert_eq!(allocator.stats(0).unwrap().migrations, 0);
+    let why = allocator.reserve_reason(0).unwrap();
     assert!(why.contains("safe_points:empty_cache is refused") && why.contains("more than one thread"), "{why}");
-    all_as_they_were(&gpu, &kitten, &weights);
+    all_as_they_were(&gpu, &allocator, &weights);
 }
 
 /// Work of one interval that wants something moved at its end.
-fn wanting(kitten: &Kitten, weights: &[Filled]) {
-    kitten.safe_point(0, UNET).unwrap();
-    work(kitten, weights, &[4, 4], 10);
+fn wanting(allocator: &Allocator, weights: &[Filled]) {
+    allocator.safe_point(0, UNET).unwrap();
+    work(allocator, weights, &[4, 4], 10);
 }
 
 #[test]
 fn a_safe_point_abstains_where_another_thread_is_seen() {
-    let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "");
-    let weights = load(&gpu, &kitten, 14, 2);
-    let beside = |done: fn(&Kitten)| std::thread::scope(|scope| scope.spawn(|| done(&kitten)).join().unwrap());
-    let one = |kitten: &Kitten| kitten.free(kitten.malloc(1, 0, DEFAULT).unwrap(), 0, DEFAULT).unwrap();
-    wanting(&kitten, &weights);
+    let (gpu, allocator) = setup(32 * GRANULE, 128 * GRANULE, "");
+    let weights = load(&gpu, &allocator, 14, 2);
+    let beside = |done: fn(&Allocator)| std::thread::scope(|scope| scope.spawn(|| done(&allocator)).join().unwrap());
+    let one = |allocator: &Allocator| allocator.free(allocator.malloc(1, 0, DEFAULT).unwrap(), 0, DEFAULT).unwrap();
+    wanting(&allocator, &weights);
     beside(one);
-    assert_eq!(kitten.safe_point(0, UNET).unwrap(), Default::default(), "it has allocated");
-    work(&kitten, &weights, &[4, 4], 10);
-    beside(|kitten| assert_eq!(kitten.safe_point(0, UNET), Ok(Default::default())));
-    work(&kitten, &weights, &[4, 4], 10);
-    assert_eq!(kitten.safe_point(0, UNET).unwrap(), Default::default(), "it goes on to work from its own safe point");
-    let stats = kitten.stats(0).unwrap();
+    assert_eq!(allocator.safe_point(0, UNET).unwrap(), Default::default(), "it has allocated");
+    work(&allocator, &weights, &[4, 4], 10);
+    beside(|allocator| assert_eq!(allocator.safe_point(0, UNET), Ok(Default::default())));
+    work(&allocator, &weights, &[4, 4], 10);
+    assert_eq!(
+        allocator.safe_point(0, UNET).unwrap(),
+        Default::default(),
+        "it goes on to work from its own safe point"
+    );
+    let stats = allocator.stats(0).unwrap();
     assert_eq!((stats.abstained, stats.migrations), (3, 0));
-    let why = kitten.reserve_reason(0).unwrap();
+    let why = allocator.reserve_reason(0).unwrap();
     assert!(why.contains("moved nothing: another thread has used the card"), "{why}");
 
-    work(&kitten, &weights, &[4, 4], 10);
-    beside(|kitten| {
-        kitten.free(kitten.malloc(1, 0, DEFAULT).unwrap(), 0, DEFAULT).unwrap();
-        kitten.rest(0).unwrap();
+    work(&allocator, &weights, &[4, 4], 10);
+    beside(|allocator| {
+        allocator.free(allocator.malloc(1, 0, DEFAULT).unwrap(), 0, DEFAULT).unwrap();
+        allocator.rest(0).unwrap();
     });
-    assert_ne!(kitten.safe_point(0, UNET).unwrap(), Default::default(), "it says that it is at rest");
-    assert!(!kitten.reserve_reason(0).unwrap().contains("moved nothing"));
-    all_as_they_were(&gpu, &kitten, &weights);
+    assert_ne!(allocator.safe_point(0, UNET).unwrap(), Default::default(), "it says that it is at rest");
+    assert!(!allocator.reserve_reason(0).unwrap().contains("moved nothing"));
+    all_as_they_were(&gpu, &allocator, &weights);
 }
 
 #[test]
 fn a_thread_inside_a_piece_of_work_is_waited_for_and_others_are_vouched_for() {
-    let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "");
-    let weights = load(&gpu, &kitten, 14, 2);
+    let (gpu, allocator) = setup(32 * GRANULE, 128 * GRANULE, "");
+    let weights = load(&gpu, &allocator, 14, 2);
     let (begun, end) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
     std::thread::scope(|scope| {
         let at_work = scope.spawn(|| {
-            kitten.begin_work(0).unwrap();
+            allocator.begin_work(0).unwrap();
             begun.wait();
             end.wait();
-            kitten.end_work(0).unwrap();
+            allocator.end_work(0).unwrap();
         });
         begun.wait();
         for _ in 0..3 {
-            wanting(&kitten, &weights);
-            kitten.vouch(0).unwrap();
-            assert_eq!(kitten.safe_point(0, UNET).unwrap(), Default::default(), "it may launch without allocating");
+            wanting(&allocator, &weights);
+            allocator.vouch(0).unwrap();
+            assert_eq!(allocator.safe_point(0, UNET).unwrap(), Default::default(), "it may launch without allocating");
         }
         end.wait();
         at_work.join().unwrap();
     });
-    work(&kitten, &weights, &[4, 4], 10);
-    std::thread::scope(|scope| scope.spawn(|| work(&kitten, &[], &[1], 1)).join().unwrap());
-    kitten.vouch(0).unwrap();
-    assert_ne!(kitten.safe_point(0, UNET).unwrap(), Default::default(), "autograd's threads, between two steps");
-    all_as_they_were(&gpu, &kitten, &weights);
+    work(&allocator, &weights, &[4, 4], 10);
+    std::thread::scope(|scope| scope.spawn(|| work(&allocator, &[], &[1], 1)).join().unwrap());
+    allocator.vouch(0).unwrap();
+    assert_ne!(allocator.safe_point(0, UNET).unwrap(), Default::default(), "autograd's threads, between two steps");
+    all_as_they_were(&gpu, &allocator, &weights);
 }
 
 #[test]
 fn with_the_last_block_the_reserve_goes_and_what_was_learned_stays() {
-    let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "");
-    let weights = load(&gpu, &kitten, 14, 2);
+    let (gpu, allocator) = setup(32 * GRANULE, 128 * GRANULE, "");
+    let weights = load(&gpu, &allocator, 14, 2);
     for _ in 0..3 {
-        kitten.safe_point(0, "").unwrap();
-        work(&kitten, &[], &[4, 4], 10);
+        allocator.safe_point(0, "").unwrap();
+        work(&allocator, &[], &[4, 4], 10);
     }
-    let held = || kitten.stats(0).unwrap().tiers[Tier::Dedicated].reserved.current();
-    kitten.safe_point(0, "").unwrap();
-    kitten.reset().unwrap();
-    assert!(kitten.stats(0).unwrap().reserve >= 8 * GRANULE && held() == 32 * GRANULE);
-    weights.iter().for_each(|block| kitten.free(block.address, 0, DEFAULT).unwrap());
-    kitten.reset().unwrap();
-    let stats = kitten.stats(0).unwrap();
+    let held = || allocator.stats(0).unwrap().tiers[Tier::Dedicated].reserved.current();
+    allocator.safe_point(0, "").unwrap();
+    allocator.reset().unwrap();
+    assert!(allocator.stats(0).unwrap().reserve >= 8 * GRANULE && held() == 32 * GRANULE);
+    weights.iter().for_each(|block| allocator.free(block.address, 0, DEFAULT).unwrap());
+    allocator.reset().unwrap();
+    let stats = allocator.stats(0).unwrap();
     assert_eq!((stats.phase, stats.reserve, stats.automatic), (Phase::Loading, 0, true));
     assert_eq!(held(), 0, "another program may have all of the card");
-    let weights = load(&gpu, &kitten, 14, 2);
+    let weights = load(&gpu, &allocator, 14, 2);
     for _ in 0..2 {
-        kitten.safe_point(0, "").unwrap();
-        work(&kitten, &[], &[4, 4], 10);
+        allocator.safe_point(0, "").unwrap();
+        work(&allocator, &[], &[4, 4], 10);
     }
-    kitten.safe_point(0, "").unwrap();
-    assert_eq!(work(&kitten, &[], &[4, 4], 10), Traffic::default(), "and finds itself again");
-    all_as_they_were(&gpu, &kitten, &weights);
+    allocator.safe_point(0, "").unwrap();
+    assert_eq!(work(&allocator, &[], &[4, 4], 10), Traffic::default(), "and finds itself again");
+    all_as_they_were(&gpu, &allocator, &weights);
 }
 
 #[test]
 fn where_everything_fits_nothing_is_done() {
-    let (gpu, kitten) = setup(64 * GRANULE, 64 * GRANULE, "");
-    let weights = load(&gpu, &kitten, 14, 2);
+    let (gpu, allocator) = setup(64 * GRANULE, 64 * GRANULE, "");
+    let weights = load(&gpu, &allocator, 14, 2);
     for interval in 0..4 {
         let calls = gpu.total_calls();
-        assert_eq!(kitten.safe_point(0, UNET).unwrap(), Default::default());
+        assert_eq!(allocator.safe_point(0, UNET).unwrap(), Default::default());
         assert_eq!(gpu.total_calls(), calls, "a safe point with nothing to do calls no driver");
-        assert_eq!(work(&kitten, &weights, &[3, 3, 2], 3), Traffic::default(), "interval {interval}");
+        assert_eq!(work(&allocator, &weights, &[3, 3, 2], 3), Traffic::default(), "interval {interval}");
     }
-    let stats = kitten.stats(0).unwrap();
+    let stats = allocator.stats(0).unwrap();
     assert_eq!((stats.phase, stats.reserve, stats.migrations), (Phase::Loading, 0, 0));
 }
 
 #[test]
 fn a_fixed_reserve_is_obeyed() {
-    let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "reserve:6MiB");
-    let weights = load(&gpu, &kitten, 14, 2);
+    let (gpu, allocator) = setup(32 * GRANULE, 128 * GRANULE, "reserve:6MiB");
+    let weights = load(&gpu, &allocator, 14, 2);
     for _ in 0..3 {
-        kitten.safe_point(0, UNET).unwrap();
-        work(&kitten, &weights, &[3, 3, 2], 10);
+        allocator.safe_point(0, UNET).unwrap();
+        work(&allocator, &weights, &[3, 3, 2], 10);
     }
-    let stats = kitten.stats(0).unwrap();
+    let stats = allocator.stats(0).unwrap();
     assert_eq!((stats.reserve, stats.rebalances, stats.automatic), (3 * GRANULE, 0, false));
-    kitten.activate(0, &Activation { reserve: Reserve::Fixed(5 * GRANULE), ..Activation::default() }).unwrap();
-    kitten.safe_point(0, UNET).unwrap();
-    assert_eq!(kitten.stats(0).unwrap().reserve, 5 * GRANULE);
-    assert_eq!(kitten.stats(0).unwrap().rebalances, 0);
+    allocator.activate(0, &Activation { reserve: Reserve::Fixed(5 * GRANULE), ..Activation::default() }).unwrap();
+    allocator.safe_point(0, UNET).unwrap();
+    assert_eq!(allocator.stats(0).unwrap().reserve, 5 * GRANULE);
+    assert_eq!(allocator.stats(0).unwrap().rebalances, 0);
 }
 
 #[test]
 fn an_action_ends_the_automatic_mode_and_an_automatic_activation_begins_it_again() {
-    let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "");
-    let weights = load(&gpu, &kitten, 14, 2);
-    let automatic = || kitten.stats(0).unwrap().automatic;
+    let (gpu, allocator) = setup(32 * GRANULE, 128 * GRANULE, "");
+    let weights = load(&gpu, &allocator, 14, 2);
+    let automatic = || allocator.stats(0).unwrap().automatic;
     assert!(automatic());
-    kitten.disable(0, Activation::default().order()).unwrap();
+    allocator.disable(0, Activation::default().order()).unwrap();
     assert!(!automatic());
-    kitten.activate(0, &Activation::default()).unwrap();
+    allocator.activate(0, &Activation::default()).unwrap();
     assert!(automatic());
-    kitten.free_vram(0).unwrap();
+    allocator.free_vram(0).unwrap();
     assert!(!automatic());
-    kitten.activate(0, &Activation::default()).unwrap();
-    assert!(weights.iter().all(|block| tier_of(&kitten, block) == Some(Tier::Dedicated)));
-    all_as_they_were(&gpu, &kitten, &weights);
+    allocator.activate(0, &Activation::default()).unwrap();
+    assert!(weights.iter().all(|block| tier_of(&allocator, block) == Some(Tier::Dedicated)));
+    all_as_they_were(&gpu, &allocator, &weights);
 }
 
 #[test]
 fn each_kind_of_work_finds_its_own() {
-    let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "");
-    let unet = load(&gpu, &kitten, 12, 2);
-    let vae: Vec<_> = (0..2).map(|seed| Filled::new(&gpu, &kitten, 2 * GRANULE, 100 + seed)).collect();
+    let (gpu, allocator) = setup(32 * GRANULE, 128 * GRANULE, "");
+    let unet = load(&gpu, &allocator, 12, 2);
+    let vae: Vec<_> = (0..2).map(|seed| Filled::new(&gpu, &allocator, 2 * GRANULE, 100 + seed)).collect();
     let mut last = Vec::new();
     for generation in 0..4 {
         last.clear();
         for _ in 0..8 {
-            kitten.safe_point(0, UNET).unwrap();
-            last.push(work(&kitten, &unet, &[2, 2], 6));
+            allocator.safe_point(0, UNET).unwrap();
+            last.push(work(&allocator, &unet, &[2, 2], 6));
         }
-        kitten.safe_point(0, VAE).unwrap();
-        last.push(work(&kitten, &vae, &[10, 10], 6));
-        all_as_they_were(&gpu, &kitten, &unet);
+        allocator.safe_point(0, VAE).unwrap();
+        last.push(work(&allocator, &vae, &[10, 10], 6));
+        all_as_they_were(&gpu, &allocator, &unet);
         assert!(generation > 0 || last[8].scratch > 0, "nobody can know before the first time");
     }
     assert!(last[..8].iter().all(|step| *step == Traffic::default()), "the UNet is back: {last:?}");
     assert_eq!(last[8].scratch, 0, "the idle UNet has made room");
-    let before = kitten.stats(0).unwrap();
-    assert_ne!(kitten.safe_point(0, UNET).unwrap(), Default::default());
-    let after = kitten.stats(0).unwrap();
+    let before = allocator.stats(0).unwrap();
+    assert_ne!(allocator.safe_point(0, UNET).unwrap(), Default::default());
+    let after = allocator.stats(0).unwrap();
     assert!(after.rebalances > before.rebalances && after.reserve_used.current() == 0);
     assert_eq!(after.reserve_used.peak(), before.reserve_used.peak(), "what is placed anew forgets no high-water mark");
     assert!(after.reserve_used.peak() >= 20 * GRANULE);
-    all_as_they_were(&gpu, &kitten, &vae);
+    all_as_they_were(&gpu, &allocator, &vae);
 }
 
 /// What crossed the link in each of many intervals, with what was moved before each.
@@ -275,21 +279,21 @@ fn traffic(
     options: &str,
     weights: u64,
     intervals: u64,
-    mut interval: impl FnMut(&Kitten, &[Filled], u64) -> (u64, Traffic),
+    mut interval: impl FnMut(&Allocator, &[Filled], u64) -> (u64, Traffic),
 ) -> Vec<(u64, u64)> {
     let gpu = machine(1, 32 * GRANULE, 256 * GRANULE);
-    let kitten = kitten_on(&gpu, options);
-    let weights = load(&gpu, &kitten, weights, 2);
+    let allocator = kitten_on(&gpu, options);
+    let weights = load(&gpu, &allocator, weights, 2);
     let mut kind = 0;
     let found = (0..intervals)
         .map(|i| {
-            let moved = kitten.safe_point(0, &kind.to_string()).unwrap();
-            let (next, traffic) = interval(&kitten, &weights, i);
+            let moved = allocator.safe_point(0, &kind.to_string()).unwrap();
+            let (next, traffic) = interval(&allocator, &weights, i);
             kind = next;
             (traffic.scratch + traffic.weights, moved.demoted + moved.promoted)
         })
         .collect();
-    all_as_they_were(&gpu, &kitten, &weights);
+    all_as_they_were(&gpu, &allocator, &weights);
     found
 }
 
@@ -297,26 +301,26 @@ fn traffic(
 #[test]
 fn nothing_thrashes() {
     const INTERVALS: u64 = 200;
-    type Adversary = fn(&Kitten, &[Filled], u64) -> (u64, Traffic);
+    type Adversary = fn(&Allocator, &[Filled], u64) -> (u64, Traffic);
     let adversaries: [(&str, u64, Adversary); 6] = [
-        ("alternating resolutions", 13, |kitten, weights, i| {
-            (0, work(kitten, weights, if i % 2 == 0 { &[2, 2] } else { &[6, 6] }, 4))
+        ("alternating resolutions", 13, |allocator, weights, i| {
+            (0, work(allocator, weights, if i % 2 == 0 { &[2, 2] } else { &[6, 6] }, 4))
         }),
-        ("alternating resolutions, told", 13, |kitten, weights, i| {
-            (1 + (i + 1) % 2, work(kitten, weights, if i % 2 == 0 { &[2, 2] } else { &[6, 6] }, 4))
+        ("alternating resolutions, told", 13, |allocator, weights, i| {
+            (1 + (i + 1) % 2, work(allocator, weights, if i % 2 == 0 { &[2, 2] } else { &[6, 6] }, 4))
         }),
-        ("random sizes", 13, |kitten, weights, i| {
+        ("random sizes", 13, |allocator, weights, i| {
             let mut random = Random(i + 1);
             let sizes: Vec<u64> = (0..3).map(|_| 1 + random.below(8)).collect();
-            (random.below(3), work(kitten, weights, &sizes, 1 + random.below(4)))
+            (random.below(3), work(allocator, weights, &sizes, 1 + random.below(4)))
         }),
-        ("two models in turn", 24, |kitten, weights, i| {
+        ("two models in turn", 24, |allocator, weights, i| {
             let half = weights.len() / 2;
             let of = if i % 2 == 0 { &weights[..half] } else { &weights[half..] };
-            (1 + (i + 1) % 2, work(kitten, of, &[1, 1], 2))
+            (1 + (i + 1) % 2, work(allocator, of, &[1, 1], 2))
         }),
-        ("scratch used once", 15, |kitten, weights, i| (0, work(kitten, weights, &[1 + i % 9], 1))),
-        ("a phase that never comes again", 13, |kitten, weights, i| (i, work(kitten, weights, &[8, 4], 3))),
+        ("scratch used once", 15, |allocator, weights, i| (0, work(allocator, weights, &[1 + i % 9], 1))),
+        ("a phase that never comes again", 13, |allocator, weights, i| (i, work(allocator, weights, &[8, 4], 3))),
     ];
     for (name, weights, adversary) in adversaries {
         let ours = traffic("reserve:auto", weights, INTERVALS, adversary);
@@ -336,84 +340,84 @@ fn nothing_thrashes() {
 
 #[test]
 fn a_growing_cache_is_followed_without_thrashing() {
-    let (gpu, kitten) = setup(32 * GRANULE, 256 * GRANULE, "");
-    let weights = load(&gpu, &kitten, 10, 2);
+    let (gpu, allocator) = setup(32 * GRANULE, 256 * GRANULE, "");
+    let weights = load(&gpu, &allocator, 10, 2);
     let mut cache: Vec<Filled> = Vec::new();
     let mut moved = 0;
     for token in 0..60 {
-        let step = kitten.safe_point(0, UNET).unwrap();
+        let step = allocator.safe_point(0, UNET).unwrap();
         moved += step.demoted + step.promoted;
-        work(&kitten, &weights, &[1, 1], 4);
-        cache.iter().for_each(|block| kitten.touch(block.address, block.bytes).unwrap());
-        cache.push(Filled::new(&gpu, &kitten, GRANULE, 1000 + token));
+        work(&allocator, &weights, &[1, 1], 4);
+        cache.iter().for_each(|block| allocator.touch(block.address, block.bytes).unwrap());
+        cache.push(Filled::new(&gpu, &allocator, GRANULE, 1000 + token));
     }
     // What comes dedicated in each interval has to displace something, once there is no room: 52 granules, by and by.
     assert!(moved <= 60 * GRANULE, "{} granules moved", moved / GRANULE);
-    all_as_they_were(&gpu, &kitten, &weights);
-    all_as_they_were(&gpu, &kitten, &cache);
+    all_as_they_were(&gpu, &allocator, &weights);
+    all_as_they_were(&gpu, &allocator, &cache);
 }
 
 #[test]
 fn nothing_moves_during_a_capture() {
-    let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "");
-    let weights = load(&gpu, &kitten, 14, 2);
+    let (gpu, allocator) = setup(32 * GRANULE, 128 * GRANULE, "");
+    let weights = load(&gpu, &allocator, 14, 2);
     for _ in 0..2 {
-        kitten.safe_point(0, UNET).unwrap();
-        work(&kitten, &weights, &[4, 4], 10);
+        allocator.safe_point(0, UNET).unwrap();
+        work(&allocator, &weights, &[4, 4], 10);
     }
     let pool = giant_kitten::PoolId(0, 1);
-    kitten.begin_pool(0, pool, |_| false).unwrap();
-    work(&kitten, &weights, &[9, 9], 10);
-    assert_eq!(kitten.safe_point(0, UNET).unwrap(), Default::default());
-    assert_eq!(kitten.stats(0).unwrap().abstained, 1);
-    assert!(kitten.reserve_reason(0).unwrap().contains("a CUDA graph is being captured"));
-    kitten.reset().unwrap();
-    kitten.end_pool(0, pool).unwrap();
-    kitten.release_pool(0, pool).unwrap();
-    all_as_they_were(&gpu, &kitten, &weights);
+    allocator.begin_pool(0, pool, |_| false).unwrap();
+    work(&allocator, &weights, &[9, 9], 10);
+    assert_eq!(allocator.safe_point(0, UNET).unwrap(), Default::default());
+    assert_eq!(allocator.stats(0).unwrap().abstained, 1);
+    assert!(allocator.reserve_reason(0).unwrap().contains("a CUDA graph is being captured"));
+    allocator.reset().unwrap();
+    allocator.end_pool(0, pool).unwrap();
+    allocator.release_pool(0, pool).unwrap();
+    all_as_they_were(&gpu, &allocator, &weights);
 }
 
 #[test]
 fn wrong_addresses_are_refused() {
-    let (_gpu, kitten) = setup(32 * GRANULE, 32 * GRANULE, "");
-    assert!(kitten.touch(12345, 1).is_err());
-    assert!(kitten.safe_point(9, "").unwrap_err().to_string().contains("no device 9"));
+    let (_gpu, allocator) = setup(32 * GRANULE, 32 * GRANULE, "");
+    assert!(allocator.touch(12345, 1).is_err());
+    assert!(allocator.safe_point(9, "").unwrap_err().to_string().contains("no device 9"));
 }
 
 #[test]
 fn what_a_program_has_put_somewhere_stays_there() {
-    let (gpu, kitten) = setup(32 * GRANULE, 128 * GRANULE, "");
-    let weights = load(&gpu, &kitten, 14, 2);
+    let (gpu, allocator) = setup(32 * GRANULE, 128 * GRANULE, "");
+    let weights = load(&gpu, &allocator, 14, 2);
     for (number, tier) in [(0, Tier::Shared), (1, Tier::Dedicated)] {
-        kitten.move_block(weights[number].address, tier).unwrap();
-        kitten.pin_to(weights[number].address, Some(tier)).unwrap();
+        allocator.move_block(weights[number].address, tier).unwrap();
+        allocator.pin_to(weights[number].address, Some(tier)).unwrap();
     }
     let stays = |what: &str| {
-        assert_eq!(tier_of(&kitten, &weights[0]), Some(Tier::Shared), "{what}");
-        assert_eq!(tier_of(&kitten, &weights[1]), Some(Tier::Dedicated), "{what}");
+        assert_eq!(tier_of(&allocator, &weights[0]), Some(Tier::Shared), "{what}");
+        assert_eq!(tier_of(&allocator, &weights[1]), Some(Tier::Dedicated), "{what}");
     };
     for sizes in [&[2, 2][..], &[9, 9], &[1], &[1], &[1]] {
-        kitten.safe_point(0, UNET).unwrap();
-        work(&kitten, &weights, sizes, 10);
+        allocator.safe_point(0, UNET).unwrap();
+        work(&allocator, &weights, sizes, 10);
         stays("the automatic mode");
     }
     for reserve in [0, 30 * GRANULE] {
-        kitten.activate(0, &Activation { reserve: Reserve::Fixed(reserve), ..Activation::default() }).unwrap();
+        allocator.activate(0, &Activation { reserve: Reserve::Fixed(reserve), ..Activation::default() }).unwrap();
         stays("an activation");
     }
-    kitten.free_vram(0).unwrap();
-    assert_eq!(tier_of(&kitten, &weights[1]), Some(Tier::Shared), "the card is lent, all of it");
-    kitten.disable(0, Activation::default().order()).unwrap();
+    allocator.free_vram(0).unwrap();
+    assert_eq!(tier_of(&allocator, &weights[1]), Some(Tier::Shared), "the card is lent, all of it");
+    allocator.disable(0, Activation::default().order()).unwrap();
     stays("and comes back");
-    kitten.pin_to(weights[0].address + 7, None).unwrap();
+    allocator.pin_to(weights[0].address + 7, None).unwrap();
     assert_eq!(
-        (kitten.pin_of(weights[0].address), kitten.pin_of(weights[1].address)),
+        (allocator.pin_of(weights[0].address), allocator.pin_of(weights[1].address)),
         (Ok(None), Ok(Some(Tier::Dedicated)))
     );
-    kitten.disable(0, Activation::default().order()).unwrap();
-    assert_eq!(tier_of(&kitten, &weights[0]), Some(Tier::Dedicated), "until it is unpinned");
-    kitten.free(weights[1].address, 0, DEFAULT).unwrap();
-    assert_eq!(kitten.malloc((2 * GRANULE) as usize, 0, DEFAULT), Ok(weights[1].address));
-    assert_eq!(kitten.pin_of(weights[1].address), Ok(None), "or freed");
-    all_as_they_were(&gpu, &kitten, &[&weights[..1], &weights[2..]].concat());
+    allocator.disable(0, Activation::default().order()).unwrap();
+    assert_eq!(tier_of(&allocator, &weights[0]), Some(Tier::Dedicated), "until it is unpinned");
+    allocator.free(weights[1].address, 0, DEFAULT).unwrap();
+    assert_eq!(allocator.malloc((2 * GRANULE) as usize, 0, DEFAULT), Ok(weights[1].address));
+    assert_eq!(allocator.pin_of(weights[1].address), Ok(None), "or freed");
+    all_as_they_were(&gpu, &allocator, &[&weights[..1], &weights[2..]].concat());
 }

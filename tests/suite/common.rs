@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 use giant_kitten::driver::Stream;
-use giant_kitten::{Activation, Kitten, Options, Reserve, Tier};
+use giant_kitten::{Activation, Allocator, Options, Reserve, Tier};
 use kitten_sim::{Gpu, Profile};
 
 pub const MIB: u64 = 1 << 20;
@@ -28,17 +28,17 @@ pub const ORIGINALS_LAYOUTS: [(u64, bool, bool, [Option<Tier>; 4]); 9] = [
 ];
 
 /// Two blocks of the model (6 and 2 granules) and two others (4 and 3), all dedicated.
-pub fn originals_blocks(gpu: &Gpu, kitten: &Kitten) -> [Filled; 4] {
+pub fn originals_blocks(gpu: &Gpu, allocator: &Allocator) -> [Filled; 4] {
     [(6, true), (4, false), (2, true), (3, false)].map(|(granules, model)| {
-        let block = Filled::new(gpu, kitten, granules * GRANULE, granules);
-        kitten.mark(block.address, model).unwrap();
+        let block = Filled::new(gpu, allocator, granules * GRANULE, granules);
+        allocator.mark(block.address, model).unwrap();
         block
     })
 }
 
 /// So many equal blocks.
-pub fn load(gpu: &Gpu, kitten: &Kitten, count: u64, granules: u64) -> Vec<Filled> {
-    (0..count).map(|seed| Filled::new(gpu, kitten, granules * GRANULE, seed)).collect()
+pub fn load(gpu: &Gpu, allocator: &Allocator, count: u64, granules: u64) -> Vec<Filled> {
+    (0..count).map(|seed| Filled::new(gpu, allocator, granules * GRANULE, seed)).collect()
 }
 
 /// An activation with a reserve in bytes.
@@ -54,17 +54,17 @@ pub fn machine(devices: usize, dedicated: u64, shared: u64) -> Gpu {
 }
 
 /// The allocator on a machine, by the driver that this run of the suite is about. What the machine has may be used up.
-pub fn kitten_on(gpu: &Gpu, options: &str) -> Kitten {
+pub fn kitten_on(gpu: &Gpu, options: &str) -> Allocator {
     let shared = gpu.device_profile(0).unwrap().shared_bytes;
     let options = Options::parse(&format!("headroom:0,shared:{shared},{options}")).unwrap();
-    Kitten::new(options, crate::driver(gpu)).unwrap()
+    Allocator::new(options, crate::driver(gpu)).unwrap()
 }
 
 /// A machine with one device, and the allocator on it.
-pub fn setup(dedicated: u64, shared: u64, options: &str) -> (Gpu, Kitten) {
+pub fn setup(dedicated: u64, shared: u64, options: &str) -> (Gpu, Allocator) {
     let gpu = machine(1, dedicated, shared);
-    let kitten = kitten_on(&gpu, options);
-    (gpu, kitten)
+    let allocator = kitten_on(&gpu, options);
+    (gpu, allocator)
 }
 
 /// A block with its contents.
@@ -87,8 +87,8 @@ fn contents(seed: u64, bytes: u64) -> Vec<u8> {
 
 impl Filled {
     /// Allocates and fills.
-    pub fn new(gpu: &Gpu, kitten: &Kitten, bytes: u64, seed: u64) -> Filled {
-        let address = kitten.malloc(bytes as usize, 0, DEFAULT).unwrap();
+    pub fn new(gpu: &Gpu, allocator: &Allocator, bytes: u64, seed: u64) -> Filled {
+        let address = allocator.malloc(bytes as usize, 0, DEFAULT).unwrap();
         Filled::at(gpu, address, bytes, seed)
     }
 
@@ -112,8 +112,8 @@ impl Filled {
 }
 
 /// Which tier a block lies in, all of it.
-pub fn tier_of(kitten: &Kitten, block: &Filled) -> Option<Tier> {
-    let bytes = kitten.residency(block.address).unwrap();
+pub fn tier_of(allocator: &Allocator, block: &Filled) -> Option<Tier> {
+    let bytes = allocator.residency(block.address).unwrap();
     match (bytes[Tier::Dedicated], bytes[Tier::Shared]) {
         (_, 0) => Some(Tier::Dedicated),
         (0, _) => Some(Tier::Shared),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::common::{DEFAULT, Filled, GRANULE, Random, kitten_on, machine};
 use giant_kitten::core::placement::{Order, SortBy};
 use giant_kitten::driver::Stream;
-use giant_kitten::{Activation, Error, Kitten, Reserve, Tier};
+use giant_kitten::{Activation, Allocator, Error, Reserve, Tier};
 use kitten_sim::Gpu;
 use parking_lot::RwLock;
 
@@ -19,7 +19,7 @@ fn operations() -> u64 {
 static SAFE_POINT: RwLock<()> = RwLock::new(());
 
 /// What one thread does to one device. It knows what it owns, and nobody else touches that.
-fn worker(gpu: &Gpu, kitten: &Kitten, device: usize, seed: u64, operations: u64, actions: &AtomicU64) {
+fn worker(gpu: &Gpu, allocator: &Allocator, device: usize, seed: u64, operations: u64, actions: &AtomicU64) {
     let mut random = Random(seed);
     let stream = if seed.is_multiple_of(2) { DEFAULT } else { Stream(gpu.create_stream().unwrap()) };
     let mut live: Vec<Filled> = Vec::new();
@@ -31,7 +31,7 @@ fn worker(gpu: &Gpu, kitten: &Kitten, device: usize, seed: u64, operations: u64,
                 0..40 => 1 + random.below(20_000),
                 _ => 1 + random.below(600),
             };
-            match kitten.malloc(bytes as usize, device, stream) {
+            match allocator.malloc(bytes as usize, device, stream) {
                 Ok(address) => {
                     let _working = SAFE_POINT.read();
                     live.push(Filled::at(gpu, address, bytes, random.next()));
@@ -45,14 +45,14 @@ fn worker(gpu: &Gpu, kitten: &Kitten, device: usize, seed: u64, operations: u64,
                 let _working = SAFE_POINT.read();
                 block.check(gpu);
             }
-            kitten.free(block.address, device, stream).unwrap();
+            allocator.free(block.address, device, stream).unwrap();
         } else if let Some(block) = live.last() {
             let _quiet = SAFE_POINT.write();
             match random.below(6) {
-                0 => kitten.mark(block.address, random.below(2) == 0).unwrap(),
+                0 => allocator.mark(block.address, random.below(2) == 0).unwrap(),
                 1 => {
                     let tier = if random.below(2) == 0 { Tier::Dedicated } else { Tier::Shared };
-                    let _ = kitten.move_block(block.address, tier);
+                    let _ = allocator.move_block(block.address, tier);
                 }
                 _ if step.is_multiple_of(8) => {
                     actions.fetch_add(1, Ordering::Relaxed);
@@ -64,17 +64,17 @@ fn worker(gpu: &Gpu, kitten: &Kitten, device: usize, seed: u64, operations: u64,
                     let _ = match random.below(4) {
                         0 | 1 => {
                             let reserve = random.below(6) * GRANULE;
-                            kitten.activate(
+                            allocator.activate(
                                 device,
                                 &Activation { reserve: Reserve::Fixed(reserve), ..Activation::default() },
                             )
                         }
-                        2 => kitten.disable(device, order),
-                        _ => kitten.free_vram(device),
+                        2 => allocator.disable(device, order),
+                        _ => allocator.free_vram(device),
                     };
                 }
                 _ => {
-                    let extent = kitten.extent(block.address + block.bytes - 1).unwrap();
+                    let extent = allocator.extent(block.address + block.bytes - 1).unwrap();
                     assert_eq!(extent.0, block.address);
                 }
             }
@@ -83,26 +83,26 @@ fn worker(gpu: &Gpu, kitten: &Kitten, device: usize, seed: u64, operations: u64,
     let _working = SAFE_POINT.read();
     live.iter().for_each(|block| block.check(gpu));
     for block in live {
-        kitten.free(block.address, device, stream).unwrap();
+        allocator.free(block.address, device, stream).unwrap();
     }
 }
 
 #[test]
 fn a_million_operations_lose_no_byte() {
     let gpu = machine(2, 6 * GRANULE, 24 * GRANULE);
-    let kitten = kitten_on(&gpu, "reserve:4MiB");
+    let allocator = kitten_on(&gpu, "reserve:4MiB");
     let actions = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
-            let (gpu, kitten, actions) = (&gpu, &kitten, &actions);
+            let (gpu, allocator, actions) = (&gpu, &allocator, &actions);
             let device = (thread / 2) as usize;
-            scope.spawn(move || worker(gpu, kitten, device, thread + 11, operations() / THREADS, actions));
+            scope.spawn(move || worker(gpu, allocator, device, thread + 11, operations() / THREADS, actions));
         }
     });
-    kitten.check().unwrap();
+    allocator.check().unwrap();
     assert!(actions.load(Ordering::Relaxed) > operations() / 10_000);
     for device in 0..2 {
-        let stats = kitten.stats(device).unwrap();
+        let stats = allocator.stats(device).unwrap();
         assert_eq!((stats.blocks.count.current(), stats.blocks.requested.current()), (0, 0));
         assert_eq!(stats.blocks.count.total(), stats.blocks.count.taken());
         match crate::MIGRATES {

@@ -4,7 +4,7 @@
 use super::common::{DEFAULT, Filled, kitten_on};
 use giant_kitten::core::placement::Order;
 use giant_kitten::driver::Stream;
-use giant_kitten::{Activation, Kitten, Reserve, Tier};
+use giant_kitten::{Activation, Allocator, Reserve, Tier};
 use kitten_sim::{Access, Gpu, Outstanding, Profile, code};
 
 /// Small granules: there are many calls, and all bytes are looked at after each failure.
@@ -22,7 +22,7 @@ enum Failure {
 }
 
 /// A workload through every floor, which goes on after whatever fails. Returns how many operations failed, and the blocks that live.
-fn workload(gpu: &Gpu, kitten: &Kitten, other: Stream, failure: Failure) -> (u32, Vec<Filled>) {
+fn workload(gpu: &Gpu, allocator: &Allocator, other: Stream, failure: Failure) -> (u32, Vec<Filled>) {
     let mut failed = 0;
     let mut blocks: Vec<Filled> = Vec::new();
     fn attempt<T, E>(failed: &mut u32, result: Result<T, E>) -> Option<T> {
@@ -30,7 +30,7 @@ fn workload(gpu: &Gpu, kitten: &Kitten, other: Stream, failure: Failure) -> (u32
         result.ok()
     }
     let allocate = |blocks: &mut Vec<Filled>, failed: &mut u32, bytes: u64, stream: Stream| {
-        if let Some(address) = attempt(failed, kitten.malloc(bytes as usize, 0, stream)) {
+        if let Some(address) = attempt(failed, allocator.malloc(bytes as usize, 0, stream)) {
             let seed = 1 + blocks.len() as u64;
             blocks.push(Filled::at(gpu, address, bytes, seed));
         }
@@ -40,34 +40,34 @@ fn workload(gpu: &Gpu, kitten: &Kitten, other: Stream, failure: Failure) -> (u32
         allocate(&mut blocks, &mut failed, 3000 * (i + 1), DEFAULT);
     }
     let check = |blocks: &[Filled]| {
-        kitten.check().unwrap();
+        allocator.check().unwrap();
         if failure == Failure::Once {
             blocks.iter().for_each(|block| block.check(gpu));
         }
     };
     check(&blocks);
     let activation = Activation { reserve: Reserve::Fixed(2 * LARGE), ..Activation::default() };
-    attempt(&mut failed, kitten.activate(0, &activation));
+    attempt(&mut failed, allocator.activate(0, &activation));
     check(&blocks);
     for _ in 0..2 {
         allocate(&mut blocks, &mut failed, LARGE + GRANULE, other);
     }
     if let Some(block) = blocks.pop() {
-        kitten.record_stream(block.address, DEFAULT).unwrap();
-        kitten.free(block.address, 0, other).unwrap();
+        allocator.record_stream(block.address, DEFAULT).unwrap();
+        allocator.free(block.address, 0, other).unwrap();
     }
     allocate(&mut blocks, &mut failed, LARGE + GRANULE, DEFAULT);
-    attempt(&mut failed, kitten.free_vram(0));
+    attempt(&mut failed, allocator.free_vram(0));
     check(&blocks);
     if let Some(block) = blocks.first() {
-        attempt(&mut failed, kitten.move_block(block.address, Tier::Dedicated));
+        attempt(&mut failed, allocator.move_block(block.address, Tier::Dedicated));
     }
-    attempt(&mut failed, kitten.disable(0, Order::default()));
+    attempt(&mut failed, allocator.disable(0, Order::default()));
     check(&blocks);
     for block in blocks.split_off(blocks.len() / 2) {
-        kitten.free(block.address, 0, DEFAULT).unwrap();
+        allocator.free(block.address, 0, DEFAULT).unwrap();
     }
-    attempt(&mut failed, kitten.reset());
+    attempt(&mut failed, allocator.reset());
     check(&blocks);
     allocate(&mut blocks, &mut failed, 2 * LARGE, DEFAULT);
     check(&blocks);
@@ -75,49 +75,49 @@ fn workload(gpu: &Gpu, kitten: &Kitten, other: Stream, failure: Failure) -> (u32
 }
 
 /// Work in two kinds whose scratch displaces weights and lets them come back, in the automatic mode.
-fn automatic_workload(gpu: &Gpu, kitten: &Kitten, _other: Stream, failure: Failure) -> (u32, Vec<Filled>) {
+fn automatic_workload(gpu: &Gpu, allocator: &Allocator, _other: Stream, failure: Failure) -> (u32, Vec<Filled>) {
     let mut failed = 0;
     let mut blocks = Vec::new();
     for seed in 0..3 {
-        match kitten.malloc(LARGE as usize, 0, DEFAULT) {
+        match allocator.malloc(LARGE as usize, 0, DEFAULT) {
             Ok(address) => blocks.push(Filled::at(gpu, address, LARGE, seed)),
             Err(_) => failed += 1,
         }
     }
     for granules in [2, 2, 4, 2, 4, 2] {
-        failed += u32::from(kitten.safe_point(0, &granules.to_string()).is_err());
-        kitten.check().unwrap();
+        failed += u32::from(allocator.safe_point(0, &granules.to_string()).is_err());
+        allocator.check().unwrap();
         if failure == Failure::Once {
             blocks.iter().for_each(|block: &Filled| block.check(gpu));
         }
         for round in 0..5 {
-            match kitten.malloc((granules * LARGE) as usize, 0, DEFAULT) {
+            match allocator.malloc((granules * LARGE) as usize, 0, DEFAULT) {
                 Ok(address) => {
                     if round == 0 {
                         Filled::at(gpu, address, granules * LARGE, 99).check(gpu);
                     }
-                    kitten.free(address, 0, DEFAULT).unwrap();
+                    allocator.free(address, 0, DEFAULT).unwrap();
                 }
                 Err(_) => failed += 1,
             }
         }
         let read = if granules == 2 { &blocks[..] } else { &[] };
-        read.iter().for_each(|block| kitten.touch(block.address, 3 * block.bytes).unwrap());
+        read.iter().for_each(|block| allocator.touch(block.address, 3 * block.bytes).unwrap());
     }
     (failed, blocks)
 }
 
 /// Work that always fits, if what is idle is put together.
-fn stitching_workload(gpu: &Gpu, kitten: &Kitten, other: Stream, failure: Failure) -> (u32, Vec<Filled>) {
+fn stitching_workload(gpu: &Gpu, allocator: &Allocator, other: Stream, failure: Failure) -> (u32, Vec<Filled>) {
     let mut failed = 0;
     let mut blocks: Vec<Filled> = Vec::new();
     for seed in 0..12 {
         let bytes = [LARGE, LARGE, LARGE, LARGE, LARGE, 2 * LARGE][seed as usize % 6];
-        match kitten.malloc(bytes as usize, 0, if seed % 2 == 0 { DEFAULT } else { other }) {
+        match allocator.malloc(bytes as usize, 0, if seed % 2 == 0 { DEFAULT } else { other }) {
             Ok(address) => blocks.push(Filled::at(gpu, address, bytes, seed)),
             Err(_) => failed += 1,
         }
-        kitten.check().unwrap();
+        allocator.check().unwrap();
         if failure == Failure::Once && seed % 6 == 5 {
             blocks.iter().for_each(|block| block.check(gpu));
         }
@@ -125,7 +125,7 @@ fn stitching_workload(gpu: &Gpu, kitten: &Kitten, other: Stream, failure: Failur
             for gone in [blocks.remove(2), blocks.remove(0)] {
                 // A failure may hit this instead: then there is no work to wait for.
                 let _ = gpu.launch(DEFAULT.0, "use", &[Access::read(gone.address, gone.bytes)]);
-                kitten.free(gone.address, 0, DEFAULT).unwrap();
+                allocator.free(gone.address, 0, DEFAULT).unwrap();
             }
         }
     }
@@ -133,7 +133,7 @@ fn stitching_workload(gpu: &Gpu, kitten: &Kitten, other: Stream, failure: Failur
 }
 
 /// A workload: how many of its operations failed, and what lives in the end.
-type Work = fn(&Gpu, &Kitten, Stream, Failure) -> (u32, Vec<Filled>);
+type Work = fn(&Gpu, &Allocator, Stream, Failure) -> (u32, Vec<Filled>);
 
 /// The options of the workload.
 fn reserved() -> String {
@@ -151,31 +151,31 @@ fn run_on(arm: impl Fn(&Gpu)) -> (Gpu, u32) {
 }
 
 /// A small machine with a second stream, and the allocator on it.
-fn machine_for(options: &str) -> (Gpu, Kitten, Stream) {
+fn machine_for(options: &str) -> (Gpu, Allocator, Stream) {
     let card = Profile::builtin("nominal-6g").unwrap();
     let card = Profile { granularity: GRANULE, dedicated_bytes: 5 * LARGE, shared_bytes: 10 * LARGE, ..card };
     let card = Profile { migrates: crate::MIGRATES, ..card };
     let gpu = Gpu::new(&[card]).unwrap();
     let other = Stream(gpu.create_stream().unwrap());
-    let kitten = kitten_on(&gpu, options);
-    (gpu, kitten, other)
+    let allocator = kitten_on(&gpu, options);
+    (gpu, allocator, other)
 }
 
 /// Runs a workload with failures armed; the number of operations that failed.
 fn run_of(work: Work, options: &str, failure: Failure, arm: impl Fn(&Gpu)) -> (Gpu, u32) {
-    let (gpu, kitten, other) = machine_for(options);
+    let (gpu, allocator, other) = machine_for(options);
     if failure == Failure::Lasting {
         // A heap that was never whole cannot give back what it had, as long as the driver refuses.
-        kitten.open(0).unwrap();
+        allocator.open(0).unwrap();
     }
     arm(&gpu);
-    let (failed, blocks) = work(&gpu, &kitten, other, failure);
+    let (failed, blocks) = work(&gpu, &allocator, other, failure);
     gpu.clear_failures();
     // With the failures gone, everything works again, and every byte is there.
-    kitten.disable(0, Order::default()).unwrap();
-    kitten.check().unwrap();
+    allocator.disable(0, Order::default()).unwrap();
+    allocator.check().unwrap();
     blocks.iter().for_each(|block| block.check(&gpu));
-    drop(kitten);
+    drop(allocator);
     (gpu, failed)
 }
 
@@ -212,9 +212,9 @@ fn each_call_of_the_automatic_mode_may_fail_once() {
 
 #[test]
 fn each_call_of_stitching_may_fail_once() {
-    let (gpu, kitten, other) = machine_for("");
-    stitching_workload(&gpu, &kitten, other, Failure::Once);
-    assert!(kitten.stats(0).unwrap().stitched_bytes > 0, "something is stitched");
+    let (gpu, allocator, other) = machine_for("");
+    stitching_workload(&gpu, &allocator, other, Failure::Once);
+    assert!(allocator.stats(0).unwrap().stitched_bytes > 0, "something is stitched");
     fail_each(stitching_workload, "");
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::common::{DEFAULT, GRANULE, MIB, kitten_on, machine, setup};
 use giant_kitten::core::history::{Action, Event, Names, Recording, Who};
 use giant_kitten::driver::Stream;
-use giant_kitten::{Kitten, PoolId};
+use giant_kitten::{Allocator, PoolId};
 use kitten_sim::{Access, Completion};
 
 fn recording(most: usize, names: Names) -> Recording {
@@ -21,82 +21,82 @@ fn name(who: Option<&Who>) -> Option<&'static str> {
 }
 
 /// As the C interface gives out a block while a history is kept.
-fn malloc(kitten: &Kitten, device: usize, who: &Who) -> u64 {
-    let result = kitten.malloc(MIB as usize, device, DEFAULT);
-    kitten.record_malloc(&result, MIB as usize, device, DEFAULT, Some(who.clone()));
+fn malloc(allocator: &Allocator, device: usize, who: &Who) -> u64 {
+    let result = allocator.malloc(MIB as usize, device, DEFAULT);
+    allocator.record_malloc(&result, MIB as usize, device, DEFAULT, Some(who.clone()));
     result.unwrap()
 }
 
 /// What happened to an address, and who did it.
-fn events_of(kitten: &Kitten, address: u64) -> Vec<(Action, Option<&'static str>)> {
+fn events_of(allocator: &Allocator, address: u64) -> Vec<(Action, Option<&'static str>)> {
     let of =
         |event: &Event| event.address == address && !matches!(event.action, Action::SegmentMap | Action::SegmentUnmap);
-    let events = kitten.history(0).unwrap();
+    let events = allocator.history(0).unwrap();
     events.iter().filter(|event| of(event)).map(|event| (event.action, name(event.who.as_ref()))).collect()
 }
 
 #[test]
 fn whoever_asked_is_named_where_nobody_says_who_gives_back() {
-    let (_, kitten) = setup(64 * GRANULE, 64 * GRANULE, "");
-    kitten.record(recording(100, Names::OfAll));
+    let (_, allocator) = setup(64 * GRANULE, 64 * GRANULE, "");
+    allocator.record(recording(100, Names::OfAll));
     let (asker, giver) = (somebody("asker"), somebody("giver"));
-    let block = malloc(&kitten, 0, &asker);
-    kitten.recorded_free(block, DEFAULT, None).unwrap();
-    assert_eq!(malloc(&kitten, 0, &asker), block);
-    kitten.recorded_free(block, DEFAULT, Some(giver.clone())).unwrap();
+    let block = malloc(&allocator, 0, &asker);
+    allocator.recorded_free(block, DEFAULT, None).unwrap();
+    assert_eq!(malloc(&allocator, 0, &asker), block);
+    allocator.recorded_free(block, DEFAULT, Some(giver.clone())).unwrap();
     let (alloc, requested, completed) = (Action::Alloc, Action::FreeRequested, Action::FreeCompleted);
     let by_asker = [alloc, requested, completed].map(|action| (action, Some("asker")));
     let by_giver = [(alloc, Some("asker")), (requested, Some("giver")), (completed, Some("giver"))];
-    assert_eq!(events_of(&kitten, block), [by_asker, by_giver].concat());
-    kitten.record(Recording::default());
+    assert_eq!(events_of(&allocator, block), [by_asker, by_giver].concat());
+    allocator.record(Recording::default());
     assert_eq!((Arc::strong_count(&asker), Arc::strong_count(&giver)), (1, 1));
 }
 
 #[test]
 fn a_block_that_waits_for_a_stream_is_still_known_to_be_somebodys() {
-    let (gpu, kitten) = setup(64 * GRANULE, 64 * GRANULE, "");
+    let (gpu, allocator) = setup(64 * GRANULE, 64 * GRANULE, "");
     gpu.set_completion(Completion::Late);
-    kitten.record(recording(100, Names::OfAll));
+    allocator.record(recording(100, Names::OfAll));
     let asker = somebody("asker");
-    let block = malloc(&kitten, 0, &asker);
+    let block = malloc(&allocator, 0, &asker);
     let other = Stream(gpu.create_stream().unwrap());
     gpu.launch(other.0, "use", &[Access::read(block, MIB)]).unwrap();
-    kitten.record_stream(block, other).unwrap();
-    kitten.recorded_free(block, DEFAULT, Some(somebody("giver"))).unwrap();
-    assert_eq!(name(kitten.snapshot(0).unwrap().1.get(&block)), Some("asker"));
-    kitten.disable(0, giant_kitten::Activation::default().order()).unwrap();
-    assert_eq!(events_of(&kitten, block).last(), Some(&(Action::FreeCompleted, Some("asker"))));
-    assert!(kitten.snapshot(0).unwrap().1.is_empty());
+    allocator.record_stream(block, other).unwrap();
+    allocator.recorded_free(block, DEFAULT, Some(somebody("giver"))).unwrap();
+    assert_eq!(name(allocator.snapshot(0).unwrap().1.get(&block)), Some("asker"));
+    allocator.disable(0, giant_kitten::Activation::default().order()).unwrap();
+    assert_eq!(events_of(&allocator, block).last(), Some(&(Action::FreeCompleted, Some("asker"))));
+    assert!(allocator.snapshot(0).unwrap().1.is_empty());
 }
 
 #[test]
 fn blocks_are_observed_until_the_last_that_is_anybodys_has_gone() {
     let gpu = machine(2, 64 * GRANULE, 64 * GRANULE);
-    let kitten = kitten_on(&gpu, "");
-    assert!(!kitten.is_observed());
-    kitten.record(recording(1, Names::OfBlocks));
+    let allocator = kitten_on(&gpu, "");
+    assert!(!allocator.is_observed());
+    allocator.record(recording(1, Names::OfBlocks));
     let asker = somebody("asker");
-    let blocks = [malloc(&kitten, 0, &asker), malloc(&kitten, 1, &asker)];
-    kitten.record(Recording::default());
+    let blocks = [malloc(&allocator, 0, &asker), malloc(&allocator, 1, &asker)];
+    allocator.record(Recording::default());
     for block in blocks {
-        assert!(kitten.is_observed());
-        kitten.recorded_free(block, DEFAULT, None).unwrap();
+        assert!(allocator.is_observed());
+        allocator.recorded_free(block, DEFAULT, None).unwrap();
     }
-    assert!(!kitten.is_observed() && kitten.history(0).unwrap().is_empty());
+    assert!(!allocator.is_observed() && allocator.history(0).unwrap().is_empty());
     assert_eq!(Arc::strong_count(&asker), 1);
 }
 
 #[test]
 fn an_event_says_in_which_pool_it_was() {
-    let (_, kitten) = setup(64 * GRANULE, 64 * GRANULE, "");
-    kitten.record(recording(100, Names::None));
+    let (_, allocator) = setup(64 * GRANULE, 64 * GRANULE, "");
+    allocator.record(recording(100, Names::None));
     let pool = PoolId(3, 7);
-    kitten.begin_pool_of_kind(0, pool, giant_kitten::ContextKind::Region, |_| true).unwrap();
-    let inside = malloc(&kitten, 0, &somebody("asker"));
-    kitten.end_pool(0, pool).unwrap();
-    let outside = malloc(&kitten, 0, &somebody("asker"));
+    allocator.begin_pool_of_kind(0, pool, giant_kitten::ContextKind::Region, |_| true).unwrap();
+    let inside = malloc(&allocator, 0, &somebody("asker"));
+    allocator.end_pool(0, pool).unwrap();
+    let outside = malloc(&allocator, 0, &somebody("asker"));
     let pools = |address| {
-        let events = kitten.history(0).unwrap();
+        let events = allocator.history(0).unwrap();
         events.iter().filter(|event| event.address == address).map(|event| event.pool).collect::<Vec<_>>()
     };
     assert!(pools(inside).iter().all(|found| *found == (3, 7)) && pools(outside).iter().all(|found| *found == (0, 0)));

@@ -5,21 +5,21 @@ use giant_kitten::{Activation, Tier, show_size};
 
 #[test]
 fn what_others_have_taken_is_not_promised() {
-    let (gpu, kitten) = setup(64 * GRANULE, 64 * GRANULE, "");
-    let block = Filled::new(&gpu, &kitten, 4 * GRANULE, 1);
-    let told = || kitten.memory_info(0).unwrap();
+    let (gpu, allocator) = setup(64 * GRANULE, 64 * GRANULE, "");
+    let block = Filled::new(&gpu, &allocator, 4 * GRANULE, 1);
+    let told = || allocator.memory_info(0).unwrap();
     assert_eq!(told().free[Tier::Dedicated], 60 * GRANULE);
     gpu.set_dedicated_taken(0, 40 * GRANULE);
     assert_eq!((told().free[Tier::Dedicated], told().total[Tier::Dedicated]), (20 * GRANULE, 64 * GRANULE));
     let all = told().free[Tier::Dedicated] + told().free[Tier::Shared];
     if crate::MIGRATES {
         // One granule of working room aside, what is said to be free can be had, also in one piece.
-        let cache = kitten.malloc((all - GRANULE) as usize, 0, DEFAULT).unwrap();
-        assert_eq!(kitten.residency(cache).unwrap()[Tier::Dedicated], 20 * GRANULE);
-        kitten.free(cache, 0, DEFAULT).unwrap();
-        kitten.reset().unwrap();
+        let cache = allocator.malloc((all - GRANULE) as usize, 0, DEFAULT).unwrap();
+        assert_eq!(allocator.residency(cache).unwrap()[Tier::Dedicated], 20 * GRANULE);
+        allocator.free(cache, 0, DEFAULT).unwrap();
+        allocator.reset().unwrap();
     }
-    let refused = kitten.malloc((200 * GRANULE) as usize, 0, DEFAULT).unwrap_err().to_string();
+    let refused = allocator.malloc((200 * GRANULE) as usize, 0, DEFAULT).unwrap_err().to_string();
     assert!(
         refused.contains(&format!("{} mapped of {}", show_size(4 * GRANULE), show_size(24 * GRANULE))),
         "{refused}"
@@ -27,109 +27,109 @@ fn what_others_have_taken_is_not_promised() {
     gpu.set_dedicated_taken(0, 0);
     assert_eq!(told().free[Tier::Dedicated], 60 * GRANULE, "and is there again when it is given back");
     block.check(&gpu);
-    kitten.check().unwrap();
+    allocator.check().unwrap();
 }
 
 #[test]
 fn an_activation_plans_with_what_others_have_left() {
-    let (gpu, kitten) = setup(32 * GRANULE, 64 * GRANULE, "");
-    let blocks = load(&gpu, &kitten, 8, 2);
-    kitten.free_vram(0).ok();
+    let (gpu, allocator) = setup(32 * GRANULE, 64 * GRANULE, "");
+    let blocks = load(&gpu, &allocator, 8, 2);
+    allocator.free_vram(0).ok();
     gpu.set_dedicated_taken(0, 24 * GRANULE);
-    let before = kitten.stats(0).unwrap().tiers[Tier::Dedicated].allocated.current();
-    kitten.activate(0, &reserve(2 * GRANULE)).unwrap();
-    let stats = kitten.stats(0).unwrap();
+    let before = allocator.stats(0).unwrap().tiers[Tier::Dedicated].allocated.current();
+    allocator.activate(0, &reserve(2 * GRANULE)).unwrap();
+    let stats = allocator.stats(0).unwrap();
     if crate::MIGRATES {
         assert_eq!((before, stats.tiers[Tier::Dedicated].allocated.current()), (0, 6 * GRANULE), "8 less the reserve");
-        let scratch = Filled::new(&gpu, &kitten, 2 * GRANULE, 9);
-        assert_eq!(tier_of(&kitten, &scratch), KEEP, "which is there");
+        let scratch = Filled::new(&gpu, &allocator, 2 * GRANULE, 9);
+        assert_eq!(tier_of(&allocator, &scratch), KEEP, "which is there");
     }
     blocks.iter().for_each(|block| block.check(&gpu));
     gpu.set_dedicated_taken(0, 0);
-    kitten.disable(0, Activation::default().order()).unwrap();
-    assert!(!crate::MIGRATES || blocks.iter().all(|block| tier_of(&kitten, block) == KEEP));
-    kitten.check().unwrap();
+    allocator.disable(0, Activation::default().order()).unwrap();
+    assert!(!crate::MIGRATES || blocks.iter().all(|block| tier_of(&allocator, block) == KEEP));
+    allocator.check().unwrap();
 }
 
 #[test]
 fn the_hosts_memory_is_promised_once_to_all_devices() {
     let gpu = machine(2, 4 * GRANULE, 64 * GRANULE);
-    let kitten = kitten_on(&gpu, "shared:64MiB");
-    kitten.open(1).unwrap();
-    let shared = |device| kitten.memory_info(device).unwrap().free[Tier::Shared];
+    let allocator = kitten_on(&gpu, "shared:64MiB");
+    allocator.open(1).unwrap();
+    let shared = |device| allocator.memory_info(device).unwrap().free[Tier::Shared];
     assert_eq!((shared(0), shared(1)), (32 * GRANULE, 32 * GRANULE));
-    let first = kitten.malloc_shared((20 * GRANULE) as usize, 0, DEFAULT).unwrap();
+    let first = allocator.malloc_shared((20 * GRANULE) as usize, 0, DEFAULT).unwrap();
     let left = shared(1);
     assert!(left <= 12 * GRANULE && left == shared(0), "{left}");
-    let second = kitten.malloc((14 * GRANULE) as usize, 1, DEFAULT);
+    let second = allocator.malloc((14 * GRANULE) as usize, 1, DEFAULT);
     assert!(second.is_err() || left >= 10 * GRANULE);
-    assert!(kitten.malloc((20 * GRANULE) as usize, 1, DEFAULT).is_err(), "4 dedicated and 12 shared are left");
-    kitten.free(first, 0, DEFAULT).unwrap();
-    kitten.reset().unwrap();
-    assert!(kitten.malloc((20 * GRANULE) as usize, 1, DEFAULT).is_ok());
-    kitten.check().unwrap();
+    assert!(allocator.malloc((20 * GRANULE) as usize, 1, DEFAULT).is_err(), "4 dedicated and 12 shared are left");
+    allocator.free(first, 0, DEFAULT).unwrap();
+    allocator.reset().unwrap();
+    assert!(allocator.malloc((20 * GRANULE) as usize, 1, DEFAULT).is_ok());
+    allocator.check().unwrap();
 }
 
 #[test]
 fn what_lies_idle_goes_back_in_a_program_that_waits_and_in_no_other() {
-    let (gpu, kitten) = setup(32 * GRANULE, 64 * GRANULE, "");
-    let held = || kitten.stats(0).unwrap().tiers[Tier::Dedicated].reserved.current();
-    let kept = Filled::new(&gpu, &kitten, 2 * GRANULE, 1);
-    let scratch = || kitten.free(kitten.malloc((4 * GRANULE) as usize, 0, DEFAULT).unwrap(), 0, DEFAULT).unwrap();
+    let (gpu, allocator) = setup(32 * GRANULE, 64 * GRANULE, "");
+    let held = || allocator.stats(0).unwrap().tiers[Tier::Dedicated].reserved.current();
+    let kept = Filled::new(&gpu, &allocator, 2 * GRANULE, 1);
+    let scratch = || allocator.free(allocator.malloc((4 * GRANULE) as usize, 0, DEFAULT).unwrap(), 0, DEFAULT).unwrap();
     for _ in 0..3 {
         scratch();
-        kitten.look_for_idle();
+        allocator.look_for_idle();
         assert_eq!(held(), 6 * GRANULE, "it works");
     }
     gpu.set_completion(kitten_sim::Completion::Late);
     gpu.launch(0, "use", &[kitten_sim::Access::write(kept.address, GRANULE)]).unwrap();
-    kitten.look_for_idle();
+    allocator.look_for_idle();
     assert_eq!(held(), 6 * GRANULE, "the card works");
     gpu.set_completion(kitten_sim::Completion::Immediate);
     gpu.synchronize(0).unwrap();
-    kitten.look_for_idle();
+    allocator.look_for_idle();
     assert_eq!(held(), 2 * GRANULE);
     let calls = gpu.calls().get("cuCtxSynchronize").copied();
-    kitten.look_for_idle();
+    allocator.look_for_idle();
     assert_eq!(gpu.calls().get("cuCtxSynchronize").copied(), calls, "nothing is idle, and nothing waited for");
-    kitten.activate(0, &reserve(8 * GRANULE)).unwrap();
-    (0..3).for_each(|_| kitten.look_for_idle());
+    allocator.activate(0, &reserve(8 * GRANULE)).unwrap();
+    (0..3).for_each(|_| allocator.look_for_idle());
     assert!(held() >= 10 * GRANULE, "frozen: the reserve stays");
     kept.check(&gpu);
-    kitten.check().unwrap();
+    allocator.check().unwrap();
 }
 
 #[test]
 fn an_action_that_the_hosts_memory_cannot_hold_moves_nothing() {
     let gpu = machine(2, 8 * GRANULE, 64 * GRANULE);
-    let kitten = kitten_on(&gpu, "shared:24MiB");
-    let elsewhere = kitten.malloc_shared((8 * GRANULE) as usize, 1, DEFAULT).unwrap();
-    let blocks = load(&gpu, &kitten, 6, 1);
-    let why = match (kitten.free_vram(0), crate::MIGRATES) {
+    let allocator = kitten_on(&gpu, "shared:24MiB");
+    let elsewhere = allocator.malloc_shared((8 * GRANULE) as usize, 1, DEFAULT).unwrap();
+    let blocks = load(&gpu, &allocator, 6, 1);
+    let why = match (allocator.free_vram(0), crate::MIGRATES) {
         (Err(why), true) => why.to_string(),
         (Ok(moved), false) if moved.stayed == 6 * GRANULE => return,
         (other, _) => panic!("{other:?}"),
     };
     assert!(why.contains("nothing was moved"), "{why}");
-    assert_eq!(kitten.stats(0).unwrap().migrations, 0);
-    assert!(blocks.iter().all(|block| tier_of(&kitten, block) == KEEP));
-    kitten.free(elsewhere, 1, DEFAULT).unwrap();
-    kitten.reset().unwrap();
-    kitten.free_vram(0).unwrap();
-    assert_eq!(kitten.stats(0).unwrap().migrations, 6);
+    assert_eq!(allocator.stats(0).unwrap().migrations, 0);
+    assert!(blocks.iter().all(|block| tier_of(&allocator, block) == KEEP));
+    allocator.free(elsewhere, 1, DEFAULT).unwrap();
+    allocator.reset().unwrap();
+    allocator.free_vram(0).unwrap();
+    assert_eq!(allocator.stats(0).unwrap().migrations, 6);
     blocks.iter().for_each(|block| block.check(&gpu));
-    kitten.check().unwrap();
+    allocator.check().unwrap();
 }
 
 #[test]
 fn what_a_request_took_before_it_was_served_elsewhere_is_counted() {
-    let (gpu, kitten) = setup(8 * GRANULE, 16 * GRANULE, "");
-    let shared = kitten.malloc_shared((3 * GRANULE) as usize, 0, DEFAULT).unwrap();
-    kitten.free(shared, 0, DEFAULT).unwrap();
+    let (gpu, allocator) = setup(8 * GRANULE, 16 * GRANULE, "");
+    let shared = allocator.malloc_shared((3 * GRANULE) as usize, 0, DEFAULT).unwrap();
+    allocator.free(shared, 0, DEFAULT).unwrap();
     gpu.set_dedicated_taken(0, 6 * GRANULE);
-    assert_eq!(kitten.malloc((3 * GRANULE) as usize, 0, DEFAULT), Ok(shared));
+    assert_eq!(allocator.malloc((3 * GRANULE) as usize, 0, DEFAULT), Ok(shared));
     let (capacity, free) = gpu.memory_info(0, kitten_sim::Tier::Dedicated).unwrap();
-    let held = kitten.stats(0).unwrap().tiers[Tier::Dedicated].reserved.current();
+    let held = allocator.stats(0).unwrap().tiers[Tier::Dedicated].reserved.current();
     assert_eq!(held, capacity - free - 6 * GRANULE, "what the machine has given");
     assert_eq!(held, 2 * GRANULE);
 }
@@ -140,12 +140,12 @@ fn a_block_that_finds_no_room_in_the_hosts_memory_stays_whole_where_it_is() {
         return;
     }
     let gpu = machine(2, 32 * GRANULE, 64 * GRANULE);
-    let kitten = kitten_on(&gpu, "shared:64MiB");
-    kitten.malloc_shared((24 * GRANULE) as usize, 1, DEFAULT).unwrap();
-    let block = Filled::new(&gpu, &kitten, 16 * GRANULE, 1);
-    let refused = kitten.move_block(block.address, Tier::Shared);
+    let allocator = kitten_on(&gpu, "shared:64MiB");
+    allocator.malloc_shared((24 * GRANULE) as usize, 1, DEFAULT).unwrap();
+    let block = Filled::new(&gpu, &allocator, 16 * GRANULE, 1);
+    let refused = allocator.move_block(block.address, Tier::Shared);
     assert!(matches!(refused, Err(giant_kitten::Error::Refused(_))), "{refused:?}");
-    assert_eq!((tier_of(&kitten, &block), kitten.stats(0).unwrap().migrations), (KEEP, 0));
+    assert_eq!((tier_of(&allocator, &block), allocator.stats(0).unwrap().migrations), (KEEP, 0));
     block.check(&gpu);
-    kitten.check().unwrap();
+    allocator.check().unwrap();
 }

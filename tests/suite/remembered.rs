@@ -1,23 +1,23 @@
 //! A run that nobody tells of steps, and the next one that knows what it would have wanted.
 
 use super::common::{DEFAULT, Filled, GRANULE, kitten_on, load, machine};
-use giant_kitten::{Kitten, Options, Phase, Tier, Wanted};
+use giant_kitten::{Allocator, Options, Phase, Tier, Wanted};
 use kitten_sim::Gpu;
 
-fn run_of(gpu: &Gpu, wanted: Option<Wanted>) -> Kitten {
+fn run_of(gpu: &Gpu, wanted: Option<Wanted>) -> Allocator {
     let shared = gpu.device_profile(0).unwrap().shared_bytes;
     let options = Options::parse(&format!("headroom:0,shared:{shared},reserve:remembered")).unwrap();
-    Kitten::new(Options { remember: false, remembered: wanted, ..options }, crate::driver(gpu)).unwrap()
+    Allocator::new(Options { remember: false, remembered: wanted, ..options }, crate::driver(gpu)).unwrap()
 }
 
 /// Steps with scratch of those granules; the shared bytes of it in each.
-fn steps(kitten: &Kitten, count: u64, sizes: &[u64]) -> Vec<u64> {
+fn steps(allocator: &Allocator, count: u64, sizes: &[u64]) -> Vec<u64> {
     (0..count)
         .map(|_| {
             let scratch: Vec<u64> =
-                sizes.iter().map(|size| kitten.malloc((size * GRANULE) as usize, 0, DEFAULT).unwrap()).collect();
-            let shared = scratch.iter().map(|address| kitten.residency(*address).unwrap()[Tier::Shared]).sum();
-            scratch.into_iter().for_each(|address| kitten.free(address, 0, DEFAULT).unwrap());
+                sizes.iter().map(|size| allocator.malloc((size * GRANULE) as usize, 0, DEFAULT).unwrap()).collect();
+            let shared = scratch.iter().map(|address| allocator.residency(*address).unwrap()[Tier::Shared]).sum();
+            scratch.into_iter().for_each(|address| allocator.free(address, 0, DEFAULT).unwrap());
             shared
         })
         .collect()
@@ -56,62 +56,62 @@ fn the_second_run_is_right_from_its_first_step_and_moves_nothing() {
 #[test]
 fn the_end_of_a_program_counts_for_nothing() {
     let gpu = machine(1, 32 * GRANULE, 128 * GRANULE);
-    let kitten = run_of(&gpu, None);
-    let weights = load(&gpu, &kitten, 14, 2);
+    let allocator = run_of(&gpu, None);
+    let weights = load(&gpu, &allocator, 14, 2);
     for sizes in [&[4, 4], &[5, 4]] {
-        steps(&kitten, 6, sizes);
+        steps(&allocator, 6, sizes);
     }
-    let before = kitten.wanted(0).unwrap();
+    let before = allocator.wanted(0).unwrap();
     assert!(before.unwrap().spill.above == 2 * GRANULE, "{before:?}");
-    weights.iter().for_each(|block| kitten.free(block.address, 0, DEFAULT).unwrap());
-    assert_eq!(kitten.wanted(0).unwrap(), before);
+    weights.iter().for_each(|block| allocator.free(block.address, 0, DEFAULT).unwrap());
+    assert_eq!(allocator.wanted(0).unwrap(), before);
 }
 
 #[test]
 fn what_fits_wants_no_reserve_and_says_nothing() {
     let gpu = machine(1, 64 * GRANULE, 64 * GRANULE);
-    let kitten = kitten_on(&gpu, "");
-    load(&gpu, &kitten, 14, 2);
-    steps(&kitten, 3, &[4, 4]);
-    assert_eq!((kitten.wanted(0).unwrap().unwrap().reserve, kitten.farewell()), (0, vec![]));
+    let allocator = kitten_on(&gpu, "");
+    load(&gpu, &allocator, 14, 2);
+    steps(&allocator, 3, &[4, 4]);
+    assert_eq!((allocator.wanted(0).unwrap().unwrap().reserve, allocator.farewell()), (0, vec![]));
 }
 
 #[test]
 fn a_program_that_overflowed_says_so_once_in_one_line() {
     let gpu = machine(1, 32 * GRANULE, 128 * GRANULE);
-    let kitten = kitten_on(&gpu, "");
-    load(&gpu, &kitten, 14, 2);
-    steps(&kitten, 3, &[4, 4]);
-    let lines = kitten.farewell();
+    let allocator = kitten_on(&gpu, "");
+    load(&gpu, &allocator, 14, 2);
+    steps(&allocator, 3, &[4, 4]);
+    let lines = allocator.farewell();
     assert_eq!(lines.len(), 1);
     for part in ["lay in host memory", "GIANT_KITTEN=reserve:", "reserve:remembered", "follow(model)"] {
         assert!(lines[0].contains(part) && !lines[0].contains('\n'), "{lines:?}");
     }
     // Where somebody has placed by hand nobody needs to be told.
-    kitten.activate(0, &Default::default()).ok();
-    assert_eq!(kitten.farewell(), [""; 0]);
+    allocator.activate(0, &Default::default()).ok();
+    assert_eq!(allocator.farewell(), [""; 0]);
 }
 
 #[test]
 fn a_fixed_reserve_is_opened_by_work_where_nobody_activates() {
     let gpu = machine(1, 96 * GRANULE, 256 * GRANULE);
-    let kitten = kitten_on(&gpu, "reserve:16MiB");
-    let weights = load(&gpu, &kitten, 50, 2);
-    assert_eq!(kitten.stats(0).unwrap().phase, Phase::Loading);
-    let shared = steps(&kitten, 20, &[4, 4]);
+    let allocator = kitten_on(&gpu, "reserve:16MiB");
+    let weights = load(&gpu, &allocator, 50, 2);
+    assert_eq!(allocator.stats(0).unwrap().phase, Phase::Loading);
+    let shared = steps(&allocator, 20, &[4, 4]);
     assert!(shared[0] > 0 && shared[19] == 0, "{shared:?}");
-    assert_eq!(kitten.stats(0).unwrap().migrations, 0);
+    assert_eq!(allocator.stats(0).unwrap().migrations, 0);
     weights.iter().for_each(|block: &Filled| block.check(&gpu));
-    kitten.check().unwrap();
+    allocator.check().unwrap();
     // No action has frozen it: what is idle goes back, and the next model finds the reserve kept again.
-    weights.iter().for_each(|block| kitten.free(block.address, 0, DEFAULT).unwrap());
-    kitten.reset().unwrap();
-    let stats = kitten.stats(0).unwrap();
+    weights.iter().for_each(|block| allocator.free(block.address, 0, DEFAULT).unwrap());
+    allocator.reset().unwrap();
+    let stats = allocator.stats(0).unwrap();
     assert_eq!((stats.phase, stats.reserve), (Phase::Loading, 8 * GRANULE));
     assert_eq!(stats.tiers[Tier::Dedicated].reserved.current(), 8 * GRANULE);
-    load(&gpu, &kitten, 50, 2);
-    assert!(steps(&kitten, 20, &[4, 4])[19] == 0);
-    kitten.check().unwrap();
+    load(&gpu, &allocator, 50, 2);
+    assert!(steps(&allocator, 20, &[4, 4])[19] == 0);
+    allocator.check().unwrap();
 }
 
 #[test]
@@ -123,9 +123,9 @@ fn a_remembered_reserve_is_no_reason_to_run_out_of_memory() {
         resident: 100 * GRANULE,
         spill: giant_kitten::core::Spill::default(),
     };
-    let kitten = run_of(&gpu, Some(wanted));
-    load(&gpu, &kitten, 30, 2);
-    assert_eq!(kitten.stats(0).unwrap().phase, Phase::Active, "opened for the lack of anything else");
-    assert!(kitten.malloc((5 * GRANULE) as usize, 0, DEFAULT).is_err(), "4 are left");
-    kitten.check().unwrap();
+    let allocator = run_of(&gpu, Some(wanted));
+    load(&gpu, &allocator, 30, 2);
+    assert_eq!(allocator.stats(0).unwrap().phase, Phase::Active, "opened for the lack of anything else");
+    assert!(allocator.malloc((5 * GRANULE) as usize, 0, DEFAULT).is_err(), "4 are left");
+    allocator.check().unwrap();
 }

@@ -11,30 +11,30 @@ fn use_block(gpu: &Gpu, stream: Stream, address: u64, bytes: u64) {
 
 #[test]
 fn the_same_stream_reuses_at_once() {
-    let (gpu, kitten) = setup(16 * GRANULE, 16 * GRANULE, "");
+    let (gpu, allocator) = setup(16 * GRANULE, 16 * GRANULE, "");
     gpu.set_completion(Completion::Late);
-    let first = kitten.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
+    let first = allocator.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
     use_block(&gpu, DEFAULT, first, GRANULE);
-    kitten.free(first, 0, DEFAULT).unwrap();
+    allocator.free(first, 0, DEFAULT).unwrap();
     let calls = gpu.total_calls();
-    assert_eq!(kitten.malloc(GRANULE as usize, 0, Stream(1)), Ok(first), "0 and 1 are one stream");
+    assert_eq!(allocator.malloc(GRANULE as usize, 0, Stream(1)), Ok(first), "0 and 1 are one stream");
     assert_eq!(gpu.total_calls(), calls, "without a driver call");
     assert_eq!(gpu.faults(), []);
 }
 
 #[test]
 fn another_stream_gets_other_memory_while_there_is_some() {
-    let (gpu, kitten) = setup(4 * GRANULE, 4 * GRANULE, "");
+    let (gpu, allocator) = setup(4 * GRANULE, 4 * GRANULE, "");
     let other = Stream(gpu.create_stream().unwrap());
     gpu.set_completion(Completion::Late);
-    let first = kitten.malloc(2 * GRANULE as usize, 0, DEFAULT).unwrap();
+    let first = allocator.malloc(2 * GRANULE as usize, 0, DEFAULT).unwrap();
     use_block(&gpu, DEFAULT, first, 2 * GRANULE);
-    kitten.free(first, 0, DEFAULT).unwrap();
-    let second = kitten.malloc(2 * GRANULE as usize, 0, other).unwrap();
+    allocator.free(first, 0, DEFAULT).unwrap();
+    let second = allocator.malloc(2 * GRANULE as usize, 0, other).unwrap();
     assert_ne!(second, first);
     use_block(&gpu, other, second, 2 * GRANULE);
     // The dedicated tier is full: now the first is taken, behind an event.
-    let third = kitten.malloc(2 * GRANULE as usize, 0, other).unwrap();
+    let third = allocator.malloc(2 * GRANULE as usize, 0, other).unwrap();
     assert_eq!(third, first);
     assert!(gpu.calls()["cuStreamWaitEvent"] > 0);
     use_block(&gpu, other, third, 2 * GRANULE);
@@ -43,9 +43,9 @@ fn another_stream_gets_other_memory_while_there_is_some() {
 
 #[test]
 fn the_simulated_gpu_catches_reuse_without_order() {
-    let (gpu, kitten) = setup(8 * GRANULE, 8 * GRANULE, "");
+    let (gpu, allocator) = setup(8 * GRANULE, 8 * GRANULE, "");
     let other = Stream(gpu.create_stream().unwrap());
-    let block = kitten.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
+    let block = allocator.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
     use_block(&gpu, DEFAULT, block, GRANULE);
     use_block(&gpu, other, block, GRANULE);
     assert_eq!(gpu.faults().len(), 1, "a use on a second stream that nothing orders");
@@ -53,23 +53,23 @@ fn the_simulated_gpu_catches_reuse_without_order() {
 
 #[test]
 fn a_recorded_block_waits_for_its_other_streams() {
-    let (gpu, kitten) = setup(8 * GRANULE, 8 * GRANULE, "");
+    let (gpu, allocator) = setup(8 * GRANULE, 8 * GRANULE, "");
     let other = Stream(gpu.create_stream().unwrap());
     gpu.set_completion(Completion::Late);
-    let block = kitten.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
+    let block = allocator.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
     use_block(&gpu, DEFAULT, block, GRANULE);
     let event = gpu.create_event().unwrap();
     gpu.record(event, 0).unwrap();
     gpu.wait(other.0, event).unwrap();
     use_block(&gpu, other, block, GRANULE);
-    kitten.record_stream(block + 100, other).unwrap();
-    kitten.free(block, 0, DEFAULT).unwrap();
-    assert_eq!(kitten.stats(0).unwrap().retired_blocks, 1);
-    let second = kitten.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
+    allocator.record_stream(block + 100, other).unwrap();
+    allocator.free(block, 0, DEFAULT).unwrap();
+    assert_eq!(allocator.stats(0).unwrap().retired_blocks, 1);
+    let second = allocator.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
     assert_ne!(second, block, "still in use on the other stream");
     use_block(&gpu, DEFAULT, second, GRANULE);
     while gpu.complete_one(0) {}
-    let third = kitten.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
+    let third = allocator.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
     assert_eq!(third, block);
     use_block(&gpu, DEFAULT, third, GRANULE);
     assert_eq!(gpu.faults(), []);
@@ -77,61 +77,61 @@ fn a_recorded_block_waits_for_its_other_streams() {
 
 #[test]
 fn streams_that_end_out_of_order_hold_up_none_but_their_own_blocks() {
-    let (gpu, kitten) = setup(16 * GRANULE, 8 * GRANULE, "");
+    let (gpu, allocator) = setup(16 * GRANULE, 8 * GRANULE, "");
     let streams = [(); 3].map(|()| Stream(gpu.create_stream().unwrap()));
     // All before there is work: mapping waits for it.
-    let blocks = [(); 3].map(|()| kitten.malloc(GRANULE as usize, 0, DEFAULT).unwrap());
-    let probe = kitten.malloc(1, 0, DEFAULT).unwrap();
-    kitten.free(probe, 0, DEFAULT).unwrap();
+    let blocks = [(); 3].map(|()| allocator.malloc(GRANULE as usize, 0, DEFAULT).unwrap());
+    let probe = allocator.malloc(1, 0, DEFAULT).unwrap();
+    allocator.free(probe, 0, DEFAULT).unwrap();
     gpu.set_completion(Completion::Late);
     for (stream, block) in streams.into_iter().zip(blocks) {
         use_block(&gpu, stream, block, GRANULE);
-        kitten.record_stream(block, stream).unwrap();
-        kitten.free(block, 0, DEFAULT).unwrap();
+        allocator.record_stream(block, stream).unwrap();
+        allocator.free(block, 0, DEFAULT).unwrap();
     }
-    let waiting = || kitten.stats(0).unwrap().retired_blocks;
+    let waiting = || allocator.stats(0).unwrap().retired_blocks;
     let questions = || gpu.calls().get("cuEventQuery").copied().unwrap_or(0);
     assert_eq!(waiting(), 3);
     // The streams' numbers in the simulator, after that of the default stream.
     for (ended, stream) in [3, 1, 2].into_iter().enumerate() {
         assert!(gpu.complete_one(stream));
         let asked = questions();
-        let probe = kitten.malloc(1, 0, DEFAULT).unwrap();
+        let probe = allocator.malloc(1, 0, DEFAULT).unwrap();
         assert_eq!(waiting(), 2 - ended as u64);
         assert_eq!(questions() - asked, 3 - ended as u64, "one question for each stream that is waited for");
-        kitten.free(probe, 0, DEFAULT).unwrap();
+        allocator.free(probe, 0, DEFAULT).unwrap();
     }
     assert_eq!(gpu.faults(), []);
 }
 
 #[test]
 fn a_stream_under_a_capture_that_nobody_told_of_lends_nothing() {
-    let (gpu, kitten) = setup(2 * GRANULE, 0, "");
+    let (gpu, allocator) = setup(2 * GRANULE, 0, "");
     let captured = Stream(gpu.create_stream().unwrap());
     gpu.set_completion(Completion::Late);
-    let block = kitten.malloc(2 * GRANULE as usize, 0, captured).unwrap();
+    let block = allocator.malloc(2 * GRANULE as usize, 0, captured).unwrap();
     use_block(&gpu, captured, block, 2 * GRANULE);
-    kitten.free(block, 0, captured).unwrap();
+    allocator.free(block, 0, captured).unwrap();
     gpu.begin_capture(captured.0).unwrap();
-    let refused = kitten.malloc(2 * GRANULE as usize, 0, DEFAULT);
+    let refused = allocator.malloc(2 * GRANULE as usize, 0, DEFAULT);
     assert!(matches!(refused, Err(Error::OutOfMemory(_))), "an event in the capture would order nothing: {refused:?}");
     gpu.end_capture(captured.0).unwrap();
-    assert_eq!(kitten.malloc(2 * GRANULE as usize, 0, DEFAULT), Ok(block));
+    assert_eq!(allocator.malloc(2 * GRANULE as usize, 0, DEFAULT), Ok(block));
     use_block(&gpu, DEFAULT, block, 2 * GRANULE);
     assert_eq!(gpu.faults(), []);
 }
 
 #[test]
 fn a_destroyed_stream_does_not_strand_a_block() {
-    let (gpu, kitten) = setup(2 * GRANULE, GRANULE, "");
+    let (gpu, allocator) = setup(2 * GRANULE, GRANULE, "");
     let other = Stream(gpu.create_stream().unwrap());
-    let block = kitten.malloc(2 * GRANULE as usize, 0, DEFAULT).unwrap();
-    kitten.record_stream(block, other).unwrap();
+    let block = allocator.malloc(2 * GRANULE as usize, 0, DEFAULT).unwrap();
+    allocator.record_stream(block, other).unwrap();
     gpu.destroy_stream(other.0).unwrap();
-    kitten.free(block, 0, DEFAULT).unwrap();
-    assert_eq!(kitten.stats(0).unwrap().retired_blocks, 1);
+    allocator.free(block, 0, DEFAULT).unwrap();
+    assert_eq!(allocator.stats(0).unwrap().retired_blocks, 1);
     assert_eq!(
-        kitten.malloc(2 * GRANULE as usize, 0, DEFAULT),
+        allocator.malloc(2 * GRANULE as usize, 0, DEFAULT),
         Ok(block),
         "before giving up, the whole device is waited for"
     );
@@ -139,15 +139,15 @@ fn a_destroyed_stream_does_not_strand_a_block() {
 
 #[test]
 fn each_thread_has_a_default_stream_of_its_own() {
-    let (gpu, kitten) = setup(2 * GRANULE, 0, "");
+    let (gpu, allocator) = setup(2 * GRANULE, 0, "");
     let own = Stream(2);
-    let block = kitten.malloc(2 * GRANULE as usize, 0, own).unwrap();
+    let block = allocator.malloc(2 * GRANULE as usize, 0, own).unwrap();
     use_block(&gpu, own, block, 2 * GRANULE);
-    kitten.free(block, 0, own).unwrap();
+    allocator.free(block, 0, own).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             // Nothing else is left, and this thread cannot name the other's stream: the device is waited for.
-            let again = kitten.malloc(2 * GRANULE as usize, 0, own).unwrap();
+            let again = allocator.malloc(2 * GRANULE as usize, 0, own).unwrap();
             assert_eq!(again, block);
             use_block(&gpu, own, again, 2 * GRANULE);
         });
@@ -157,65 +157,65 @@ fn each_thread_has_a_default_stream_of_its_own() {
 
 #[test]
 fn what_a_capture_allocates_is_its_own_until_release() {
-    let (gpu, kitten) = setup(16 * GRANULE, 16 * GRANULE, "");
+    let (gpu, allocator) = setup(16 * GRANULE, 16 * GRANULE, "");
     let stream = Stream(gpu.create_stream().unwrap());
     let pool = PoolId(7, 0);
-    let outside = Filled::new(&gpu, &kitten, GRANULE, 1);
-    kitten.begin_pool(0, pool, move |asked| asked == stream).unwrap();
+    let outside = Filled::new(&gpu, &allocator, GRANULE, 1);
+    allocator.begin_pool(0, pool, move |asked| asked == stream).unwrap();
     gpu.begin_capture(stream.0).unwrap();
-    let kept = kitten.malloc(GRANULE as usize, 0, stream).unwrap();
-    let passing = kitten.malloc(GRANULE as usize, 0, stream).unwrap();
-    kitten.free(passing, 0, stream).unwrap();
-    assert_eq!(kitten.malloc(GRANULE as usize, 0, stream), Ok(passing), "reused within the capture");
-    kitten.free(passing, 0, stream).unwrap();
-    let eager = kitten.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
+    let kept = allocator.malloc(GRANULE as usize, 0, stream).unwrap();
+    let passing = allocator.malloc(GRANULE as usize, 0, stream).unwrap();
+    allocator.free(passing, 0, stream).unwrap();
+    assert_eq!(allocator.malloc(GRANULE as usize, 0, stream), Ok(passing), "reused within the capture");
+    allocator.free(passing, 0, stream).unwrap();
+    let eager = allocator.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
     assert!(eager != passing && eager != kept);
-    for refused in [kitten.free_vram(0).map(drop), kitten.activate(0, &Activation::default()).map(drop)] {
+    for refused in [allocator.free_vram(0).map(drop), allocator.activate(0, &Activation::default()).map(drop)] {
         assert!(matches!(refused, Err(Error::Refused(why)) if why.contains("captured") && why.contains("(7, 0)")));
     }
-    assert_eq!(kitten.reset(), Ok(()), "empty_cache says nothing in a capture, and does nothing");
+    assert_eq!(allocator.reset(), Ok(()), "empty_cache says nothing in a capture, and does nothing");
     gpu.end_capture(stream.0).unwrap();
-    kitten.end_pool(0, pool).unwrap();
+    allocator.end_pool(0, pool).unwrap();
 
     // Eager code gets nothing of the pool, on whatever stream, and the pool's backing stays where the graph expects it.
-    let mine: Vec<_> = (0..4).map(|_| kitten.malloc(GRANULE as usize, 0, stream).unwrap()).collect();
+    let mine: Vec<_> = (0..4).map(|_| allocator.malloc(GRANULE as usize, 0, stream).unwrap()).collect();
     assert!(!mine.contains(&passing));
-    kitten.reset().unwrap();
-    kitten.activate(0, &Activation::default()).unwrap();
+    allocator.reset().unwrap();
+    allocator.activate(0, &Activation::default()).unwrap();
     gpu.launch(stream.0, "replay", &[Access::write(passing, GRANULE), Access::write(kept, GRANULE)]).unwrap();
-    kitten.free_vram(0).unwrap();
+    allocator.free_vram(0).unwrap();
     gpu.launch(stream.0, "replay", &[Access::write(passing, GRANULE), Access::write(kept, GRANULE)]).unwrap();
     outside.check(&gpu);
 
-    kitten.free(kept, 0, stream).unwrap();
-    kitten.release_pool(0, pool).unwrap();
-    assert!(kitten.release_pool(0, pool).is_err(), "once");
-    kitten.reset().unwrap();
+    allocator.free(kept, 0, stream).unwrap();
+    allocator.release_pool(0, pool).unwrap();
+    assert!(allocator.release_pool(0, pool).is_err(), "once");
+    allocator.reset().unwrap();
     assert!(gpu.launch(stream.0, "replay", &[Access::write(passing, GRANULE)]).is_err(), "gone with its graph");
-    kitten.begin_pool(0, PoolId(8, 0), |_| true).unwrap();
-    kitten.end_pool(0, PoolId(8, 0)).unwrap();
-    kitten.check().unwrap();
+    allocator.begin_pool(0, PoolId(8, 0), |_| true).unwrap();
+    allocator.end_pool(0, PoolId(8, 0)).unwrap();
+    allocator.check().unwrap();
     assert_eq!(gpu.faults(), []);
 }
 
 #[test]
 fn an_unconfirmed_block_waits_for_the_end_of_a_capture() {
-    let (gpu, kitten) = setup(16 * GRANULE, 16 * GRANULE, "");
+    let (gpu, allocator) = setup(16 * GRANULE, 16 * GRANULE, "");
     let stream = Stream(gpu.create_stream().unwrap());
     let side = Stream(gpu.create_stream().unwrap());
-    let block = kitten.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
-    kitten.record_stream(block, side).unwrap();
-    kitten.begin_pool(0, PoolId(1, 1), move |asked| asked == stream).unwrap();
+    let block = allocator.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
+    allocator.record_stream(block, side).unwrap();
+    allocator.begin_pool(0, PoolId(1, 1), move |asked| asked == stream).unwrap();
     gpu.begin_capture(stream.0).unwrap();
     let calls = gpu.calls();
-    kitten.free(block, 0, DEFAULT).unwrap();
-    kitten.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
+    allocator.free(block, 0, DEFAULT).unwrap();
+    allocator.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
     for forbidden in ["cuEventRecord", "cuEventQuery", "cuCtxSynchronize"] {
         assert_eq!(gpu.calls().get(forbidden), calls.get(forbidden), "{forbidden} during a capture");
     }
     gpu.end_capture(stream.0).unwrap();
-    kitten.end_pool(0, PoolId(1, 1)).unwrap();
-    assert_eq!(kitten.malloc(GRANULE as usize, 0, DEFAULT), Ok(block));
+    allocator.end_pool(0, PoolId(1, 1)).unwrap();
+    assert_eq!(allocator.malloc(GRANULE as usize, 0, DEFAULT), Ok(block));
 }
 
 /// Streams that allocate, use, hand over and free in random order, while work completes late and in random order.
@@ -223,7 +223,7 @@ fn an_unconfirmed_block_waits_for_the_end_of_a_capture() {
 fn random_streams_never_meet_unordered() {
     for seed in 1..6 {
         let gpu = machine(1, 24 * GRANULE, 64 * GRANULE);
-        let kitten = kitten_on(&gpu, "");
+        let allocator = kitten_on(&gpu, "");
         let mut random = Random(seed * 7919);
         let streams: Vec<Stream> =
             (0..4).map(|i| if i == 0 { DEFAULT } else { Stream(gpu.create_stream().unwrap()) }).collect();
@@ -235,14 +235,14 @@ fn random_streams_never_meet_unordered() {
                 0..45 => {
                     let bytes =
                         if random.below(3) == 0 { 1 + random.below(4 * GRANULE) } else { 1 + random.below(8192) };
-                    if let Ok(address) = kitten.malloc(bytes as usize, 0, stream) {
+                    if let Ok(address) = allocator.malloc(bytes as usize, 0, stream) {
                         use_block(&gpu, stream, address, bytes);
                         live.push((address, bytes, stream));
                     }
                 }
                 45..90 if !live.is_empty() => {
                     let (address, _, stream) = live.swap_remove(random.below(live.len() as u64) as usize);
-                    kitten.free(address, 0, stream).unwrap();
+                    allocator.free(address, 0, stream).unwrap();
                 }
                 90..96 if !live.is_empty() => {
                     // Hand a block over to another stream, as programs do: order the streams, use it there, say so.
@@ -251,7 +251,7 @@ fn random_streams_never_meet_unordered() {
                     gpu.record(event, owner.0).unwrap();
                     gpu.wait(stream.0, event).unwrap();
                     gpu.launch(stream.0, "elsewhere", &[Access::read(address, bytes)]).unwrap();
-                    kitten.record_stream(address, stream).unwrap();
+                    allocator.record_stream(address, stream).unwrap();
                     gpu.destroy_event(event).unwrap();
                 }
                 96..99 => {
@@ -262,16 +262,16 @@ fn random_streams_never_meet_unordered() {
                 _ if step % 16 == 0 => {
                     let reserve = random.below(10) * GRANULE;
                     let _ = match random.below(3) {
-                        0 => kitten
+                        0 => allocator
                             .activate(0, &Activation { reserve: Reserve::Fixed(reserve), ..Activation::default() }),
-                        1 => kitten.disable(0, giant_kitten::core::placement::Order::default()),
-                        _ => kitten.free_vram(0),
+                        1 => allocator.disable(0, giant_kitten::core::placement::Order::default()),
+                        _ => allocator.free_vram(0),
                     };
                 }
                 _ => {}
             }
             if step % 500 == 0 {
-                kitten.check().unwrap();
+                allocator.check().unwrap();
             }
         }
         assert_eq!(gpu.faults().first(), None, "seed {seed}");
@@ -283,11 +283,11 @@ fn random_streams_never_meet_unordered() {
 #[test]
 fn empty_cache_beside_the_work_of_other_threads_harms_none() {
     for seed in 1..4 {
-        let (gpu, kitten) = setup(40 * GRANULE, 200 * GRANULE, "");
-        let blocks: Vec<Filled> = (0..24).map(|at| Filled::new(&gpu, &kitten, 2 * GRANULE, at)).collect();
-        let before: Vec<_> = blocks.iter().map(|block| kitten.residency(block.address).unwrap()).collect();
+        let (gpu, allocator) = setup(40 * GRANULE, 200 * GRANULE, "");
+        let blocks: Vec<Filled> = (0..24).map(|at| Filled::new(&gpu, &allocator, 2 * GRANULE, at)).collect();
+        let before: Vec<_> = blocks.iter().map(|block| allocator.residency(block.address).unwrap()).collect();
         gpu.set_completion(Completion::Late);
-        let (gpu, kitten, blocks) = (&gpu, &kitten, &blocks);
+        let (gpu, allocator, blocks) = (&gpu, &allocator, &blocks);
         std::thread::scope(|scope| {
             for worker in 0..2u64 {
                 let stream = gpu.create_stream().unwrap();
@@ -306,20 +306,20 @@ fn empty_cache_beside_the_work_of_other_threads_harms_none() {
                 let mut random = Random(seed * 7919);
                 for _ in 0..600 {
                     let scratch: Vec<u64> = (0..3)
-                        .map(|_| kitten.malloc(1 + random.below(6 * GRANULE) as usize, 0, DEFAULT).unwrap())
+                        .map(|_| allocator.malloc(1 + random.below(6 * GRANULE) as usize, 0, DEFAULT).unwrap())
                         .collect();
-                    scratch.into_iter().for_each(|address| kitten.free(address, 0, DEFAULT).unwrap());
+                    scratch.into_iter().for_each(|address| allocator.free(address, 0, DEFAULT).unwrap());
                 }
             });
             for _ in 0..200 {
-                kitten.reset().unwrap();
+                allocator.reset().unwrap();
             }
         });
         assert_eq!(gpu.faults().first(), None, "seed {seed}");
         blocks.iter().for_each(|block| block.check(gpu));
-        let after: Vec<_> = blocks.iter().map(|block| kitten.residency(block.address).unwrap()).collect();
-        assert_eq!((before, kitten.stats(0).unwrap().migrations), (after, 0));
-        kitten.check().unwrap();
+        let after: Vec<_> = blocks.iter().map(|block| allocator.residency(block.address).unwrap()).collect();
+        assert_eq!((before, allocator.stats(0).unwrap().migrations), (after, 0));
+        allocator.check().unwrap();
     }
 }
 
@@ -328,8 +328,8 @@ fn the_simulated_gpu_catches_a_move_beside_work() {
     if !crate::MIGRATES {
         return;
     }
-    let (gpu, kitten) = setup(8 * GRANULE, 8 * GRANULE, "");
-    let block = Filled::new(&gpu, &kitten, GRANULE, 1);
+    let (gpu, allocator) = setup(8 * GRANULE, 8 * GRANULE, "");
+    let block = Filled::new(&gpu, &allocator, GRANULE, 1);
     gpu.set_completion(Completion::Late);
     let stream = gpu.create_stream().unwrap();
     let mut caught = false;
@@ -347,7 +347,7 @@ fn the_simulated_gpu_catches_a_move_beside_work() {
         });
         for turn in 0..2000 {
             let tier = [Tier::Shared, Tier::Dedicated][turn % 2];
-            let moved = kitten.move_block(block.address, tier);
+            let moved = allocator.move_block(block.address, tier);
             caught = !gpu.faults().is_empty() || moved.is_err() || refused.load(std::sync::atomic::Ordering::Relaxed);
             if caught {
                 break;
@@ -360,38 +360,38 @@ fn the_simulated_gpu_catches_a_move_beside_work() {
 
 #[test]
 fn what_waits_for_a_stream_that_is_gone_does_not_pile_up() {
-    let (gpu, kitten) = setup(64 * GRANULE, 0, "");
+    let (gpu, allocator) = setup(64 * GRANULE, 0, "");
     for _ in 0..40 {
         let stream = Stream(gpu.create_stream().unwrap());
-        let block = kitten.malloc((4 * GRANULE) as usize, 0, DEFAULT).unwrap();
+        let block = allocator.malloc((4 * GRANULE) as usize, 0, DEFAULT).unwrap();
         use_block(&gpu, DEFAULT, block, GRANULE);
-        kitten.record_stream(block, stream).unwrap();
+        allocator.record_stream(block, stream).unwrap();
         gpu.synchronize_stream(stream.0).unwrap();
         gpu.destroy_stream(stream.0).unwrap();
-        kitten.free(block, 0, DEFAULT).unwrap();
+        allocator.free(block, 0, DEFAULT).unwrap();
     }
-    let held = kitten.stats(0).unwrap().reserved.peak();
+    let held = allocator.stats(0).unwrap().reserved.peak();
     assert!(held <= 6 * 4 * GRANULE, "{held} bytes");
     assert_eq!(gpu.faults(), []);
 }
 
 #[test]
 fn streams_of_threads_that_have_ended_are_forgotten() {
-    let (gpu, kitten) = setup(1024 * GRANULE, 0, "");
+    let (gpu, allocator) = setup(1024 * GRANULE, 0, "");
     let own = Stream(2);
-    let kept = Filled::new(&gpu, &kitten, GRANULE, 1);
+    let kept = Filled::new(&gpu, &allocator, GRANULE, 1);
     for number in 0..3000 {
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let block = kitten.malloc(1 + number, 0, own).unwrap();
+                let block = allocator.malloc(1 + number, 0, own).unwrap();
                 use_block(&gpu, own, block, 512);
-                kitten.free(block, 0, own).unwrap();
+                allocator.free(block, 0, own).unwrap();
             });
         });
     }
     kept.check(&gpu);
-    kitten.check().unwrap();
-    let stats = kitten.stats(0).unwrap();
+    allocator.check().unwrap();
+    let stats = allocator.stats(0).unwrap();
     assert!(stats.reserved.peak() <= 66 * GRANULE, "{}", stats.reserved.peak());
     assert!(gpu.calls()["cuCtxSynchronize"] < 100, "and the device is waited for now and then");
     assert_eq!(gpu.faults(), []);
@@ -400,15 +400,15 @@ fn streams_of_threads_that_have_ended_are_forgotten() {
 #[test]
 fn a_fitting_block_that_waited_serves_at_once() {
     for bytes in [4 * GRANULE, GRANULE, GRANULE / 2 + 512, 512 * 1024, 65_536, 512] {
-        let (gpu, kitten) = setup(8 * GRANULE, 0, "");
+        let (gpu, allocator) = setup(8 * GRANULE, 0, "");
         let other = Stream(gpu.create_stream().unwrap());
-        let mut kept: Vec<u64> = std::iter::from_fn(|| kitten.malloc(bytes as usize, 0, DEFAULT).ok()).collect();
+        let mut kept: Vec<u64> = std::iter::from_fn(|| allocator.malloc(bytes as usize, 0, DEFAULT).ok()).collect();
         gpu.set_completion(Completion::Late);
         let victim = kept.swap_remove(kept.len() / 2);
         use_block(&gpu, other, victim, bytes);
-        kitten.record_stream(victim, other).unwrap();
-        kitten.free(victim, 0, DEFAULT).unwrap();
-        assert_eq!(kitten.malloc(bytes as usize, 0, DEFAULT), Ok(victim), "{bytes}");
+        allocator.record_stream(victim, other).unwrap();
+        allocator.free(victim, 0, DEFAULT).unwrap();
+        assert_eq!(allocator.malloc(bytes as usize, 0, DEFAULT), Ok(victim), "{bytes}");
         use_block(&gpu, DEFAULT, victim, bytes);
         assert_eq!(gpu.faults(), []);
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, ensure};
 use giant_kitten::core::placement::Order;
 use giant_kitten::driver::Stream;
-use giant_kitten::{Activation, Error, Kitten, Options, Tier, show_size};
+use giant_kitten::{Activation, Allocator, Error, Options, Tier, show_size};
 use serde::{Deserialize, Serialize};
 
 use crate::card::Card;
@@ -109,7 +109,7 @@ struct Block {
 /// The allocator on a card, with blocks that know their contents.
 struct World<'a> {
     card: &'a dyn Card,
-    kitten: Kitten,
+    allocator: Allocator,
     granule: u64,
     /// Whether what exists can change tier.
     migrates: bool,
@@ -135,8 +135,8 @@ impl<'a> World<'a> {
             headroom: Some(0),
             ..Options::default()
         };
-        let kitten = Kitten::new(options, card.driver())?;
-        Ok(World { card, kitten, granule, migrates, blocks: Vec::new(), seeds: 0 })
+        let allocator = Allocator::new(options, card.driver())?;
+        Ok(World { card, allocator, granule, migrates, blocks: Vec::new(), seeds: 0 })
     }
 
     fn device(&self) -> usize {
@@ -145,7 +145,7 @@ impl<'a> World<'a> {
 
     /// Allocates on the card's stream and fills.
     fn allocate(&mut self, bytes: u64) -> Result<Block, Error> {
-        let address = self.kitten.malloc(bytes as usize, self.device(), self.card.stream())?;
+        let address = self.allocator.malloc(bytes as usize, self.device(), self.card.stream())?;
         self.seeds += 1;
         let block = Block { address, bytes, seed: self.seeds };
         let filled = self.card.upload(address, &contents(block.seed, bytes));
@@ -156,7 +156,7 @@ impl<'a> World<'a> {
 
     fn free(&mut self, index: usize) -> Result<()> {
         let block = self.blocks.swap_remove(index);
-        Ok(self.kitten.free(block.address, self.device(), self.card.stream())?)
+        Ok(self.allocator.free(block.address, self.device(), self.card.stream())?)
     }
 
     fn verify(&self, block: Block) -> Result<()> {
@@ -176,25 +176,25 @@ impl<'a> World<'a> {
     }
 
     fn verify_all(&self) -> Result<()> {
-        self.kitten.check().map_err(anyhow::Error::msg)?;
+        self.allocator.check().map_err(anyhow::Error::msg)?;
         self.blocks.iter().try_for_each(|block| self.verify(*block))
     }
 
     fn activate(&self, granules: u64, sort_reversed: bool) -> Result<(), Error> {
         let activation =
             Activation { reserve: (granules * self.granule).into(), sort_reversed, ..Activation::default() };
-        self.kitten.activate(self.device(), &activation).map(drop)
+        self.allocator.activate(self.device(), &activation).map(drop)
     }
 
     /// Bytes mapped in a tier.
     fn mapped(&self, tier: Tier) -> Result<u64> {
-        Ok(self.kitten.stats(self.device())?.tiers[tier].mapped.current())
+        Ok(self.allocator.stats(self.device())?.tiers[tier].mapped.current())
     }
 }
 
 impl Drop for World<'_> {
     fn drop(&mut self) {
-        self.kitten.shutdown();
+        self.allocator.shutdown();
     }
 }
 
@@ -208,7 +208,7 @@ fn model(world: &mut World<'_>) -> Result<()> {
             _ => world.granule + world.granule / 2,
         };
         let block = world.allocate(bytes)?;
-        world.kitten.mark(block.address, number % 3 != 0)?;
+        world.allocator.mark(block.address, number % 3 != 0)?;
     }
     Ok(())
 }
@@ -223,9 +223,9 @@ fn every_action(card: &dyn Card) -> Result<()> {
         let limit = (DEDICATED - 4 - 4 * round) * world.granule;
         let mapped = world.mapped(Tier::Dedicated)?;
         ensure!(mapped <= limit || !world.migrates, "{mapped} bytes are dedicated, more than {limit}");
-        world.kitten.disable(world.device(), Order::default())?;
+        world.allocator.disable(world.device(), Order::default())?;
         world.verify_all().context("after disable")?;
-        world.kitten.free_vram(world.device())?;
+        world.allocator.free_vram(world.device())?;
         let left = world.mapped(Tier::Dedicated)?;
         ensure!(left == 0 || !world.migrates, "{left} bytes are dedicated still after free_vram");
         world.verify_all().context("after free_vram")?;
@@ -238,13 +238,13 @@ fn order_of_supply(card: &dyn Card) -> Result<()> {
     let mut world = World::new(card)?;
     if !world.migrates {
         // What is loaded stays where it is: it has to leave the reserve alone from the start.
-        world.kitten.begin_loading(world.device(), (RESERVE * world.granule).into(), 0)?;
+        world.allocator.begin_loading(world.device(), (RESERVE * world.granule).into(), 0)?;
     }
     model(&mut world)?;
     world.activate(RESERVE, false)?;
     for turn in 0..RESERVE + 2 {
         let block = world.allocate(world.granule)?;
-        let shared = world.kitten.residency(block.address)?[Tier::Shared];
+        let shared = world.allocator.residency(block.address)?[Tier::Shared];
         ensure!(turn >= RESERVE || shared == 0, "granule {turn} of scratch is shared, with {RESERVE} reserved");
     }
     world.verify_all()
@@ -273,12 +273,12 @@ fn random_work(card: &dyn Card) -> Result<()> {
                 world.free(place)?;
             }
             90..92 => or_full(world.activate(random(DEDICATED), random(2) == 0))?,
-            92..94 => or_full(world.kitten.disable(world.device(), Order::default()))?,
-            94 => or_full(world.kitten.free_vram(world.device()))?,
+            92..94 => or_full(world.allocator.disable(world.device(), Order::default()))?,
+            94 => or_full(world.allocator.free_vram(world.device()))?,
             95..98 if !world.blocks.is_empty() => {
-                or_full(world.kitten.move_block(world.blocks[place].address, Tier::ALL[random(2) as usize]))?;
+                or_full(world.allocator.move_block(world.blocks[place].address, Tier::ALL[random(2) as usize]))?;
             }
-            _ => world.kitten.reset()?,
+            _ => world.allocator.reset()?,
         }
         if operation % 200 == 0 {
             world.verify_all()?;
@@ -302,20 +302,20 @@ fn other_streams(card: &dyn Card) -> Result<()> {
     let world = World::new(card)?;
     let (driver, device, granule) = (card.driver(), card.device(), world.granule);
     let other = card.create_stream()?;
-    let used = world.kitten.malloc(granule as usize, device, other)?;
+    let used = world.allocator.malloc(granule as usize, device, other)?;
     let event = driver.create_event(device)?;
     card.read((used, granule), 16, LONG)?;
     driver.record(device, event, card.stream())?;
-    world.kitten.record_stream(used, card.stream())?;
-    world.kitten.free(used, device, other)?;
-    let next = world.kitten.malloc(granule as usize, device, other)?;
+    world.allocator.record_stream(used, card.stream())?;
+    world.allocator.free(used, device, other)?;
+    let next = world.allocator.malloc(granule as usize, device, other)?;
     let under_way = !driver.is_done(device, event)?;
     driver.synchronize(device)?;
     driver.destroy_event(device, event)?;
     ensure!(next != used || !under_way, "the block was given out while a kernel on another stream read it");
-    world.kitten.free(next, device, other)?;
-    world.kitten.reset()?;
-    world.kitten.check().map_err(anyhow::Error::msg)
+    world.allocator.free(next, device, other)?;
+    world.allocator.reset()?;
+    world.allocator.check().map_err(anyhow::Error::msg)
 }
 
 fn work_under_way(card: &dyn Card) -> Result<()> {
@@ -327,7 +327,7 @@ fn work_under_way(card: &dyn Card) -> Result<()> {
         }
         match turn % 2 {
             0 => world.activate(8, false)?,
-            _ => drop(world.kitten.free_vram(world.device())?),
+            _ => drop(world.allocator.free_vram(world.device())?),
         }
         world.verify_all()?;
     }
@@ -356,16 +356,16 @@ fn out_of_memory(card: &dyn Card) -> Result<()> {
 fn threads(card: &dyn Card) -> Result<()> {
     let mut world = World::new(card)?;
     model(&mut world)?;
-    let (kitten, device, granule) = (&world.kitten, world.device(), world.granule);
+    let (allocator, device, granule) = (&world.allocator, world.device(), world.granule);
     std::thread::scope(|scope| {
         let work = |thread: u64| {
             move || -> Result<(), Error> {
                 for turn in 0..200 {
                     let bytes = 512 + (turn * 7919 + thread * 104_729) % granule;
-                    let block = kitten.malloc(bytes as usize, device, Stream(0))?;
-                    kitten.free(block, device, Stream(0))?;
+                    let block = allocator.malloc(bytes as usize, device, Stream(0))?;
+                    allocator.free(block, device, Stream(0))?;
                 }
-                kitten.reset()
+                allocator.reset()
             }
         };
         let threads: Vec<_> = (0..4).map(|thread| scope.spawn(work(thread))).collect();

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow, ensure};
 use giant_kitten::driver::sim::SimDriver;
-use giant_kitten::{Kitten, Options, abi, show_size};
+use giant_kitten::{Allocator, Options, abi, show_size};
 use kitten_sim::{Gpu, Profile};
 use serde::Serialize;
 
@@ -136,7 +136,7 @@ impl Ours {
     pub fn new() -> Result<Ours> {
         let profile = Profile::builtin("nominal-8g").ok_or_else(|| anyhow!("the profile nominal-8g is missing"))?;
         let gpu = Gpu::new(&[profile])?;
-        abi::install(Kitten::new(Options::default(), Arc::new(SimDriver::new(gpu.clone())))?);
+        abi::install(Allocator::new(Options::default(), Arc::new(SimDriver::new(gpu.clone())))?);
         Ok(Ours { gpu })
     }
 }

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use giant_kitten::Reserve;
 use giant_kitten::core::placement::SortBy;
 use giant_kitten::driver::Stream;
-use giant_kitten::{Activation, Kitten, MemoryMap, Moved, Options, Stats, Tier, Wanted, abi};
+use giant_kitten::{Activation, Allocator, MemoryMap, Moved, Options, Stats, Tier, Wanted, abi};
 use kitten_sim::{Load, Profile};
 use serde::{Deserialize, Serialize};
 
@@ -164,7 +164,7 @@ struct Replay<'a> {
     card: &'a dyn Card,
     /// Whether operations are done on the card.
     operating: bool,
-    kitten: &'static Kitten,
+    allocator: &'static Allocator,
     live: HashMap<u64, LiveBlock>,
     streams: HashMap<u64, u64>,
     step: Step,
@@ -193,7 +193,7 @@ pub struct Moment<'a> {
 }
 
 /// Called at every moment of a replay.
-pub type Watch<'a> = &'a mut dyn FnMut(Moment<'_>, &Kitten);
+pub type Watch<'a> = &'a mut dyn FnMut(Moment<'_>, &Allocator);
 
 /// Replays a trace on the simulated GPU.
 ///
@@ -227,12 +227,12 @@ fn run(card: &dyn Card, operating: bool, trace: &mut dyn Source, setup: &Setup, 
         remembered: setup.wanted.filter(|_| setup.policy == Policy::Remembered),
         ..Options::default()
     };
-    let kitten = abi::install(Kitten::new(options, card.driver())?);
+    let allocator = abi::install(Allocator::new(options, card.driver())?);
     let mut replay = Replay {
         setup,
         card,
         operating,
-        kitten,
+        allocator,
         live: HashMap::new(),
         streams: HashMap::from([(0, card.stream().0)]),
         step: Step::default(),
@@ -249,7 +249,7 @@ fn run(card: &dyn Card, operating: bool, trace: &mut dyn Source, setup: &Setup, 
     };
     let ended = replay.run(trace, watch);
     let outcome = ended.and_then(|oom| replay.outcome(trace.name(), oom));
-    kitten.shutdown();
+    allocator.shutdown();
     outcome
 }
 
@@ -280,7 +280,7 @@ impl Replay<'_> {
                             Err(why) => return Ok(Some(why.to_string())),
                         }
                     }
-                    watch(Moment { phase: &name, begins: true, live_bytes: self.live_bytes }, self.kitten);
+                    watch(Moment { phase: &name, begins: true, live_bytes: self.live_bytes }, self.allocator);
                     self.in_step = !is_loading(&name) && name != "end";
                     self.step = Step { name, generation: trace.generation(), moving_seconds, ..Step::default() };
                     // A step that allocates nothing holds what lives when it begins.
@@ -294,7 +294,7 @@ impl Replay<'_> {
                         return Ok(Some(oom));
                     }
                     let moment = Moment { phase: &self.step.name, begins: false, live_bytes: self.live_bytes };
-                    watch(moment, self.kitten);
+                    watch(moment, self.allocator);
                 }
                 Event::Free { id } => self.free(id),
                 Event::Op(op) => {
@@ -315,10 +315,10 @@ impl Replay<'_> {
 
     /// Activates; the seconds that it takes, or why it could not be.
     fn activate(&mut self) -> Result<Result<f64, giant_kitten::Error>> {
-        let (kitten, device, activation) = (self.kitten, self.card.device(), &self.setup.activation);
+        let (allocator, device, activation) = (self.allocator, self.card.device(), &self.setup.activation);
         let mut done = Ok(Moved::default());
         let seconds = self.card.time_calls(&mut |_| {
-            done = kitten.activate(device, activation);
+            done = allocator.activate(device, activation);
             Ok(())
         })?;
         Ok(match done {
@@ -331,24 +331,24 @@ impl Replay<'_> {
     /// What the Python package does where nothing can move: every block goes out and comes back in the order of its claim, while the
     /// allocator keeps the reserve. The seconds over the link; those of the host's own copies are left out.
     fn out_and_back(&mut self, activation: &Activation) -> Result<f64, giant_kitten::Error> {
-        let (kitten, device) = (self.kitten, self.card.device());
-        let claims = kitten.claims(device, activation.order())?;
-        let dedicated = |address: u64| kitten.residency(address).map(|bytes| bytes[Tier::Dedicated] as f64);
+        let (allocator, device) = (self.allocator, self.card.device());
+        let claims = allocator.claims(device, activation.order())?;
+        let dedicated = |address: u64| allocator.residency(address).map(|bytes| bytes[Tier::Dedicated] as f64);
         let ids: HashMap<u64, u64> = self.live.iter().map(|(id, block)| (block.address, *id)).collect();
         let mut seconds = 0.0;
         for claim in &claims {
             seconds += dedicated(claim.address)? / self.setup.profile.link_to_host;
-            kitten.free(claim.address, device, Stream(claim.stream))?;
+            allocator.free(claim.address, device, Stream(claim.stream))?;
         }
-        kitten.begin_loading(device, activation.reserve, activation.persist)?;
+        allocator.begin_loading(device, activation.reserve, activation.persist)?;
         for claim in &claims {
             let block = ids.get(&claim.address).and_then(|id| self.live.get_mut(id));
             let block = block.ok_or(giant_kitten::Error::NotAllocated { address: claim.address })?;
-            block.address = kitten.malloc(block.bytes as usize, device, Stream(claim.stream))?;
-            kitten.mark(block.address, claim.model)?;
+            block.address = allocator.malloc(block.bytes as usize, device, Stream(claim.stream))?;
+            allocator.mark(block.address, claim.model)?;
             seconds += dedicated(block.address)? / self.setup.profile.link_to_device;
         }
-        kitten.activate(device, activation).map(|_| seconds)
+        allocator.activate(device, activation).map(|_| seconds)
     }
 
     /// A safe point before work of a kind; the seconds that it takes.
@@ -356,11 +356,11 @@ impl Replay<'_> {
         if self.setup.policy != Policy::AutoBlind && !self.tells() {
             return Ok(0.0);
         }
-        let (kitten, device) = (self.kitten, self.card.device());
-        let seconds = self.card.time_calls(&mut |_| Ok(kitten.safe_point(device, kind).map(drop)?))?;
+        let (allocator, device) = (self.allocator, self.card.device());
+        let seconds = self.card.time_calls(&mut |_| Ok(allocator.safe_point(device, kind).map(drop)?))?;
         if self.tells() {
             // What no operation reads is read by none: that is known too.
-            self.live.values().try_for_each(|block| self.kitten.touch(block.address, 0))?;
+            self.live.values().try_for_each(|block| self.allocator.touch(block.address, 0))?;
         }
         Ok(seconds)
     }
@@ -384,7 +384,7 @@ impl Replay<'_> {
             return Ok(Some(last_error()));
         }
         if kind == Kind::Param {
-            self.kitten.mark(address, true)?;
+            self.allocator.mark(address, true)?;
         }
         self.live.insert(id, LiveBlock { address, bytes, stream, born: self.phases });
         self.live_bytes += bytes;
@@ -403,7 +403,7 @@ impl Replay<'_> {
 
     /// Brings the peaks up to date.
     fn look(&mut self) -> Result<()> {
-        let stats = self.kitten.stats(self.card.device())?;
+        let stats = self.allocator.stats(self.card.device())?;
         let mapped = |tier: Tier| stats.tiers[tier].mapped.current();
         self.peak_mapped = self.peak_mapped.max(mapped(Tier::Dedicated) + mapped(Tier::Shared));
         self.peak_shared = self.peak_shared.max(mapped(Tier::Shared));
@@ -425,7 +425,7 @@ impl Replay<'_> {
         if self.tells() {
             for (id, bytes) in &op.reads {
                 if let Some(block) = self.live.get(id).filter(|block| block.born < self.phases) {
-                    self.kitten.touch(block.address, *bytes)?;
+                    self.allocator.touch(block.address, *bytes)?;
                 }
             }
         }
@@ -455,7 +455,7 @@ impl Replay<'_> {
     fn shared_bytes(&self, touched: &[(u64, u64)]) -> Result<f64> {
         let mut shared = 0.0;
         for (id, bytes) in touched {
-            let lies = self.kitten.residency(self.block(*id)?.address)?;
+            let lies = self.allocator.residency(self.block(*id)?.address)?;
             let all = lies[Tier::Dedicated] + lies[Tier::Shared];
             shared += *bytes as f64 * lies[Tier::Shared] as f64 / all as f64;
         }
@@ -492,7 +492,7 @@ impl Replay<'_> {
 
     fn outcome(&mut self, trace: &str, oom: Option<String>) -> Result<Outcome> {
         self.end_step()?;
-        let stats: Stats = self.kitten.stats(self.card.device())?;
+        let stats: Stats = self.allocator.stats(self.card.device())?;
         let active = self.setup.policy == Policy::Reserve;
         let activation = &self.setup.activation;
         Ok(Outcome {
@@ -500,7 +500,7 @@ impl Replay<'_> {
             profile: self.setup.profile.name.clone(),
             card: self.card.name(),
             policy: self.setup.policy,
-            wanted: self.kitten.wanted(self.card.device())?,
+            wanted: self.allocator.wanted(self.card.device())?,
             reserve_bytes: stats.reserve,
             resident_bytes: self.resident_bytes,
             dedicated_bytes: stats.capacity[Tier::Dedicated],
@@ -548,14 +548,14 @@ const MOST_PHASES: usize = 40;
 pub fn map_at(trace: &mut dyn Source, setup: &Setup, phase: &str) -> Result<(MemoryMap, Stats)> {
     let (mut seen, mut more) = (Vec::new(), 0u64);
     let mut busiest: Option<(u64, _, _)> = None;
-    replay(trace, setup, &mut |moment, kitten| {
+    replay(trace, setup, &mut |moment, allocator| {
         if moment.begins && seen.len() < MOST_PHASES {
             seen.push(moment.phase.to_owned());
         } else if moment.begins {
             more += 1;
         }
         if moment.phase == phase && busiest.as_ref().is_none_or(|(bytes, ..)| moment.live_bytes > *bytes) {
-            busiest = Some((moment.live_bytes, kitten.map(0), kitten.stats(0)));
+            busiest = Some((moment.live_bytes, allocator.map(0), allocator.stats(0)));
         }
     })?;
     match busiest {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use giant_kitten::abi::{self, GkStats};
 use giant_kitten::driver::sim::SimDriver;
-use giant_kitten::{Kitten, Options};
+use giant_kitten::{Allocator, Options};
 use kitten_sim::{Fault, Gpu, Outstanding, Profile, Tier};
 
 use crate::Failure;
@@ -23,7 +23,7 @@ pub struct Machine {
     pub taken: Mutex<Vec<u64>>,
     /// Whether calls of the driver may fail now.
     pub armed: AtomicBool,
-    kitten: &'static Kitten,
+    allocator: &'static Allocator,
     /// Whether `gk_reset` may move memory, because one thread alone uses the cards and the options say so.
     pub moves_at_resets: bool,
     /// In words, for whoever looks for a failure.
@@ -103,13 +103,13 @@ impl Machine {
         let gpu = Gpu::new(&profiles).map_err(|why| Failure(format!("no machine: {why}")))?;
         gpu.tell_faults(told);
         let options = Options::parse(&options).map_err(Failure)?;
-        let kitten = Kitten::new(options, Arc::new(SimDriver::new(gpu.clone())))
+        let allocator = Allocator::new(options, Arc::new(SimDriver::new(gpu.clone())))
             .map_err(|why| Failure(format!("no allocator: {why}")))?;
-        let kitten = abi::install(kitten);
+        let allocator = abi::install(allocator);
         // What the machine before may have told when its library went is no fault of this one.
         let _ = no_fault();
         let taken = Mutex::new(vec![0; profiles.len()]);
-        Ok(Machine { gpu, profiles, taken, armed: AtomicBool::new(false), kitten, moves_at_resets, description })
+        Ok(Machine { gpu, profiles, taken, armed: AtomicBool::new(false), allocator, moves_at_resets, description })
     }
 
     /// How many devices are used.
@@ -125,7 +125,7 @@ impl Machine {
 
     /// Does what the library's own thread does now and then.
     pub fn look_for_idle(&self) {
-        self.kitten.look_for_idle();
+        self.allocator.look_for_idle();
     }
 
     /// Other programs take so much of a device.
@@ -141,7 +141,7 @@ impl Machine {
     /// # Errors
     /// What does not hold.
     pub fn books(&self) -> Result<(), Failure> {
-        self.kitten.check().map_err(|why| Failure(format!("Kitten::check: {why}")))?;
+        self.allocator.check().map_err(|why| Failure(format!("Allocator::check: {why}")))?;
         let taken = self.taken.lock().map(|taken| taken.clone()).unwrap_or_default();
         for (device, taken) in taken.into_iter().enumerate().take(self.used()) {
             let stats = stats(device)?;
@@ -166,8 +166,8 @@ impl Machine {
     /// # Errors
     /// What it left.
     pub fn end(&self) -> Result<(), Failure> {
-        self.kitten.check().map_err(|why| Failure(format!("Kitten::check at the end: {why}")))?;
-        self.kitten.shutdown();
+        self.allocator.check().map_err(|why| Failure(format!("Allocator::check at the end: {why}")))?;
+        self.allocator.shutdown();
         let left = self.gpu.outstanding();
         if left != Outstanding::default() {
             return Err(Failure(format!("the library left {left:?} behind")));

@@ -97,7 +97,7 @@ struct Device {
 }
 
 /// The allocator of a process: one heap for each device, made when the device is first used.
-pub struct Kitten {
+pub struct Allocator {
     driver: Arc<dyn Driver>,
     options: Options,
     devices: Box<[Device]>,
@@ -113,7 +113,7 @@ pub struct Kitten {
     kept: Mutex<Vec<PoolId>>,
 }
 
-impl std::fmt::Debug for Kitten {
+impl std::fmt::Debug for Allocator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Kitten")
             .field("options", &self.options)
@@ -122,15 +122,15 @@ impl std::fmt::Debug for Kitten {
     }
 }
 
-impl Kitten {
+impl Allocator {
     /// An allocator over a driver. No memory is touched yet.
     ///
     /// # Errors
     /// The driver's, where it cannot count its devices.
-    pub fn new(options: Options, driver: Arc<dyn Driver>) -> Result<Kitten, Error> {
+    pub fn new(options: Options, driver: Arc<dyn Driver>) -> Result<Allocator, Error> {
         let count = driver.device_count()?;
         let devices = (0..count).map(|_| Device::default()).collect();
-        Ok(Kitten {
+        Ok(Allocator {
             driver,
             options,
             devices,
@@ -270,7 +270,7 @@ impl Kitten {
         Ok(Found { capacity, budget: budget.limit(), used, others, info })
     }
 
-    /// What can be had of a device's memory now. One that is not in use is looked at, as by [`look_at`](Kitten::look_at).
+    /// What can be had of a device's memory now. One that is not in use is looked at, as by [`look_at`](Allocator::look_at).
     ///
     /// # Errors
     /// A device that does not exist; the driver's.
@@ -316,10 +316,10 @@ impl Kitten {
         heap.malloc(bytes as u64, stream, serving)
     }
 
-    /// [`malloc`](Kitten::malloc), in the shared tier as long as that has room; captures keep to their pools.
+    /// [`malloc`](Allocator::malloc), in the shared tier as long as that has room; captures keep to their pools.
     ///
     /// # Errors
-    /// As for [`malloc`](Kitten::malloc).
+    /// As for [`malloc`](Allocator::malloc).
     pub fn malloc_shared(&self, bytes: usize, device: usize, stream: Stream) -> Result<u64, Error> {
         if bytes > 0
             && !self.device(device)?.contexts.any()
@@ -428,7 +428,7 @@ impl Kitten {
     /// The live blocks of a device in the order in which an action would let them claim dedicated memory.
     ///
     /// # Errors
-    /// As for [`stats`](Kitten::stats).
+    /// As for [`stats`](Allocator::stats).
     pub fn claims(&self, device: usize, order: Order) -> Result<Vec<Claim>, Error> {
         Ok(self.in_use(device)?.map_or_else(Vec::new, |heap| heap.claims(order)))
     }
@@ -556,7 +556,7 @@ impl Kitten {
     /// Free space of a device beside small blocks, and beside large ones, that cannot be given back. O(blocks).
     ///
     /// # Errors
-    /// As for [`stats`](Kitten::stats).
+    /// As for [`stats`](Allocator::stats).
     pub fn splits(&self, device: usize) -> Result<[Splits; 2], Error> {
         Ok(self.in_use(device)?.map_or_else(Default::default, |heap| heap.splits()))
     }
@@ -564,7 +564,7 @@ impl Kitten {
     /// Forgets the peaks of a device.
     ///
     /// # Errors
-    /// As for [`stats`](Kitten::stats).
+    /// As for [`stats`](Allocator::stats).
     pub fn reset_peaks(&self, device: usize) -> Result<(), Error> {
         self.in_use(device)?.iter_mut().for_each(|heap| heap.stats_mut().reset_peaks());
         Ok(())
@@ -573,7 +573,7 @@ impl Kitten {
     /// Begins anew to count on a device what only ever grows.
     ///
     /// # Errors
-    /// As for [`stats`](Kitten::stats).
+    /// As for [`stats`](Allocator::stats).
     pub fn reset_totals(&self, device: usize) -> Result<(), Error> {
         self.in_use(device)?.iter_mut().for_each(|heap| heap.stats_mut().reset_totals());
         Ok(())
@@ -582,7 +582,7 @@ impl Kitten {
     /// What a device was found to be and have when it was first used; `None` where it is not in use.
     ///
     /// # Errors
-    /// As for [`stats`](Kitten::stats).
+    /// As for [`stats`](Allocator::stats).
     pub fn device_info(&self, device: usize) -> Result<Option<DeviceInfo>, Error> {
         Ok(self.in_use(device)?.map(|heap| heap.device_info().clone()))
     }
@@ -590,7 +590,7 @@ impl Kitten {
     /// How the reserve in force on a device was found, for people.
     ///
     /// # Errors
-    /// As for [`stats`](Kitten::stats).
+    /// As for [`stats`](Allocator::stats).
     pub fn reserve_reason(&self, device: usize) -> Result<String, Error> {
         let unused = || "the device is not in use yet".into();
         Ok(self.in_use(device)?.map_or_else(unused, |heap| heap.reserve_reason()))
@@ -599,7 +599,7 @@ impl Kitten {
     /// The memory map of a device.
     ///
     /// # Errors
-    /// As for [`stats`](Kitten::stats).
+    /// As for [`stats`](Allocator::stats).
     pub fn map(&self, device: usize) -> Result<MemoryMap, Error> {
         Ok(self.in_use(device)?.map_or_else(MemoryMap::default, |heap| heap.map()))
     }
@@ -607,7 +607,7 @@ impl Kitten {
     /// Every segment of a device, with its blocks.
     ///
     /// # Errors
-    /// As for [`stats`](Kitten::stats).
+    /// As for [`stats`](Allocator::stats).
     pub fn segments(&self, device: usize) -> Result<Vec<Segment>, Error> {
         Ok(self.in_use(device)?.map_or_else(Vec::new, |heap| heap.segments()))
     }
@@ -615,7 +615,7 @@ impl Kitten {
     /// Every segment of a device, with its blocks, and who asked for which, by their addresses.
     ///
     /// # Errors
-    /// As for [`stats`](Kitten::stats).
+    /// As for [`stats`](Allocator::stats).
     pub fn snapshot(&self, device: usize) -> Result<(Vec<Segment>, HashMap<u64, Who>), Error> {
         Ok(self.in_use(device)?.map_or_else(Default::default, |heap| (heap.segments(), heap.askers())))
     }
@@ -645,10 +645,10 @@ impl Kitten {
         self.begin_context(device, pool, ContextKind::Unknown, Box::new(filter), None)
     }
 
-    /// [`begin_pool`](Kitten::begin_pool), by whoever knows what the context is for.
+    /// [`begin_pool`](Allocator::begin_pool), by whoever knows what the context is for.
     ///
     /// # Errors
-    /// As for [`begin_pool`](Kitten::begin_pool).
+    /// As for [`begin_pool`](Allocator::begin_pool).
     pub fn begin_pool_of_kind(
         &self,
         device: usize,
@@ -659,10 +659,10 @@ impl Kitten {
         self.begin_context(device, pool, kind, Box::new(filter), None)
     }
 
-    /// The same for the capture of one stream, ended by [`end_stream_pool`](Kitten::end_stream_pool).
+    /// The same for the capture of one stream, ended by [`end_stream_pool`](Allocator::end_stream_pool).
     ///
     /// # Errors
-    /// As for [`begin_pool`](Kitten::begin_pool).
+    /// As for [`begin_pool`](Allocator::begin_pool).
     pub fn begin_stream_pool(&self, device: usize, stream: Stream, pool: PoolId) -> Result<(), Error> {
         let filter: Filter = Box::new(move |other| other == stream);
         self.begin_context(device, pool, ContextKind::Unknown, filter, Some(stream))
@@ -759,7 +759,7 @@ impl Kitten {
     }
 
     /// Whether what happens is recorded, or anything is known of live blocks: then who gives out blocks tells of it by
-    /// [`record_malloc`](Kitten::record_malloc), and takes them back by [`recorded_free`](Kitten::recorded_free).
+    /// [`record_malloc`](Allocator::record_malloc), and takes them back by [`recorded_free`](Allocator::recorded_free).
     #[inline]
     pub fn is_observed(&self) -> bool {
         self.observed.load(Ordering::Relaxed) != 0
@@ -778,7 +778,7 @@ impl Kitten {
     /// What was recorded of a device, the oldest first.
     ///
     /// # Errors
-    /// As for [`stats`](Kitten::stats).
+    /// As for [`stats`](Allocator::stats).
     pub fn history(&self, device: usize) -> Result<Vec<Event>, Error> {
         Ok(self.in_use(device)?.map_or_else(Vec::new, |heap| heap.history()))
     }
@@ -799,10 +799,10 @@ impl Kitten {
         }
     }
 
-    /// [`free`](Kitten::free), recorded before anybody else can have the block.
+    /// [`free`](Allocator::free), recorded before anybody else can have the block.
     ///
     /// # Errors
-    /// As for [`free`](Kitten::free).
+    /// As for [`free`](Allocator::free).
     pub fn recorded_free(&self, address: u64, stream: Stream, who: Option<Who>) -> Result<(), Error> {
         let last = self.with_owner(address, |heap| {
             heap.recorded_free(address, stream, who)?;
