@@ -115,7 +115,7 @@ pub struct Allocator {
 
 impl std::fmt::Debug for Allocator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Kitten")
+        f.debug_struct("Allocator")
             .field("options", &self.options)
             .field("devices", &self.devices.len())
             .finish_non_exhaustive()
