@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::fork;
 use crate::allocator::Allocator;
+use crate::platform::fork;
 
 /// Whether the process is at its end. Held during a look, so that none is under way when the driver goes.
 static ENDED: Mutex<bool> = Mutex::new(false);

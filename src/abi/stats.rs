@@ -1,10 +1,6 @@
-//! The statistics as a versioned C struct and as JSON, both made from one list of fields.
+//! The statistics as a versioned C struct.
 
-use std::fmt::Write;
-
-use crate::allocator::Found;
 use crate::core::{Splits, Stats, Tier};
-use crate::driver::DeviceInfo;
 
 /// The version of [`GkStats`]. Fields are only ever added at the end; `size` tells how many a caller knows.
 pub const STATS_VERSION: u32 = 1;
@@ -229,75 +225,4 @@ fields! {
     abstained = |s, _| s.abstained;
     /// 1 where the device is in use; otherwise everything else is 0.
     in_use = |s, _| u64::from(s.in_use);
-}
-
-/// The statistics as one JSON object: the fields of [`GkStats`] by name, `phase_name`, how the reserve was found, the device's name, which
-/// rung of the ladder its shared tier stands on, and why the better ones do not hold.
-pub fn json(stats: &Stats, splits: &[Splits; 2], device: Option<&DeviceInfo>, reserve_reason: &str) -> String {
-    let fields = GkStats::of(stats, splits);
-    let refused: Vec<_> = device.iter().flat_map(|device| &device.refused).map(|why| quoted(why)).collect();
-    let mut text = format!(
-        "{{\"version\":{},\"phase_name\":\"{}\",\"reserve_reason\":{},\"device\":{},\"rung\":\"{}\",\"rungs_refused\":[{}]",
-        fields.version,
-        stats.phase.name(),
-        quoted(reserve_reason),
-        quoted(device.map_or("", |device| &device.name)),
-        device.map_or("", |device| device.rung.name()),
-        refused.join(",")
-    );
-    for (name, value) in fields.fields() {
-        let _ = write!(text, ",\"{name}\":{value}");
-    }
-    text.push('}');
-    text
-}
-
-/// What a device is found to be, as one JSON object.
-pub fn device_json(found: &Found) -> String {
-    let Found { info, capacity, budget, used, others } = found;
-    let refused: Vec<_> = info.refused.iter().map(|why| quoted(why)).collect();
-    let mut text = format!(
-        "{{\"device\":{},\"rung\":\"{}\",\"rungs_refused\":[{}]",
-        quoted(&info.name),
-        info.rung.name(),
-        refused.join(",")
-    );
-    for (name, value) in [
-        ("dedicated_total", info.dedicated_total),
-        ("dedicated_free", info.dedicated_free),
-        ("dedicated_capacity", capacity[Dedicated]),
-        ("shared_total", info.shared_total),
-        ("shared_capacity", capacity[Shared]),
-        ("shared_budget", *budget),
-        ("shared_used", *used),
-        ("shared_others", *others),
-    ] {
-        let _ = write!(text, ",\"{name}\":{value}");
-    }
-    text.push('}');
-    text
-}
-
-/// A JSON string.
-pub(super) fn quoted(text: &str) -> String {
-    let mut quoted = String::from('"');
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => quoted.extend(['\\', c]),
-            c if c < ' ' => drop(write!(quoted, "\\u{:04x}", c as u32)),
-            c => quoted.push(c),
-        }
-    }
-    quoted.push('"');
-    quoted
-}
-
-#[cfg(test)]
-mod tests {
-    use super::quoted;
-
-    #[test]
-    fn what_json_forbids_is_escaped() {
-        assert_eq!(quoted("a \"b\" \\ c\n\u{1}é"), "\"a \\\"b\\\" \\\\ c\\u000a\\u0001é\"");
-    }
 }

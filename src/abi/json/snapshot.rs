@@ -4,11 +4,12 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
-use super::stats::quoted;
-use super::who::Stack;
+use crate::abi::stacks::Stack;
 use crate::core::history::{Action, Event, Who};
 use crate::core::{Class, Tier};
 use crate::heap::{BlockState, Segment, SegmentBlock};
+
+use super::text::{list, quoted};
 
 /// Stacks, numbered as they are named.
 #[derive(Default)]
@@ -39,21 +40,8 @@ impl<'a> Stacks<'a> {
     }
 }
 
-/// A JSON list of what is JSON already.
-fn list(items: impl Iterator<Item = String>) -> String {
-    let mut text = String::from("[");
-    for (number, item) in items.enumerate() {
-        if number > 0 {
-            text.push(',');
-        }
-        text.push_str(&item);
-    }
-    text.push(']');
-    text
-}
-
 /// Segments, each with its blocks, and the stacks of those who asked for what lives in them.
-pub(super) fn json(segments: &[Segment], askers: &HashMap<u64, Who>) -> String {
+pub(in crate::abi) fn json(segments: &[Segment], askers: &HashMap<u64, Who>) -> String {
     let mut stacks = Stacks::default();
     let segments = list(segments.iter().map(|segment| {
         let kind = match segment.class {
@@ -94,7 +82,7 @@ fn json_of<'a>(block: &SegmentBlock, askers: &'a HashMap<u64, Who>, stacks: &mut
 }
 
 /// Events, the oldest first, and the stacks of those who did it.
-pub(super) fn history(events: &[Event]) -> String {
+pub(in crate::abi) fn history(events: &[Event]) -> String {
     let (mut stacks, mut text) = (Stacks::default(), String::from("{\"events\":["));
     for (number, event) in events.iter().enumerate() {
         let separator = if number == 0 { "" } else { "," };

@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 
 use libloading::Library;
 
-use super::who::{Code, Frame};
+use super::frame::{Code, Frame};
 
 /// `PyObject`, `PyFrameObject` or `PyCodeObject`.
 type Object = *mut c_void;

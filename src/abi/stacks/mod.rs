@@ -6,6 +6,9 @@
 //!
 //! Equal stacks are one, and last as long as an event or a live block names them.
 
+mod frame;
+mod python;
+
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -14,34 +17,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::{fork, python};
 use crate::core::history::{Names, Who};
+use crate::platform::fork;
 
-/// A function of a program, for as long as its code or a stack needs it.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Code {
-    pub(super) filename: String,
-    pub(super) name: String,
-}
-
-/// A line of a program that was at work. Two functions are never the same, however equal their texts are.
-#[derive(Clone, Debug)]
-pub(super) struct Frame {
-    pub(super) code: Arc<Code>,
-    pub(super) line: u32,
-}
-
-impl PartialEq for Frame {
-    fn eq(&self, other: &Frame) -> bool {
-        Arc::ptr_eq(&self.code, &other.code) && self.line == other.line
-    }
-}
-
-impl Hash for Frame {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        (Arc::as_ptr(&self.code), self.line).hash(state);
-    }
-}
+use self::frame::Frame;
 
 /// The frames of a thread, the innermost first. Of a thread without Python there are none.
 #[derive(Debug)]
@@ -142,6 +121,7 @@ fn answer(wanted_from: Names) -> Option<Who> {
 
 #[cfg(test)]
 mod tests {
+    use super::frame::Code;
     use super::*;
 
     fn frame(code: &Arc<Code>, line: u32) -> Frame {

@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 
+use crate::abi::arguments::pin_number;
 use crate::heap::Claim;
 
 /// A list, the first claim first: `[{"address", "size", "model", "pinned", "stream", "used_on": [stream]}]`, streams by their
 /// handles; pinned is a tier's number, or -1.
-pub(super) fn json(claims: &[Claim]) -> String {
+pub(in crate::abi) fn json(claims: &[Claim]) -> String {
     let mut text = String::from("[");
     for (number, claim) in claims.iter().enumerate() {
         let separator = if number == 0 { "" } else { "," };
@@ -17,7 +18,7 @@ pub(super) fn json(claims: &[Claim]) -> String {
             claim.address,
             claim.size,
             claim.model,
-            super::pin_number(claim.pin),
+            pin_number(claim.pin),
             claim.stream,
             used_on.join(",")
         );

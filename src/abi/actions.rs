@@ -1,0 +1,152 @@
+//! The actions on a device: they place what lives, and nobody may launch work meanwhile.
+
+use std::ffi::c_int;
+
+use crate::allocator::{Activation, Allocator};
+use crate::core::placement::SortBy;
+use crate::core::{Reserve, show_size};
+use crate::error::Error;
+use crate::heap::Moved;
+
+use super::answer::status;
+use super::arguments::device_number;
+use super::start::{configured, current, started};
+
+/// A reserve that is found automatically.
+pub const GK_AUTO: u64 = u64::MAX;
+
+/// What an action is to do, in C.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GkActivation {
+    /// Dedicated bytes left to scratch, or [`GK_AUTO`].
+    pub reserve: u64,
+    /// Dedicated bytes withheld.
+    pub persist: u64,
+    /// Not 0: large blocks first.
+    pub sort_reversed: c_int,
+    /// Not 0: model blocks not before the others.
+    pub ignore_model: c_int,
+    /// What blocks are sorted by: 0 for their size, 1 for how often they are read, 2 for when they were last read.
+    pub sort_by: c_int,
+}
+
+impl From<Activation> for GkActivation {
+    fn from(from: Activation) -> Self {
+        GkActivation {
+            reserve: from.reserve.fixed().unwrap_or(GK_AUTO),
+            persist: from.persist,
+            sort_reversed: c_int::from(from.sort_reversed),
+            ignore_model: c_int::from(from.ignore_model),
+            sort_by: from.sort_by as c_int,
+        }
+    }
+}
+
+impl GkActivation {
+    /// # Safety
+    /// `given` is null or points to a struct.
+    pub(super) unsafe fn or_options(given: *const GkActivation, allocator: &Allocator) -> Result<Activation, Error> {
+        // SAFETY: the caller's promise.
+        Ok(match unsafe { given.as_ref() } {
+            None => allocator.options().into(),
+            Some(given) => Activation {
+                reserve: if given.reserve == GK_AUTO { Reserve::Auto } else { Reserve::Fixed(given.reserve) },
+                persist: given.persist,
+                sort_reversed: given.sort_reversed != 0,
+                ignore_model: given.ignore_model != 0,
+                sort_by: SortBy::ALL.into_iter().find(|by| *by as c_int == given.sort_by).ok_or_else(|| {
+                    Error::Argument(format!(
+                        "sort_by {} is none of GK_BY_SIZE, GK_BY_READS, GK_BY_RECENCY",
+                        given.sort_by
+                    ))
+                })?,
+            },
+        })
+    }
+}
+
+/// What the options say of an activation: the start for whoever wants to change a part.
+///
+/// # Safety
+/// `activation` is null or may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_defaults(activation: *mut GkActivation) -> c_int {
+    status(|| {
+        let options: Activation = match started() {
+            Some(allocator) => allocator.options().into(),
+            None => (&configured()?).into(),
+        };
+        // SAFETY: the caller's promise.
+        match unsafe { activation.as_mut() } {
+            Some(activation) => *activation = options.into(),
+            None => return Err(Error::Argument("gk_defaults needs a struct to write to: null was given".into())),
+        }
+        Ok(())
+    })
+}
+
+/// Places everything anew and freezes. Null takes the options. Nobody may launch work meanwhile.
+///
+/// # Safety
+/// `activation` is null or points to a struct.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_activate(device: c_int, activation: *const GkActivation) -> c_int {
+    status(|| {
+        let allocator = current()?;
+        // SAFETY: the caller's promise.
+        let activation = unsafe { GkActivation::or_options(activation, allocator) }?;
+        let moved = allocator.activate(device_number(device)?, &activation)?;
+        log::info!(
+            "device {device} active: reserve {}, persist {}; {} promoted, {} demoted",
+            activation.reserve,
+            show_size(activation.persist),
+            show_size(moved.promoted),
+            show_size(moved.demoted)
+        );
+        all_moved(moved)
+    })
+}
+
+/// Places everything anew without reserve and persist, and thaws. Null takes the options' order. Nobody may launch work meanwhile.
+///
+/// # Safety
+/// `activation` is null or points to a struct, of which only the order counts.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_disable(device: c_int, activation: *const GkActivation) -> c_int {
+    status(|| {
+        let allocator = current()?;
+        // SAFETY: the caller's promise.
+        let order = unsafe { GkActivation::or_options(activation, allocator) }?.order();
+        all_moved(allocator.disable(device_number(device)?, order)?)
+    })
+}
+
+/// Moves everything to the shared tier and gives dedicated memory back. Nobody may launch work meanwhile.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_free_vram(device: c_int) -> c_int {
+    status(|| all_moved(current()?.free_vram(device_number(device)?)?))
+}
+
+/// Goes back to loading: thaws, and keeps reserve and persist from what is allocated until the next action. Null takes the options. Nobody
+/// may launch work meanwhile.
+///
+/// # Safety
+/// `activation` is null or points to a struct, of which only reserve and persist count.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_begin_loading(device: c_int, activation: *const GkActivation) -> c_int {
+    status(|| {
+        let allocator = current()?;
+        // SAFETY: the caller's promise.
+        let activation = unsafe { GkActivation::or_options(activation, allocator) }?;
+        allocator.begin_loading(device_number(device)?, activation.reserve, activation.persist)
+    })
+}
+
+/// An action is done; where blocks had to stay that ought to have moved, that is its answer.
+fn all_moved(moved: Moved) -> Result<(), Error> {
+    match moved.stayed {
+        0 => Ok(()),
+        bytes => Err(Error::Immovable { bytes }),
+    }
+}

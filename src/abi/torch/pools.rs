@@ -1,0 +1,76 @@
+//! The hooks of memory pools: those of graph captures, and those of programs.
+
+use std::ffi::{c_int, c_void};
+
+use crate::abi::answer::{guarded, hook, status};
+use crate::abi::arguments::{device_number, stream_of};
+use crate::abi::start::{current, started};
+use crate::heap::{ContextKind, PoolId};
+
+use super::filter;
+
+/// PyTorch's hook at the begin of a graph capture: what `filter` accepts comes from the pool. A null filter accepts every stream.
+///
+/// # Safety
+/// `filter` is null or points to a `std::function<bool(cudaStream_t)>` of libstdc++.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_begin_allocate_to_pool(device: c_int, pool_a: u64, pool_b: u64, filter: *const c_void) {
+    hook("gk_begin_allocate_to_pool", || {
+        // SAFETY: the caller's promise.
+        let filter = unsafe { filter::Filter::copy(filter) };
+        // Who accepts every stream without a look captures none.
+        let kind = filter.as_ref().map_or(ContextKind::Region, filter::Filter::kind);
+        let accepts = move |stream| filter.as_ref().is_none_or(|filter| filter.accepts(stream));
+        current()?.begin_pool_of_kind(device_number(device)?, PoolId(pool_a, pool_b), kind, accepts)
+    });
+}
+
+/// PyTorch's hook at the end of a graph capture.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_end_allocate_to_pool(device: c_int, pool_a: u64, pool_b: u64) {
+    hook("gk_end_allocate_to_pool", || current()?.end_pool(device_number(device)?, PoolId(pool_a, pool_b)));
+}
+
+/// [`gk_begin_allocate_to_pool`] of a PyTorch that names the one stream it captures: what is allocated on it comes from the pool.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_begin_allocate_stream_to_pool(device: c_int, stream: *mut c_void, pool_a: u64, pool_b: u64) {
+    hook("gk_begin_allocate_stream_to_pool", || {
+        current()?.begin_stream_pool(device_number(device)?, stream_of(stream), PoolId(pool_a, pool_b))
+    });
+}
+
+/// [`gk_end_allocate_to_pool`] of a PyTorch that names the stream.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_end_allocate_stream_to_pool(device: c_int, stream: *mut c_void) {
+    hook("gk_end_allocate_stream_to_pool", || current()?.end_stream_pool(device_number(device)?, stream_of(stream)));
+}
+
+/// PyTorch's hook when a graph that used the pool is gone.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_release_pool(device: c_int, pool_a: u64, pool_b: u64) {
+    hook("gk_release_pool", || current()?.release_pool(device_number(device)?, PoolId(pool_a, pool_b)));
+}
+
+/// Keeps a pool on all devices, as a `MemPool` does, from its first use there until [`gk_drop_pool`].
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_keep_pool(pool_a: u64, pool_b: u64) -> c_int {
+    status(|| {
+        current()?.keep_pool(PoolId(pool_a, pool_b));
+        Ok(())
+    })
+}
+
+/// Ends what [`gk_keep_pool`] began. Unless somebody else holds the pool, it is gone, and what is idle in it goes back to the
+/// driver.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_drop_pool(pool_a: u64, pool_b: u64) {
+    hook("gk_drop_pool", || started().map_or(Ok(()), |allocator| allocator.drop_pool(PoolId(pool_a, pool_b))));
+}
+
+/// How many hold a pool on all devices: who keeps it, and those that began to allocate from it, less those that released it. 0
+/// where there is no such pool.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_pool_holds(_device: c_int, pool_a: u64, pool_b: u64) -> u64 {
+    let holds = guarded(|| Ok(started().map_or(0, |allocator| allocator.pool_holds(PoolId(pool_a, pool_b)))));
+    holds.map_or(0, u64::from)
+}
