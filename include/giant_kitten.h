@@ -12,6 +12,12 @@
  *
  * Options come from the environment variable GIANT_KITTEN, as in GIANT_KITTEN=reserve:1.6GiB,persist:0,sort:reversed
  * (docs/options.md lists them). GIANT_KITTEN_LOG says what to log to stderr: error, warn (the default), info, debug.
+ *
+ * Functions that return char * return a text of the library's: JSON, in UTF-8, or null after an error. The caller frees it with
+ * gk_text_free. The files in schemas/ describe each text (JSON Schema, draft 2020-12).
+ *
+ * History
+ *   0.1.0  Not released yet. Until now the functions ..._json wrote to a buffer of the caller's, and were called twice.
  */
 #ifndef GIANT_KITTEN_H
 #define GIANT_KITTEN_H
@@ -163,10 +169,9 @@ int gk_free_vram(int device);
  * move: free them, begin to load, and allocate them again in the order of gk_claims_json. */
 int gk_begin_loading(int device, const struct gk_activation *activation);
 
-/* The live blocks in the order in which an action would let them claim dedicated memory, but those of graph pools, as a JSON list;
- * the buffer as for gk_stats_json: address, size, model, pinned (a tier, or -1), stream (the one it belongs to), used_on (others, from gk_record_stream). Only
- * the order counts. */
-size_t gk_claims_json(int device, const struct gk_activation *activation, char *buffer, size_t length);
+/* The live blocks, except those of graph pools, as a JSON list (schemas/claims.json), in the order in which an action would let
+ * them claim dedicated memory. Of `activation` only the order counts; null takes the options. */
+char *gk_claims_json(int device, const struct gk_activation *activation);
 
 /* Says whether the block that holds `ptr` belongs to the model (not 0) or not (0). */
 int gk_mark(void *ptr, int model);
@@ -288,19 +293,18 @@ struct gk_stats {
 };
 int gk_stats(int device, struct gk_stats *stats);
 
-/* The same as one JSON object, with the device's name, how the reserve was found ("reserve_reason"), the rung of the ladder that its shared tier stands on, and why the
- * better rungs do not hold. Returns the bytes needed, the terminating 0 included, or 0 after an error; writes only if
- * `length` is enough. */
-size_t gk_stats_json(int device, char *buffer, size_t length);
+/* The same as one JSON object (schemas/stats.json): the fields above by name, the figures of each tier under "tiers", and the
+ * device's name, its phase, how its reserve was found, and the rung of the ladder that its shared tier stands on. */
+char *gk_stats_json(int device);
 
 /* What can still be had of a tier of a device, and what it has in all for this process; either may be null. The driver is
  * asked, so what others have taken is not promised; host memory is promised once, to all devices and all processes of a
  * user together. A device that is not in use is looked at and not put to use. */
 int gk_memory_info(int device, int tier, uint64_t *free, uint64_t *total);
 
-/* What a device is found to be, and would have, as one JSON object, without putting it to use (the driver makes a context);
- * the buffer as above. */
-size_t gk_device_json(int device, char *buffer, size_t length);
+/* A device as it is found, and the memory that it would have, as one JSON object (schemas/device.json). The device is not put to
+ * use, although the driver creates a context. */
+char *gk_device_json(int device);
 
 /* Where the calling thread's allocations go from now on: GK_SHARED, to the shared tier as long as that has room; GK_DEDICATED, as
  * always. Returns what was so before. */
@@ -309,10 +313,9 @@ int gk_prefer(int tier);
 /* Reads a size as in the options ("1.6GiB", or bytes) into *bytes. */
 int gk_parse_size(const char *text, uint64_t *bytes);
 
-/* Every segment (a run of backed granules of one arena) and block of a device as one JSON object, the buffer as above: "segments", a
- * list of them with their blocks; "stacks", a list of stacks, each a list of frames, the innermost first. A block that lives has the
- * number of the stack that led to it as its "stack", where that is known. */
-size_t gk_snapshot_json(int device, char *buffer, size_t length);
+/* Every segment (a run of backed granules of one arena) and block of a device as one JSON object (schemas/snapshot.json), in the
+ * words of PyTorch's memory snapshots, and the stacks that led to the allocations of live blocks, where they are known. */
+char *gk_snapshot_json(int device);
 
 /* Whose stacks of Python a recording keeps: nobody's; of each live block, that which led to its malloc; the same with each event of
  * the block; with the events of a free, that which led to the free. */
@@ -326,14 +329,16 @@ enum { GK_NO_STACKS = 0, GK_STACKS_OF_BLOCKS = 1, GK_STACKS_OF_MALLOC = 2, GK_ST
  * runs for it. Before that ends, end the recording: once this has returned, nobody looks for a stack any more. */
 int gk_record(size_t events, int stacks, uint32_t skipped);
 
-/* What was recorded of a device as one JSON object, the buffer as above: "events", a list of them, the oldest first, in the words of
- * PyTorch's memory snapshots, and "stacks", as for gk_snapshot_json. An event has no "stack" where none was wanted. */
-size_t gk_history_json(int device, char *buffer, size_t length);
+/* The recorded events of a device as one JSON object (schemas/history.json), the oldest first, in the words of PyTorch's memory
+ * snapshots, and the stacks that led to them. */
+char *gk_history_json(int device);
 
-/* The memory map of a device as one JSON object, the buffer as above: bytes of the model's blocks, other blocks, scratch and
- * empty backing in each tier, the stock, and for each arena a text with a letter for each granule: M, O, S, F for these four, by
- * what fills most of it; small letters in shared; '.' without backing. */
-size_t gk_map_json(int device, char *buffer, size_t length);
+/* The memory map of a device as one JSON object (schemas/map.json): the bytes of each kind of block in each tier, the stock, and
+ * one letter per granule. */
+char *gk_map_json(int device);
+
+/* Frees a text that a function of this library returned as char *. Null is allowed. */
+void gk_text_free(char *text);
 
 /* The end of a program, as far as the allocator knows: what this run would have wanted is remembered for the next one, where the
  * option reserve:remembered asks for that; otherwise one line is logged for each device whose work has overflowed for the

@@ -59,7 +59,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gk_disable": (ctypes.c_int, (ctypes.c_int, ctypes.POINTER(Activation))),
     "gk_free_vram": (ctypes.c_int, (ctypes.c_int,)),
     "gk_begin_loading": (ctypes.c_int, (ctypes.c_int, ctypes.POINTER(Activation))),
-    "gk_claims_json": (ctypes.c_size_t, (ctypes.c_int, ctypes.POINTER(Activation), ctypes.c_void_p, ctypes.c_size_t)),
+    "gk_claims_json": (ctypes.c_void_p, (ctypes.c_int, ctypes.POINTER(Activation))),
     "gk_record_stream": (None, (ctypes.c_void_p, ctypes.c_void_p)),
     "gk_safe_point": (ctypes.c_int, (ctypes.c_int, ctypes.c_char_p)),
     "gk_begin_work": (ctypes.c_int, (ctypes.c_int,)),
@@ -73,7 +73,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
         ctypes.c_int,
         (ctypes.c_int, ctypes.c_int, ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_uint64)),
     ),
-    "gk_device_json": (ctypes.c_size_t, (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)),
+    "gk_device_json": (ctypes.c_void_p, (ctypes.c_int,)),
     "gk_farewell": (None, ()),
     "gk_forget": (ctypes.c_int, (ctypes.c_char_p, ctypes.POINTER(ctypes.c_size_t))),
     "gk_touch": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_size_t)),
@@ -87,12 +87,13 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gk_reset_peaks": (ctypes.c_int, (ctypes.c_int,)),
     "gk_reset_totals": (ctypes.c_int, (ctypes.c_int,)),
     "gk_memory_fraction": (None, (ctypes.c_double, ctypes.c_int)),
-    "gk_stats_json": (ctypes.c_size_t, (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)),
-    "gk_map_json": (ctypes.c_size_t, (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)),
-    "gk_snapshot_json": (ctypes.c_size_t, (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)),
+    "gk_stats_json": (ctypes.c_void_p, (ctypes.c_int,)),
+    "gk_map_json": (ctypes.c_void_p, (ctypes.c_int,)),
+    "gk_snapshot_json": (ctypes.c_void_p, (ctypes.c_int,)),
     "gk_pool_holds": (ctypes.c_uint64, (ctypes.c_int, ctypes.c_uint64, ctypes.c_uint64)),
     "gk_record": (ctypes.c_int, (ctypes.c_size_t, ctypes.c_int, ctypes.c_uint32)),
-    "gk_history_json": (ctypes.c_size_t, (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)),
+    "gk_history_json": (ctypes.c_void_p, (ctypes.c_int,)),
+    "gk_text_free": (None, (ctypes.c_void_p,)),
     "gk_last_error": (ctypes.c_char_p, ()),
     "gk_version": (ctypes.c_char_p, ()),
 }
@@ -151,16 +152,14 @@ def act(name: str, *arguments: Any) -> bool:
 
 
 def read_json(name: str, device: int, *arguments: Any) -> Any:
-    """Calls a function that writes JSON about a device."""
-    function = getattr(library(), name)
-    needed = function(device, *arguments, None, 0)
-    while needed:
-        buffer = ctypes.create_string_buffer(needed)
-        again = function(device, *arguments, buffer, needed)
-        if 0 < again <= needed:
-            return json.loads(buffer.value)
-        needed = again
-    fail()
+    """Calls a function that returns JSON about a device."""
+    text = getattr(library(), name)(device, *arguments)
+    if text is None:
+        fail()
+    try:
+        return json.loads(ctypes.string_at(text))
+    finally:
+        library().gk_text_free(text)
 
 
 def memory_info(device: int, tier: int) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 //! The questions about a device: its statistics, its memory, its blocks, and what happened.
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{CString, c_char, c_int};
 
 use crate::allocator::Allocator;
 use crate::core::history::{Names, Recording};
@@ -40,19 +40,15 @@ pub unsafe extern "C" fn gk_stats(device: c_int, stats: *mut GkStats) -> c_int {
     })
 }
 
-/// The statistics of a device as JSON. Returns the bytes needed with the end, or 0 after an error; writes only if `length` is enough.
-///
-/// # Safety
-/// `buffer` is null or has room for `length` bytes.
+/// The statistics of a device as JSON: the fields of [`GkStats`] by name, the same figures by tier, `phase_name`,
+/// `reserve_reason`, and the device's name and rung. See [`gk_text_free`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn gk_stats_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
-    let text = guarded(|| {
+pub extern "C" fn gk_stats_json(device: c_int) -> *mut c_char {
+    text(|| {
         let (stats, splits) = (ask(device, Allocator::stats)?, ask(device, Allocator::splits)?);
         let info = ask(device, Allocator::device_info)?;
         Ok(json::stats(&stats, &splits, info.as_ref(), &ask(device, Allocator::reserve_reason)?))
-    });
-    // SAFETY: the caller's promise.
-    unsafe { write_text(text, buffer, length) }
+    })
 }
 
 /// Forgets the peaks of a device.
@@ -87,66 +83,44 @@ pub unsafe extern "C" fn gk_memory_info(device: c_int, tier: c_int, free: *mut u
     })
 }
 
-/// What a device is found to be and would have, as JSON, without putting it to use; see [`gk_stats_json`] for the buffer.
-///
-/// # Safety
-/// `buffer` is null or has room for `length` bytes.
+/// A device as it is found, and the memory that it would have, as JSON. The device is not put to use. See
+/// [`gk_text_free`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn gk_device_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
-    let text = guarded(|| Ok(json::device(&current()?.look_at(device_number(device)?)?)));
-    // SAFETY: the caller's promise.
-    unsafe { write_text(text, buffer, length) }
+pub extern "C" fn gk_device_json(device: c_int) -> *mut c_char {
+    text(|| Ok(json::device(&current()?.look_at(device_number(device)?)?)))
 }
 
-/// The memory map of a device as JSON; see [`gk_stats_json`] for the buffer.
-///
-/// # Safety
-/// `buffer` is null or has room for `length` bytes.
+/// The memory map of a device as JSON. See [`gk_text_free`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn gk_map_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
-    let text = guarded(|| Ok(json::map_json(&ask(device, Allocator::map)?)));
-    // SAFETY: the caller's promise.
-    unsafe { write_text(text, buffer, length) }
+pub extern "C" fn gk_map_json(device: c_int) -> *mut c_char {
+    text(|| Ok(json::map_json(&ask(device, Allocator::map)?)))
 }
 
-/// Every segment and block of a device, and the stacks of those who asked for what lives, as JSON; see [`gk_stats_json`] for the buffer.
-///
-/// # Safety
-/// `buffer` is null or has room for `length` bytes.
+/// Every segment and block of a device as JSON, and the stacks that led to the allocations of live blocks. See
+/// [`gk_text_free`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn gk_snapshot_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
-    let text = guarded(|| {
-        Ok({
-            let (segments, askers) = ask(device, Allocator::snapshot)?;
-            json::snapshot(&segments, &askers)
-        })
-    });
-    // SAFETY: the caller's promise.
-    unsafe { write_text(text, buffer, length) }
+pub extern "C" fn gk_snapshot_json(device: c_int) -> *mut c_char {
+    text(|| {
+        let (segments, askers) = ask(device, Allocator::snapshot)?;
+        Ok(json::snapshot(&segments, &askers))
+    })
 }
 
-/// The live blocks of a device in the order in which an action would let them claim dedicated memory, as JSON; see [`gk_stats_json`] for
-/// the buffer.
+/// The live blocks of a device as JSON, in the order in which an action would let them claim dedicated memory. Null takes
+/// the order of the options. See [`gk_text_free`].
 ///
 /// # Safety
-/// `activation` is null or points to a struct, of which only the order counts; `buffer` is null or has room for `length` bytes.
+/// `activation` is null or points to a struct, of which only the order counts.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn gk_claims_json(
-    device: c_int,
-    activation: *const GkActivation,
-    buffer: *mut c_char,
-    length: usize,
-) -> usize {
-    let text = guarded(|| {
+pub unsafe extern "C" fn gk_claims_json(device: c_int, activation: *const GkActivation) -> *mut c_char {
+    text(|| {
         let claims = ask(device, |allocator, device| {
             // SAFETY: the caller's promise.
             let order = unsafe { GkActivation::or_options(activation, allocator) }?.order();
             allocator.claims(device, order)
         })?;
         Ok(json::claims(&claims))
-    });
-    // SAFETY: the caller's promise.
-    unsafe { write_text(text, buffer, length) }
+    })
 }
 
 /// Records what happens, the last `events` of each device, and the stacks of Python that lead there, as `stacks` says; 0 ends it. What
@@ -174,30 +148,26 @@ pub extern "C" fn gk_record(events: usize, stacks: c_int, skipped: u32) -> c_int
     })
 }
 
-/// What was recorded of a device, and the stacks of those who did it, as JSON; see [`gk_stats_json`] for the buffer.
-///
-/// # Safety
-/// `buffer` is null or has room for `length` bytes.
+/// The recorded events of a device as JSON, and the stacks that led to them. See [`gk_text_free`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn gk_history_json(device: c_int, buffer: *mut c_char, length: usize) -> usize {
-    let text = guarded(|| Ok(json::history(&ask(device, Allocator::history)?)));
-    // SAFETY: the caller's promise.
-    unsafe { write_text(text, buffer, length) }
+pub extern "C" fn gk_history_json(device: c_int) -> *mut c_char {
+    text(|| Ok(json::history(&ask(device, Allocator::history)?)))
 }
 
-/// Writes a text where it fits; returns the bytes needed with the end, or 0 after an error.
+/// Frees a text that a function of this library returned. Null is allowed.
 ///
 /// # Safety
-/// `buffer` is null or has room for `length` bytes.
-unsafe fn write_text(text: Result<String, c_int>, buffer: *mut c_char, length: usize) -> usize {
-    let Ok(text) = text else { return 0 };
-    let needed = text.len() + 1;
-    if !buffer.is_null() && length >= needed {
-        // SAFETY: the caller's promise; `needed` fits.
-        unsafe {
-            std::ptr::copy_nonoverlapping(text.as_ptr().cast::<c_char>(), buffer, text.len());
-            buffer.add(text.len()).write(0);
-        }
+/// `text` is null, or was returned by one of those functions, and was not freed before.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_text_free(text: *mut c_char) {
+    if !text.is_null() {
+        // SAFETY: the caller's promise; `text` below made it by `into_raw`.
+        drop(unsafe { CString::from_raw(text) });
     }
-    needed
+}
+
+/// A text for the caller, who frees it by [`gk_text_free`]; null after an error.
+fn text(make: impl FnOnce() -> Result<String, Error>) -> *mut c_char {
+    let made = guarded(|| Ok(CString::new(make()?).expect("JSON escapes zeros").into_raw()));
+    made.unwrap_or(std::ptr::null_mut())
 }

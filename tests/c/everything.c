@@ -76,11 +76,10 @@ static void actions(void) {
     CHECK(gk_begin_loading(0, &activation) == GK_ARGUMENT && gk_begin_loading(9, NULL) == GK_ARGUMENT);
     CHECK(gk_disable(0, NULL) == GK_OK && stats_of(0).phase == GK_DISABLED);
     CHECK(stats_of(0).migrates == 1 && stats_of(0).stayed == 0 && stats_of(0).graph_pools == 0);
-    size_t needed = gk_claims_json(0, NULL, NULL, 0);
-    char *text = (char *)malloc(needed);
-    CHECK(gk_claims_json(0, NULL, text, needed) == needed && strstr(text, "\"size\":9437184,\"model\":true,\"pinned\":-1,\"stream\":0"));
-    free(text);
-    CHECK(gk_claims_json(9, NULL, NULL, 0) == 0);
+    char *text = gk_claims_json(0, NULL);
+    CHECK(text && strstr(text, "\"size\":9437184,\"model\":true,\"pinned\":-1,\"stream\":0"));
+    gk_text_free(text);
+    CHECK(!gk_claims_json(9, NULL) && strstr(gk_last_error(), "no device 9"));
     CHECK(gk_tier(block, &dedicated, NULL) == GK_OK && dedicated == 9 * MIB);
     CHECK(gk_free_vram(0) == GK_OK && stats_of(0).phase == GK_FREED && stats_of(0).dedicated_reserved == 0);
     CHECK(gk_tier(block + 9 * MIB, NULL, NULL) == GK_NOT_ALLOCATED);
@@ -151,23 +150,24 @@ static void history(void) {
     CHECK(gk_record(100, 4, 0) == GK_ARGUMENT && strstr(gk_last_error(), "stacks"));
     CHECK(gk_record(100, GK_STACKS_OF_ALL, 1 << 1) == GK_OK); /* there is no Python here */
     gk_free(gk_malloc(3 * MIB, 0, NULL), 3 * MIB, 0, NULL);
-    size_t needed = gk_history_json(0, NULL, 0);
-    char *text = (char *)malloc(needed);
-    CHECK(gk_history_json(0, text, needed) == needed);
+    char *text = gk_history_json(0);
+    CHECK(text);
     CHECK(strstr(text, "\"action\":\"alloc\"") && strstr(text, "\"size\":3145728") && strstr(text, "\"stacks\":[[]]"));
     CHECK(strstr(text, "\"action\":\"free_completed\"") && !strstr(text, "\"action\":\"free_requested\""));
-    free(text);
-    CHECK(gk_record(0, 0, 0) == GK_OK && gk_history_json(0, NULL, 0) == sizeof "{\"events\":[],\"stacks\":[]}");
+    gk_text_free(text);
+    CHECK(gk_record(0, 0, 0) == GK_OK && (text = gk_history_json(0)));
+    CHECK(strcmp(text, "{\"events\":[],\"stacks\":[]}") == 0);
+    gk_text_free(text);
 }
 
 static void statistics(void) {
-    size_t needed = gk_stats_json(0, NULL, 0);
-    CHECK(needed > 100);
-    char *text = (char *)malloc(needed);
-    CHECK(gk_stats_json(0, text, needed) == needed && strlen(text) + 1 == needed);
+    char *text = gk_stats_json(0);
+    CHECK(text && strlen(text) > 100);
+    CHECK(strstr(text, "\"tiers\":{\"dedicated\":{\"capacity\":"));
     CHECK(strstr(text, "\"phase_name\":\"freed\"") && strstr(text, "\"rung\":\"host_numa\"") && strstr(text, "\"shared_capacity\":"));
-    free(text);
-    CHECK(gk_stats_json(9, NULL, 0) == 0);
+    gk_text_free(text);
+    gk_text_free(NULL);
+    CHECK(!gk_stats_json(9) && !gk_stats_json(-1) && strstr(gk_last_error(), "no device -1"));
     CHECK(gk_torch_malloc(0, 0, NULL) == NULL && gk_torch_malloc(1, 99, NULL) == NULL);
     struct gk_activation defaults;
     struct gk_activation wrong;
@@ -183,19 +183,13 @@ static void statistics(void) {
     CHECK(gk_prefer(GK_DEDICATED) == GK_SHARED && gk_prefer(GK_DEDICATED) == GK_DEDICATED);
     CHECK(gk_tier(block, &bytes, &shared) == GK_OK && bytes == 0 && shared == 5 * MIB);
     gk_free(block, 5 * MIB, 0, NULL);
-    needed = gk_snapshot_json(0, NULL, 0);
-    text = (char *)malloc(needed);
-    CHECK(needed > 2 && gk_snapshot_json(0, text, needed) == needed && strstr(text, "\"segments\":[{"));
-    free(text);
-    needed = gk_map_json(0, NULL, 0);
-    text = (char *)malloc(needed);
-    CHECK(needed > 2 && gk_map_json(0, text, needed) == needed && strstr(text, "\"stock\":{\"dedicated\":"));
-    free(text);
-    needed = gk_device_json(0, NULL, 0);
-    text = (char *)malloc(needed);
-    CHECK(needed > 2 && gk_device_json(0, text, needed) == needed && strstr(text, "\"shared_budget\":"));
-    free(text);
-    CHECK(gk_device_json(9, NULL, 0) == 0);
+    CHECK((text = gk_snapshot_json(0)) && strstr(text, "\"segments\":[{"));
+    gk_text_free(text);
+    CHECK((text = gk_map_json(0)) && strstr(text, "\"stock\":{\"dedicated\":"));
+    gk_text_free(text);
+    CHECK((text = gk_device_json(0)) && strstr(text, "\"shared_budget\":"));
+    gk_text_free(text);
+    CHECK(!gk_device_json(9));
     CHECK(gk_memory_info(0, GK_DEDICATED, &bytes, &shared) == GK_OK && bytes <= shared && shared > 0);
     CHECK(gk_memory_info(0, GK_SHARED, NULL, NULL) == GK_OK && gk_memory_info(0, 2, NULL, NULL) == GK_ARGUMENT);
     CHECK(gk_stats(0, NULL) == GK_ARGUMENT);
@@ -212,7 +206,10 @@ int main(void) {
     options();
     gk_init(1);
     CHECK(gk_reset_peaks(0) == GK_OK && gk_reset_totals(0) == GK_OK);
-    CHECK(stats_of(0).in_use == 0 && gk_claims_json(0, NULL, NULL, 0) == 3 && gk_safe_point(0, NULL) == GK_OK);
+    CHECK(stats_of(0).in_use == 0 && gk_safe_point(0, NULL) == GK_OK);
+    char *none = gk_claims_json(0, NULL);
+    CHECK(none && strcmp(none, "[]") == 0);
+    gk_text_free(none);
     CHECK(gk_configure("persist:0") == GK_OK); /* nothing has begun yet */
     CHECK(gk_open(0) == GK_OK && gk_open(7) == GK_ARGUMENT && stats_of(0).in_use == 1);
     CHECK(gk_configure("persist:0") == GK_REFUSED);

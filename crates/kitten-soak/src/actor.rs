@@ -8,7 +8,7 @@ use giant_kitten::abi;
 use giant_kitten::core::rounded;
 
 use crate::contents::{Contents, LONGEST};
-use crate::machine::{Machine, json, last_error, no_fault, stats};
+use crate::machine::{Machine, last_error, no_fault, stats, text};
 use crate::notes::{Call, Notes};
 use crate::pools::Pool;
 use crate::{Failure, Part, Parts, complaints, filter};
@@ -707,8 +707,7 @@ impl Actor {
         let device = self.random.usize(..=most);
         self.tally.others += 1;
         let number = device as c_int;
-        type Ask = unsafe extern "C" fn(c_int, *mut c_char, usize) -> usize;
-        let ask: Ask = match self.random.u8(..10) {
+        let ask: extern "C" fn(c_int) -> *mut c_char = match self.random.u8(..10) {
             8 => return self.memory_info(device),
             9 => abi::gk_device_json,
             0..3 => {
@@ -728,8 +727,8 @@ impl Actor {
             _ => abi::gk_history_json,
         };
         self.note(Call::Json, device, 0, 0, ask as usize as u64);
-        // SAFETY: the buffer is as long as it is said to be.
-        if let Some(text) = json(|buffer, length| unsafe { ask(number, buffer, length) })
+        // SAFETY: the text is freed here alone.
+        if let Some(text) = unsafe { text(ask(number)) }
             && self.random.u8(..8) == 0
         {
             serde_json::from_str::<serde_json::Value>(&text)

@@ -1,6 +1,6 @@
 //! The machines: small ones of every kind, each with a library of its own, and what both keep in their books.
 
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, c_char};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -197,15 +197,17 @@ pub fn last_error() -> String {
     unsafe { CStr::from_ptr(abi::gk_last_error()) }.to_string_lossy().into_owned()
 }
 
-/// A question that answers with JSON, in two calls as the header says: what it needs, and the text. `None` where it has none, or grew
-/// between the calls.
-pub fn json(ask: impl Fn(*mut c_char, usize) -> usize) -> Option<String> {
-    let needed = ask(std::ptr::null_mut(), 0);
-    let mut buffer = vec![0u8; needed];
-    let length = ask(buffer.as_mut_ptr().cast(), needed);
-    if needed == 0 || length == 0 || length > needed {
+/// Takes a text that the C interface returned, and frees it there. `None` for null.
+///
+/// # Safety
+/// `text` is null or was returned by the C interface, and nobody else frees it.
+pub unsafe fn text(text: *mut c_char) -> Option<String> {
+    if text.is_null() {
         return None;
     }
-    buffer.truncate(length);
-    CString::from_vec_with_nul(buffer).ok()?.into_string().ok()
+    // SAFETY: the caller's promise: a text that is not null ends with a zero.
+    let copied = unsafe { CStr::from_ptr(text) }.to_str().map(str::to_owned);
+    // SAFETY: the caller's promise.
+    unsafe { abi::gk_text_free(text) };
+    copied.ok()
 }

@@ -9,7 +9,7 @@ use giant_kitten::abi::{self, GkActivation};
 use kitten_sim::{Completion, code};
 
 use crate::actor::{Actor, Tally, World, is_about_a_capture, taken};
-use crate::machine::{json, last_error, no_fault, stats};
+use crate::machine::{last_error, no_fault, stats, text};
 use crate::{Failure, Part, complaints};
 
 /// The calls of the driver that are made to fail one at a time.
@@ -63,11 +63,11 @@ impl Conductor {
             let number = device as c_int;
             stats(device)?;
             for ask in [abi::gk_stats_json, abi::gk_snapshot_json, abi::gk_map_json, abi::gk_history_json] {
-                // SAFETY: the buffer is as long as it is said to be.
-                json(|buffer, length| unsafe { ask(number, buffer, length) });
+                // SAFETY: the text is freed here alone.
+                unsafe { text(ask(number)) };
             }
-            // SAFETY: null takes the options, and the buffer is as long as it is said to be.
-            json(|buffer, length| unsafe { abi::gk_claims_json(number, null(), buffer, length) });
+            // SAFETY: null takes the options, and the text is freed here alone.
+            unsafe { text(abi::gk_claims_json(number, null())) };
             abi::gk_reset_peaks(number);
             abi::gk_reset_totals(number);
             // SAFETY: null is allowed.
@@ -79,8 +79,8 @@ impl Conductor {
         let calls = world.machine.gpu.total_calls() - before;
         for device in 0..world.machine.profiles.len() {
             let number = device as c_int;
-            // SAFETY: the buffer is as long as it is said to be.
-            json(|buffer, length| unsafe { abi::gk_device_json(number, buffer, length) });
+            // SAFETY: the text is freed here alone.
+            unsafe { text(abi::gk_device_json(number)) };
             // SAFETY: null is allowed.
             unsafe { abi::gk_memory_info(number, abi::GK_DEDICATED, null_mut(), null_mut()) };
             self.tally.others += 3;
@@ -231,8 +231,8 @@ impl Conductor {
         let mail = world.mail.lock().map_err(|_| Failure("the mail is broken".into()))?;
         for device in 0..world.machine.used() {
             self.tally.others += 1;
-            // SAFETY: the buffer is as long as it is said to be.
-            let text = json(|buffer, length| unsafe { abi::gk_snapshot_json(device as c_int, buffer, length) });
+            // SAFETY: the text is freed here alone.
+            let text = unsafe { text(abi::gk_snapshot_json(device as c_int)) };
             let text = text.ok_or_else(|| Failure(format!("gk_snapshot_json: {}", last_error())))?;
             let segments: serde_json::Value =
                 serde_json::from_str(&text).map_err(|why| Failure(format!("a snapshot is no JSON: {why}")))?;

@@ -1,30 +1,37 @@
-//! The claims of live blocks to dedicated memory as JSON.
+//! The claims of live blocks to dedicated memory.
 
-use std::fmt::Write;
+use std::ffi::c_int;
+
+use serde::Serialize;
 
 use crate::abi::arguments::pin_number;
 use crate::heap::Claim;
 
-/// A list, the first claim first: `[{"address", "size", "model", "pinned", "stream", "used_on": [stream]}]`, streams by their
-/// handles; pinned is a tier's number, or -1.
+use super::rows::Rows;
+
+#[derive(Serialize)]
+struct ClaimRow<'a> {
+    address: u64,
+    size: u64,
+    model: bool,
+    /// The number of a tier, or -1.
+    pinned: c_int,
+    /// The handle of the stream that the block belongs to.
+    stream: u64,
+    /// The handles of the other streams that use it.
+    used_on: &'a [u64],
+}
+
+/// A list, the first claim first.
 pub(in crate::abi) fn json(claims: &[Claim]) -> String {
-    let mut text = String::from("[");
-    for (number, claim) in claims.iter().enumerate() {
-        let separator = if number == 0 { "" } else { "," };
-        let used_on: Vec<_> = claim.used_on.iter().map(u64::to_string).collect();
-        let _ = write!(
-            text,
-            "{separator}{{\"address\":{},\"size\":{},\"model\":{},\"pinned\":{},\"stream\":{},\"used_on\":[{}]}}",
-            claim.address,
-            claim.size,
-            claim.model,
-            pin_number(claim.pin),
-            claim.stream,
-            used_on.join(",")
-        );
-    }
-    text.push(']');
-    text
+    super::text_of(&Rows(claims.iter().map(|claim| ClaimRow {
+        address: claim.address,
+        size: claim.size,
+        model: claim.model,
+        pinned: pin_number(claim.pin),
+        stream: claim.stream,
+        used_on: &claim.used_on,
+    })))
 }
 
 #[cfg(test)]

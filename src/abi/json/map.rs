@@ -1,43 +1,77 @@
-//! The memory map as JSON: bytes of each kind in each tier, and one letter for each granule.
+//! The memory map: the bytes of each kind in each tier, and one letter per granule.
 
-use std::fmt::Write;
+use serde::Serialize;
 
-use crate::core::Tier;
-use crate::heap::{GranuleMap, MemoryMap};
+use crate::core::{PerTier, Tier};
+use crate::heap::{ArenaMap, GranuleMap, MemoryMap};
 
-/// `{"granule", "stock": {tier: bytes}, "bytes": {tier: {"model", "other", "scratch", "free"}}, "arenas": [{"purpose", "class",
-/// "granules"}]}`. The granules of an arena are a text, a letter each: of the model `M`, other blocks `O`, scratch `S`, backed but
-/// empty `F`, whichever has the most of its bytes; a small letter in the shared tier; `.` without backing. O(granules).
-pub fn json(map: &MemoryMap) -> String {
-    let mut bytes = [[0u64; 4]; 2];
-    let mut arenas = String::new();
-    for arena in &map.arenas {
-        let separator = if arenas.is_empty() { "" } else { "," };
-        let (purpose, class) = (arena.purpose, arena.class);
-        let _ = write!(arenas, "{separator}{{\"purpose\":\"{purpose}\",\"class\":\"{class}\",\"granules\":\"");
-        for granule in &arena.granules {
-            if let Some(tier) = granule.tier {
-                let used = granule.model + granule.other + granule.scratch;
-                let parts = [granule.model, granule.other, granule.scratch, map.granule.saturating_sub(used)];
-                bytes[tier as usize].iter_mut().zip(parts).for_each(|(sum, part)| *sum += part);
-            }
-            arenas.push(letter(granule));
-        }
-        arenas.push_str("\"}");
+use super::by_tier::ByTier;
+use super::rows::Rows;
+
+#[derive(Serialize)]
+struct Map<A: Serialize> {
+    granule: u64,
+    /// Backing that is mapped nowhere.
+    stock: ByTier<u64>,
+    bytes: ByTier<Kinds>,
+    arenas: A,
+}
+
+/// Mapped bytes by the kind of block that fills them.
+#[derive(Clone, Copy, Default, Serialize)]
+struct Kinds {
+    model: u64,
+    other: u64,
+    scratch: u64,
+    free: u64,
+}
+
+impl Kinds {
+    fn add(&mut self, granule: &GranuleMap, bytes: u64) {
+        let used = granule.model + granule.other + granule.scratch;
+        self.model += granule.model;
+        self.other += granule.other;
+        self.scratch += granule.scratch;
+        self.free += bytes.saturating_sub(used);
     }
-    let tier = |tier: Tier| {
-        let [model, other, scratch, free] = bytes[tier as usize];
-        let name = tier.name();
-        format!("\"{name}\":{{\"model\":{model},\"other\":{other},\"scratch\":{scratch},\"free\":{free}}}")
-    };
-    format!(
-        "{{\"granule\":{},\"stock\":{{\"dedicated\":{},\"shared\":{}}},\"bytes\":{{{},{}}},\"arenas\":[{arenas}]}}",
-        map.granule,
-        map.stock_dedicated,
-        map.stock_shared,
-        tier(Tier::Dedicated),
-        tier(Tier::Shared)
-    )
+}
+
+#[derive(Serialize)]
+struct ArenaRow {
+    purpose: &'static str,
+    class: &'static str,
+    /// One letter per granule.
+    granules: String,
+}
+
+impl ArenaRow {
+    fn of(arena: &ArenaMap) -> ArenaRow {
+        let granules = arena.granules.iter().map(letter).collect();
+        ArenaRow { purpose: arena.purpose, class: arena.class, granules }
+    }
+}
+
+/// One object. The letter of a granule says which kind of block fills most of it: `M` the model's, `O` other blocks,
+/// `S` scratch, `F` none. It is a small letter in the shared tier, and `.` where the granule has no backing.
+///
+/// O(granules).
+pub fn json(map: &MemoryMap) -> String {
+    super::text_of(&Map {
+        granule: map.granule,
+        stock: ByTier(PerTier::new(map.stock_dedicated, map.stock_shared)),
+        bytes: ByTier(kinds(map)),
+        arenas: Rows(map.arenas.iter().map(ArenaRow::of)),
+    })
+}
+
+fn kinds(map: &MemoryMap) -> PerTier<Kinds> {
+    let mut kinds = PerTier::<Kinds>::default();
+    for granule in map.arenas.iter().flat_map(|arena| &arena.granules) {
+        if let Some(tier) = granule.tier {
+            kinds[tier].add(granule, map.granule);
+        }
+    }
+    kinds
 }
 
 fn letter(granule: &GranuleMap) -> char {

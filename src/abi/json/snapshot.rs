@@ -1,107 +1,100 @@
-//! The segments and blocks of a device, and what was recorded, as JSON: in the words of PyTorch's memory snapshots, with the tiers
-//! besides.
+//! The segments and blocks of a device, in the words of PyTorch's memory snapshots, with the tiers added.
 
 use std::collections::HashMap;
-use std::fmt::Write;
 
-use crate::abi::stacks::Stack;
-use crate::core::history::{Action, Event, Who};
+use serde::Serialize;
+
+use crate::core::history::Who;
 use crate::core::{Class, Tier};
 use crate::heap::{BlockState, Segment, SegmentBlock};
 
-use super::text::{list, quoted};
+use super::rows::Rows;
+use super::stacks::Stacks;
 
-/// Stacks, numbered as they are named.
-#[derive(Default)]
-struct Stacks<'a> {
-    numbers: HashMap<*const Stack, usize>,
-    named: Vec<&'a Stack>,
+#[derive(Serialize)]
+struct Snapshot<'a, R: Serialize> {
+    segments: R,
+    stacks: &'a Stacks<'a>,
 }
 
-impl<'a> Stacks<'a> {
-    /// `,"stack":NUMBER`; nothing where nobody wanted to know who it was.
-    fn name(&mut self, who: Option<&'a Who>) -> String {
-        let Some(stack) = who.and_then(|who| who.downcast_ref::<Stack>()) else { return String::new() };
-        let number = *self.numbers.entry(stack).or_insert_with(|| {
-            self.named.push(stack);
-            self.named.len() - 1
-        });
-        format!(",\"stack\":{number}")
-    }
-
-    /// A list of stacks in the order of their numbers, each a list of frames, the innermost first.
-    fn json(&self) -> String {
-        list(self.named.iter().map(|stack| {
-            list(stack.frames.iter().map(|frame| {
-                let (filename, name) = (quoted(&frame.code.filename), quoted(&frame.code.name));
-                format!("{{\"filename\":{filename},\"line\":{},\"name\":{name}}}", frame.line)
-            }))
-        }))
-    }
+#[derive(Serialize)]
+struct SegmentRow<B: Serialize> {
+    address: u64,
+    total_size: u64,
+    segment_type: &'static str,
+    /// The stream of the first block that is not free; 0 where there is none.
+    stream: u64,
+    /// Two zeros where the segment belongs to no pool.
+    segment_pool_id: (u64, u64),
+    blocks: B,
 }
 
-/// Segments, each with its blocks, and the stacks of those who asked for what lives in them.
-pub(in crate::abi) fn json(segments: &[Segment], askers: &HashMap<u64, Who>) -> String {
-    let mut stacks = Stacks::default();
-    let segments = list(segments.iter().map(|segment| {
-        let kind = match segment.class {
-            Class::Small => "small",
-            Class::Large => "large",
-        };
-        let (pool_a, pool_b) = segment.pool.map_or((0, 0), |pool| (pool.0, pool.1));
+#[derive(Serialize)]
+struct BlockRow {
+    address: u64,
+    size: u64,
+    requested_size: u64,
+    state: &'static str,
+    stream: u64,
+    dedicated_size: u64,
+    shared_size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stack: Option<usize>,
+}
+
+/// The stacks that led to the allocations of live blocks, where they are known.
+struct Askers<'a> {
+    by_address: &'a HashMap<u64, Who>,
+    stacks: Stacks<'a>,
+}
+
+impl<'a> Askers<'a> {
+    fn new(segments: &[Segment], by_address: &'a HashMap<u64, Who>) -> Askers<'a> {
+        let blocks = segments.iter().flat_map(|segment| &segment.blocks);
+        let stacks = Stacks::of(blocks.filter_map(|block| asker(by_address, block)));
+        Askers { by_address, stacks }
+    }
+
+    fn segment_row<'b>(&'b self, segment: &'b Segment) -> SegmentRow<impl Serialize + 'b> {
         let used = segment.blocks.iter().find(|block| block.state != BlockState::Free);
-        let blocks = list(segment.blocks.iter().map(|block| json_of(block, askers, &mut stacks)));
-        format!(
-            "{{\"address\":{},\"total_size\":{},\"segment_type\":\"{kind}\",\"stream\":{},\
-             \"segment_pool_id\":[{pool_a},{pool_b}],\"blocks\":{blocks}}}",
-            segment.address,
-            segment.bytes,
-            used.map_or(0, |block| block.stream)
-        )
-    }));
-    format!("{{\"segments\":{segments},\"stacks\":{}}}", stacks.json())
-}
-
-fn json_of<'a>(block: &SegmentBlock, askers: &'a HashMap<u64, Who>, stacks: &mut Stacks<'a>) -> String {
-    let (state, asker) = match block.state {
-        BlockState::Live => ("active_allocated", askers.get(&block.address)),
-        BlockState::Retired => ("active_pending_free", askers.get(&block.address)),
-        BlockState::Free => ("inactive", None),
-    };
-    format!(
-        "{{\"address\":{},\"size\":{},\"requested_size\":{},\"state\":\"{state}\",\"stream\":{},\
-         \"dedicated_size\":{},\"shared_size\":{}{}}}",
-        block.address,
-        block.size,
-        block.requested,
-        block.stream,
-        block.residency[Tier::Dedicated],
-        block.residency[Tier::Shared],
-        stacks.name(asker)
-    )
-}
-
-/// Events, the oldest first, and the stacks of those who did it.
-pub(in crate::abi) fn history(events: &[Event]) -> String {
-    let (mut stacks, mut text) = (Stacks::default(), String::from("{\"events\":["));
-    for (number, event) in events.iter().enumerate() {
-        let separator = if number == 0 { "" } else { "," };
-        let (action, place) = match event.action {
-            Action::Alloc => ("alloc", "addr"),
-            Action::FreeRequested => ("free_requested", "addr"),
-            Action::FreeCompleted => ("free_completed", "addr"),
-            Action::SegmentMap => ("segment_map", "addr"),
-            Action::SegmentUnmap => ("segment_unmap", "addr"),
-            Action::OutOfMemory => ("oom", "device_free"),
-        };
-        let (stack, (pool_a, pool_b)) = (stacks.name(event.who.as_ref()), event.pool);
-        let _ = write!(
-            text,
-            "{separator}{{\"action\":\"{action}\",\"{place}\":{},\"size\":{},\"stream\":{},\"time_us\":{},\
-             \"pool_id\":[{pool_a},{pool_b}]{stack}}}",
-            event.address, event.bytes, event.stream, event.time_us
-        );
+        SegmentRow {
+            address: segment.address,
+            total_size: segment.bytes,
+            segment_type: match segment.class {
+                Class::Small => "small",
+                Class::Large => "large",
+            },
+            stream: used.map_or(0, |block| block.stream),
+            segment_pool_id: segment.pool.map_or((0, 0), |pool| (pool.0, pool.1)),
+            blocks: Rows(segment.blocks.iter().map(|block| self.block_row(block))),
+        }
     }
-    let _ = write!(text, "],\"stacks\":{}}}", stacks.json());
-    text
+
+    fn block_row(&self, block: &SegmentBlock) -> BlockRow {
+        BlockRow {
+            address: block.address,
+            size: block.size,
+            requested_size: block.requested,
+            state: match block.state {
+                BlockState::Live => "active_allocated",
+                BlockState::Retired => "active_pending_free",
+                BlockState::Free => "inactive",
+            },
+            stream: block.stream,
+            dedicated_size: block.residency[Tier::Dedicated],
+            shared_size: block.residency[Tier::Shared],
+            stack: self.stacks.number(asker(self.by_address, block)),
+        }
+    }
+}
+
+fn asker<'a>(by_address: &'a HashMap<u64, Who>, block: &SegmentBlock) -> Option<&'a Who> {
+    if block.state == BlockState::Free { None } else { by_address.get(&block.address) }
+}
+
+/// Segments with their blocks, and the stacks that led to the allocations of the blocks.
+pub(in crate::abi) fn json(segments: &[Segment], askers: &HashMap<u64, Who>) -> String {
+    let askers = Askers::new(segments, askers);
+    let rows = Rows(segments.iter().map(|segment| askers.segment_row(segment)));
+    super::text_of(&Snapshot { segments: rows, stacks: &askers.stacks })
 }

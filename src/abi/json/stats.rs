@@ -1,17 +1,63 @@
-//! The statistics of a device, and what a device is found to be, as JSON.
+//! The statistics of a device: the fields of the C struct by name, and the same figures by tier.
 
-use std::fmt::Write;
+use serde::{Serialize, Serializer};
 
 use crate::abi::stats::GkStats;
-use crate::allocator::Found;
-use crate::core::Tier::{Dedicated, Shared};
-use crate::core::{Splits, Stats};
+use crate::core::{PerTier, Splits, Stats, Tier};
 use crate::driver::DeviceInfo;
 
-use super::text::quoted;
+use super::by_tier::ByTier;
+use super::device::Description;
 
-/// The statistics as one JSON object: the fields of [`GkStats`] by name, `phase_name`, how the reserve was found, the device's name, which
-/// rung of the ladder its shared tier stands on, and why the better ones do not hold.
+#[derive(Serialize)]
+struct Statistics<'a> {
+    version: u32,
+    phase_name: &'static str,
+    reserve_reason: &'a str,
+    #[serde(flatten)]
+    description: Description<'a>,
+    #[serde(flatten)]
+    fields: GkStats,
+    tiers: ByTier<TierRow>,
+}
+
+#[derive(Serialize)]
+struct TierRow {
+    capacity: u64,
+    allocated: u64,
+    allocated_peak: u64,
+    active: u64,
+    active_peak: u64,
+    mapped: u64,
+    mapped_peak: u64,
+    reserved: u64,
+    reserved_peak: u64,
+}
+
+impl TierRow {
+    fn of(stats: &Stats, tier: Tier) -> TierRow {
+        let counted = &stats.tiers[tier];
+        TierRow {
+            capacity: stats.capacity[tier],
+            allocated: counted.allocated.current(),
+            allocated_peak: counted.allocated.peak(),
+            active: counted.active.current(),
+            active_peak: counted.active.peak(),
+            mapped: counted.mapped.current(),
+            mapped_peak: counted.mapped.peak(),
+            reserved: counted.reserved.current(),
+            reserved_peak: counted.reserved.peak(),
+        }
+    }
+}
+
+impl Serialize for GkStats {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.fields())
+    }
+}
+
+/// One object.
 pub(in crate::abi) fn json(
     stats: &Stats,
     splits: &[Splits; 2],
@@ -19,45 +65,12 @@ pub(in crate::abi) fn json(
     reserve_reason: &str,
 ) -> String {
     let fields = GkStats::of(stats, splits);
-    let refused: Vec<_> = device.iter().flat_map(|device| &device.refused).map(|why| quoted(why)).collect();
-    let mut text = format!(
-        "{{\"version\":{},\"phase_name\":\"{}\",\"reserve_reason\":{},\"device\":{},\"rung\":\"{}\",\"rungs_refused\":[{}]",
-        fields.version,
-        stats.phase.name(),
-        quoted(reserve_reason),
-        quoted(device.map_or("", |device| &device.name)),
-        device.map_or("", |device| device.rung.name()),
-        refused.join(",")
-    );
-    for (name, value) in fields.fields() {
-        let _ = write!(text, ",\"{name}\":{value}");
-    }
-    text.push('}');
-    text
-}
-
-/// What a device is found to be, as one JSON object.
-pub(in crate::abi) fn device_json(found: &Found) -> String {
-    let Found { info, capacity, budget, used, others } = found;
-    let refused: Vec<_> = info.refused.iter().map(|why| quoted(why)).collect();
-    let mut text = format!(
-        "{{\"device\":{},\"rung\":\"{}\",\"rungs_refused\":[{}]",
-        quoted(&info.name),
-        info.rung.name(),
-        refused.join(",")
-    );
-    for (name, value) in [
-        ("dedicated_total", info.dedicated_total),
-        ("dedicated_free", info.dedicated_free),
-        ("dedicated_capacity", capacity[Dedicated]),
-        ("shared_total", info.shared_total),
-        ("shared_capacity", capacity[Shared]),
-        ("shared_budget", *budget),
-        ("shared_used", *used),
-        ("shared_others", *others),
-    ] {
-        let _ = write!(text, ",\"{name}\":{value}");
-    }
-    text.push('}');
-    text
+    super::text_of(&Statistics {
+        version: fields.version,
+        phase_name: stats.phase.name(),
+        reserve_reason,
+        description: Description::of(device),
+        fields,
+        tiers: ByTier(PerTier(Tier::ALL.map(|tier| TierRow::of(stats, tier)))),
+    })
 }

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use crate::core::history::{Names, Who};
 use crate::platform::fork;
 
-use self::frame::Frame;
+pub(super) use self::frame::Frame;
 
 /// The frames of a thread, the innermost first. Of a thread without Python there are none.
 #[derive(Debug)]

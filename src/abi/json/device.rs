@@ -1,0 +1,56 @@
+//! A device: its name, its shared tier's rung, and, before its first use, the memory that it would have.
+
+use serde::Serialize;
+
+use crate::allocator::Found;
+use crate::core::Tier;
+use crate::driver::DeviceInfo;
+
+/// The part of a device's description that never changes. All of it is empty where the device is not in use.
+#[derive(Serialize)]
+pub(super) struct Description<'a> {
+    /// The device's name.
+    device: &'a str,
+    /// The rung of the ladder that the shared tier stands on.
+    rung: &'static str,
+    /// Why each better rung does not hold.
+    rungs_refused: &'a [String],
+}
+
+impl<'a> Description<'a> {
+    pub(super) fn of(info: Option<&'a DeviceInfo>) -> Description<'a> {
+        match info {
+            Some(info) => Description { device: &info.name, rung: info.rung.name(), rungs_refused: &info.refused },
+            None => Description { device: "", rung: "", rungs_refused: &[] },
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Device<'a> {
+    #[serde(flatten)]
+    description: Description<'a>,
+    dedicated_total: u64,
+    dedicated_free: u64,
+    dedicated_capacity: u64,
+    shared_total: u64,
+    shared_capacity: u64,
+    shared_budget: u64,
+    shared_used: u64,
+    shared_others: u64,
+}
+
+/// One object.
+pub(in crate::abi) fn json(found: &Found) -> String {
+    super::text_of(&Device {
+        description: Description::of(Some(&found.info)),
+        dedicated_total: found.info.dedicated_total,
+        dedicated_free: found.info.dedicated_free,
+        dedicated_capacity: found.capacity[Tier::Dedicated],
+        shared_total: found.info.shared_total,
+        shared_capacity: found.capacity[Tier::Shared],
+        shared_budget: found.budget,
+        shared_used: found.used,
+        shared_others: found.others,
+    })
+}
