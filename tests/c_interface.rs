@@ -31,7 +31,7 @@ fn compile_and_run(compiler: &str, flags: &[&str], source: &str, environment: &[
     let library = library_folder();
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("program");
-    std::os::unix::fs::symlink(fake::library(), folder.path().join("libcuda.so.1")).unwrap();
+    std::os::unix::fs::symlink(fake_cuda::built_library(), folder.path().join("libcuda.so.1")).unwrap();
     let strict = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"];
     run(Command::new(compiler)
         .args(flags)

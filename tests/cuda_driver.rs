@@ -189,7 +189,7 @@ fn no_driver_is_a_sentence() {
     std::fs::write(&not_a_library, "no library").unwrap();
     // The machine that an ELF file is for is its bytes 18 and 19; 0xfffe is no machine.
     let of_another_machine = folder.path().join("strange.so");
-    let mut bytes = std::fs::read(fake::library()).unwrap();
+    let mut bytes = std::fs::read(fake_cuda::built_library()).unwrap();
     bytes[18..20].copy_from_slice(&[0xfe, 0xff]);
     std::fs::write(&of_another_machine, bytes).unwrap();
     let empty = folder.path().join("empty.so");

@@ -1,7 +1,7 @@
 #![no_main]
 
-#[path = "../../tests/fuzzed/mod.rs"]
-#[allow(dead_code)]
-mod fuzzed;
+#[path = "../targets.rs"]
+#[allow(dead_code, reason = "each binary is one target")]
+mod targets;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzzed::operations(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::operations(data));

@@ -9,13 +9,6 @@ use giant_kitten::driver::DriverError;
 use giant_kitten::driver::cuda::CudaDriver;
 use tempfile::TempDir;
 
-/// Where cargo puts the fake library that belongs to this test.
-pub fn library() -> PathBuf {
-    let path = std::env::current_exe().unwrap().parent().unwrap().join("libfake_cuda.so");
-    assert!(path.exists(), "there is no {}", path.display());
-    path
-}
-
 /// A copy of the fake library that nobody else uses: one for each thread, free again for its next test.
 fn copy_of_this_thread() -> PathBuf {
     thread_local! {
@@ -25,7 +18,7 @@ fn copy_of_this_thread() -> PathBuf {
         let mut copy = copy.borrow_mut();
         let folder = copy.get_or_insert_with(|| {
             let folder = tempfile::tempdir().unwrap();
-            std::fs::copy(library(), folder.path().join("libcuda.so.1")).unwrap();
+            std::fs::copy(fake_cuda::built_library(), folder.path().join("libcuda.so.1")).unwrap();
             folder
         });
         folder.path().join("libcuda.so.1")

@@ -20,4 +20,4 @@ pub mod driver;
 pub mod machine;
 pub mod runtime;
 
-pub use machine::{Setup, install_in};
+pub use machine::{Setup, built_library, install_in};

@@ -12,7 +12,7 @@
 //! | `FAKE_CUDA_FAULTS` | a file to which every use of memory that came too early is added | none |
 
 use std::any::Any;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -151,6 +151,17 @@ pub extern "Rust" fn fake_cuda_install(setup: Box<dyn Any>) -> bool {
         }
         Err(_) => false,
     }
+}
+
+/// The library that cargo has built for the test that calls this.
+///
+/// # Panics
+/// Where there is none: fake-cuda must be a dependency of the test.
+pub fn built_library() -> PathBuf {
+    let test = std::env::current_exe().expect("the path of this test");
+    let library = test.with_file_name("libfake_cuda.so");
+    assert!(library.exists(), "there is no {}", library.display());
+    library
 }
 
 /// Loads the copy of the library in a file and makes it stand for a machine.

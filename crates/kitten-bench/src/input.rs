@@ -1,4 +1,5 @@
-//! Files that are read: traces, logs and what a check has left. They may come from anybody, so none is read without a bound.
+//! Files that are read: traces, logs, and the results of a check. They may come from anybody, so
+//! every read has a bound.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -8,19 +9,19 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::text::{plain, shown};
 
-/// No line may be longer: 4 MiB.
+/// The longest line: 4 MiB.
 const LONGEST_LINE: u64 = 4 << 20;
-/// No text may be longer, decompressed: 1 GiB.
+/// The longest text, decompressed: 1 GiB.
 const LONGEST_TEXT: u64 = 1 << 30;
-/// No text may have more lines, blank ones among them.
+/// The most lines of a text, blank ones included.
 const MOST_LINES: u64 = 1 << 24;
-/// No file that is read whole may be longer: 64 MiB.
+/// The longest file that is read whole: 64 MiB.
 const LONGEST_WHOLE: u64 = 64 << 20;
 
-/// What a file begins with that zstd has compressed.
+/// The first bytes of a file compressed by zstd.
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// Opens a file or something bundled, decompressed if it is compressed.
+/// Opens a file or a bundled one, and decompresses it if it is compressed.
 pub(crate) fn open(path_or_name: &str, bundled: Option<&'static [u8]>, kind: &str) -> Result<Box<dyn Read>> {
     let name = || plain(path_or_name);
     let mut raw: BufReader<Box<dyn Read>> = match bundled {
@@ -34,7 +35,8 @@ pub(crate) fn open(path_or_name: &str, bundled: Option<&'static [u8]>, kind: &st
     Ok(if compressed { Box::new(zstd::stream::read::Decoder::with_buffer(raw)?) } else { Box::new(raw) })
 }
 
-/// The text of a file that ought to be small, with a mark in place of what is no text; `None` where there is no such file.
+/// The text of a small file, with a mark in place of invalid bytes; `None` if the file does not
+/// exist.
 pub(crate) fn whole(path: &Path) -> Result<Option<String>> {
     let failed = || format!("cannot read {}", shown(path));
     let file = match File::open(path) {
@@ -47,7 +49,7 @@ pub(crate) fn whole(path: &Path) -> Result<Option<String>> {
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// Text by lines, with where they are.
+/// The lines of a text, with their position.
 pub(crate) struct Lines {
     from: BufReader<Box<dyn Read>>,
     source: String,
@@ -67,17 +69,17 @@ impl Lines {
         &self.source
     }
 
-    /// Where the last line is.
+    /// The position of the last line.
     pub(crate) fn at(&self) -> String {
         format!("{}, line {}", self.source, self.line)
     }
 
-    /// The line that was read last, without what is blank around it.
+    /// The last line, without the blanks around it.
     pub(crate) fn line(&self) -> &str {
         self.text.trim()
     }
 
-    /// Reads the next line that is not blank; whether there is one.
+    /// Reads the next line that is not blank. Returns whether there is one.
     pub(crate) fn advance(&mut self) -> Result<bool> {
         loop {
             self.text.clear();
@@ -108,7 +110,7 @@ impl Lines {
 mod tests {
     use super::*;
 
-    /// A line, over and over.
+    /// A line, repeated without end.
     struct Again(&'static [u8]);
 
     impl Read for Again {
@@ -140,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_without_blank_ones() {
+    fn blank_lines_are_skipped() {
         let mut lines = lines(&b"\n one \r\n\t\n\ntwo"[..]);
         assert!(lines.advance().unwrap());
         assert_eq!(lines.line(), "one");

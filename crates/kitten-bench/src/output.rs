@@ -1,4 +1,4 @@
-//! What is written: files whole or not at all, and the standard output.
+//! Files that are written whole or not at all, and the standard output.
 
 use std::fmt::Display;
 use std::fs::{self, OpenOptions};
@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::text::{plain_lines, shown};
 
-/// Writes a file whole: where that fails, what was there stays as it was, and where nothing was there is nothing.
+/// Writes a file whole. If that fails, a file that existed stays as it was, and no other is left.
 ///
 /// # Errors
 /// A file that cannot be written, by its name.
@@ -23,14 +23,14 @@ fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
         Err(why) if why.kind() == ErrorKind::NotFound => None,
         there => Some(there?),
     };
-    // Pipes and devices take bytes as they come, and so does what only stands for another open file.
+    // Pipes and devices take bytes as they come, and so do names that stand for another open file.
     let takes_bytes = there.as_ref().is_some_and(|there| !there.is_file() && !there.is_dir());
     if takes_bytes || path.starts_with("/dev") || path.starts_with("/proc") {
         let mut file =
             OpenOptions::new().write(true).truncate(there.is_some_and(|there| there.is_file())).open(path)?;
         return file.write_all(bytes).and_then(|()| file.flush());
     }
-    // A link leads to the file that is meant.
+    // A link is followed to its file.
     let target = if there.is_some() { fs::canonicalize(path)? } else { path.to_owned() };
     let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::metadata(folder)?;
@@ -42,7 +42,7 @@ fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.persist(&target).map(drop).map_err(|why| why.error)
 }
 
-/// A file beside the one that it is to become, which goes away if it does not.
+/// A temporary file in the folder of the one that it will replace. It is deleted if it does not.
 fn new_file(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
@@ -50,30 +50,30 @@ fn new_file(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
     builder.prefix(".kitten-bench-").tempfile_in(folder)
 }
 
-/// The reader of the standard output has gone away, having seen enough.
+/// The reader of the standard output has closed it.
 #[derive(Debug)]
 pub struct Closed;
 
 impl Display for Closed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("nobody reads the standard output any more")
+        f.write_str("the reader of the standard output has closed it")
     }
 }
 
 impl std::error::Error for Closed {}
 
-/// The standard output. What a terminal would obey is written out.
+/// The standard output, with control characters written out.
 pub struct Output<W> {
     to: W,
 }
 
 impl<W: Write> Output<W> {
-    /// Writes to this.
+    /// An output that writes to `to`.
     pub fn new(to: W) -> Output<W> {
         Output { to }
     }
 
-    /// Says something, and ends the line.
+    /// Writes a text and ends the line.
     ///
     /// # Errors
     /// [`Closed`]; a full disk.
@@ -86,7 +86,7 @@ impl<W: Write> Output<W> {
         })
     }
 
-    /// Says something as JSON.
+    /// Writes a value as JSON.
     ///
     /// # Errors
     /// As for [`say`](Output::say).
@@ -99,7 +99,7 @@ impl<W: Write> Output<W> {
 mod tests {
     use super::*;
 
-    /// The names in a folder, and what is in the files.
+    /// The names and contents of the files in a folder.
     fn files(folder: &Path) -> Vec<(String, String)> {
         let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         let mut files: Vec<_> = entries
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_written_whole_and_nothing_is_left_beside_it() {
+    fn a_file_is_written_whole_and_nothing_else_is_left() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
         write(&path, b"first").unwrap();

@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-/// Whether a terminal would obey a character, or show the text around it other than it is: control characters, line breaks of all
-/// kinds, and what turns the direction of writing round.
-fn is_obeyed(character: char) -> bool {
+/// Whether a character controls a terminal or changes how the text around it is shown: control
+/// characters, all kinds of line breaks, and marks that change the direction of writing.
+fn controls_terminal(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -24,22 +24,23 @@ fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(plain)
 }
 
-/// Text as one line in which nothing is obeyed: what would be is written as in Rust's sources, such as `\u{1b}`.
+/// Text as one line without such characters. They are written as in Rust's sources, such as
+/// `\u{1b}`.
 pub fn plain(text: &str) -> Cow<'_, str> {
-    escaped(text, is_obeyed)
+    escaped(text, controls_terminal)
 }
 
-/// The same of text of several lines, which stay; so do tabs.
+/// The same for text of several lines. Its line ends and tabs stay.
 pub fn plain_lines(text: &str) -> Cow<'_, str> {
-    escaped(text, |character| is_obeyed(character) && !matches!(character, '\n' | '\t'))
+    escaped(text, |character| controls_terminal(character) && !matches!(character, '\n' | '\t'))
 }
 
-/// A path for people.
+/// A path to show to people.
 pub fn shown(path: &Path) -> String {
     plain(&path.to_string_lossy()).into_owned()
 }
 
-/// Text as one line of Markdown, in a table too, in which nothing is markup.
+/// Text as one line of Markdown without markup, which may stand in a table.
 pub fn markdown(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in plain(text).chars() {
@@ -56,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_obeys_is_written_out() {
+    fn control_characters_are_written_out() {
         assert_eq!(plain("UNet of 2048, größer"), "UNet of 2048, größer");
         assert_eq!(plain("\u{1b}[2J\u{9b}1m\u{7f}\r\n\t"), "\\u{1b}[2J\\u{9b}1m\\u{7f}\\r\\n\\t");
         assert_eq!(plain("a\u{202e}b\u{2066}c\u{2028}d"), "a\\u{202e}b\\u{2066}c\\u{2028}d");

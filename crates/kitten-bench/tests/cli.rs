@@ -1,4 +1,4 @@
-//! The program as a user meets it: what it prints, and what it says to wrong inputs.
+//! The program as users see it: its output, and its answers to wrong inputs.
 
 use std::path::Path;
 
@@ -167,8 +167,8 @@ fn policy(work: &[&str], policy: &[&str]) -> Vec<f64> {
     generations(&found)
 }
 
-/// What the page on the automatic reserve promises, on work that fits, that does not, and that has two kinds; the reserves around the
-/// best of a sweep.
+/// The promise of the page on the automatic reserve, for work that fits, that does not, and that
+/// has two kinds. The fixed reserves are those around the best of a sweep.
 #[test]
 fn the_automatic_reserve_is_as_good_as_the_best_fixed_one() {
     let cases: &[(&[&str], &[&str])] = &[
@@ -201,7 +201,7 @@ fn last_decode(policy: &[&str]) -> f64 {
 #[test]
 fn an_idle_unet_makes_room_for_a_decode() {
     let ours = last_decode(&["auto"]);
-    // Larger ones would slow the UNet, weights of which would be shared from the start.
+    // Larger reserves would slow the UNet: some of its weights would be shared from the start.
     for reserve in ["0", "200MiB", "400MiB"] {
         let resident = last_decode(&["reserve", "--reserve", reserve]);
         assert!(resident > 1.4 * ours, "{ours} s, and {resident} s with a reserve of {reserve}");
@@ -209,7 +209,7 @@ fn an_idle_unet_makes_room_for_a_decode() {
 }
 
 #[test]
-fn a_cache_that_grows_is_no_resident() {
+fn a_cache_that_grows_is_not_resident() {
     let steady = |policy: &[&str]| {
         let found = json(&[&["replay", "llama3_8b_p2048_d16", "--json", "--policy"], policy].concat());
         found["steady"]["seconds"].as_f64().unwrap()
@@ -220,11 +220,11 @@ fn a_cache_that_grows_is_no_resident() {
 }
 
 #[test]
-fn a_plan_says_what_to_use() {
+fn a_plan_names_the_setting_to_use() {
     kitten_bench(&["plan", "sdxl_unet_2048"])
         .assert()
         .success()
-        .stdout(contains("does not fit the card, but both tiers").and(contains("Use: GIANT_KITTEN=1")));
+        .stdout(contains("does not fit the card, but it fits both tiers").and(contains("Use: GIANT_KITTEN=1")));
     kitten_bench(&["plan", "sd15_unet_512"]).assert().success().stdout(contains("It fits the card"));
     kitten_bench(&["plan", "sdxl_unet_2048", "--dedicated", "1GiB", "--shared", "1GiB"])
         .assert()
@@ -236,9 +236,10 @@ fn a_plan_says_what_to_use() {
     assert!(number("limit_seconds") < number("seconds") && number("seconds") < number("first_come_seconds") / 3.0);
 }
 
-/// What PyTorch 2.15's own allocator wrote, of four layers and three passes through them, with its history.
+/// A snapshot by PyTorch 2.15's own allocator, of four layers and three passes through them, with
+/// its history.
 #[test]
-fn a_snapshot_of_pytorchs_is_work() {
+fn a_snapshot_of_pytorch_is_work() {
     let snapshot = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/snapshot.pickle");
     let found = json(&["plan", snapshot, "--dedicated", "66MiB", "--json"]);
     assert_eq!((found["fits"].as_str(), found["traffic_only"].as_bool()), (Some("both-tiers"), Some(true)));
@@ -256,7 +257,7 @@ fn the_steady_hot_path_calls_no_driver() {
 }
 
 #[test]
-fn wrong_inputs_are_answered_in_words() {
+fn errors_of_wrong_inputs_name_the_mistake() {
     let folder = tempfile::tempdir().unwrap();
     let bad = folder.path().join("bad.jsonl");
     std::fs::write(&bad, "not a trace\n").unwrap();
@@ -367,7 +368,7 @@ fn a_log_that_does_not_fit_the_card_is_never_timed() {
         (0u64..40).map(|n| format!("{what} {:#x} {bytes} 0 (nil)\n", (n + 1) << 32)).collect()
     };
     let freed = file(&folder, "freed.log", calls("A", GIB) + &calls("F", GIB));
-    // What is never freed is the model, which is not timed itself.
+    // Blocks that are never freed are the model, which is not timed.
     let kept = file(&folder, "kept.log", calls("A", GIB) + "A 0x1 512 0 (nil)\nF 0x1 512 0 (nil)\n");
     let large = file(&folder, "large.log", calls("A", 1 << 40) + &calls("F", 1 << 40));
     for log in [freed, kept, large] {
@@ -381,7 +382,7 @@ fn a_log_that_does_not_fit_the_card_is_never_timed() {
     assert_eq!(json(&["hotpath", &fits, "--rounds", "4", "--json"])["pairs"], 40);
 }
 
-/// Python's `pickle.dumps` of a snapshot of so many blocks of 1 GiB that live, without a history.
+/// Python's `pickle.dumps` of a snapshot of a number of live blocks of 1 GiB, without a history.
 fn snapshot_of(blocks: u32) -> Vec<u8> {
     let text = |text: &str| [&b"\x8c"[..], &[text.len() as u8], text.as_bytes()].concat();
     let number = |number: u64| [&b"\x8a\x08"[..], &number.to_le_bytes()].concat();
@@ -396,13 +397,13 @@ fn snapshot_of(blocks: u32) -> Vec<u8> {
 }
 
 #[test]
-fn a_step_that_allocates_nothing_holds_what_lives() {
+fn a_step_that_allocates_nothing_holds_the_live_blocks() {
     let folder = tempfile::tempdir().unwrap();
     let op = "{\"ev\":\"op\",\"name\":\"aten::mm\",\"reads\":[0],\"read_bytes\":[1024],\"flops\":1e9}\n";
     let step = |name: &str| format!("{{\"ev\":\"phase\",\"name\":\"{name}\"}}\n");
     let resident = [HEADER, &step("load"), &allocs(0..12), &step("step 0"), op, &step("step 1"), op, END].concat();
     let frees: String = (1..12).map(|id| format!("{{\"ev\":\"free\",\"id\":{id}}}\n")).collect();
-    // Before the only step with operations, in a phase without any.
+    // Freed before the only step with operations, in a phase without any.
     let gone = [HEADER, &step("load"), &allocs(0..12), &frees, &step("step 0"), op, END].concat();
     let (resident, gone) = (file(&folder, "resident.jsonl", resident), file(&folder, "gone.jsonl", gone));
     let (large, small) =
@@ -426,7 +427,7 @@ fn a_step_that_allocates_nothing_holds_what_lives() {
 }
 
 #[test]
-fn cards_that_cannot_be_are_refused() {
+fn impossible_cards_are_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let card = kitten_sim::Profile::builtin("nominal-6g").unwrap();
     let profile = |name: &str, profile: kitten_sim::Profile| file(&folder, name, profile.to_toml());
@@ -435,7 +436,7 @@ fn cards_that_cannot_be_are_refused() {
     kitten_bench(&["check", "--profile", &large]).assert().code(1).stderr(contains("granules of 1.00 GiB"));
     let small = profile("small.toml", kitten_sim::Profile { dedicated_bytes: 4 << 20, ..card.clone() });
     kitten_bench(&["check", "--profile", &small]).assert().code(1).stderr(contains("the check needs 48.00 MiB"));
-    // Written, this profile would be one that nothing reads.
+    // If this profile were written, nothing could read it.
     let fast = profile("fast.toml", kitten_sim::Profile { vram_bandwidth: 1.7e308, ..card });
     let out = folder.path().join("out.toml");
     kitten_bench(&["probe", "--profile", &fast, "-o", out.to_str().unwrap()])
@@ -446,7 +447,7 @@ fn cards_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn work_that_no_card_holds_is_refused() {
+fn work_that_no_card_holds_is_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let work = [HEADER, &allocs(0..1).replace(&GIB.to_string(), "17592186044416"), END].concat();
     let huge = file(&folder, "huge.jsonl", work.replace(END, &["{\"ev\":\"phase\",\"name\":\"s\"}\n", END].concat()));
@@ -459,7 +460,7 @@ fn work_that_no_card_holds_is_refused() {
 }
 
 #[test]
-fn figures_that_no_work_has_are_refused() {
+fn impossible_figures_are_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let op = "{\"ev\":\"phase\",\"name\":\"s\"}\n{\"ev\":\"op\",\"name\":\"x\",\"flops\":FLOPS}\n";
     for (flops, said) in
@@ -476,7 +477,7 @@ fn figures_that_no_work_has_are_refused() {
 }
 
 #[test]
-fn pickles_that_nest_without_end_are_answered_in_words() {
+fn deeply_nested_pickles_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let deep = 1_000_000;
     let bodies: &[Vec<u8>] = &[
@@ -487,21 +488,21 @@ fn pickles_that_nest_without_end_are_answered_in_words() {
         [b"]".to_vec(), b"2a".repeat(deep)].concat(),
     ];
     for body in bodies {
-        // As the whole of it, and as what the snapshot's segments are.
+        // As the whole pickle, and in place of the snapshot's segments.
         let segments = [&b"}\x8c\x08segments"[..], body, b"s"].concat();
         for body in [body.clone(), segments] {
             let path = file(&folder, "deep.pickle", [&b"\x80\x04"[..], &body, b"."].concat());
             kitten_bench(&["plan", &path]).assert().code(1).stderr(contains("but not what torch.cuda.memory"));
         }
     }
-    // Beside what is read, it is nobody's business.
+    // Next to the entries that are read, nesting does not matter.
     let beside = [&b"\x80\x04}\x8c\x05other"[..], &bodies[0], b"s"].concat();
     let path = file(&folder, "deep.pickle", [&beside, &snapshot_of(1)[3..]].concat());
     assert_eq!(json(&["plan", &path, "--json"])["peak_live_bytes"], GIB);
 }
 
 #[test]
-fn files_without_end_are_answered_in_words() {
+fn endless_files_are_errors() {
     use std::io::Read;
     let folder = tempfile::tempdir().unwrap();
     let bomb = |name: &str, head: &str, line: &str, times: usize| {
@@ -521,7 +522,7 @@ fn files_without_end_are_answered_in_words() {
     kitten_bench(&["hotpath", &blank]).assert().code(1).stderr(contains("more than 16777216 lines"));
 }
 
-/// Each command that prints, with the least work.
+/// Each command that prints, with as little work as possible.
 const PRINTS: &[&[&str]] = &[
     &["--help"],
     &["--version"],
@@ -539,7 +540,7 @@ const PRINTS: &[&[&str]] = &[
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_full_disk_and_a_closed_pipe_are_told() {
+fn a_full_disk_and_a_closed_pipe_end_the_program() {
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, Stdio};
     let program = assert_cmd::cargo::cargo_bin("kitten-bench");
@@ -556,7 +557,7 @@ fn a_full_disk_and_a_closed_pipe_are_told() {
         assert_eq!(output.status.signal(), Some(13), "{arguments:?}: as any other program, by SIGPIPE");
         assert!(output.stderr.is_empty(), "{arguments:?}");
     }
-    // Nobody is left to tell.
+    // The error has nowhere to go.
     for (arguments, code) in [(&["replay", "nonesuch"][..], 1), (&["replay"], 2)] {
         let status = Command::new(&program).args(arguments).stdout(Stdio::null()).stderr(full()).status().unwrap();
         assert_eq!(status.code(), Some(code));
@@ -571,7 +572,7 @@ fn a_full_disk_and_a_closed_pipe_are_told() {
 }
 
 #[test]
-fn what_a_terminal_obeys_is_shown_and_never_sent() {
+fn control_characters_never_reach_a_terminal() {
     let folder = tempfile::tempdir().unwrap();
     let named = |text: &str| {
         let named = "\\u001b[2J\\u009b31m\\u202e\\n<script>";
@@ -641,7 +642,7 @@ fn what_a_terminal_obeys_is_shown_and_never_sent() {
 }
 
 #[test]
-fn a_picture_is_written_where_its_name_is_no_text() {
+fn a_picture_may_have_a_name_that_is_not_utf8() {
     #[cfg(target_os = "linux")]
     {
         use std::os::unix::ffi::OsStrExt;
@@ -657,7 +658,7 @@ fn a_picture_is_written_where_its_name_is_no_text() {
     }
 }
 
-/// What a check of a GPU leaves, the least of it.
+/// Writes the least that a check of a GPU leaves.
 fn checked(folder: &Path, card: &str) {
     let proof = serde_json::json!({ "name": "a | b", "seconds": 1.0, "error": "<b>\u{1b}[2J\n# c" });
     let check = serde_json::json!({ "card": card, "rung": "pinned", "granule": 2097152, "proofs": [proof] });
@@ -669,30 +670,30 @@ fn checked(folder: &Path, card: &str) {
 }
 
 #[test]
-fn a_report_writes_over_nothing_but_its_own() {
+fn a_report_overwrites_only_its_own_files() {
     let folder = tempfile::tempdir().unwrap();
     let (path, page) = (folder.path(), folder.path().join("README.md"));
     let report = || kitten_bench(&["report", path.to_str().unwrap()]).assert();
-    // Where no check has left anything.
+    // A folder in which no check has left anything.
     report().code(1).stderr(contains("nothing in").and(contains("gpu-check")));
     assert_eq!(names(path), [""; 0]);
     std::fs::write(&page, "# Somebody's\n").unwrap();
     report().code(1).stderr(contains("nothing in"));
 
-    // Where there is somebody's page, or picture.
+    // A folder with somebody else's page, or picture.
     let plot = path.join("measured-against-modelled.svg");
     checked(path, "one");
     let before = names(path);
-    report().code(1).stderr(contains("README.md is there and is none that kitten-bench report wrote"));
+    report().code(1).stderr(contains("README.md exists and was not written by kitten-bench report"));
     assert_eq!(names(path), before);
     assert_eq!(std::fs::read_to_string(&page).unwrap(), "# Somebody's\n");
     std::fs::remove_file(&page).unwrap();
     std::fs::write(&plot, "<svg></svg>").unwrap();
-    report().code(1).stderr(contains("measured-against-modelled.svg is there"));
+    report().code(1).stderr(contains("measured-against-modelled.svg exists"));
     assert!(!page.exists());
     std::fs::remove_file(&plot).unwrap();
 
-    // Its own it writes anew.
+    // It overwrites its own files.
     report().success();
     checked(path, "two");
     report().success();
@@ -701,7 +702,7 @@ fn a_report_writes_over_nothing_but_its_own() {
     assert!(text.contains("a \\| b") && text.contains("**fails**: \\<b\\>\\\\u{1b}\\[2J\\\\n# c"), "{text}");
     assert!(text.contains("````text\n```\\u{1b}[2J\n# d\n````\n") && !text.contains('\u{1b}'), "{text}");
 
-    // Nor with figures that no card has.
+    // It rejects figures that no card has.
     let replay = std::fs::read_to_string(path.join("replay-a.json")).unwrap();
     for (seconds, said) in [("-1.0", "no step takes"), ("1e308", "no step takes"), ("1e400", "out of range")] {
         std::fs::write(
@@ -709,40 +710,41 @@ fn a_report_writes_over_nothing_but_its_own() {
             replay.replace("\"card_seconds\": 1.0", &format!("\"card_seconds\": {seconds}")),
         )
         .unwrap();
-        report().code(1).stderr(contains("replay-b.json is not what it ought to be").and(contains(said)));
+        report().code(1).stderr(contains("replay-b.json does not have the expected format").and(contains(said)));
     }
     std::fs::remove_file(path.join("replay-b.json")).unwrap();
     assert_eq!(std::fs::read_to_string(&page).unwrap(), text);
 
-    // Not after somebody has added to it, nor through a link or in place of a folder.
+    // It does not overwrite its page after somebody has added to it, nor through a link or a
+    // folder.
     std::fs::write(&page, text.clone() + "Mine.\n").unwrap();
-    report().code(1).stderr(contains("README.md is there"));
+    report().code(1).stderr(contains("README.md exists"));
     std::fs::remove_file(&page).unwrap();
     std::fs::create_dir(&page).unwrap();
-    report().code(1).stderr(contains("README.md is there"));
+    report().code(1).stderr(contains("README.md exists"));
     std::fs::remove_dir(&page).unwrap();
     #[cfg(unix)]
     {
         let other = path.join("other");
         std::fs::write(&other, &text).unwrap();
         std::os::unix::fs::symlink(&other, &page).unwrap();
-        report().code(1).stderr(contains("README.md is there"));
+        report().code(1).stderr(contains("README.md exists"));
         std::fs::remove_file(&other).unwrap();
-        report().code(1).stderr(contains("README.md is there"));
+        report().code(1).stderr(contains("README.md exists"));
         assert!(!other.exists());
     }
 }
 
 #[cfg(unix)]
 #[test]
-fn a_report_that_cannot_be_written_leaves_what_was_there() {
+fn a_report_that_cannot_be_written_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     checked(folder.path(), "one");
     std::fs::remove_file(folder.path().join("replay-a.json")).unwrap();
     std::fs::write(folder.path().join("machine.txt"), "x".repeat(4096)).unwrap();
     let before = names(folder.path());
     let program = assert_cmd::cargo::cargo_bin("kitten-bench");
-    // No file may grow beyond a kibibyte: as on a full disk, in the middle of a write.
+    // No file may grow beyond a kibibyte, so a write fails in the middle as on a full disk.
     let report = || {
         let mut command = Command::new("bash");
         command.args(["-c", "ulimit -f 1; exec \"$@\"", "bash"]).arg(&program).arg("report").arg(folder.path());

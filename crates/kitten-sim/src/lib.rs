@@ -13,13 +13,16 @@
 //! Nothing here is a measurement: times are sums of a profile's figures.
 
 pub mod code;
+mod contents;
 mod gpu;
+pub mod kernels;
 mod memory;
 mod profile;
 mod streams;
 mod time;
 
 pub use code::Error;
+pub use contents::contents;
 pub use gpu::{Gpu, Outstanding};
 pub use memory::Tier;
 pub use profile::{CallSeconds, Profile};

@@ -1,4 +1,5 @@
-//! A real card. Kernels are PTX text that the driver compiles: nothing of CUDA needs to be installed but the driver.
+//! A real card. Its kernels are PTX text that the driver compiles, so nothing of CUDA needs to be
+//! installed except the driver.
 
 use std::ffi::{c_int, c_uint, c_void};
 use std::ptr::null_mut;
@@ -9,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use giant_kitten::Tier;
 use giant_kitten::driver::cuda::CudaDriver;
 use giant_kitten::driver::{Driver, Handle, Stream};
+use kitten_sim::kernels::{self, OPERATIONS, RANGES, VECTOR, WARP};
 use libloading::Library;
 
 use super::functions::{Functions, Pointer};
@@ -19,20 +21,14 @@ const LIBRARY: &str = "nvcuda.dll";
 #[cfg(not(windows))]
 const LIBRARY: &str = "libcuda.so.1";
 
-const MEMORY: &str = concat!(include_str!("memory.ptx"), "\0");
-const MULTIPLY: &str = concat!(include_str!("multiply.ptx"), "\0");
+const MEMORY: &str = concat!(include_str!("kernels/memory.ptx"), "\0");
+const MULTIPLY: &str = concat!(include_str!("kernels/multiply.ptx"), "\0");
 
 /// Blocks and threads of every kernel: enough to fill any card of today.
 const BLOCKS: c_uint = 1056;
 const THREADS: c_uint = 256;
-/// Bytes that a thread reads or writes at once.
-const VECTOR: u64 = 16;
-/// Ranges that one launch of `gk_operate` takes.
-const RANGES: usize = 16;
-/// Operations of one turn of `gk_multiply` in one warp: four products of 16x16x16.
-const OPERATIONS: f64 = 4.0 * 2.0 * 16.0 * 16.0 * 16.0;
 
-/// `CU_STREAM_NON_BLOCKING`: the stream waits for no other and no other for it.
+/// `CU_STREAM_NON_BLOCKING`: this stream and the legacy default stream do not wait for each other.
 const NON_BLOCKING: c_uint = 1;
 
 /// A real card, or a fake driver's.
@@ -44,9 +40,9 @@ pub struct Cuda {
     read: Pointer,
     write: Pointer,
     operate: Pointer,
-    /// Null on a card whose tensor cores do not know the instruction.
+    /// Null on a card whose tensor cores do not have the instruction.
     multiply: Pointer,
-    /// That of everything, and one for a second copy at the same time.
+    /// The stream of everything, and one for a second copy at the same time.
     streams: [Pointer; 2],
     start: Pointer,
     end: Pointer,
@@ -61,19 +57,19 @@ fn argument<T>(value: &mut T) -> *mut c_void {
 }
 
 impl Cuda {
-    /// A device of the driver that the process has, or the system's.
+    /// A device of the driver that the process has loaded, or of the system's.
     ///
     /// # Errors
-    /// No driver, no such device, no memory: in words.
+    /// No driver, no such device, no memory.
     pub fn new(device: usize) -> Result<Cuda> {
         let driver = CudaDriver::open()?;
         let info = driver.device_info(device)?;
         let version = driver.version()?;
-        // SAFETY: the driver above is this very library.
+        // SAFETY: the driver above has loaded this library already.
         let library = unsafe { Library::new(LIBRARY) }?;
         // SAFETY: as above.
         let functions = unsafe { Functions::find(&library) }?;
-        // Never unloaded: the driver stays for good.
+        // Never unloaded: the driver stays loaded for good.
         std::mem::forget(library);
         let granule = info.granularity;
         let handle = driver.create(device, Tier::Dedicated, granule)?;
@@ -102,16 +98,16 @@ impl Cuda {
     fn prepare(&mut self) -> Result<()> {
         let f = &self.functions;
         let (mut context, mut memory, mut tensor) = (null_mut(), null_mut(), null_mut());
-        // SAFETY: the driver writes what it makes; the texts end with a zero byte.
+        // SAFETY: the driver writes the handles that it creates; the texts end with a zero byte.
         unsafe {
             f.retain_context(&mut context, self.device as c_int)?;
             f.set_context(context)?;
             f.load(&mut memory, MEMORY.as_ptr().cast()).context("the kernels cannot be compiled")?;
-            f.function(&mut self.read, memory, c"gk_read".as_ptr())?;
-            f.function(&mut self.write, memory, c"gk_write".as_ptr())?;
-            f.function(&mut self.operate, memory, c"gk_operate".as_ptr())?;
+            f.kernel(&mut self.read, memory, kernels::READ)?;
+            f.kernel(&mut self.write, memory, kernels::WRITE)?;
+            f.kernel(&mut self.operate, memory, kernels::OPERATE)?;
             if f.load(&mut tensor, MULTIPLY.as_ptr().cast()).is_ok() {
-                f.function(&mut self.multiply, tensor, c"gk_multiply".as_ptr())?;
+                f.kernel(&mut self.multiply, tensor, kernels::MULTIPLY)?;
             }
             for stream in &mut self.streams {
                 f.create_stream(stream, NON_BLOCKING)?;
@@ -125,7 +121,8 @@ impl Cuda {
 
     fn launch(&self, kernel: Pointer, arguments: &mut [*mut c_void]) -> Result<()> {
         let (stream, arguments) = (self.streams[0], arguments.as_mut_ptr());
-        // SAFETY: the arguments are those of the kernel in its PTX; the driver copies them before it returns.
+        // SAFETY: the arguments are those of the kernel in its PTX; the driver copies them before
+        // it returns.
         unsafe { self.functions.launch(kernel, BLOCKS, 1, 1, THREADS, 1, 1, 0, stream, arguments, null_mut()) }
     }
 }
@@ -165,13 +162,13 @@ impl Card for Cuda {
     }
 
     fn start_clock(&self) -> Result<()> {
-        // SAFETY: event and stream were made in `prepare`.
+        // SAFETY: event and stream were created in `prepare`.
         unsafe { self.functions.record(self.start, self.streams[0]) }
     }
 
     fn stop_clock(&self) -> Result<f64> {
         let mut milliseconds = 0.0;
-        // SAFETY: events and stream were made in `prepare`; the driver writes the time.
+        // SAFETY: events and stream were created in `prepare`; the driver writes the time.
         unsafe {
             self.functions.record(self.end, self.streams[0])?;
             self.functions.synchronize_event(self.end)?;
@@ -206,7 +203,7 @@ impl Card for Cuda {
         let all: Vec<_> =
             reads.iter().map(|range| (range, true)).chain(writes.iter().map(|range| (range, false))).collect();
         for part in all.chunks(RANGES) {
-            let mut ranges = [[0u64; 2]; RANGES];
+            let mut ranges = kernels::Ranges::default();
             for (slot, ((address, bytes), _)) in ranges.iter_mut().zip(part) {
                 *slot = [*address, bytes.div_ceil(VECTOR)];
             }
@@ -222,10 +219,10 @@ impl Card for Cuda {
 
     fn copy(&self, copies: &[(u64, u64, u64)]) -> Result<()> {
         if copies.len() > self.streams.len() {
-            bail!("{} copies at once: there are {} streams for them", copies.len(), self.streams.len());
+            bail!("{} copies at once: there are streams for only {}", copies.len(), self.streams.len());
         }
         let (f, first) = (&self.functions, self.streams[0]);
-        // SAFETY: the ranges are mapped; events and streams were made in `prepare`.
+        // SAFETY: the ranges are mapped; events and streams were created in `prepare`.
         unsafe {
             f.record(self.joined, first)?;
             f.wait(self.streams[1], self.joined, 0)?;
@@ -238,7 +235,7 @@ impl Card for Cuda {
     }
 
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
-        // SAFETY: the bytes can be read until the stream was waited for.
+        // SAFETY: the bytes can be read until the stream has been waited for.
         unsafe {
             self.functions.upload(to, bytes.as_ptr().cast(), bytes.len(), self.streams[0])?;
             self.functions.synchronize_stream(self.streams[0])
@@ -246,7 +243,7 @@ impl Card for Cuda {
     }
 
     fn download(&self, bytes: &mut [u8], from: u64) -> Result<()> {
-        // SAFETY: the bytes can be written until the stream was waited for.
+        // SAFETY: the bytes can be written until the stream has been waited for.
         unsafe {
             self.functions.download(bytes.as_mut_ptr().cast(), from, bytes.len(), self.streams[0])?;
             self.functions.synchronize_stream(self.streams[0])
@@ -256,17 +253,17 @@ impl Card for Cuda {
     fn multiply(&self) -> Result<f64> {
         if self.multiply.is_null() {
             return Err(anyhow!(
-                "this card has no tensor cores of the kind that the probe knows (compute capability 7.0)"
+                "this card has no tensor cores that the probe can measure: it needs compute capability 7.0 or later"
             ));
         }
         let (mut turns, mut sink) = (20_000u32, self.sink.0);
         let seconds = timed(self, || self.launch(self.multiply, &mut [argument(&mut turns), argument(&mut sink)]))?;
-        let warps = f64::from(BLOCKS * THREADS / 32);
+        let warps = f64::from(BLOCKS * THREADS / WARP);
         Ok(warps * f64::from(turns) * OPERATIONS / seconds)
     }
 
     fn product(&self, _weight: Range) -> Result<Option<f64>> {
-        // A product that means anything is a library's; scripts/gpu-check measures it in PyTorch.
+        // Only a library's product means anything; scripts/gpu-check measures it in PyTorch.
         Ok(None)
     }
 }
@@ -274,7 +271,7 @@ impl Card for Cuda {
 impl Drop for Cuda {
     fn drop(&mut self) {
         let (address, handle, granule) = self.sink;
-        // What fails here fails at the end of a program: there is nobody left to tell.
+        // Errors at the end of a program have nowhere to go.
         let _ = self.driver.synchronize(self.device);
         let _ = self.driver.unmap(self.device, address, granule);
         let _ = self.driver.unreserve(self.device, address, granule);

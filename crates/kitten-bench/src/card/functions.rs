@@ -1,11 +1,12 @@
-//! The functions of the CUDA driver that a card takes besides the allocator's: kernels, copies, a clock.
+//! The functions of the CUDA driver that a card calls: kernels, copies, a clock. The table is apart
+//! from the allocator's own, which resolves only what the allocator calls.
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 
 use anyhow::{Context, Result, bail};
 use libloading::Library;
 
-/// What the driver calls a context, a module, a function, a stream, an event.
+/// A context, module, function, stream or event of the driver.
 pub(super) type Pointer = *mut c_void;
 
 macro_rules! functions {
@@ -20,7 +21,7 @@ macro_rules! functions {
             /// Finds them all.
             ///
             /// # Errors
-            /// One that the driver lacks.
+            /// A function that the driver lacks.
             ///
             /// # Safety
             /// The library is the CUDA driver.
@@ -38,7 +39,7 @@ macro_rules! functions {
                 #[doc = concat!("Calls `", $symbol, "`.")]
                 ///
                 /// # Safety
-                /// What the driver's documentation asks of the arguments.
+                /// The arguments are as the driver's documentation requires.
                 #[allow(clippy::too_many_arguments, reason = "the driver's own")]
                 pub(super) unsafe fn $name(&self, $($argument: $kind),*) -> Result<()> {
                     // SAFETY: the caller's promise.
@@ -73,10 +74,20 @@ functions! {
 }
 
 impl Functions {
-    /// What the driver says of a code.
+    /// Finds a kernel of a module by its name.
+    ///
+    /// # Safety
+    /// The module was loaded, and `kernel` may be written to.
+    pub(super) unsafe fn kernel(&self, kernel: &mut Pointer, module: Pointer, name: &str) -> Result<()> {
+        let name = CString::new(name)?;
+        // SAFETY: the caller's promise; the name ends with a zero byte.
+        unsafe { self.function(kernel, module, name.as_ptr()) }
+    }
+
+    /// The driver's text for a code.
     fn text_of(&self, code: c_int) -> String {
         let mut text = std::ptr::null();
-        // SAFETY: the driver writes a string that stays, or nothing.
+        // SAFETY: the driver writes a string that stays valid, or nothing.
         let told = self.error_string.is_some_and(|tell| unsafe { tell(code, &mut text) } == 0) && !text.is_null();
         // SAFETY: as above.
         if told { unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned() } else { "no text".into() }

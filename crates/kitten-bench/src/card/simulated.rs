@@ -12,7 +12,7 @@ use super::{Card, Range, timed};
 /// The legacy default stream.
 const STREAM: u64 = 0;
 
-/// A card of a hardware profile. What it is timed at is modelled.
+/// A card of a hardware profile. All its times are modelled.
 pub struct Simulated {
     gpu: Gpu,
     driver: Arc<SimDriver>,
@@ -24,7 +24,7 @@ impl Simulated {
     /// A card.
     ///
     /// # Errors
-    /// Where the simulator cannot have its memory.
+    /// The operating system refuses memory for the simulator.
     pub fn new(profile: &Profile) -> Result<Simulated> {
         let gpu = Gpu::new(std::slice::from_ref(profile))?;
         let driver = Arc::new(SimDriver::new(gpu.clone()));

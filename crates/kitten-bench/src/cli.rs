@@ -1,0 +1,270 @@
+//! The arguments of kitten-bench.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::{Args, Parser, Subcommand};
+use giant_kitten::core::placement::SortBy;
+use giant_kitten::{Activation, parse_size, show_size};
+use kitten_bench::card::{Card, Cuda, Simulated};
+use kitten_bench::replay::{Policy, Setup};
+use kitten_bench::text::plain;
+use kitten_bench::work::{self, Source, trace};
+use kitten_sim::Profile;
+
+/// Replays traces of real models through giant-kitten on a simulated GPU, or a real one. Without a
+/// command: a demo.
+#[derive(Parser)]
+#[command(version, after_help = bundled())]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+fn bundled() -> String {
+    let (traces, profiles) = (trace::BUNDLED.join(", "), Profile::builtin_names().join(", "));
+    format!("Bundled traces: {traces}.\nBuilt-in profiles: {profiles}.")
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// One trace, one placement: modelled seconds per step, and bytes over the link
+    Replay {
+        #[command(flatten)]
+        run: Run,
+        #[command(flatten)]
+        placed: Placed,
+        /// Run it on this card (cuda:0) as well: memory in real tiers, and for each operation a
+        /// kernel that reads and writes the same bytes. The card's seconds are shown next to those
+        /// modelled for the same bytes. The profile's capacities are the budget
+        #[arg(long, value_parser = parse_device)]
+        device: Option<usize>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Seconds per step for each reserve of a range
+    Sweep(Sweep),
+    /// A picture of the memory map at the busiest moment of a phase
+    Map {
+        #[command(flatten)]
+        run: Run,
+        #[command(flatten)]
+        placed: Placed,
+        /// The phase
+        #[arg(long)]
+        at: String,
+        /// The file to draw into (.svg or .png, or .html for a page)
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// What will this do on my card? Whether it fits, the seconds first-come and with giant-kitten,
+    /// and which setting to use. Takes traces, or a snapshot that PyTorch wrote
+    /// (torch.cuda.memory._dump_snapshot, with a history of one generation)
+    Plan {
+        #[command(flatten)]
+        run: Run,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// The orders of placement compared with each other, on all bundled traces
+    Compare {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Nanoseconds per malloc and free of a log of calls, compared with other allocators: measured
+    /// on this machine's processor
+    Hotpath {
+        /// A log of malloc and free calls; by default that of genuine PyTorch running SD1.5
+        log: Option<String>,
+        /// How many more small blocks live throughout
+        #[arg(long, default_value_t = 0)]
+        live: usize,
+        /// Rounds of each allocator
+        #[arg(long, default_value_t = 400)]
+        rounds: usize,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measure a card and write its hardware profile: a real card, or the simulated GPU, which
+    /// gives its own profile
+    Probe {
+        #[command(flatten)]
+        on: On,
+        /// The profile's name; by default the card's
+        #[arg(long)]
+        name: Option<String>,
+        /// Where to write the profile (TOML)
+        #[arg(short, long)]
+        out: PathBuf,
+        /// Where to write everything that was measured (JSON)
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// Prove the allocator on a card, byte for byte
+    Check {
+        #[command(flatten)]
+        on: On,
+        /// Where to write the results (JSON)
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// One page about everything that scripts/gpu-check has left in a folder
+    Report {
+        /// The folder
+        folder: PathBuf,
+    },
+    /// The options of giant-kitten, as Markdown
+    Options,
+}
+
+/// The arguments of a sweep.
+#[derive(Args)]
+pub struct Sweep {
+    #[command(flatten)]
+    pub run: Run,
+    /// The smallest reserve
+    #[arg(long, value_parser = parse_size)]
+    pub from: u64,
+    /// The largest reserve
+    #[arg(long, value_parser = parse_size)]
+    pub to: u64,
+    /// The distance from one reserve to the next
+    #[arg(long, value_parser = parse_size)]
+    pub step: u64,
+    /// Write the points to this file
+    #[arg(long)]
+    pub csv: Option<PathBuf>,
+    /// Draw them into this file (.svg or .png)
+    #[arg(long)]
+    pub plot: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which card.
+#[derive(Args)]
+pub struct On {
+    /// A real card
+    #[arg(long, default_value = "cuda:0", value_parser = parse_device)]
+    device: usize,
+    /// The simulated GPU with this profile (a name or a file) instead
+    #[arg(long, conflicts_with = "device")]
+    profile: Option<String>,
+}
+
+impl On {
+    /// Opens the card.
+    pub fn card(&self) -> Result<Box<dyn Card>> {
+        Ok(match &self.profile {
+            Some(name) => Box::new(Simulated::new(&profile(name)?)?),
+            None => Box::new(Cuda::new(self.device)?),
+        })
+    }
+}
+
+fn parse_device(text: &str) -> Result<usize, String> {
+    let number = text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+    number.ok_or_else(|| format!("{text} is not a device: write cuda:0 for the first"))
+}
+
+/// A hardware profile by its name or file.
+fn profile(name: &str) -> Result<Profile> {
+    let profile = Profile::load(name).map_err(anyhow::Error::msg)?;
+    Ok(Profile { name: plain(&profile.name).into(), ..profile })
+}
+
+/// What to replay, and on which card.
+#[derive(Args)]
+pub struct Run {
+    /// A bundled trace, or a file in the format gpu-op-trace/1, plain or .zst. Several traces, each
+    /// with its number of steps (sdxl_unet_1024:20 sdvae_dec_1024:1), are one run
+    #[arg(required = true)]
+    pub trace: Vec<String>,
+    /// How many times the whole run is done
+    #[arg(long = "loop", default_value = "1")]
+    loops: u64,
+    /// A built-in hardware profile, or a file
+    #[arg(long, default_value = "nominal-6g")]
+    profile: String,
+    /// Dedicated memory, instead of the profile's
+    #[arg(long, value_parser = parse_size)]
+    dedicated: Option<u64>,
+    /// Shared memory, instead of the profile's
+    #[arg(long, value_parser = parse_size)]
+    shared: Option<u64>,
+    /// Dedicated memory withheld while active
+    #[arg(long, default_value = "0", value_parser = parse_size)]
+    persist: u64,
+    /// The order in which blocks claim dedicated memory. With reads or recency they are placed
+    /// again after the first generation (--loop), when these are known
+    #[arg(long, value_name = "size|reads|recency", default_value = "size", value_parser = SortBy::parse)]
+    sort_by: SortBy,
+    /// Large blocks claim dedicated memory first
+    #[arg(long)]
+    sort_reversed: bool,
+    /// The model's blocks do not come before the others
+    #[arg(long)]
+    ignore_model: bool,
+    /// Size of a granule, instead of the profile's: a power of two, such as 32MiB
+    #[arg(long, value_parser = parse_size)]
+    granule: Option<u64>,
+    /// How often a matmul or convolution reads each shared byte, instead of the profile's
+    #[arg(long)]
+    pub in_place_reread: Option<f64>,
+}
+
+/// How memory is placed.
+#[derive(Args)]
+pub struct Placed {
+    /// How memory is placed
+    #[arg(long, value_enum, default_value = "reserve")]
+    pub policy: Policy,
+    /// Dedicated memory kept for scratch
+    #[arg(long, default_value = "0", value_parser = parse_size)]
+    pub reserve: u64,
+}
+
+impl Run {
+    /// Opens the work.
+    pub fn open(&self) -> Result<Box<dyn Source>> {
+        work::open(&self.trace, self.loops)
+    }
+
+    /// The setup of a replay that places memory so.
+    pub fn setup(&self, policy: Policy, reserve: u64) -> Result<Setup> {
+        let activation = Activation {
+            reserve: reserve.into(),
+            persist: self.persist,
+            sort_reversed: self.sort_reversed,
+            ignore_model: self.ignore_model,
+            sort_by: self.sort_by,
+        };
+        Ok(Setup { granule: self.granule, activation, ..Setup::new(self.card()?, policy) })
+    }
+
+    /// The profile, with what the arguments change of it.
+    fn card(&self) -> Result<Profile> {
+        let mut profile = profile(&self.profile)?;
+        profile.dedicated_bytes = self.dedicated.unwrap_or(profile.dedicated_bytes);
+        profile.shared_bytes = self.shared.unwrap_or(profile.shared_bytes);
+        if let Some(reread) = self.in_place_reread {
+            if !(reread.is_finite() && reread > 0.0) {
+                bail!("--in-place-reread {reread}: it must be a number above 0, such as 1 or 8");
+            }
+            profile.in_place_reread = reread;
+        }
+        if profile.dedicated_bytes < profile.granularity {
+            bail!(
+                "--dedicated {}: less than one granule of {}",
+                profile.dedicated_bytes,
+                show_size(profile.granularity)
+            );
+        }
+        Ok(profile)
+    }
+}

@@ -1,0 +1,29 @@
+//! Work through the allocator, the time it takes, and what follows for a reserve.
+//!
+//! ```text
+//!   setup.rs     how work is replayed: on what, and how memory is placed
+//!   outcome.rs   what a replay found
+//!   run.rs       the replay: events through the allocator, and the time model
+//!   map.rs       the memory map at the busiest moment of a phase
+//!   sweep.rs     seconds per step for each reserve of a range
+//!   plan.rs      what work will take on a card, and which setting to use
+//!   compare.rs   the orders of placement compared with each other
+//!   demo.rs      the table that kitten-bench prints without arguments
+//! ```
+//!
+//! The last four replay work several times, and none of them uses another.
+
+pub mod compare;
+pub mod demo;
+mod map;
+mod outcome;
+pub mod plan;
+mod run;
+mod setup;
+pub mod sweep;
+
+pub use map::map_at;
+pub(crate) use outcome::is_a_time;
+pub use outcome::{Compared, Outcome, Step};
+pub use run::{Moment, Watch, replay, replay_on, replay_watched};
+pub use setup::{Policy, Setup};

@@ -1,0 +1,215 @@
+//! What work will take on a card: whether it fits, its seconds, and which setting to use.
+
+use anyhow::{Result, bail, ensure};
+use comfy_table::{CellAlignment, Table, presets};
+use giant_kitten::show_size;
+use kitten_sim::Profile;
+use serde::Serialize;
+
+use super::outcome::Outcome;
+use super::run::replay;
+use super::setup::{LARGER_THAN_ANY, Policy, Setup};
+use crate::work::Source;
+
+/// How many times the work is done to see where the automatic reserve settles.
+pub const GENERATIONS: u64 = 4;
+
+/// Where work fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fits {
+    /// All of it in dedicated memory.
+    Dedicated,
+    /// With the help of shared memory.
+    BothTiers,
+    /// Not at all.
+    No,
+}
+
+/// A plan. Bytes; seconds are modelled, of one generation: the whole of the work once.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// The work.
+    pub work: String,
+    /// The profile's name.
+    pub profile: String,
+    /// Where it fits.
+    pub fits: Fits,
+    /// Dedicated memory of the card.
+    pub dedicated_bytes: u64,
+    /// Shared memory.
+    pub shared_bytes: u64,
+    /// The most bytes that live at once.
+    pub peak_live_bytes: u64,
+    /// Those that live when the work begins: weights.
+    pub resident_bytes: u64,
+    /// The most that live in addition to these.
+    pub scratch_bytes: u64,
+    /// The automatic reserve; 0 where none is needed.
+    pub reserve_bytes: u64,
+    /// How many steps a generation has.
+    pub steps: usize,
+    /// Whether operations are unknown, so that the seconds cover memory traffic only and are a
+    /// lower bound.
+    pub traffic_only: bool,
+    /// Everything dedicated.
+    pub limit_seconds: f64,
+    /// First come, first served.
+    pub first_come_seconds: Option<f64>,
+    /// With the automatic reserve, the first time.
+    pub first_seconds: Option<f64>,
+    /// With the automatic reserve, once it has settled.
+    pub seconds: Option<f64>,
+    /// Bytes over the link with the settled reserve, and first come, first served.
+    pub link_bytes: [u64; 2],
+    /// Why it does not fit.
+    pub out_of_memory: Option<String>,
+}
+
+/// Plans work. `open` opens a number of generations of it.
+///
+/// # Errors
+/// As for [`replay`](super::replay); work without steps.
+pub fn plan(open: impl Fn(u64) -> Result<Box<dyn Source>>, setup: &Setup, traffic_only: bool) -> Result<Plan> {
+    let run = |policy, generations, dedicated_bytes| {
+        let profile = Profile { dedicated_bytes, ..setup.profile.clone() };
+        replay(&mut *open(generations)?, &Setup { policy, profile, ..setup.clone() })
+    };
+    let dedicated_bytes = setup.profile.dedicated_bytes;
+    let whole = run(Policy::FirstCome, 1, LARGER_THAN_ANY)?;
+    if let Some(oom) = &whole.oom {
+        bail!("{} needs more than any card has: {oom}", whole.trace);
+    }
+    ensure!(!whole.steps.is_empty(), "{} has no step: there is nothing to plan for", whole.trace);
+    let first_come = run(Policy::FirstCome, 2, dedicated_bytes)?;
+    let ours = run(Policy::Auto, GENERATIONS, dedicated_bytes)?;
+    let [first, settled] = [0, GENERATIONS - 1].map(|generation| Generation::of(&ours, generation));
+    let usual = Generation::of(&first_come, 1);
+    let fits = match (&ours.oom, first_come.peak_shared_bytes > 0) {
+        (Some(_), _) => Fits::No,
+        (None, true) => Fits::BothTiers,
+        (None, false) => Fits::Dedicated,
+    };
+    Ok(Plan {
+        work: first_come.trace.rsplit_once(", ").map_or(first_come.trace.clone(), |(work, _)| work.into()),
+        profile: first_come.profile,
+        fits,
+        dedicated_bytes: first_come.dedicated_bytes,
+        shared_bytes: first_come.shared_bytes,
+        peak_live_bytes: whole.peak_live_bytes,
+        resident_bytes: whole.resident_bytes,
+        scratch_bytes: whole.peak_live_bytes - whole.resident_bytes,
+        reserve_bytes: ours.reserve_bytes,
+        steps: whole.steps.len(),
+        traffic_only,
+        limit_seconds: whole.steps.iter().map(|step| step.compute_seconds).sum(),
+        first_come_seconds: usual.seconds,
+        first_seconds: first.seconds,
+        seconds: settled.seconds,
+        link_bytes: [settled.link_bytes, usual.link_bytes],
+        out_of_memory: ours.oom,
+    })
+}
+
+/// The steps of one generation, added up.
+struct Generation {
+    /// None if there are no steps.
+    seconds: Option<f64>,
+    link_bytes: u64,
+}
+
+impl Generation {
+    fn of(outcome: &Outcome, generation: u64) -> Generation {
+        let steps: Vec<_> = outcome.generation(generation).collect();
+        Generation {
+            seconds: (!steps.is_empty()).then(|| steps.iter().map(|step| step.seconds).sum()),
+            link_bytes: steps.iter().map(|step| step.link_bytes).sum(),
+        }
+    }
+}
+
+impl Plan {
+    /// The plan as text for people.
+    pub fn text(&self) -> String {
+        let size = show_size;
+        let mut text = format!(
+            "{} on {} ({} dedicated, {} shared). All seconds are modelled.\n\n",
+            self.work,
+            self.profile,
+            size(self.dedicated_bytes),
+            size(self.shared_bytes)
+        );
+        text += &format!(
+            "It needs {} at its peak: {} resident (weights) and {} scratch.\n",
+            size(self.peak_live_bytes),
+            size(self.resident_bytes),
+            size(self.scratch_bytes)
+        );
+        text += &self.verdict();
+        if self.traffic_only {
+            text +=
+                "A snapshot contains no operations, so these times cover memory traffic only and are a lower bound.\n";
+        }
+        format!("{text}\n{}\n\n{}", self.table(), self.advice())
+    }
+
+    /// Whether it fits.
+    fn verdict(&self) -> String {
+        match self.fits {
+            Fits::Dedicated => "It fits the card: nothing overflows, and giant-kitten moves nothing.\n".to_owned(),
+            Fits::BothTiers => format!(
+                "It does not fit the card, but it fits both tiers together: the rest lies in shared memory. \
+                 The right reserve is {}.\n",
+                show_size(self.reserve_bytes)
+            ),
+            Fits::No => format!(
+                "It does not fit, not even both tiers together: {}\n",
+                self.out_of_memory.as_deref().unwrap_or("out of memory")
+            ),
+        }
+    }
+
+    /// Which setting to use.
+    fn advice(&self) -> String {
+        match self.fits {
+            Fits::Dedicated => {
+                "Use: anything. GIANT_KITTEN=1 costs nothing here, and helps as soon as the work grows.\n".to_owned()
+            }
+            Fits::BothTiers => format!(
+                "Use: GIANT_KITTEN=1. The reserve finds itself; the same by hand is GIANT_KITTEN=reserve:{}MiB and \
+                 activate().\n",
+                self.reserve_bytes.div_ceil(1 << 20)
+            ),
+            Fits::No => "Use: a smaller picture, batch or precision, or more shared memory (the option \"shared\").\n"
+                .to_owned(),
+        }
+    }
+
+    fn table(&self) -> Table {
+        let mut table = Table::new();
+        table.load_style(presets::ASCII_MARKDOWN);
+        table.set_header(["placement", "seconds", "a step", "vs first-come", "over the link"]);
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        let mut row = |name: &str, seconds: Option<f64>, link: Option<u64>| {
+            let text =
+                |value: Option<f64>, digits: usize| value.map_or("-".into(), |value| format!("{value:.digits$}"));
+            let ratio = seconds.and_then(|seconds| self.first_come_seconds.map(|first| first / seconds));
+            table.add_row([
+                name.to_owned(),
+                text(seconds, 2),
+                text(seconds.map(|seconds| seconds / self.steps as f64), 3),
+                ratio.map_or("-".into(), |ratio| format!("{ratio:.2}x")),
+                link.map_or("-".into(), show_size),
+            ]);
+        };
+        if self.fits != Fits::No {
+            row("first-come (a driver's fallback)", self.first_come_seconds, Some(self.link_bytes[1]));
+            row("giant-kitten, the first time", self.first_seconds, None);
+            row("giant-kitten, from then on", self.seconds, Some(self.link_bytes[0]));
+        }
+        row("all dedicated (the limit)", Some(self.limit_seconds), Some(0));
+        table
+    }
+}

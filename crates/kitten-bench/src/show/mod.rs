@@ -1,0 +1,19 @@
+//! Pictures and pages.
+//!
+//! ```text
+//!   canvas.rs   pictures as SVG or PNG
+//!   chart.rs    a sweep, and a card compared with the model
+//!   map.rs      the memory map as a picture
+//!   page.rs     the memory map as a page
+//!   report.rs   everything that a check of a GPU left in a folder, as one page
+//! ```
+
+mod canvas;
+mod chart;
+mod map;
+pub mod page;
+pub mod report;
+
+pub use canvas::check_extension;
+pub use chart::{plot_compared, plot_sweep};
+pub use map::draw_map;
