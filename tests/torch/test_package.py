@@ -61,3 +61,12 @@ def test_a_site_folder_of_any_name_in_any_locale(tmp_path: Path, locale: dict[st
         environment = {"GIANT_KITTEN": variable, **locale}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         assert done.stdout == "2.4.0\n" and said in done.stderr and bool(done.stderr) == bool(said), done.stderr
+
+
+def test_the_header_travels_in_the_wheel() -> None:
+    header = Path(giant_kitten.__file__).parent / "include" / "giant_kitten.h"
+    assert header.read_bytes() == (ROOT / "include" / "giant_kitten.h").read_bytes()
+
+
+def test_the_library_of_the_wheel_is_stripped() -> None:
+    assert giant_kitten.library_path().stat().st_size < 3 << 20
