@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use giant_kitten::core::placement::Order;
+use giant_kitten::Order;
 use giant_kitten::driver::Stream;
 use giant_kitten::driver::sim::SimDriver;
 use giant_kitten::{Activation, Allocator, Error, Options, Reserve, Tier, show_size};

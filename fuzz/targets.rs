@@ -4,10 +4,9 @@ use std::collections::HashMap;
 use std::io::Cursor;
 use std::sync::Arc;
 
-use giant_kitten::core::placement::SortBy;
 use giant_kitten::driver::Stream;
 use giant_kitten::driver::sim::SimDriver;
-use giant_kitten::{Activation, Allocator, Options, PoolId, Reserve, Tier, parse_size};
+use giant_kitten::{Activation, Allocator, Options, Order, PoolId, Reserve, SortBy, Tier, parse_size};
 use kitten_bench::hotpath::peers::BestFit;
 use kitten_bench::hotpath::{Log, ROOM, Runner};
 use kitten_bench::work::snapshot::Snapshot;
@@ -113,7 +112,10 @@ pub fn operations(data: &[u8]) {
     let pinned = Profile { migrates: false, ..card.clone() };
     let gpu = Gpu::new(&[card, pinned]).expect("a small machine");
     let streams = [Stream(0), Stream(gpu.create_stream().unwrap()), Stream(gpu.create_stream().unwrap())];
-    let options = Options { reserve: Reserve::Fixed(3 * GRANULE), ..Options::default() };
+    let options = Options {
+        activation: Activation { reserve: Reserve::Fixed(3 * GRANULE), ..Activation::default() },
+        ..Options::default()
+    };
     let allocator = Allocator::new(options, Arc::new(SimDriver::new(gpu.clone()))).expect("an allocator");
     let mut world = World { gpu, allocator, streams, live: Vec::new(), stamp: 0, pools: Vec::new() };
     for step in data.chunks_exact(4).take(400) {
@@ -138,13 +140,15 @@ impl World {
                         granules => Reserve::Fixed(granules * GRANULE),
                     },
                     persist: amount / 30 % 8 * GRANULE,
-                    sort_reversed: amount & 1 == 1,
-                    ignore_model: amount & 2 == 2,
-                    sort_by: SortBy::ALL[(amount >> 2) as usize % 3],
+                    order: Order {
+                        sort_reversed: amount & 1 == 1,
+                        ignore_model: amount & 2 == 2,
+                        sort_by: SortBy::ALL[(amount >> 2) as usize % 3],
+                    },
                 };
                 let _ = self.allocator.activate(device, &request);
             }
-            10 => drop(self.allocator.disable(device, Activation::default().order())),
+            10 => drop(self.allocator.disable(device, Activation::default().order)),
             11 => drop(self.allocator.free_vram(device)),
             12 if amount & 1 == 0 => drop(self.allocator.reset()),
             12 => drop(self.allocator.safe_point(device, ["", "a", "b", "c"][(amount >> 1 & 3) as usize])),
@@ -252,7 +256,7 @@ impl World {
         }
         self.gpu.synchronize(0).expect("nothing is captured any more");
         for device in 0..2 {
-            self.allocator.disable(device, Activation::default().order()).expect("nothing fails any more");
+            self.allocator.disable(device, Activation::default().order).expect("nothing fails any more");
         }
         self.allocator.check().expect("the invariants");
         assert_eq!(self.gpu.faults(), [], "memory was used too early");

@@ -22,14 +22,29 @@
 
 pub mod abi;
 mod allocator;
-pub mod core;
+mod core;
 pub mod driver;
 mod error;
-pub mod heap;
+mod heap;
 mod platform;
 mod sync;
 
-pub use allocator::{Activation, Allocator, Found, OPTIONS, OptionRow, Options, reference};
-pub use core::{PerTier, Phase, Reserve, Splits, Stats, Tier, parse_size, show_size};
+/// For the project's own tests and tools; no part of the interface.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::core::placement::{Order, Plan, Resident, SortBy, plan};
+    pub use crate::core::{ArenaId, BlockSize, GranuleId, ThreadId};
+}
+
+pub use allocator::{Allocator, Found, OPTIONS, OptionRow, Options, reference};
+pub use core::history;
+pub use core::placement::{Order, SortBy};
+pub use core::policy::{Spill, Wanted};
+pub use core::{
+    Activation, BlockStats, Class, Gauge, PerTier, Phase, PoolId, Reserve, Splits, Stats, Tier, TierStats, parse_size,
+    show_size,
+};
 pub use error::{Error, OutOfMemory};
-pub use heap::{ContextKind, MemoryInfo, MemoryMap, Moved, PoolId, Segment, Wanted};
+pub use heap::{
+    ArenaMap, BlockState, Claim, ContextKind, GranuleMap, Limits, MemoryInfo, MemoryMap, Moved, Segment, SegmentBlock,
+};

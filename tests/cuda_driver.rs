@@ -36,7 +36,7 @@ fn use_it(gpu: &Gpu, allocator: &Allocator) -> Result<(), Error> {
     let scratch = allocator.malloc(GRANULE as usize, 0, other)?;
     allocator.record_stream(scratch, Stream(0))?;
     allocator.free(scratch, 0, other)?;
-    allocator.disable(0, Activation::default().order())?;
+    allocator.disable(0, Activation::default().order)?;
     for (at, block) in blocks.iter().enumerate() {
         let mut found = [0; 4096];
         gpu.read(*block, &mut found).unwrap();

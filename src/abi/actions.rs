@@ -2,8 +2,9 @@
 
 use std::ffi::c_int;
 
-use crate::allocator::{Activation, Allocator};
-use crate::core::placement::SortBy;
+use crate::allocator::Allocator;
+use crate::core::Activation;
+use crate::core::placement::{Order, SortBy};
 use crate::core::{Reserve, show_size};
 use crate::error::Error;
 use crate::heap::Moved;
@@ -32,37 +33,43 @@ pub struct GkActivation {
 }
 
 impl From<Activation> for GkActivation {
-    fn from(from: Activation) -> Self {
+    fn from(Activation { reserve, persist, order }: Activation) -> Self {
         GkActivation {
-            reserve: from.reserve.fixed().unwrap_or(GK_AUTO),
-            persist: from.persist,
-            sort_reversed: c_int::from(from.sort_reversed),
-            ignore_model: c_int::from(from.ignore_model),
-            sort_by: from.sort_by as c_int,
+            reserve: reserve.fixed().unwrap_or(GK_AUTO),
+            persist,
+            sort_reversed: c_int::from(order.sort_reversed),
+            ignore_model: c_int::from(order.ignore_model),
+            sort_by: order.sort_by as c_int,
         }
     }
 }
 
+impl TryFrom<GkActivation> for Activation {
+    type Error = Error;
+
+    fn try_from(given: GkActivation) -> Result<Activation, Error> {
+        let sort_by = SortBy::ALL.into_iter().find(|by| *by as c_int == given.sort_by).ok_or_else(|| {
+            Error::Argument(format!("sort_by {} is none of GK_BY_SIZE, GK_BY_READS, GK_BY_RECENCY", given.sort_by))
+        })?;
+        Ok(Activation {
+            reserve: if given.reserve == GK_AUTO { Reserve::Auto } else { Reserve::Fixed(given.reserve) },
+            persist: given.persist,
+            order: Order { sort_by, sort_reversed: given.sort_reversed != 0, ignore_model: given.ignore_model != 0 },
+        })
+    }
+}
+
 impl GkActivation {
+    /// The activation that is given, or that of the allocator's options.
+    ///
     /// # Safety
     /// `given` is null or points to a struct.
     pub(super) unsafe fn or_options(given: *const GkActivation, allocator: &Allocator) -> Result<Activation, Error> {
         // SAFETY: the caller's promise.
-        Ok(match unsafe { given.as_ref() } {
-            None => allocator.options().into(),
-            Some(given) => Activation {
-                reserve: if given.reserve == GK_AUTO { Reserve::Auto } else { Reserve::Fixed(given.reserve) },
-                persist: given.persist,
-                sort_reversed: given.sort_reversed != 0,
-                ignore_model: given.ignore_model != 0,
-                sort_by: SortBy::ALL.into_iter().find(|by| *by as c_int == given.sort_by).ok_or_else(|| {
-                    Error::Argument(format!(
-                        "sort_by {} is none of GK_BY_SIZE, GK_BY_READS, GK_BY_RECENCY",
-                        given.sort_by
-                    ))
-                })?,
-            },
-        })
+        match unsafe { given.as_ref() } {
+            None => Ok(allocator.options().activation),
+            Some(given) => (*given).try_into(),
+        }
     }
 }
 
@@ -74,8 +81,8 @@ impl GkActivation {
 pub unsafe extern "C" fn gk_defaults(activation: *mut GkActivation) -> c_int {
     status(|| {
         let options: Activation = match started() {
-            Some(allocator) => allocator.options().into(),
-            None => (&configured()?).into(),
+            Some(allocator) => allocator.options().activation,
+            None => configured()?.activation,
         };
         // SAFETY: the caller's promise.
         match unsafe { activation.as_mut() } {
@@ -117,7 +124,7 @@ pub unsafe extern "C" fn gk_disable(device: c_int, activation: *const GkActivati
     status(|| {
         let allocator = current()?;
         // SAFETY: the caller's promise.
-        let order = unsafe { GkActivation::or_options(activation, allocator) }?.order();
+        let order = unsafe { GkActivation::or_options(activation, allocator) }?.order;
         all_moved(allocator.disable(device_number(device)?, order)?)
     })
 }

@@ -116,7 +116,7 @@ pub unsafe extern "C" fn gk_claims_json(device: c_int, activation: *const GkActi
     text(|| {
         let claims = ask(device, |allocator, device| {
             // SAFETY: the caller's promise.
-            let order = unsafe { GkActivation::or_options(activation, allocator) }?.order();
+            let order = unsafe { GkActivation::or_options(activation, allocator) }?.order;
             allocator.claims(device, order)
         })?;
         Ok(json::claims(&claims))

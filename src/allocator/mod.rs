@@ -1,80 +1,43 @@
-//! The state machine: the devices of a process and what may be done with each.
+//! The allocator of a process: one heap for each device, behind a lock each.
 //!
 //! ```text
-//!              activate                     activate
-//!   Loading ────────────▶ Active (frozen) ◀──────────── Disabled, Freed
-//!      │                     │      ▲
-//!      │ disable, free_vram  │      └── activate again: placed anew
-//!      └──────────────▶ Disabled, Freed ◀── disable, free_vram
+//!   devices     a heap for each device, made at its first use; what was said before that
+//!   contexts    which pool serves an allocation
+//!   options     the one table from which the parser and the reference page are made
+//!   remembered  what a run would have wanted, kept for the next one
 //! ```
 //!
-//! Every action may follow every other, on live blocks; contents and addresses stay. `begin_loading` leads back to Loading from anywhere.
+//! A call names a device, or is looked up by the address it is about. Which actions may follow which
+//! is told in [`core::phase`](crate::core::Phase).
 
 mod contexts;
+mod devices;
 mod options;
 mod remembered;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use once_cell::sync::OnceCell;
-
+use self::contexts::Filter;
+use self::devices::Devices;
+use self::remembered::Place;
 use crate::core::history::{Event, Recording, Who};
-use crate::core::placement::{Order, SortBy};
-use crate::core::{PerTier, Reserve, Splits, Stats, Tier};
+use crate::core::placement::Order;
+use crate::core::policy::Wanted;
+use crate::core::{Activation, PerTier, PoolId, Reserve, Splits, Stats, ThreadId, Tier};
 use crate::driver::{DeviceInfo, Driver, Stream};
 use crate::error::Error;
-use crate::heap::{
-    Budget, Claim, ContextId, ContextKind, Heap, HeapOptions, MemoryInfo, MemoryMap, Moved, PoolId, Segment, Serving,
-    Wanted,
-};
-use crate::sync::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering};
+use crate::heap::{Claim, ContextId, ContextKind, Heap, MemoryInfo, MemoryMap, Moved, Segment, Serving};
+use crate::sync::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering, this_thread};
 
-use self::contexts::{Contexts, Filter};
-use self::remembered::Place;
+pub(crate) use self::remembered::forget;
 
-pub(crate) use remembered::forget;
-
-pub use options::{OPTIONS, OptionRow, Options, reference};
-
-/// What an activation is to do. Bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Activation {
-    /// Dedicated memory that resident blocks leave to scratch.
-    pub reserve: Reserve,
-    /// Dedicated memory withheld altogether.
-    pub persist: u64,
-    /// What blocks are sorted by.
-    pub sort_by: SortBy,
-    /// Large blocks first.
-    pub sort_reversed: bool,
-    /// Model blocks not before the others.
-    pub ignore_model: bool,
-}
-
-impl Activation {
-    /// In which order blocks claim dedicated memory.
-    pub fn order(&self) -> Order {
-        Order { sort_by: self.sort_by, sort_reversed: self.sort_reversed, ignore_model: self.ignore_model }
-    }
-}
-
-impl From<&Options> for Activation {
-    fn from(options: &Options) -> Self {
-        Activation {
-            reserve: options.reserve,
-            persist: options.persist,
-            sort_by: options.sort_by,
-            sort_reversed: options.sort_reversed,
-            ignore_model: options.ignore_model,
-        }
-    }
-}
+pub use self::options::{OPTIONS, OptionRow, Options, reference};
 
 /// What a device is found to be, before it is put to use. Bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// What the driver says.
+    /// What the driver reports.
     pub info: DeviceInfo,
     /// What each tier may hold at most.
     pub capacity: PerTier<u64>,
@@ -86,38 +49,24 @@ pub struct Found {
     pub others: u64,
 }
 
-#[derive(Default)]
-struct Device {
-    heap: OnceCell<Mutex<Heap>>,
-    /// Held while the heap is made.
-    making: Mutex<()>,
-    contexts: Contexts,
-    /// The part of the card that the dedicated tier may hold at most, as asked for before the first use.
-    fraction: Mutex<Option<f64>>,
-}
-
-/// The allocator of a process: one heap for each device, made when the device is first used.
+/// The allocator of a process.
 pub struct Allocator {
-    driver: Arc<dyn Driver>,
-    options: Options,
-    devices: Box<[Device]>,
+    devices: Devices,
     /// What is recorded of each device.
     recording: Mutex<Recording>,
     /// 1 while anything is recorded, or known of any live block; 0 otherwise.
     observed: AtomicU32,
-    /// The host's memory, as the first device that was used or looked at found it.
-    budget: OnceCell<Arc<Budget>>,
     /// How many pool contexts were ever begun.
     contexts_begun: AtomicUsize,
-    /// The pools that `MemPool`s keep, on whatever device they are used.
+    /// The pools that `MemPool`s keep, on whatever device they are used, once for each.
     kept: Mutex<Vec<PoolId>>,
 }
 
 impl std::fmt::Debug for Allocator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Allocator")
-            .field("options", &self.options)
-            .field("devices", &self.devices.len())
+            .field("options", self.options())
+            .field("devices", &self.devices.count())
             .finish_non_exhaustive()
     }
 }
@@ -128,15 +77,10 @@ impl Allocator {
     /// # Errors
     /// The driver's, where it cannot count its devices.
     pub fn new(options: Options, driver: Arc<dyn Driver>) -> Result<Allocator, Error> {
-        let count = driver.device_count()?;
-        let devices = (0..count).map(|_| Device::default()).collect();
         Ok(Allocator {
-            driver,
-            options,
-            devices,
+            devices: Devices::new(options, driver)?,
             recording: Mutex::new(Recording::default()),
             observed: AtomicU32::new(0),
-            budget: OnceCell::new(),
             contexts_begun: AtomicUsize::new(0),
             kept: Mutex::default(),
         })
@@ -144,95 +88,35 @@ impl Allocator {
 
     /// The options it was made with.
     pub fn options(&self) -> &Options {
-        &self.options
+        self.devices.options()
     }
 
     /// How many devices there are.
     pub fn device_count(&self) -> usize {
-        self.devices.len()
-    }
-
-    #[inline]
-    fn device(&self, device: usize) -> Result<&Device, Error> {
-        self.devices.get(device).ok_or_else(|| {
-            Error::Argument(format!("there is no device {device}: this machine has {}", self.devices.len()))
-        })
+        self.devices.count()
     }
 
     #[inline]
     fn heap(&self, device: usize) -> Result<MutexGuard<'_, Heap>, Error> {
-        let device_of = self.device(device)?;
-        match device_of.heap.get() {
-            Some(heap) => Ok(heap.lock()),
-            None => self.first_use(device, device_of),
-        }
+        self.devices.heap(device, &self.recording)
     }
 
-    #[cold]
-    fn first_use<'a>(&'a self, device: usize, of: &'a Device) -> Result<MutexGuard<'a, Heap>, Error> {
-        let options = self.heap_options();
-        let _making = of.making.lock();
-        if of.heap.get().is_none() {
-            let info = self.driver.device_info(device)?;
-            let budget = self.budget(&info).clone();
-            let options = HeapOptions { wanted: self.earlier_run(&info, &options, budget.limit()), ..options };
-            let mut heap = Heap::new(self.driver.clone(), device, info, &options, budget)?;
-            // Held until the heap can be found: one that was made beside a change of what is recorded would miss it.
-            let recording = self.recording.lock();
-            heap.record(*recording);
-            if let Some(fraction) = *of.fraction.lock() {
-                heap.set_memory_fraction(fraction)?;
-            }
-            // Nobody else can have set it: the lock is held.
-            let _ = of.heap.set(Mutex::new(heap));
-        }
-        match of.heap.get() {
-            Some(heap) => Ok(heap.lock()),
-            None => Err(Error::Refused(format!("the heap of device {device} could not be kept"))),
-        }
-    }
-
-    fn heap_options(&self) -> HeapOptions {
-        HeapOptions {
-            dedicated: self.options.dedicated,
-            headroom: self.options.headroom,
-            shared: self.options.shared,
-            granule: self.options.granule,
-            reserve: self.options.reserve,
-            safe_point_at_reset: self.options.safe_point_at_reset,
-            wanted: None,
-        }
-    }
-
-    /// What an earlier run of this program would have wanted of a device, if that is to be remembered and is known.
-    fn earlier_run(&self, info: &DeviceInfo, options: &HeapOptions, budget: u64) -> Option<Wanted> {
-        if self.options.remembered.is_some() || !self.options.remember {
-            return self.options.remembered;
-        }
-        let place = Place::of_this_program(&info.name);
-        if place.is_none() {
-            log::warn!(
-                "reserve:remembered remembers nothing here: what runs is no file, and has no name to be known by"
-            );
-        }
-        place?.read(options.capacity(info, budget)[Tier::Dedicated])
-    }
-
-    /// The end of the program, as far as the allocator knows: what it would have wanted is remembered, where that is asked for, or
-    /// said in one line for each device whose work has overflowed for the lack of a reserve. Returns those lines.
+    /// Ends the program, as far as the allocator knows: what it would have wanted is remembered, where
+    /// that is asked for, or reported in one line for each device whose work has overflowed for lack
+    /// of a reserve. Returns those lines.
     pub fn farewell(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        for heap in self.devices.iter().filter_map(|device| device.heap.get()) {
+        for heap in self.devices.heaps() {
             let heap = heap.lock();
             let (wanted, name) = (heap.wanted(), heap.device_info().name.clone());
-            if !self.options.remember {
+            if !self.options().remember {
                 lines.extend(heap.advice());
                 continue;
             }
             let has_worked = heap.has_worked();
             drop(heap);
             if wanted.reserve == 0 && !has_worked {
-                // A run that ended early says nothing of the next.
+                // A run that ended early teaches nothing about the next.
                 continue;
             }
             let written =
@@ -244,52 +128,31 @@ impl Allocator {
         lines
     }
 
-    /// What the run so far would have wanted of a device from its start; nothing, where it is not in use.
+    /// What the run so far would have wanted of a device from its start; `None` where the device is not
+    /// in use.
     ///
     /// # Errors
     /// A device that does not exist.
     pub fn wanted(&self, device: usize) -> Result<Option<Wanted>, Error> {
-        Ok(self.in_use(device)?.map(|heap| heap.wanted()))
+        Ok(self.devices.in_use(device)?.map(|heap| heap.wanted()))
     }
 
-    fn budget(&self, info: &DeviceInfo) -> &Arc<Budget> {
-        self.budget.get_or_init(|| Arc::new(self.heap_options().budget(info)))
-    }
-
-    /// What a device is found to be, and what each tier of it would have, without putting it to use: the driver makes a context
-    /// for the time being, and nothing else is taken.
+    /// What a device is found to be, and what each tier of it would have, without putting it to use: the
+    /// driver creates a context for the time being, and nothing else is taken.
     ///
     /// # Errors
     /// A device that does not exist; the driver's.
     pub fn look_at(&self, device: usize) -> Result<Found, Error> {
-        self.device(device)?;
-        let info = self.driver.device_info(device)?;
-        let budget = self.budget(&info);
-        let capacity = self.heap_options().capacity(&info, budget.limit());
-        let (used, others) = (budget.used(), budget.others());
-        Ok(Found { capacity, budget: budget.limit(), used, others, info })
+        self.devices.look_at(device)
     }
 
-    /// What can be had of a device's memory now. One that is not in use is looked at, as by [`look_at`](Allocator::look_at).
+    /// What can be had of a device's memory now. One that is not in use is looked at, as by
+    /// [`look_at`](Allocator::look_at).
     ///
     /// # Errors
     /// A device that does not exist; the driver's.
     pub fn memory_info(&self, device: usize) -> Result<MemoryInfo, Error> {
-        if let Some(mut heap) = self.in_use(device)? {
-            return heap.memory_info();
-        }
-        let found = self.look_at(device)?;
-        let left = self.budget(&found.info).left();
-        let free = PerTier::new(found.capacity[Tier::Dedicated], left.min(found.capacity[Tier::Shared]));
-        Ok(MemoryInfo { free, total: found.capacity })
-    }
-
-    /// The heap of a device that is in use: a question begins nothing.
-    ///
-    /// # Errors
-    /// A device that does not exist.
-    fn in_use(&self, device: usize) -> Result<Option<MutexGuard<'_, Heap>>, Error> {
-        Ok(self.device(device)?.heap.get().map(Mutex::lock))
+        self.devices.memory_info(device)
     }
 
     /// Puts a device to use, as its first allocation would: a context, and the backing of the reserve.
@@ -306,7 +169,7 @@ impl Allocator {
     /// A device that does not exist; out of memory in both tiers, with the figures; the driver's.
     #[inline]
     pub fn malloc(&self, bytes: usize, device: usize, stream: Stream) -> Result<u64, Error> {
-        let contexts = &self.device(device)?.contexts;
+        let contexts = &self.devices.get(device)?.contexts;
         let serving = if contexts.any() { contexts.serving(stream) } else { None };
         let mut heap = self.heap(device)?;
         if bytes == 0 {
@@ -322,7 +185,7 @@ impl Allocator {
     /// As for [`malloc`](Allocator::malloc).
     pub fn malloc_shared(&self, bytes: usize, device: usize, stream: Stream) -> Result<u64, Error> {
         if bytes > 0
-            && !self.device(device)?.contexts.any()
+            && !self.devices.get(device)?.contexts.any()
             && let Some(address) = self.heap(device)?.malloc_shared(bytes as u64, stream)?
         {
             return Ok(address);
@@ -340,25 +203,13 @@ impl Allocator {
         if address == 0 {
             return Ok(());
         }
-        if let Some(heap) = self.devices.get(device).and_then(|device| device.heap.get()) {
-            let mut heap = heap.lock();
+        if let Ok(Some(mut heap)) = self.devices.in_use(device) {
             match heap.free(address, stream) {
                 Err(Error::NotAllocated { .. }) if !heap.owns(address) => {}
                 result => return result,
             }
         }
-        self.with_owner(address, |heap| heap.free(address, stream))
-    }
-
-    /// Calls with the heap that owns an address.
-    fn with_owner<T>(&self, address: u64, call: impl FnOnce(&mut Heap) -> Result<T, Error>) -> Result<T, Error> {
-        for heap in self.devices.iter().filter_map(|device| device.heap.get()) {
-            let mut heap = heap.lock();
-            if heap.owns(address) {
-                return call(&mut heap);
-            }
-        }
-        Err(Error::NotAllocated { address })
+        self.devices.with_owner(address, |heap| heap.free(address, stream))
     }
 
     /// Tells that `stream`, besides the block's own, uses the block that holds `address`.
@@ -366,7 +217,7 @@ impl Allocator {
     /// # Errors
     /// An address in no live block.
     pub fn record_stream(&self, address: u64, stream: Stream) -> Result<(), Error> {
-        self.with_owner(address, |heap| heap.record_stream(address, stream))
+        self.devices.with_owner(address, |heap| heap.record_stream(address, stream))
     }
 
     /// Says whether the block that holds `address` belongs to the model.
@@ -374,7 +225,7 @@ impl Allocator {
     /// # Errors
     /// An address in no live block.
     pub fn mark(&self, address: u64, model: bool) -> Result<(), Error> {
-        self.with_owner(address, |heap| heap.mark(address, model))
+        self.devices.with_owner(address, |heap| heap.mark(address, model))
     }
 
     /// Pins the block that holds `address` to a tier, or unpins it: no placement moves it from there.
@@ -382,7 +233,7 @@ impl Allocator {
     /// # Errors
     /// An address in no live block.
     pub fn pin_to(&self, address: u64, tier: Option<Tier>) -> Result<(), Error> {
-        self.with_owner(address, |heap| heap.pin_to(address, tier))
+        self.devices.with_owner(address, |heap| heap.pin_to(address, tier))
     }
 
     /// The tier that the block that holds `address` is pinned to.
@@ -390,7 +241,7 @@ impl Allocator {
     /// # Errors
     /// An address in no live block.
     pub fn pin_of(&self, address: u64) -> Result<Option<Tier>, Error> {
-        self.with_owner(address, |heap| heap.pin_of(address))
+        self.devices.with_owner(address, |heap| heap.pin_of(address))
     }
 
     /// How many bytes of the block that holds `address` lie in each tier.
@@ -398,7 +249,7 @@ impl Allocator {
     /// # Errors
     /// An address in no live block.
     pub fn residency(&self, address: u64) -> Result<PerTier<u64>, Error> {
-        self.with_owner(address, |heap| heap.residency(address))
+        self.devices.with_owner(address, |heap| heap.residency(address))
     }
 
     /// Start and length of the block that holds `address`.
@@ -406,7 +257,7 @@ impl Allocator {
     /// # Errors
     /// An address in no live block.
     pub fn extent(&self, address: u64) -> Result<(u64, u64), Error> {
-        self.with_owner(address, |heap| heap.extent(address))
+        self.devices.with_owner(address, |heap| heap.extent(address))
     }
 
     /// Moves the block that holds `address` to a tier, with the small blocks that share its granules.
@@ -414,7 +265,7 @@ impl Allocator {
     /// # Errors
     /// An address in no live block; a tier without room; while a graph is captured; the driver's.
     pub fn move_block(&self, address: u64, tier: Tier) -> Result<Moved, Error> {
-        self.with_owner(address, |heap| heap.move_block(address, tier))
+        self.devices.with_owner(address, |heap| heap.move_block(address, tier))
     }
 
     /// Goes back to loading on a device, with reserve and persist kept from what is allocated until the next action.
@@ -430,7 +281,7 @@ impl Allocator {
     /// # Errors
     /// As for [`stats`](Allocator::stats).
     pub fn claims(&self, device: usize, order: Order) -> Result<Vec<Claim>, Error> {
-        Ok(self.in_use(device)?.map_or_else(Vec::new, |heap| heap.claims(order)))
+        Ok(self.devices.in_use(device)?.map_or_else(Vec::new, |heap| heap.claims(order)))
     }
 
     /// Places everything on a device anew and freezes it. The caller sees to it that nobody launches work meanwhile.
@@ -438,7 +289,7 @@ impl Allocator {
     /// # Errors
     /// See [`Heap::activate`].
     pub fn activate(&self, device: usize, activation: &Activation) -> Result<Moved, Error> {
-        self.heap(device)?.activate(activation.reserve, activation.persist, activation.order())
+        self.heap(device)?.activate(activation)
     }
 
     /// Places everything on a device anew, without reserve and persist, and thaws it.
@@ -454,7 +305,7 @@ impl Allocator {
     /// # Errors
     /// See [`Heap::safe_point`].
     pub fn safe_point(&self, device: usize, kind: &str) -> Result<Moved, Error> {
-        self.in_use(device)?.map_or_else(|| Ok(Moved::default()), |mut heap| heap.safe_point(kind))
+        self.devices.in_use(device)?.map_or_else(|| Ok(Moved::default()), |mut heap| heap.safe_point(kind))
     }
 
     /// Tells the automatic mode that work reads `bytes` of the block that holds `address`.
@@ -462,7 +313,7 @@ impl Allocator {
     /// # Errors
     /// An address in no live block.
     pub fn touch(&self, address: u64, bytes: u64) -> Result<(), Error> {
-        self.with_owner(address, |heap| heap.touch(address, bytes))
+        self.devices.with_owner(address, |heap| heap.touch(address, bytes))
     }
 
     /// Moves everything on a device to the shared tier and gives its dedicated memory back to the driver.
@@ -478,8 +329,7 @@ impl Allocator {
     /// # Errors
     /// A device that does not exist.
     pub fn begin_work(&self, device: usize) -> Result<(), Error> {
-        self.in_use(device)?.iter_mut().for_each(|heap| heap.begin_work());
-        Ok(())
+        self.begin_work_of(device, this_thread())
     }
 
     /// The piece of work that the calling thread began last on a device has ended.
@@ -487,8 +337,26 @@ impl Allocator {
     /// # Errors
     /// A device that does not exist.
     pub fn end_work(&self, device: usize) -> Result<(), Error> {
-        self.in_use(device)?.iter_mut().for_each(|heap| heap.end_work());
-        Ok(())
+        self.end_work_of(device, this_thread())
+    }
+
+    /// [`begin_work`](Allocator::begin_work) of any thread. The device need not be in use yet, and is not
+    /// put to use.
+    ///
+    /// # Errors
+    /// A device that does not exist.
+    #[doc(hidden)]
+    pub fn begin_work_of(&self, device: usize, thread: ThreadId) -> Result<(), Error> {
+        self.devices.begin_work(device, thread)
+    }
+
+    /// [`end_work`](Allocator::end_work) of any thread.
+    ///
+    /// # Errors
+    /// A device that does not exist.
+    #[doc(hidden)]
+    pub fn end_work_of(&self, device: usize, thread: ThreadId) -> Result<(), Error> {
+        self.devices.end_work(device, thread)
     }
 
     /// The calling thread launches nothing on a device before it allocates, frees or begins a piece of work there again.
@@ -496,7 +364,7 @@ impl Allocator {
     /// # Errors
     /// A device that does not exist.
     pub fn rest(&self, device: usize) -> Result<(), Error> {
-        self.in_use(device)?.iter_mut().for_each(|heap| heap.rest());
+        self.devices.in_use(device)?.iter_mut().for_each(|heap| heap.rest());
         Ok(())
     }
 
@@ -505,7 +373,7 @@ impl Allocator {
     /// # Errors
     /// A device that does not exist.
     pub fn vouch(&self, device: usize) -> Result<(), Error> {
-        self.in_use(device)?.iter_mut().for_each(|heap| heap.vouch());
+        self.devices.in_use(device)?.iter_mut().for_each(|heap| heap.vouch());
         Ok(())
     }
 
@@ -515,12 +383,7 @@ impl Allocator {
     /// # Errors
     /// The first device's that fails; the others were done all the same.
     pub fn reset(&self) -> Result<(), Error> {
-        let mut first = Ok(());
-        for heap in self.devices.iter().filter_map(|device| device.heap.get()) {
-            let result = heap.lock().reset();
-            first = first.and(result);
-        }
-        first
+        self.devices.for_each(Heap::reset)
     }
 
     /// Gives what is idle on a device back to the driver, beside whatever work runs. Does nothing where the device is not in use,
@@ -529,16 +392,16 @@ impl Allocator {
     /// # Errors
     /// The driver's.
     pub fn give_back(&self, device: usize) -> Result<(), Error> {
-        match self.devices.get(device).and_then(|device| device.heap.get()) {
-            Some(heap) => heap.lock().give_back_now(),
-            None => Ok(()),
+        match self.devices.in_use(device) {
+            Ok(Some(mut heap)) => heap.give_back_now(),
+            Ok(None) | Err(_) => Ok(()),
         }
     }
 
     /// One look for what lies idle, by whoever looks now and then: where nothing was allocated or freed since the last look, it goes
     /// back to the driver. Nothing happens where a device is frozen, or at work as far as can be seen.
     pub fn look_for_idle(&self) {
-        for heap in self.devices.iter().filter_map(|device| device.heap.get()) {
+        for heap in self.devices.heaps() {
             if let Err(why) = heap.lock().give_back_if_idle() {
                 log::debug!("idle memory stays where it is: {why}");
             }
@@ -550,7 +413,7 @@ impl Allocator {
     /// # Errors
     /// A device that does not exist.
     pub fn stats(&self, device: usize) -> Result<Stats, Error> {
-        Ok(self.in_use(device)?.map_or_else(Stats::default, |heap| heap.stats()))
+        Ok(self.devices.in_use(device)?.map_or_else(Stats::default, |heap| heap.stats()))
     }
 
     /// Free space of a device beside small blocks, and beside large ones, that cannot be given back. O(blocks).
@@ -558,7 +421,7 @@ impl Allocator {
     /// # Errors
     /// As for [`stats`](Allocator::stats).
     pub fn splits(&self, device: usize) -> Result<[Splits; 2], Error> {
-        Ok(self.in_use(device)?.map_or_else(Default::default, |heap| heap.splits()))
+        Ok(self.devices.in_use(device)?.map_or_else(Default::default, |heap| heap.splits()))
     }
 
     /// Forgets the peaks of a device.
@@ -566,7 +429,7 @@ impl Allocator {
     /// # Errors
     /// As for [`stats`](Allocator::stats).
     pub fn reset_peaks(&self, device: usize) -> Result<(), Error> {
-        self.in_use(device)?.iter_mut().for_each(|heap| heap.stats_mut().reset_peaks());
+        self.devices.in_use(device)?.iter_mut().for_each(|heap| heap.stats_mut().reset_peaks());
         Ok(())
     }
 
@@ -575,7 +438,7 @@ impl Allocator {
     /// # Errors
     /// As for [`stats`](Allocator::stats).
     pub fn reset_totals(&self, device: usize) -> Result<(), Error> {
-        self.in_use(device)?.iter_mut().for_each(|heap| heap.stats_mut().reset_totals());
+        self.devices.in_use(device)?.iter_mut().for_each(|heap| heap.stats_mut().reset_totals());
         Ok(())
     }
 
@@ -584,7 +447,7 @@ impl Allocator {
     /// # Errors
     /// As for [`stats`](Allocator::stats).
     pub fn device_info(&self, device: usize) -> Result<Option<DeviceInfo>, Error> {
-        Ok(self.in_use(device)?.map(|heap| heap.device_info().clone()))
+        Ok(self.devices.in_use(device)?.map(|heap| heap.device_info().clone()))
     }
 
     /// How the reserve in force on a device was found, for people.
@@ -593,7 +456,7 @@ impl Allocator {
     /// As for [`stats`](Allocator::stats).
     pub fn reserve_reason(&self, device: usize) -> Result<String, Error> {
         let unused = || "the device is not in use yet".into();
-        Ok(self.in_use(device)?.map_or_else(unused, |heap| heap.reserve_reason()))
+        Ok(self.devices.in_use(device)?.map_or_else(unused, |heap| heap.reserve_reason()))
     }
 
     /// The memory map of a device.
@@ -601,7 +464,7 @@ impl Allocator {
     /// # Errors
     /// As for [`stats`](Allocator::stats).
     pub fn map(&self, device: usize) -> Result<MemoryMap, Error> {
-        Ok(self.in_use(device)?.map_or_else(MemoryMap::default, |heap| heap.map()))
+        Ok(self.devices.in_use(device)?.map_or_else(MemoryMap::default, |heap| heap.map()))
     }
 
     /// Every segment of a device, with its blocks.
@@ -609,7 +472,7 @@ impl Allocator {
     /// # Errors
     /// As for [`stats`](Allocator::stats).
     pub fn segments(&self, device: usize) -> Result<Vec<Segment>, Error> {
-        Ok(self.in_use(device)?.map_or_else(Vec::new, |heap| heap.segments()))
+        Ok(self.devices.in_use(device)?.map_or_else(Vec::new, |heap| heap.segments()))
     }
 
     /// Every segment of a device, with its blocks, and who asked for which, by their addresses.
@@ -617,7 +480,7 @@ impl Allocator {
     /// # Errors
     /// As for [`stats`](Allocator::stats).
     pub fn snapshot(&self, device: usize) -> Result<(Vec<Segment>, HashMap<u64, Who>), Error> {
-        Ok(self.in_use(device)?.map_or_else(Default::default, |heap| (heap.segments(), heap.askers())))
+        Ok(self.devices.in_use(device)?.map_or_else(Default::default, |heap| (heap.segments(), heap.askers())))
     }
 
     /// Limits what a device's dedicated tier may hold to a fraction of the card, from its first use on.
@@ -628,8 +491,7 @@ impl Allocator {
         if !(0.0..=1.0).contains(&fraction) {
             return Err(Error::Argument(format!("the memory fraction {fraction} is not between 0 and 1")));
         }
-        *self.device(device)?.fraction.lock() = Some(fraction);
-        self.in_use(device)?.map_or(Ok(()), |mut heap| heap.set_memory_fraction(fraction))
+        self.devices.set_memory_fraction(device, fraction)
     }
 
     /// A graph capture begins to allocate from a pool: every allocation whose stream `filter` accepts.
@@ -680,7 +542,7 @@ impl Allocator {
         let serving = Serving { context, pool };
         let is_kept = self.kept.lock().contains(&pool);
         self.heap(device)?.begin_pool(serving, kind, is_kept, stream)?;
-        self.device(device)?.contexts.push(serving, filter, stream);
+        self.devices.get(device)?.contexts.push(serving, filter, stream);
         Ok(())
     }
 
@@ -690,7 +552,7 @@ impl Allocator {
     /// A pool that no open context allocates from.
     pub fn end_pool(&self, device: usize, pool: PoolId) -> Result<(), Error> {
         let ended = self.heap(device)?.end_pool(pool)?;
-        self.device(device)?.contexts.remove(ended);
+        self.devices.get(device)?.contexts.remove(ended);
         Ok(())
     }
 
@@ -699,7 +561,7 @@ impl Allocator {
     /// # Errors
     /// A stream without one.
     pub fn end_stream_pool(&self, device: usize, stream: Stream) -> Result<(), Error> {
-        match self.device(device)?.contexts.of_stream(stream) {
+        match self.devices.get(device)?.contexts.of_stream(stream) {
             Some(serving) => self.end_pool(device, serving.pool),
             None => Err(Error::Argument(format!("nothing on stream {:#x} allocates from a pool", stream.0))),
         }
@@ -717,10 +579,11 @@ impl Allocator {
     /// A `MemPool` keeps a pool on all devices, from its first use there.
     pub fn keep_pool(&self, pool: PoolId) {
         self.kept.lock().push(pool);
-        self.devices.iter().filter_map(|device| device.heap.get()).for_each(|heap| heap.lock().keep_pool(pool));
+        self.devices.heaps().for_each(|heap| heap.lock().keep_pool(pool));
     }
 
-    /// The `MemPool` that kept a pool is gone. What is idle in the pool goes back to the driver.
+    /// A `MemPool` that kept a pool is gone. After the last, what is idle in the pool is returned to the
+    /// driver.
     ///
     /// # Errors
     /// The first device's that fails; the pool is gone all the same.
@@ -729,23 +592,23 @@ impl Allocator {
         if let Some(at) = kept.iter().position(|known| *known == pool) {
             kept.swap_remove(at);
         }
+        let is_kept = kept.contains(&pool);
         drop(kept);
-        let mut first = Ok(());
-        for heap in self.devices.iter().filter_map(|device| device.heap.get()) {
-            match heap.lock().drop_pool(pool) {
-                // A capture is in the way: the next reset gives the memory back.
-                Err(Error::Refused(_)) => {}
-                done => first = first.and(done),
-            }
+        if is_kept {
+            return Ok(());
         }
-        first
+        self.devices.for_each(|heap| match heap.drop_pool(pool) {
+            // A capture is in the way: the next reset returns the memory.
+            Err(Error::Refused(_)) => Ok(()),
+            done => done,
+        })
     }
 
     /// How many hold a pool on all devices: a `MemPool` that keeps it, and those that began to allocate from it and have not
     /// released it.
     pub fn pool_holds(&self, pool: PoolId) -> u32 {
         let kept = self.kept.lock().iter().filter(|known| **known == pool).count() as u32;
-        let heaps = self.devices.iter().filter_map(|device| device.heap.get());
+        let heaps = self.devices.heaps();
         kept + heaps.map(|heap| heap.lock().pool_holds(pool)).sum::<u32>()
     }
 
@@ -754,7 +617,7 @@ impl Allocator {
     pub fn record(&self, recording: Recording) {
         let mut current = self.recording.lock();
         *current = recording;
-        self.heaps().for_each(|heap| heap.lock().record(recording));
+        self.devices.heaps().for_each(|heap| heap.lock().record(recording));
         self.look_whether_observed(*current);
     }
 
@@ -767,12 +630,8 @@ impl Allocator {
 
     /// To be called while what is recorded does not change.
     fn look_whether_observed(&self, recording: Recording) {
-        let observed = recording.most > 0 || self.heaps().any(|heap| !heap.lock().is_unobserved());
+        let observed = recording.most > 0 || self.devices.heaps().any(|heap| !heap.lock().is_unobserved());
         self.observed.store(u32::from(observed), Ordering::Release);
-    }
-
-    fn heaps(&self) -> impl Iterator<Item = &Mutex<Heap>> {
-        self.devices.iter().filter_map(|device| device.heap.get())
     }
 
     /// What was recorded of a device, the oldest first.
@@ -780,7 +639,7 @@ impl Allocator {
     /// # Errors
     /// As for [`stats`](Allocator::stats).
     pub fn history(&self, device: usize) -> Result<Vec<Event>, Error> {
-        Ok(self.in_use(device)?.map_or_else(Vec::new, |heap| heap.history()))
+        Ok(self.devices.in_use(device)?.map_or_else(Vec::new, |heap| heap.history()))
     }
 
     /// Records what came of a request of `bytes`. `who` asked.
@@ -793,7 +652,7 @@ impl Allocator {
         who: Option<Who>,
     ) {
         if bytes > 0
-            && let Ok(Some(mut heap)) = self.in_use(device)
+            && let Ok(Some(mut heap)) = self.devices.in_use(device)
         {
             heap.record_malloc(result, bytes as u64, stream, who);
         }
@@ -804,7 +663,7 @@ impl Allocator {
     /// # Errors
     /// As for [`free`](Allocator::free).
     pub fn recorded_free(&self, address: u64, stream: Stream, who: Option<Who>) -> Result<(), Error> {
-        let last = self.with_owner(address, |heap| {
+        let last = self.devices.with_owner(address, |heap| {
             heap.recorded_free(address, stream, who)?;
             Ok(heap.is_unobserved())
         })?;
@@ -820,11 +679,11 @@ impl Allocator {
     /// # Errors
     /// The first that does not hold, in words.
     pub fn check(&self) -> Result<(), String> {
-        self.devices.iter().filter_map(|device| device.heap.get()).try_for_each(|heap| heap.lock().check())
+        self.devices.heaps().try_for_each(|heap| heap.lock().check())
     }
 
     /// Gives all memory of all devices back to the driver, live blocks and all. Nothing can be allocated afterwards.
     pub fn shutdown(&self) {
-        self.devices.iter().filter_map(|device| device.heap.get()).for_each(|heap| heap.lock().close());
+        self.devices.heaps().for_each(|heap| heap.lock().close());
     }
 }

@@ -5,56 +5,37 @@
 use std::time::Duration;
 
 use crate::core::placement::SortBy;
-use crate::core::{Reserve, parse_size};
-use crate::heap::Wanted;
+use crate::core::policy::Wanted;
+use crate::core::{Activation, Reserve, parse_size};
+use crate::heap::Limits;
 
-/// How giant-kitten is set up. Sizes in bytes.
+/// How giant-kitten is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Dedicated memory for scratch: kept back while loading, or found automatically.
-    pub reserve: Reserve,
-    /// Whether the reserve that a run would have wanted is kept for the next run of the same program on the same card.
+    /// What an activation asks for, and what is kept while loading.
+    pub activation: Activation,
+    /// What may be used of each device and of the host.
+    pub limits: Limits,
+    /// Whether the reserve that a run would have wanted is kept for the next run of the same program on
+    /// the same card.
     pub remember: bool,
     /// What is known of an earlier run, instead of what is kept.
     pub remembered: Option<Wanted>,
     /// Whether `torch.cuda.empty_cache` is a safe point, in programs that use a card from one thread.
     pub safe_point_at_reset: bool,
-    /// Dedicated memory withheld while active.
-    pub persist: u64,
-    /// What blocks are sorted by.
-    pub sort_by: SortBy,
-    /// Large blocks claim dedicated memory first.
-    pub sort_reversed: bool,
-    /// Model blocks are not put before others.
-    pub ignore_model: bool,
-    /// How long what is idle stays with the allocator in a program that neither allocates nor frees.
+    /// How long idle memory stays cached in a program that neither allocates nor frees; `None` for ever.
     pub idle: Option<Duration>,
-    /// Dedicated memory to use at most.
-    pub dedicated: Option<u64>,
-    /// Dedicated memory of what is free that is left alone.
-    pub headroom: Option<u64>,
-    /// Shared memory to use at most.
-    pub shared: Option<u64>,
-    /// Size of a granule.
-    pub granule: Option<u64>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Options {
-            reserve: Reserve::Auto,
+            activation: Activation::default(),
+            limits: Limits::default(),
             remember: false,
             remembered: None,
             safe_point_at_reset: false,
-            persist: 0,
-            sort_by: SortBy::Size,
-            sort_reversed: false,
-            ignore_model: false,
             idle: Some(Duration::from_secs(60)),
-            dedicated: None,
-            headroom: None,
-            shared: None,
-            granule: None,
         }
     }
 }
@@ -84,7 +65,7 @@ pub const OPTIONS: &[OptionRow] = &[
                program works",
         set: |options, value| {
             options.remember = value == "remembered";
-            options.reserve = match value {
+            options.activation.reserve = match value {
                 "auto" | "remembered" => Reserve::Auto,
                 size => Reserve::Fixed(parse_size(size)?),
             };
@@ -96,7 +77,7 @@ pub const OPTIONS: &[OptionRow] = &[
         values: "SIZE",
         default: "0",
         help: "dedicated memory withheld while active, as if the card were smaller",
-        set: |options, value| set_size(&mut options.persist, value),
+        set: |options, value| set_size(&mut options.activation.persist, value),
     },
     OptionRow {
         name: "safe_points",
@@ -120,7 +101,7 @@ pub const OPTIONS: &[OptionRow] = &[
         default: "normal",
         help: "whether small blocks (normal) or large ones (reversed) claim dedicated memory first",
         set: |options, value| {
-            options.sort_reversed = match value {
+            options.activation.order.sort_reversed = match value {
                 "normal" => false,
                 "reversed" => true,
                 _ => return Err(format!("{value} is neither normal nor reversed")),
@@ -135,7 +116,7 @@ pub const OPTIONS: &[OptionRow] = &[
         help: "what blocks are sorted by when they claim dedicated memory in an activation: size is the original's; reads and recency \
                take what has been told of reads, the most read or the last read first, and equals by size",
         set: |options, value| {
-            options.sort_by = SortBy::parse(value)?;
+            options.activation.order.sort_by = SortBy::parse(value)?;
             Ok(())
         },
     },
@@ -145,7 +126,7 @@ pub const OPTIONS: &[OptionRow] = &[
         default: "0",
         help: "with 1, blocks marked as the model's are not put before the others",
         set: |options, value| {
-            options.ignore_model = match value {
+            options.activation.order.ignore_model = match value {
                 "0" | "false" => false,
                 "1" | "true" => true,
                 _ => return Err(format!("{value} is neither 0 nor 1")),
@@ -173,28 +154,28 @@ pub const OPTIONS: &[OptionRow] = &[
         values: "SIZE",
         default: "what the device has free at the start, less the headroom",
         help: "dedicated memory to use at most; a small value makes a large card act as a small one",
-        set: |options, value| set_some_size(&mut options.dedicated, value),
+        set: |options, value| set_some_size(&mut options.limits.dedicated, value),
     },
     OptionRow {
         name: "headroom",
         values: "SIZE",
         default: "a thirty-second of the card, at least 256MiB and at most 1GiB",
         help: "dedicated memory left to the CUDA context, to kernels that are loaded late, and to the desktop",
-        set: |options, value| set_some_size(&mut options.headroom, value),
+        set: |options, value| set_some_size(&mut options.limits.headroom, value),
     },
     OptionRow {
         name: "shared",
         values: "SIZE",
         default: "half of the host's memory, or what is available less a margin if that is less",
         help: "host memory to use at most as the shared tier; 0 for none",
-        set: |options, value| set_some_size(&mut options.shared, value),
+        set: |options, value| set_some_size(&mut options.limits.shared, value),
     },
     OptionRow {
         name: "granule",
         values: "SIZE",
         default: "the driver's granularity, 2MiB",
         help: "the unit in which memory is backed and moved; a power of two",
-        set: |options, value| set_some_size(&mut options.granule, value),
+        set: |options, value| set_some_size(&mut options.limits.granule, value),
     },
 ];
 
@@ -291,10 +272,10 @@ mod tests {
     #[test]
     fn the_forms_people_write() {
         let options = Options::parse("reserve:1.6GiB, persist:0 ,sort:reversed,ignore_model:1,shared:8GB").unwrap();
-        assert_eq!(options.reserve, Reserve::Fixed(1_717_986_918));
-        assert_eq!(Options::parse("reserve:auto").unwrap().reserve, Reserve::Auto);
-        assert_eq!(options.shared, Some(8_000_000_000));
-        assert!(options.sort_reversed && options.ignore_model);
+        assert_eq!(options.activation.reserve, Reserve::Fixed(1_717_986_918));
+        assert_eq!(Options::parse("reserve:auto").unwrap().activation.reserve, Reserve::Auto);
+        assert_eq!(options.limits.shared, Some(8_000_000_000));
+        assert!(options.activation.order.sort_reversed && options.activation.order.ignore_model);
         for plain in ON.iter().chain(OFF) {
             for text in [(*plain).to_owned(), format!(" {plain}\t"), plain.to_uppercase()] {
                 assert_eq!(Options::parse(&text), Ok(Options::default()), "{text:?}");

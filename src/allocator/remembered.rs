@@ -18,8 +18,7 @@ use std::fs;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 
-use crate::core::Spill;
-use crate::heap::Wanted;
+use crate::core::policy::{Spill, Wanted};
 
 const FIRST_LINE: &str = "giant-kitten 1";
 const ENDING: &str = "remembered";

@@ -6,52 +6,17 @@
 //!             │ mapped │      may still be mapped│ persist │      while active: the reserve is for scratch
 //! ```
 
+use super::activation::Kept;
+use super::size::show_size;
 use super::tier::{PerTier, Tier};
-
-/// How much dedicated memory is kept for scratch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Reserve {
-    /// Found from what the work asks for.
-    #[default]
-    Auto,
-    /// So many bytes.
-    Fixed(u64),
-}
-
-impl Reserve {
-    /// The bytes, if they are given.
-    pub fn fixed(self) -> Option<u64> {
-        match self {
-            Reserve::Auto => None,
-            Reserve::Fixed(bytes) => Some(bytes),
-        }
-    }
-}
-
-impl From<u64> for Reserve {
-    fn from(bytes: u64) -> Self {
-        Reserve::Fixed(bytes)
-    }
-}
-
-impl std::fmt::Display for Reserve {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Reserve::Auto => f.write_str("auto"),
-            Reserve::Fixed(bytes) => f.write_str(&super::show_size(*bytes)),
-        }
-    }
-}
 
 /// Capacities and promises of one device, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
     /// What may be backed in each tier, at most.
     pub capacity: PerTier<u64>,
-    /// Dedicated bytes that loading may not use.
-    pub reserve: u64,
-    /// Dedicated bytes withheld while active, as if the card were smaller.
-    pub persist: u64,
+    /// Dedicated bytes that resident blocks may not use.
+    pub kept: Kept,
     /// Whether the reserve is handed out: after an activation.
     pub reserve_open: bool,
     /// Shared bytes that migrations need as working room, and that nothing else may take.
@@ -67,7 +32,7 @@ impl Ledger {
     pub fn limit(&self, tier: Tier) -> u64 {
         match tier {
             Tier::Dedicated => {
-                let kept = self.persist + if self.reserve_open { 0 } else { self.reserve };
+                let kept = self.kept.persist + if self.reserve_open { 0 } else { self.kept.reserve };
                 self.capacity[tier].saturating_sub(kept).min(self.fraction_limit.unwrap_or(u64::MAX))
             }
             Tier::Shared => self.capacity[tier].saturating_sub(self.working),
@@ -92,15 +57,15 @@ impl Ledger {
     ///
     /// # Errors
     /// Where the two together are more than there is.
-    pub fn resident_budget(&self, reserve: u64, persist: u64) -> Result<u64, String> {
+    pub fn resident_budget(&self, kept: Kept) -> Result<u64, String> {
         let capacity = self.capacity[Tier::Dedicated];
-        let kept = reserve.checked_add(persist).filter(|kept| *kept <= capacity);
-        kept.map(|kept| (capacity - kept).min(capacity.saturating_sub(self.taken + kept))).ok_or_else(|| {
+        let sum = kept.sum().filter(|sum| *sum <= capacity);
+        sum.map(|kept| (capacity - kept).min(capacity.saturating_sub(self.taken + kept))).ok_or_else(|| {
             format!(
                 "reserve {} and persist {} are more than the {} of dedicated memory there is; choose smaller ones",
-                super::show_size(reserve),
-                super::show_size(persist),
-                super::show_size(capacity)
+                show_size(kept.reserve),
+                show_size(kept.persist),
+                show_size(capacity)
             )
         })
     }
@@ -110,11 +75,14 @@ impl Ledger {
 mod tests {
     use super::*;
 
+    fn kept(reserve: u64, persist: u64) -> Kept {
+        Kept { reserve, persist }
+    }
+
     fn ledger() -> Ledger {
         Ledger {
             capacity: PerTier::new(1000, 500),
-            reserve: 300,
-            persist: 0,
+            kept: kept(300, 0),
             reserve_open: false,
             working: 2,
             ..Ledger::default()
@@ -129,7 +97,7 @@ mod tests {
 
     #[test]
     fn once_active_the_reserve_is_open_and_persist_withheld() {
-        let active = Ledger { reserve_open: true, persist: 100, ..ledger() };
+        let active = Ledger { reserve_open: true, kept: kept(300, 100), ..ledger() };
         assert_eq!(active.limit(Tier::Dedicated), 900);
     }
 
@@ -140,15 +108,15 @@ mod tests {
         assert_eq!((ledger.taken, ledger.reach(Tier::Dedicated)), (0, 700), "the headroom may be eaten");
         ledger.see_free(200, 300);
         assert_eq!((ledger.taken, ledger.limit(Tier::Dedicated), ledger.reach(Tier::Dedicated)), (500, 700, 500));
-        assert_eq!(ledger.resident_budget(300, 100), Ok(100));
-        assert_eq!(ledger.resident_budget(600, 100), Ok(0));
+        assert_eq!(ledger.resident_budget(kept(300, 100)), Ok(100));
+        assert_eq!(ledger.resident_budget(kept(600, 100)), Ok(0));
     }
 
     #[test]
     fn promises_beyond_the_card_are_refused_in_words() {
-        assert_eq!(ledger().resident_budget(300, 100), Ok(600));
-        assert_eq!(ledger().resident_budget(1000, 0), Ok(0));
-        assert!(ledger().resident_budget(900, 101).unwrap_err().contains("choose smaller"));
-        assert!(ledger().resident_budget(u64::MAX, 1).is_err());
+        assert_eq!(ledger().resident_budget(kept(300, 100)), Ok(600));
+        assert_eq!(ledger().resident_budget(kept(1000, 0)), Ok(0));
+        assert!(ledger().resident_budget(kept(900, 101)).unwrap_err().contains("choose smaller"));
+        assert!(ledger().resident_budget(kept(u64::MAX, 1)).is_err());
     }
 }

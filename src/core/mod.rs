@@ -1,31 +1,36 @@
 //! Pure bookkeeping, in offsets: no driver, no clock, no unsafe code.
+//!
+//! ```text
+//!   tier, size, place   the words of everything above
+//!   phase               the state machine of a device
+//!   activation          what an action asks for
+//!   ledger              how much of each tier there is, is kept, and may be used
+//!   arena/              blocks in a range of offsets, and the tier of each granule
+//!   policy/             what should lie where, and how much is kept for scratch
+//!   witness             the threads that are seen at work
+//!   stats, history      what is counted, and what is recorded
+//! ```
 #![forbid(unsafe_code)]
 
+mod activation;
 mod arena;
-pub mod balance;
-mod bins;
-mod demand;
-mod forecast;
 pub mod history;
 mod ledger;
-mod opening;
-pub mod placement;
-mod quick;
+mod phase;
+mod place;
+pub mod policy;
 mod size;
-mod spill;
 mod stats;
-mod steady;
 mod tier;
 mod witness;
 
-pub use arena::{Arena, Block, BlockId, Class, Growth, Marks, StreamId};
-pub use demand::Demand;
-pub use forecast::{Forecast, Reads};
-pub use ledger::{Ledger, Reserve};
-pub use opening::Opening;
-pub use size::{ALIGNMENT, LARGEST, SMALL_LIMIT, parse_size, rounded, show_size};
-pub use spill::Spill;
-pub use stats::{Gauge, Phase, Splits, Stats, TierStats};
-pub use steady::{Steady, WORKS};
+pub use activation::{Activation, Kept, Reserve};
+pub use arena::{Arena, Block, BlockId, Growth, Marks, StreamId};
+pub use ledger::Ledger;
+pub use phase::{Phase, State, Step};
+pub use place::{ArenaId, GranuleId, PoolId, Purpose};
+pub use policy::{balance, placement};
+pub use size::{BlockSize, Class, parse_size, show_size};
+pub use stats::{BlockStats, Gauge, Splits, Stats, TierStats};
 pub use tier::{PerTier, Tier};
 pub use witness::{ThreadId, Witness};

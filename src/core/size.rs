@@ -1,4 +1,4 @@
-//! Sizes: how requests are rounded, and how people write them.
+//! Sizes: how requests are rounded, and how sizes are written and read.
 
 use parse_size::Config;
 
@@ -11,13 +11,69 @@ pub const SMALL_LIMIT: u64 = 1 << 20;
 /// No single request may be larger: 2^44 bytes, more than any device can address today.
 pub const LARGEST: u64 = 1 << 44;
 
-/// A request rounded up to the [`ALIGNMENT`]; `None` where it is larger than [`LARGEST`].
-#[inline]
-pub fn rounded(bytes: u64) -> Option<u64> {
-    (bytes <= LARGEST).then(|| bytes.next_multiple_of(ALIGNMENT))
+/// The size of a block: the bytes that were requested, and the same rounded up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockSize {
+    rounded: u64,
+    requested: u64,
 }
 
-/// Reads a size as people write it: `1.6GiB`, `1600 MiB`, `1.6GB` (10^9), or a whole number of bytes.
+impl BlockSize {
+    /// The size of a block for a request; `None` where that is larger than [`LARGEST`].
+    #[inline]
+    pub fn of(requested: u64) -> Option<BlockSize> {
+        (requested <= LARGEST).then(|| BlockSize { rounded: requested.next_multiple_of(ALIGNMENT), requested })
+    }
+
+    /// The size of a block that exists.
+    #[inline]
+    pub(super) fn of_block(rounded: u64, requested: u64) -> BlockSize {
+        BlockSize { rounded, requested }
+    }
+
+    /// The block's length in bytes: the request rounded up to the [`ALIGNMENT`].
+    #[inline]
+    pub fn rounded(self) -> u64 {
+        self.rounded
+    }
+
+    /// The bytes that were requested.
+    #[inline]
+    pub fn requested(self) -> u64 {
+        self.requested
+    }
+
+    /// Which arenas the block belongs in.
+    #[inline]
+    pub fn class(self) -> Class {
+        if self.rounded <= SMALL_LIMIT { Class::Small } else { Class::Large }
+    }
+}
+
+/// Which blocks an arena is for. Small blocks are kept apart, so that they do not break up the space
+/// that large ones reuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Up to [`SMALL_LIMIT`].
+    Small,
+    /// Above it.
+    Large,
+}
+
+impl Class {
+    /// Both classes, the small blocks first.
+    pub const ALL: [Class; 2] = [Class::Small, Class::Large];
+
+    /// Its name, as the memory map and PyTorch's snapshots have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Class::Small => "small",
+            Class::Large => "large",
+        }
+    }
+}
+
+/// Parses a size: `1.6GiB`, `1600 MiB`, `1.6GB` (10^9), or a whole number of bytes.
 ///
 /// # Errors
 /// A sentence that names the text and says what to write: for a fraction without a unit, a negative number, a
@@ -46,7 +102,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A size for people: `1.60 GiB`, `512 bytes`.
+/// A human-readable size: `1.60 GiB`, `512 bytes`.
 pub fn show_size(bytes: u64) -> String {
     const STEPS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     STEPS
@@ -61,10 +117,9 @@ mod tests {
 
     #[test]
     fn requests_round_up_to_512() {
-        assert_eq!(rounded(1), Some(512));
-        assert_eq!(rounded(512), Some(512));
-        assert_eq!(rounded(513), Some(1024));
-        assert_eq!(rounded(u64::MAX), None);
+        let rounded = |bytes| BlockSize::of(bytes).map(BlockSize::rounded);
+        assert_eq!((rounded(1), rounded(512), rounded(513)), (Some(512), Some(512), Some(1024)));
+        assert_eq!((rounded(LARGEST), rounded(LARGEST + 1), rounded(u64::MAX)), (Some(LARGEST), None, None));
     }
 
     #[test]

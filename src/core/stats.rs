@@ -1,6 +1,7 @@
-//! What is counted, for everybody who watches.
+//! Statistics of one device.
 
-use super::arena::Class;
+use super::phase::Phase;
+use super::size::{BlockSize, Class};
 use super::tier::{PerTier, Tier};
 
 /// A quantity, in bytes unless said otherwise: now, at most since the last reset of the peaks, and all that was ever added.
@@ -93,24 +94,24 @@ struct Retired {
 
 impl BlockStats {
     #[inline]
-    fn add(&mut self, bytes: u64, requested: u64) {
+    fn add(&mut self, size: BlockSize) {
         self.count.add(1);
-        self.allocated.add(bytes);
-        self.requested.add(requested);
+        self.allocated.add(size.rounded());
+        self.requested.add(size.requested());
         if self.retired.count > 0 {
             self.note_active();
         }
     }
 
     #[inline]
-    fn sub(&mut self, bytes: u64, requested: u64, retired: bool) {
+    fn sub(&mut self, size: BlockSize, retired: bool) {
         self.count.sub(1);
-        self.allocated.sub(bytes);
+        self.allocated.sub(size.rounded());
         if retired {
             self.retired.count += 1;
-            self.retired.bytes += bytes;
+            self.retired.bytes += size.rounded();
         } else {
-            self.requested.sub(requested);
+            self.requested.sub(size.requested());
         }
     }
 
@@ -167,33 +168,6 @@ pub struct TierStats {
     pub mapped: Gauge,
     /// Bytes of backing held from the driver: mapped, in the stock, and as working room.
     pub reserved: Gauge,
-}
-
-/// Which part of its life a device is in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Phase {
-    /// Nothing activated yet: blocks take dedicated memory first come, first served, less the reserve.
-    #[default]
-    Loading = 0,
-    /// Activated: placed, frozen, the reserve handed out first.
-    Active = 1,
-    /// Placed without reserve and thawed.
-    Disabled = 2,
-    /// Everything moved to the shared tier.
-    Freed = 3,
-}
-
-impl Phase {
-    /// The phase's name, as users meet it everywhere.
-    pub fn name(self) -> &'static str {
-        match self {
-            Phase::Loading => "loading",
-            Phase::Active => "active",
-            Phase::Disabled => "disabled",
-            Phase::Freed => "freed",
-        }
-    }
 }
 
 /// Free space that cannot be given back, since it shares granules with blocks: PyTorch's inactive splits.
@@ -275,9 +249,9 @@ pub struct Stats {
 impl Stats {
     /// A block came to life, besides what is said of its parts. O(1).
     #[inline]
-    pub(crate) fn allocate(&mut self, class: Class, bytes: u64, requested: u64) {
-        self.blocks.add(bytes, requested);
-        self.classes[class as usize].add(bytes, requested);
+    pub(crate) fn allocate(&mut self, class: Class, size: BlockSize) {
+        self.blocks.add(size);
+        self.classes[class as usize].add(size);
     }
 
     /// A part of a block, in one tier, came to life. O(1).
@@ -306,9 +280,9 @@ impl Stats {
 
     /// A block was given back, besides what is said of its parts; with `retired` it stays active. O(1).
     #[inline]
-    pub(crate) fn free(&mut self, class: Class, bytes: u64, requested: u64, retired: bool) {
-        self.blocks.sub(bytes, requested, retired);
-        self.classes[class as usize].sub(bytes, requested, retired);
+    pub(crate) fn free(&mut self, class: Class, size: BlockSize, retired: bool) {
+        self.blocks.sub(size, retired);
+        self.classes[class as usize].sub(size, retired);
     }
 
     /// A retired block, with these bytes in each tier, is free. O(1).

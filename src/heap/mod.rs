@@ -1,175 +1,97 @@
-//! The heap of one device: the core's bookkeeping bound to a driver.
+//! The heap of one device: the bookkeeping of [`core`](crate::core) bound to a driver.
 //!
 //! ```text
 //!   malloc ──▶ arena has a free dedicated block? ──▶ done, no driver call
 //!                   │ no
 //!                   ▼
-//!               supply.rs   the order of supply, growth by granules
-//!               stitch.rs   idle granules that are too short apart, side by side
-//!               stock.rs    handles mapped nowhere: the reserve, and what was taken back
-//!               pinned.rs   shared memory of drivers that can only pin it
-//!               migrate.rs  granules change tier under stable addresses
-//!               automatic.rs the reserve that finds itself, at safe points
-//!               streams.rs  streams by number, events
-//!               retired.rs  blocks given back that other streams still use
-//!               pools.rs    what graph captures allocate
-//!               report.rs   the memory map
-//!               record.rs   the history of what happened, where wanted
+//!   supply.rs      the order of supply: where else a block comes from
+//!   actions.rs     everything that moves live memory, and the state after it
+//!   reclaim.rs     everything that returns idle memory to the driver
+//!   work.rs        waiting: for the device, for streams, for a quiet moment
+//!   placing.rs     what wants to lie where
+//!   automatic.rs   the reserve that is found from the work
+//!   snapshot.rs    the memory map, segments and claims, for people and their tools
+//!   recording.rs   the history of what happened, where wanted
+//!
+//!   parts, each with its own data and invariants:
+//!   memory/        what lies where: arenas over backing
+//!   streams.rs     streams by number, events
+//!   retired.rs     freed blocks that other streams still use
+//!   pools.rs       what graph captures and programs' own pools allocate
 //! ```
 //!
-//! A heap is used under its device's lock and takes none itself.
+//! The heap owns the parts and composes them; a part that needs another is handed it. A heap is used
+//! under its device's lock and takes none itself.
 
+mod actions;
 mod automatic;
-mod budget;
-mod migrate;
-mod pinned;
+mod memory;
+mod placing;
 mod pools;
-mod record;
-mod report;
+mod reclaim;
+mod recording;
 mod retired;
-mod stitch;
-mod stock;
+mod snapshot;
 mod streams;
 mod supply;
+mod work;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
+use self::automatic::Automatic;
+use self::memory::{Memory, Place};
+use self::pools::Pools;
+use self::retired::{Retired, RetiredBlock};
+use self::streams::Streams;
 use crate::core::history::History;
+use crate::core::policy::{Hindsight, Opening, Spill, Wanted};
 use crate::core::{
-    Arena, BlockId, Class, Ledger, Opening, PerTier, Phase, Reserve, Spill, Splits, Stats, Steady, StreamId, Tier,
-    Witness, rounded, show_size,
+    BlockSize, Kept, Marks, PerTier, PoolId, Reserve, Splits, State, Stats, StreamId, Tier, Witness, show_size,
 };
-use crate::driver::{DeviceInfo, Driver, DriverError, Handle, Rung, Stream};
+use crate::driver::{DeviceInfo, Driver, Stream};
 use crate::error::Error;
 use crate::sync::this_thread;
 
-pub use budget::Budget;
-pub use migrate::Moved;
-pub use pools::{ContextId, ContextKind, PoolId, Serving};
-pub use report::{ArenaMap, BlockState, Claim, GranuleMap, MemoryMap, Segment, SegmentBlock};
+pub use self::memory::{Budget, Limits, MemoryInfo, Moved};
+pub use self::pools::{ContextId, ContextKind, Serving};
+pub use self::snapshot::{ArenaMap, BlockState, Claim, GranuleMap, MemoryMap, Segment, SegmentBlock};
 
-/// What can be had of a device's memory. Bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MemoryInfo {
-    /// What may still be taken of each tier.
-    pub free: PerTier<u64>,
-    /// What each tier has in all for this process.
-    pub total: PerTier<u64>,
-}
-
-/// What a run would have wanted of its device, for the next one. Bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// What the dedicated tier could hold.
-    pub capacity: u64,
-    /// The reserve. 0 where everything fitted.
-    pub reserve: u64,
-    /// What lived once the program had loaded.
-    pub resident: u64,
-    /// Which of that belonged in the shared tier, as far as it still lived at the end.
-    pub spill: Spill,
-}
-
-/// How a heap is set up. Bytes.
+/// How a heap is set up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeapOptions {
-    /// Dedicated memory to use at most; otherwise what is free at the start, less the headroom.
-    pub dedicated: Option<u64>,
-    /// Dedicated memory of what is free that is left to others; otherwise what the driver says they need.
-    pub headroom: Option<u64>,
-    /// Shared memory to use at most; otherwise what the host can spare.
-    pub shared: Option<u64>,
-    /// Size of a granule; otherwise the driver's granularity.
-    pub granule: Option<u64>,
-    /// Dedicated memory that loading leaves alone; nothing where it is found automatically.
+    /// What may be used of the device and its host.
+    pub limits: Limits,
+    /// Dedicated memory that loading leaves alone; nothing where it is found automatically. Bytes.
     pub reserve: Reserve,
     /// Whether a reset is a safe point, in programs that use the device from one thread.
     pub safe_point_at_reset: bool,
-    /// What an earlier run of the program would have wanted: its reserve is kept, and opened once as much lives.
+    /// What an earlier run of the program would have wanted: its reserve is kept, and opened once as
+    /// much lives.
     pub wanted: Option<Wanted>,
 }
-
-impl HeapOptions {
-    /// Dedicated memory that is left to others, of what is free, in bytes.
-    pub fn headroom(&self, info: &DeviceInfo) -> u64 {
-        self.headroom.unwrap_or(info.headroom)
-    }
-
-    /// What each tier of a device may hold at most, in bytes, where all devices together may take `budget` of the host's
-    /// memory.
-    pub fn capacity(&self, info: &DeviceInfo, budget: u64) -> PerTier<u64> {
-        let free = info.dedicated_free.saturating_sub(self.headroom(info));
-        PerTier::new(self.dedicated.unwrap_or(free).min(info.dedicated_total), budget.min(info.shared_total))
-    }
-
-    /// What all devices of a process may take of the host's memory, in bytes, as the first of them finds it.
-    pub fn budget(&self, info: &DeviceInfo) -> Budget {
-        match self.shared {
-            Some(bytes) => Budget::new(bytes),
-            None if info.shared_is_the_hosts => Budget::among_processes(info.shared_spare, info.shared_total / 2),
-            None => Budget::new(info.shared_spare),
-        }
-    }
-}
-
-/// An arena with its addresses and its backing.
-#[derive(Debug)]
-struct Bound {
-    core: Arena,
-    base: u64,
-    /// The handle under each granule, up to the last one ever backed.
-    handles: Vec<Option<Handle>>,
-    /// Of a pinned arena, which has no handles: the arena whose blocks it takes.
-    belongs_to: Option<usize>,
-}
-
-/// What an arena is for is told by its place: first the two (small, large) for what comes while not frozen,
-const RESIDENT: usize = 0;
-/// then the two for what comes while frozen,
-const SCRATCH: usize = 2;
-/// then those of the pools of graph captures, and among them the pinned ones, which belong to another each.
-const FIRST_OF_POOLS: usize = 4;
 
 /// The heap of one device.
 #[derive(Debug)]
 pub struct Heap {
-    driver: Arc<dyn Driver>,
-    device: usize,
-    info: DeviceInfo,
-    granule: u64,
-    ledger: Ledger,
-    /// Every arena's reservation is this long and aligned to it, so the high bits of an address name its arena.
-    arena_shift: u32,
-    arena_keys: Vec<u64>,
-    arenas: Vec<Bound>,
-    /// The first arena of those that new blocks go to: [`RESIDENT`], or [`SCRATCH`] while frozen.
-    current: usize,
-    stock: stock::Stock,
-    streams: streams::Streams,
-    retired: retired::RetiredBlocks,
-    pools: pools::Pools,
-    pinned: pinned::PinnedArenas,
-    repairs: migrate::Repairs,
-    automatic: automatic::Automatic,
+    memory: Memory,
+    streams: Streams,
+    retired: Retired,
+    pools: Pools,
+    /// The threads that are seen at work.
     witness: Witness,
-    /// What stays and what comes and goes, where nobody tells of steps.
-    steady: Steady,
-    /// Whether the reserve in force was opened because the program works, and by no action.
-    opened_by_work: bool,
-    /// The sizes of the blocks that lived when the program had begun to work, for what it would have wanted: at its end they are
-    /// gone, more often than not.
-    lived: Vec<u64>,
-    /// What goes to the shared tier while the program loads, because an earlier run has shown that it belongs there.
+    /// The phase of the device, and who has brought it there.
+    state: State,
+    automatic: Automatic,
+    /// What this run would have wanted, where nobody reports steps.
+    hindsight: Hindsight,
+    /// When the reserve opens by itself; `None` once it is open, or where there is none.
+    opening: Option<Opening>,
+    /// Which blocks go to the shared tier while the program loads, because an earlier run has shown
+    /// that they belong there.
     spill: Spill,
     /// What had been allocated and freed in all when idle memory was last looked for.
     at_last_look: Option<(u64, u64)>,
-    /// What tells that loading has ended, until somebody else does or it has.
-    opening: Option<Opening>,
-    /// Dedicated memory that is left to others, of what is free.
-    headroom: u64,
     stats: Stats,
-    last_refusal: Option<DriverError>,
     history: History,
 }
 
@@ -177,7 +99,7 @@ impl Heap {
     /// A heap on `device`. Creates the backing of the reserve, if one is asked for.
     ///
     /// # Errors
-    /// The driver's; options that cannot be.
+    /// Invalid options; the driver's.
     pub fn new(
         driver: Arc<dyn Driver>,
         device: usize,
@@ -185,475 +107,402 @@ impl Heap {
         options: &HeapOptions,
         budget: Arc<Budget>,
     ) -> Result<Heap, Error> {
-        let granule = options.granule.unwrap_or(info.granularity);
-        if !granule.is_power_of_two() || granule < info.granularity {
-            return Err(Error::Argument(format!(
-                "a granule of {} cannot be: the driver of {} needs a power of two of at least {}",
-                show_size(granule),
-                info.name,
-                show_size(info.granularity)
-            )));
-        }
-        match info.rung {
-            Rung::Nothing => log::warn!(
-                "device {device}, {}, has no shared tier: what does not fit in its own memory is out of memory. {}",
-                info.name,
-                info.refused.join("; ")
-            ),
-            rung => log::info!(
-                "device {device}, {}: shared memory by {}. {}",
-                info.name,
-                rung.name(),
-                info.refused.join("; ")
-            ),
-        }
-        let capacity = options.capacity(&info, budget.limit()).map(|bytes| bytes / granule * granule);
+        let memory = Memory::new(driver.clone(), device, info, &options.limits, budget)?;
+        memory.log_rung();
         let remembered = options.wanted.filter(|_| options.reserve == Reserve::Auto);
         let wanted = options.reserve.fixed().or(remembered.map(|run| run.reserve)).unwrap_or(0);
-        let reserve = wanted.min(capacity[Tier::Dedicated]);
+        let capacity = memory.ledger.capacity[Tier::Dedicated];
+        let reserve = wanted.min(capacity);
         if wanted > reserve {
             log::warn!(
                 "the reserve {} is more than the {} of dedicated memory on device {device}: all of it is kept for scratch",
                 show_size(wanted),
-                show_size(capacity[Tier::Dedicated])
+                show_size(capacity)
             );
         }
-        let working = if capacity[Tier::Shared] == 0 || !info.rung.migrates() { 0 } else { granule };
-        let ledger = Ledger { capacity, reserve, working, ..Ledger::default() };
-        // Twice all there is to back, so that holes and growth never want for addresses.
-        let length = (2 * (capacity[Tier::Dedicated] + capacity[Tier::Shared])).max(64 * granule).next_power_of_two();
-        let headroom = options.headroom(&info);
         let mut heap = Heap {
-            stock: stock::Stock::new(driver.clone(), device, granule, budget),
-            streams: streams::Streams::new(driver.clone(), device),
-            retired: retired::RetiredBlocks::default(),
-            pools: pools::Pools::default(),
-            pinned: pinned::PinnedArenas::default(),
-            repairs: migrate::Repairs::default(),
-            driver,
-            device,
-            info,
-            granule,
-            ledger,
-            arena_shift: length.trailing_zeros(),
-            arena_keys: Vec::new(),
-            arenas: Vec::new(),
-            current: RESIDENT,
-            automatic: automatic::Automatic::new(
-                options.reserve == Reserve::Auto,
-                options.safe_point_at_reset,
-                granule,
-            ),
+            streams: Streams::new(driver, device),
+            retired: Retired::default(),
+            pools: Pools::default(),
             witness: Witness::default(),
-            steady: Steady::default(),
-            spill: remembered.map_or_else(Spill::default, |run| run.spill),
-            opened_by_work: false,
-            lived: Vec::new(),
-            at_last_look: None,
+            state: State::new(options.reserve == Reserve::Auto),
+            automatic: Automatic::new(options.safe_point_at_reset, memory.granule()),
+            hindsight: Hindsight::default(),
             opening: (reserve > 0).then(|| Opening::new(reserve, remembered.map(|run| run.resident), 0)),
-            headroom,
+            spill: remembered.map_or_else(Spill::default, |run| run.spill),
+            at_last_look: None,
             stats: Stats::default(),
-            last_refusal: None,
             history: History::default(),
+            memory,
         };
-        for class in [Class::Small, Class::Large, Class::Small, Class::Large] {
-            heap.add_arena(class)?;
-        }
-        heap.fill_stock();
+        heap.memory.ledger.kept = Kept { reserve, persist: 0 };
+        heap.memory.fill_stock();
         heap.note();
         Ok(heap)
     }
 
-    fn add_arena(&mut self, class: Class) -> Result<usize, Error> {
-        let length = 1u64 << self.arena_shift;
-        let base = self.driver.reserve(self.device, length, length)?;
-        self.arena_keys.push(base >> self.arena_shift);
-        let core = Arena::new(length, self.granule, class);
-        self.arenas.push(Bound { core, base, handles: Vec::new(), belongs_to: None });
-        Ok(self.arenas.len() - 1)
-    }
-
-    /// Gives out a block: `bytes` for use on `stream`, of a pool if a context serves. Size 0 is the caller's affair.
+    /// Allocates a block of `bytes` for use on `stream`, from the pool of the context that serves it,
+    /// if one does. The caller handles size 0.
     ///
-    /// O(1) and without a driver call where a free dedicated block fits; otherwise see the order of supply.
+    /// O(1) and without a driver call where a free dedicated block fits; otherwise see the order of
+    /// supply in `supply.rs`.
     ///
     /// # Errors
     /// Out of memory in both tiers, with the figures; a size beyond reason; the driver's.
     #[inline]
     pub fn malloc(&mut self, bytes: u64, stream: Stream, serving: Option<Serving>) -> Result<u64, Error> {
-        let Some(size) = rounded(bytes) else {
-            self.stats.out_of_memory += 1;
-            return Err(self.out_of_memory(bytes));
-        };
+        let Some(size) = BlockSize::of(bytes) else { return Err(self.too_large(bytes)) };
         self.witness.see(this_thread());
         let stream = self.stream_number(stream)?;
-        let class = Class::of(size) as usize;
-        if self.arenas.is_empty() {
-            return Err(Error::Refused("giant-kitten was shut down in this process: nothing can be allocated".into()));
+        if self.memory.arenas.is_empty() {
+            return Err(shut_down());
         }
-        if !self.repairs.is_whole() {
-            self.make_whole()?;
+        if !self.memory.backing.is_whole() {
+            self.memory.backing.make_whole()?;
         }
         if self.retired.len() > 0 {
             self.reclaim_retired();
         }
-        let index = match serving {
-            None => self.current + class,
-            Some(serving) => self.pool_arena(serving, class, stream).unwrap_or(self.current + class),
+        let general = self.memory.arenas.general(self.state.is_frozen(), size.class());
+        let arena = match serving {
+            None => general,
+            Some(serving) => self.pools.arena_for(serving, size.class(), stream).unwrap_or(general),
         };
-        match self.arenas[index].core.take(size, bytes, Tier::Dedicated, stream) {
-            Some(id) => Ok(self.give(index, id, size, bytes, Some(Tier::Dedicated))),
-            None => self.supply(index, size, bytes, stream),
+        match self.memory.arenas[arena].core.take(size, Tier::Dedicated, stream) {
+            Some(block) => Ok(self.count_new((arena, block), size, Some(Tier::Dedicated))),
+            None => self.supply(arena, size, stream),
         }
     }
 
     /// [`malloc`](Heap::malloc) in the shared tier only; `None` where that has no room.
     ///
     /// # Errors
-    /// As for [`malloc`](Heap::malloc), but for out of memory.
+    /// As for [`malloc`](Heap::malloc), except out of memory.
     pub fn malloc_shared(&mut self, bytes: u64, stream: Stream) -> Result<Option<u64>, Error> {
-        let Some(size) = rounded(bytes).filter(|_| !self.arenas.is_empty()) else { return Ok(None) };
-        if !self.repairs.is_whole() {
-            self.make_whole()?;
+        let Some(size) = BlockSize::of(bytes).filter(|_| !self.memory.arenas.is_empty()) else { return Ok(None) };
+        if !self.memory.backing.is_whole() {
+            self.memory.backing.make_whole()?;
         }
         self.witness.see(this_thread());
         let stream = self.stream_number(stream)?;
-        Ok(self.supply_shared(self.current + Class::of(size) as usize, size, bytes, stream))
+        let arena = self.memory.arenas.general(self.state.is_frozen(), size.class());
+        Ok(self.supply_shared(arena, size, stream))
     }
 
-    /// The number of a stream. O(1) for one that is known.
-    #[inline]
-    pub(super) fn stream_number(&mut self, stream: Stream) -> Result<StreamId, Error> {
-        match self.streams.known(stream) {
-            Some(known) => Ok(known),
-            None => self.add_stream(stream),
-        }
+    #[cold]
+    fn too_large(&mut self, bytes: u64) -> Error {
+        self.stats.out_of_memory += 1;
+        self.out_of_memory(bytes)
     }
 
-    /// Counts a new block and says its address. `tier` is where it lies, if in one.
+    /// Counts a new block and returns its address. `tier` is where it lies, if in one.
     #[inline]
-    fn give(&mut self, index: usize, id: BlockId, size: u64, bytes: u64, tier: Option<Tier>) -> u64 {
-        let scratch = self.current == SCRATCH;
-        let bound = &mut self.arenas[index];
-        let marks = bound.core.marks_mut(id);
+    fn count_new(&mut self, place: Place, size: BlockSize, tier: Option<Tier>) -> u64 {
+        let (arena, block) = place;
+        let scratch = self.state.is_frozen();
+        let bound = &mut self.memory.arenas[arena];
+        let marks = bound.core.marks_mut(block);
         marks.scratch = scratch;
-        marks.born = self.automatic.interval;
-        self.automatic.demand.take(size);
+        marks.born = self.automatic.learner.interval();
+        self.automatic.learner.allocate(size.rounded());
         let allocated = &self.stats.blocks.allocated;
-        self.steady.take(allocated.current(), size, || allocated.taken());
-        self.stats.allocate(bound.core.class(), size, bytes);
+        self.hindsight.allocate(allocated.current(), size.rounded(), || allocated.taken());
+        self.stats.allocate(bound.core.class(), size);
         match tier {
-            Some(tier) => self.stats.allocate_part(tier, size, scratch),
+            Some(tier) => self.stats.allocate_part(tier, size.rounded(), scratch),
             None => {
-                let parts = bound.core.residency(id);
+                let parts = bound.core.residency(block);
                 Tier::ALL.into_iter().for_each(|tier| self.stats.allocate_part(tier, parts[tier], scratch));
             }
         }
-        bound.base + bound.core.extent(id).0
+        bound.base + bound.core.extent(block).0
     }
 
-    /// Takes a block back. `stream` is the one on which it was used last; work on others must have been told by
-    /// [`record_stream`](Heap::record_stream).
+    /// Frees a block. `stream` is the one on which it was used last; work on others must have been
+    /// reported by [`record_stream`](Heap::record_stream).
     ///
     /// # Errors
     /// An address that is not the start of a live block. Nothing has changed then.
     #[inline]
     pub fn free(&mut self, address: u64, stream: Stream) -> Result<(), Error> {
-        let (index, id) = self.locate(address)?;
+        let place = self.memory.arenas.locate(address)?;
         self.witness.see(this_thread());
-        let (owner, marks) = self.arenas[index].core.owner(id);
-        let (index, id, stream) = match self.streams.known_at_free(stream, owner) {
-            Some(stream) => (index, id, stream),
+        let (owner, marks) = self.memory.arenas[place.0].core.owner(place.1);
+        let ((arena, block), stream) = match self.streams.known_at_free(stream, owner) {
+            Some(stream) => (place, stream),
             None => self.locate_on_new_stream(address, stream)?,
         };
-        let core = &mut self.arenas[index].core;
-        let (_, size) = core.extent(id);
-        self.stats.free(core.class(), size, core.requested(id), marks.shared_use);
-        self.automatic.demand.give_back(size);
-        match core.tier(id) {
-            Some(tier) => self.stats.free_part(tier, size, marks.scratch, marks.shared_use),
+        let core = &mut self.memory.arenas[arena].core;
+        let size = core.size(block);
+        self.stats.free(core.class(), size, marks.used_elsewhere);
+        self.automatic.learner.free(size.rounded());
+        match core.tier(block) {
+            Some(tier) => self.stats.free_part(tier, size.rounded(), marks.scratch, marks.used_elsewhere),
             None => {
-                let parts = core.residency(id);
-                Tier::ALL
-                    .into_iter()
-                    .for_each(|tier| self.stats.free_part(tier, parts[tier], marks.scratch, marks.shared_use));
+                let parts = core.residency(block);
+                let free = |tier| self.stats.free_part(tier, parts[tier], marks.scratch, marks.used_elsewhere);
+                Tier::ALL.into_iter().for_each(free);
             }
         }
-        if marks.shared_use {
-            self.retire(index, id, address, stream);
+        if marks.used_elsewhere {
+            self.retire((arena, block), address, stream);
         } else {
-            core.release(id, stream);
+            core.release(block, stream);
         }
         Ok(())
     }
 
-    /// Numbers a stream that is new, and looks a block up: blocks may be numbered anew when a stream is added.
+    /// Numbers a new stream, and locates a block after that: adding a stream may number blocks anew.
     #[cold]
-    fn locate_on_new_stream(&mut self, address: u64, stream: Stream) -> Result<(usize, BlockId, StreamId), Error> {
+    fn locate_on_new_stream(&mut self, address: u64, stream: Stream) -> Result<(Place, StreamId), Error> {
         let stream = self.add_stream(stream)?;
-        let (index, id) = self.locate(address)?;
-        Ok((index, id, stream))
+        Ok((self.memory.arenas.locate(address)?, stream))
     }
 
-    /// Tells that work on `stream`, besides the block's own, uses the block: once freed, it waits for that work.
-    /// `address` may lie inside the block.
+    /// Retires a block that was used on other streams: it is reused on `stream` once their work is
+    /// done.
+    fn retire(&mut self, place: Place, address: u64, stream: StreamId) {
+        let uses = self.retired.take_uses(address, stream);
+        let core = &mut self.memory.arenas[place.0].core;
+        let bytes = core.residency(place.1);
+        if uses.is_empty() {
+            // Freed on the one other stream that used it: what reuses it there comes after.
+            self.stats.release(core.class(), bytes, core.requested(place.1));
+            core.release(place.1, stream);
+            return;
+        }
+        core.retire(place.1);
+        self.retired.push(RetiredBlock { place, stream, bytes }, uses);
+        if !self.is_capturing() {
+            self.retired.mark(&mut self.streams);
+        }
+    }
+
+    /// Reports that work on `stream`, besides the block's own, uses the block that holds `address`:
+    /// once freed, it waits for that work.
     ///
     /// # Errors
     /// An address in no live block.
     pub fn record_stream(&mut self, address: u64, stream: Stream) -> Result<(), Error> {
         self.witness.see(this_thread());
-        // First: blocks may be numbered anew when a stream is added.
+        // First: adding a stream may number blocks anew.
         let stream = self.stream_number(stream)?;
-        let (index, id) = self.locate_inside(address)?;
-        let Bound { core, base, .. } = &mut self.arenas[index];
-        if core.owner(id).0 != stream {
-            core.marks_mut(id).shared_use = true;
-            self.retired.add_use(*base + core.extent(id).0, stream);
+        let (arena, block) = self.memory.arenas.locate_inside(address)?;
+        let bound = &mut self.memory.arenas[arena];
+        if bound.core.owner(block).0 != stream {
+            bound.core.marks_mut(block).used_elsewhere = true;
+            self.retired.add_use(bound.base + bound.core.extent(block).0, stream);
         }
         Ok(())
     }
 
-    /// Says whether a block belongs to the model. `address` may lie inside the block.
+    fn marks(&mut self, address: u64) -> Result<&mut Marks, Error> {
+        let (arena, block) = self.memory.arenas.locate_inside(address)?;
+        Ok(self.memory.arenas[arena].core.marks_mut(block))
+    }
+
+    /// Says whether the block that holds `address` belongs to the model.
     ///
     /// # Errors
     /// An address in no live block.
     pub fn mark(&mut self, address: u64, model: bool) -> Result<(), Error> {
-        let (index, id) = self.locate_inside(address)?;
-        self.arenas[index].core.marks_mut(id).model = model;
+        self.marks(address)?.model = model;
         Ok(())
     }
 
-    /// Pins a block to a tier, or unpins it: neither the automatic mode nor a placement moves it from there. Nothing moves now.
-    /// `address` may lie inside the block.
+    /// Pins the block that holds `address` to a tier, or unpins it: neither the automatic mode nor a
+    /// placement moves it from there. Nothing moves now.
     ///
     /// # Errors
     /// An address in no live block.
     pub fn pin_to(&mut self, address: u64, tier: Option<Tier>) -> Result<(), Error> {
-        let (index, id) = self.locate_inside(address)?;
-        self.arenas[index].core.marks_mut(id).pin = tier;
+        self.marks(address)?.pin = tier;
         Ok(())
     }
 
-    /// The tier that a block is pinned to. `address` may lie inside the block.
+    /// The tier that the block that holds `address` is pinned to.
     ///
     /// # Errors
     /// An address in no live block.
     pub fn pin_of(&self, address: u64) -> Result<Option<Tier>, Error> {
-        let (index, id) = self.locate_inside(address)?;
-        Ok(self.arenas[index].core.owner(id).1.pin)
+        let (arena, block) = self.memory.arenas.locate_inside(address)?;
+        Ok(self.memory.arenas[arena].core.owner(block).1.pin)
     }
 
-    /// How many bytes of a block lie in each tier. `address` may lie inside the block.
+    /// How many bytes of the block that holds `address` lie in each tier.
     ///
     /// # Errors
     /// An address in no live block.
     pub fn residency(&self, address: u64) -> Result<PerTier<u64>, Error> {
-        let (index, id) = self.locate_inside(address)?;
-        Ok(self.arenas[index].core.residency(id))
+        let (arena, block) = self.memory.arenas.locate_inside(address)?;
+        Ok(self.memory.arenas[arena].core.residency(block))
     }
 
-    /// Start and length of the block that holds an address.
+    /// Start and length of the block that holds `address`.
     ///
     /// # Errors
     /// An address in no live block.
     pub fn extent(&self, address: u64) -> Result<(u64, u64), Error> {
-        let (index, id) = self.locate_inside(address)?;
-        let (offset, size) = self.arenas[index].core.extent(id);
-        Ok((self.arenas[index].base + offset, size))
+        let (arena, block) = self.memory.arenas.locate_inside(address)?;
+        let bound = &self.memory.arenas[arena];
+        let (offset, size) = bound.core.extent(block);
+        Ok((bound.base + offset, size))
     }
 
     /// Whether an address lies in one of this heap's arenas.
     pub fn owns(&self, address: u64) -> bool {
-        self.arena_of(address).is_some()
+        self.memory.arenas.of(address).is_some()
     }
 
-    /// Free space beside small blocks, and beside large ones, that cannot be given back. O(blocks).
-    pub fn splits(&self) -> [Splits; 2] {
-        let mut splits = [Splits::default(); 2];
-        for core in self.arenas.iter().map(|bound| &bound.core) {
-            let (count, bytes) = core.splits();
-            let splits = &mut splits[core.class() as usize];
-            splits.count += count;
-            splits.bytes += bytes;
+    /// Begins a context, which allocates from a pool and holds it. `is_kept` says whether a `MemPool`
+    /// keeps the pool too; `stream` is the one that the context is for, where it is known.
+    ///
+    /// # Errors
+    /// The driver's, where addresses for a new pool are refused.
+    pub fn begin_pool(
+        &mut self,
+        serving: Serving,
+        kind: ContextKind,
+        is_kept: bool,
+        stream: Option<Stream>,
+    ) -> Result<(), Error> {
+        let stream = stream.map(|stream| self.stream_number(stream)).transpose()?;
+        self.pools.begin(&mut self.memory, serving, kind, is_kept, stream)
+    }
+
+    /// Ends the context that began last to allocate from a pool, and returns it. The pool is held as
+    /// before.
+    ///
+    /// # Errors
+    /// A pool without an open context.
+    pub fn end_pool(&mut self, id: PoolId) -> Result<ContextId, Error> {
+        self.pools.end(&mut self.memory, id)
+    }
+
+    /// Releases one hold on a pool. After the last, the pool is gone once its contexts have ended.
+    ///
+    /// # Errors
+    /// A pool that is unknown, or that everyone has released already.
+    pub fn release_pool(&mut self, id: PoolId) -> Result<(), Error> {
+        self.pools.release(&mut self.memory, id)
+    }
+
+    /// Reports that a `MemPool` keeps a pool, if this device knows it.
+    pub fn keep_pool(&mut self, id: PoolId) {
+        self.pools.set_kept(&mut self.memory, id, true);
+    }
+
+    /// Reports that no `MemPool` keeps a pool any more: what is idle in the pool is returned to the
+    /// driver, unless someone else holds it.
+    ///
+    /// # Errors
+    /// While a graph is captured; the driver's. The pool is gone all the same, and a later reset
+    /// returns its memory.
+    pub fn drop_pool(&mut self, id: PoolId) -> Result<(), Error> {
+        if self.pools.set_kept(&mut self.memory, id, false) {
+            self.quiesce()?;
+            self.give_back();
         }
-        splits
+        Ok(())
     }
 
-    /// What is counted.
+    /// How many hold a pool, a `MemPool` that keeps it not counted; 0 where it is unknown.
+    pub fn pool_holds(&self, id: PoolId) -> u32 {
+        self.pools.holds(id)
+    }
+
+    /// The statistics.
     pub fn stats(&self) -> Stats {
+        let Kept { reserve, persist } = self.memory.ledger.kept;
         Stats {
             in_use: true,
-            granule: self.granule,
-            capacity: self.ledger.capacity,
-            reserve: self.ledger.reserve,
-            persist: self.ledger.persist,
-            migrates: self.info.rung.migrates(),
+            granule: self.memory.granule(),
+            capacity: self.memory.ledger.capacity,
+            phase: self.state.phase(),
+            reserve,
+            persist,
+            migrates: self.memory.info().rung.migrates(),
             graph_pools: self.pools.len() as u64,
             retired_blocks: self.retired.len() as u64,
-            automatic: self.automatic.on,
-            scratch_peak: self.automatic.demand.peak(),
+            automatic: self.state.is_automatic(),
+            scratch_peak: self.automatic.learner.peak(),
             ..self.stats
         }
     }
 
-    /// What the device was found to be and have when the heap was made.
-    pub fn device_info(&self) -> &DeviceInfo {
-        &self.info
-    }
-
-    /// The counters, to be reset.
+    /// The statistics, to be reset.
     pub fn stats_mut(&mut self) -> &mut Stats {
         &mut self.stats
     }
 
-    /// Limits the dedicated tier to a fraction of the card, and of what it had at the start. What is mapped beyond stays.
+    /// The free stretches that cannot be unmapped, next to small blocks and next to large ones.
+    /// O(blocks).
+    pub fn splits(&self) -> [Splits; 2] {
+        self.memory.arenas.splits()
+    }
+
+    /// What the device was found to be when the heap was made.
+    pub fn device_info(&self) -> &DeviceInfo {
+        self.memory.info()
+    }
+
+    /// Limits the dedicated tier to a fraction of the card. What is mapped beyond that stays.
     ///
     /// # Errors
     /// The driver's.
     pub fn set_memory_fraction(&mut self, fraction: f64) -> Result<(), Error> {
-        let total = self.driver.device_info(self.device)?.dedicated_total;
-        let limit = (total as f64 * fraction) as u64 / self.granule * self.granule;
-        self.ledger.fraction_limit = Some(limit);
-        Ok(())
+        self.memory.limit_to_fraction(fraction)
     }
 
-    /// What can still be had of each tier, and what there is in all: the driver is asked, so that what others have taken
-    /// is not promised. Idle memory that is held counts as taken, as in PyTorch's own allocator.
+    /// What can still be had of each tier, and what there is in all. The driver is asked, so that
+    /// what others have taken is not promised. Idle memory that is held counts as taken, as in
+    /// PyTorch's own allocator.
     ///
     /// # Errors
     /// The driver's.
     pub fn memory_info(&mut self) -> Result<MemoryInfo, Error> {
-        let free = self.driver.dedicated_free(self.device)?;
-        self.ledger.see_free(self.stock.held(Tier::Dedicated), free);
-        let driver_has = PerTier::new(free.saturating_sub(self.headroom), self.stock.left(Tier::Shared));
-        let mut info = MemoryInfo { total: self.ledger.capacity, ..MemoryInfo::default() };
-        for tier in Tier::ALL {
-            let not_held = self.ledger.capacity[tier].saturating_sub(self.stock.held(tier));
-            info.free[tier] = not_held.min(driver_has[tier]) / self.granule * self.granule;
-        }
-        Ok(info)
+        self.memory.ask_free()
     }
 
-    /// Asks the driver how much dedicated memory others have left. Nothing changes where it does not say.
-    pub(super) fn see_free(&mut self) {
-        if let Ok(free) = self.driver.dedicated_free(self.device) {
-            self.ledger.see_free(self.stock.held(Tier::Dedicated), free);
-        }
-    }
-
-    /// Which part of its life the device is in.
-    pub fn phase(&self) -> Phase {
-        self.stats.phase
-    }
-
-    /// Whether nothing is released and nothing moves: after an activation.
-    pub fn is_frozen(&self) -> bool {
-        self.current == SCRATCH
-    }
-
-    /// Bytes of a granule.
-    pub fn granule(&self) -> u64 {
-        self.granule
-    }
-
-    #[inline]
-    fn arena_of(&self, address: u64) -> Option<usize> {
-        let key = address >> self.arena_shift;
-        self.arena_keys.iter().position(|known| *known == key).or_else(|| self.pinned_at(address))
-    }
-
-    #[inline]
-    fn locate(&self, address: u64) -> Result<(usize, BlockId), Error> {
-        let index = self.arena_of(address).ok_or(Error::NotAllocated { address })?;
-        let bound = &self.arenas[index];
-        let id = bound.core.find(address - bound.base).ok_or(Error::NotAllocated { address })?;
-        Ok((index, id))
-    }
-
-    fn locate_inside(&self, address: u64) -> Result<(usize, BlockId), Error> {
-        let index = self.arena_of(address).ok_or(Error::NotAllocated { address })?;
-        let bound = &self.arenas[index];
-        let id = bound.core.find_inside(address - bound.base).ok_or(Error::NotAllocated { address })?;
-        Ok((index, id))
-    }
-
-    /// Bytes mapped at arena addresses.
-    fn mapped(&self, tier: Tier) -> u64 {
-        self.arenas.iter().map(|bound| bound.core.backed()[tier]).sum()
-    }
-
-    /// Bytes that may still be mapped at arena addresses.
-    fn unmapped(&self, tier: Tier) -> u64 {
-        self.ledger.limit(tier).saturating_sub(self.mapped(tier))
-    }
-
-    /// Brings the gauges that follow from the driver's memory up to date. Wherever that changes.
+    /// Brings the gauges and the history up to date with the driver's memory. To be called after
+    /// every change to mappings or stock.
     fn note(&mut self) {
+        for change in self.memory.take_changes() {
+            self.record_change(change);
+        }
         for tier in Tier::ALL {
-            let (mapped, reserved) = (self.mapped(tier), self.stock.held(tier));
-            self.stats.tiers[tier].mapped.set(mapped);
-            self.stats.tiers[tier].reserved.set(reserved);
+            self.stats.tiers[tier].mapped.set(self.memory.mapped(tier));
+            self.stats.tiers[tier].reserved.set(self.memory.backing.held(tier));
         }
         self.stats.reserved.set(self.stats.tiers.iter().map(|tier| tier.reserved.current()).sum());
     }
 
-    /// Shared bytes that migrations need as working room. Nothing while nothing is shared: then there is room for as much.
-    fn working_room(&self) -> u64 {
-        if self.mapped(Tier::Shared) == 0 { 0 } else { self.ledger.working }
-    }
-
-    /// Keeps in stock what is promised: the part of the reserve that is not handed out, and the working room. What the driver will
-    /// not give is missing then, and said.
-    fn fill_stock(&mut self) {
-        let limit =
-            self.ledger.capacity[Tier::Dedicated] - self.ledger.persist.min(self.ledger.capacity[Tier::Dedicated]);
-        let promised = PerTier::new(self.ledger.reserve, self.working_room());
-        for (tier, capacity) in [(Tier::Dedicated, limit), (Tier::Shared, self.ledger.capacity[Tier::Shared])] {
-            if let Err(why) = self.stock.fill(tier, promised[tier], capacity) {
-                log::warn!(
-                    "{} of {tier} memory could be set aside on device {}, not {}: {why}",
-                    show_size(self.stock.bytes(tier)),
-                    self.device,
-                    show_size(promised[tier])
-                );
-            }
+    /// Counts the bytes of live blocks in each tier anew, after granules have changed tier.
+    fn recount(&mut self) {
+        let (live, scratch) = self.memory.arenas.count_live();
+        for tier in Tier::ALL {
+            self.stats.tiers[tier].allocated.set(live[tier]);
+            self.stats.tiers[tier].active.set(live[tier]);
         }
+        self.stats.reserve_used.set(scratch[Tier::Dedicated]);
     }
 
     fn out_of_memory(&self, bytes: u64) -> Error {
-        let of = |value: &dyn Fn(Tier) -> u64| PerTier::new(value(Tier::Dedicated), value(Tier::Shared));
-        Error::OutOfMemory(Box::new(crate::error::OutOfMemory {
-            device: self.device,
-            requested: bytes,
-            limit: of(&|tier| self.ledger.reach(tier).max(self.mapped(tier))),
-            mapped: of(&|tier| self.mapped(tier)),
-            allocated: of(&|tier| self.stats.tiers[tier].allocated.current()),
-            driver: self.last_refusal.clone(),
-        }))
+        let allocated = PerTier::from_fn(|tier| self.stats.tiers[tier].allocated.current());
+        self.memory.out_of_memory(bytes, allocated)
     }
 
-    /// Tests the invariants of every arena, and of the heap over them. O(everything).
+    /// Tests the invariants of the heap and of its parts. O(everything).
     ///
     /// # Errors
     /// The first that does not hold, in words.
     pub fn check(&self) -> Result<(), String> {
+        self.memory.check()?;
         let mut allocated = PerTier::<u64>::default();
-        for bound in &self.arenas {
-            bound.core.check()?;
-            if bound.belongs_to.is_some() && bound.core.backed()[Tier::Dedicated] > 0 {
-                return Err("a pinned arena has dedicated granules".into());
-            }
-            for granule in 0..bound.handles.len() as u32 {
-                let (handle, tier) = (bound.handles[granule as usize], bound.core.tier_of_granule(granule));
-                if handle.is_some() != tier.is_some() {
-                    return Err(format!("granule {granule}: handle {handle:?}, tier {tier:?}"));
-                }
-            }
+        for (_, bound) in self.memory.arenas.iter() {
             for block in bound.core.blocks().filter(|block| !block.retired) {
                 let bytes = bound.core.residency(block.id);
-                for tier in Tier::ALL {
-                    allocated[tier] += bytes[tier];
-                }
+                Tier::ALL.into_iter().for_each(|tier| allocated[tier] += bytes[tier]);
             }
         }
         for tier in Tier::ALL {
@@ -664,83 +513,32 @@ impl Heap {
                     allocated[tier]
                 ));
             }
-            let known = self.mapped(tier) + self.stock.bytes(tier) + self.repairs.bytes(tier, self.granule);
-            if self.stock.held(tier) != known {
-                return Err(format!("{} bytes held in {tier}, {known} accounted for", self.stock.held(tier)));
-            }
-            if self.stock.held(tier) > self.ledger.capacity[tier] {
-                return Err(format!("{} bytes held in {tier}, beyond its capacity", self.stock.held(tier)));
-            }
         }
         Ok(())
     }
 
-    /// Gives everything back to the driver. Errors are only logged: at the end of a process the driver may have gone already.
+    /// Returns everything to the driver. Errors are only logged: at the end of a process the driver
+    /// may be gone already.
     pub fn close(&mut self) {
-        if let Err(why) = self.driver.synchronize(self.device) {
+        if let Err(why) = self.memory.synchronize() {
             log::debug!("the device could not be waited for: {why}");
         }
         self.release_retired();
-        self.mend();
-        for index in 0..self.arenas.len() {
-            if self.arenas[index].belongs_to.is_some() {
-                self.unpin(index);
-                continue;
-            }
-            let all: Vec<u32> = (0..self.arenas[index].handles.len() as u32).collect();
-            self.unmap_granules(index, &all);
-            let (base, length) = (self.arenas[index].base, 1u64 << self.arena_shift);
-            if let Err(why) = crate::driver::insist(|| self.driver.unreserve(self.device, base, length)) {
-                log::debug!("addresses were left behind: {why}");
-            }
-        }
-        self.repairs.close(&*self.driver, self.device, self.granule);
-        for tier in Tier::ALL {
-            self.stock.trim(tier, 0);
-        }
+        self.memory.close();
         self.streams.close();
-        self.arenas.clear();
-        self.arena_keys.clear();
+        self.memory.take_changes();
     }
 }
 
 impl Drop for Heap {
     fn drop(&mut self) {
-        if !self.arenas.is_empty() {
+        if !self.memory.arenas.is_empty() {
             self.close();
         }
     }
 }
 
-impl Heap {
-    /// Numbers a stream that is new, and forgets those that nothing belongs to first where there are many: streams come and
-    /// go, those of threads above all, and each costs memory and time.
-    #[cold]
-    fn add_stream(&mut self, stream: Stream) -> Result<StreamId, Error> {
-        if self.streams.is_crowded() {
-            self.forget_streams();
-        }
-        self.streams.add(stream)
-    }
-
-    /// Takes idle backing to the stock, where it serves every stream, and forgets the streams that no block belongs to or has
-    /// been used on. Waits for the device; does nothing while that is not to be had.
-    fn forget_streams(&mut self) {
-        if self.quiesce().is_err() {
-            return self.streams.expect_more();
-        }
-        self.strip();
-        let mut used: HashSet<StreamId> = self.pools.streams().chain(self.retired.streams()).collect();
-        for index in 0..self.arenas.len() {
-            // What is free in a pool stays its streams': a capture finds it by them.
-            if !self.pools.owns(self.owner_of(index)) {
-                self.arenas[index].core.set_tiers([], Heap::HOME);
-            }
-            used.extend(self.arenas[index].core.streams());
-        }
-        self.streams.forget(|id| used.contains(&id));
-    }
-
-    /// The number of the first stream; what a safe point leaves free belongs to it.
-    const HOME: StreamId = StreamId(0);
+#[cold]
+fn shut_down() -> Error {
+    Error::Refused("giant-kitten was shut down in this process: nothing can be allocated".into())
 }

@@ -1,46 +1,62 @@
-//! Blocks given back while work on streams besides their own may still use them.
+//! Retired blocks: freed while work on other streams may still use them.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use super::Heap;
-use crate::core::{BlockId, PerTier, StreamId};
+use super::memory::Place;
+use super::streams::Streams;
+use crate::core::{PerTier, StreamId};
 use crate::driver::{self, Event};
-use crate::error::Error;
 
+/// A block that waits for work on other streams before it can be reused.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RetiredBlock {
+    pub(super) place: Place,
+    /// The stream that may reuse it.
+    pub(super) stream: StreamId,
+    /// Its bytes in each tier.
+    pub(super) bytes: PerTier<u64>,
+}
+
+/// A retired block, and how many streams it still waits for.
 #[derive(Debug)]
-struct RetiredBlock {
-    index: usize,
-    id: BlockId,
-    stream: StreamId,
-    bytes: PerTier<u64>,
-    /// How many streams it waits for.
+struct Waiting {
+    block: RetiredBlock,
     waits: usize,
 }
 
-/// The retired blocks of a device, and what is known of blocks in use that will be.
+/// The number of a retired block, in the order in which blocks were retired.
+type Number = u64;
+
+/// The retired blocks of a device, and the streams that use blocks which will be retired.
 #[derive(Debug, Default)]
-pub(super) struct RetiredBlocks {
+pub(super) struct Retired {
+    /// The streams that use a block besides its own, by its address.
     uses: HashMap<u64, Vec<StreamId>>,
-    /// By the order in which they were retired.
-    blocks: BTreeMap<u64, RetiredBlock>,
-    /// How many ever were.
-    count: u64,
-    /// Of each stream the events behind the work that a block waits for, in their order: the first to be done is the first.
-    queues: Vec<(StreamId, VecDeque<(Event, u64)>)>,
-    /// Waits for streams that could not be marked yet: a capture is under way, or the stream is gone, or it is another
-    /// thread's own. Whoever waits for the whole device settles them in any case.
-    unmarked: Vec<(StreamId, u64)>,
-    /// How many of these waits can never be marked, since their stream is gone or is another thread's own.
+    blocks: BTreeMap<Number, Waiting>,
+    /// Total number of blocks ever retired; the next number.
+    count: Number,
+    /// For each stream, the events behind the work that a block waits for, oldest first.
+    queues: Vec<(StreamId, VecDeque<(Event, Number)>)>,
+    /// Waits without an event: a capture is under way, or the stream is gone or another thread's own.
+    /// Waiting for the whole device settles them in any case.
+    unmarked: Vec<(StreamId, Number)>,
+    /// How many of these can never get an event, since their stream is gone or another thread's own.
     unmarkable: usize,
 }
 
-/// So many waits that can never be marked are put up with before the device is waited for.
+/// How many waits without any hope of an event are tolerated before the device is waited for.
 const MOST_UNMARKABLE: usize = 4;
 
-impl RetiredBlocks {
+impl Retired {
     /// How many blocks are retired.
+    #[inline]
     pub(super) fn len(&self) -> usize {
         self.blocks.len()
+    }
+
+    /// Whether so many waits can never get an event that the device should be waited for instead.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.unmarkable >= MOST_UNMARKABLE
     }
 
     /// The streams besides its own that use the block at `address`.
@@ -48,7 +64,7 @@ impl RetiredBlocks {
         self.uses.get(&address).map_or(&[], Vec::as_slice)
     }
 
-    /// The streams that blocks in use are known to be used on.
+    /// The streams that any block is used on besides its own.
     pub(super) fn streams(&self) -> impl Iterator<Item = StreamId> + '_ {
         self.uses.values().flatten().copied()
     }
@@ -61,124 +77,83 @@ impl RetiredBlocks {
         }
     }
 
-    /// Puts an event behind those of its stream.
-    fn push(&mut self, stream: StreamId, event: Event, block: u64) {
-        match self.queues.iter_mut().find(|(known, _)| *known == stream) {
-            Some((_, queue)) => queue.push_back((event, block)),
-            None => self.queues.push((stream, VecDeque::from([(event, block)]))),
+    /// Takes the streams that a block is used on besides `own`: it is freed.
+    pub(super) fn take_uses(&mut self, address: u64, own: StreamId) -> Vec<StreamId> {
+        let mut uses = self.uses.remove(&address).unwrap_or_default();
+        uses.retain(|used| *used != own);
+        uses
+    }
+
+    /// Retires a block that waits for `uses`.
+    pub(super) fn push(&mut self, block: RetiredBlock, uses: Vec<StreamId>) {
+        let number = self.count;
+        self.count += 1;
+        self.blocks.insert(number, Waiting { block, waits: uses.len() });
+        self.unmarked.extend(uses.into_iter().map(|used| (used, number)));
+    }
+
+    /// Records events for the waits that have none yet. Not while a capture is under way.
+    pub(super) fn mark(&mut self, streams: &mut Streams) {
+        if self.unmarked.is_empty() {
+            return;
+        }
+        self.unmarkable = 0;
+        for (stream, number) in std::mem::take(&mut self.unmarked) {
+            let marked = match streams.is_captured(stream) {
+                Some(true) => None,
+                Some(false) | None => Some(streams.mark(stream)),
+            };
+            match marked {
+                Some(Ok(event)) => self.enqueue(stream, event, number),
+                Some(Err(why)) => {
+                    self.unmarkable += usize::from(why.code == driver::INVALID_HANDLE);
+                    self.unmarked.push((stream, number));
+                }
+                None => self.unmarked.push((stream, number)),
+            }
         }
     }
 
-    /// One thing less that a block waits for; the block, if it was the last.
-    fn settle(&mut self, number: u64) -> Option<RetiredBlock> {
-        let block = self.blocks.get_mut(&number)?;
-        block.waits -= 1;
-        if block.waits == 0 { self.blocks.remove(&number) } else { None }
+    fn enqueue(&mut self, stream: StreamId, event: Event, number: Number) {
+        match self.queues.iter_mut().find(|(known, _)| *known == stream) {
+            Some((_, queue)) => queue.push_back((event, number)),
+            None => self.queues.push((stream, VecDeque::from([(event, number)]))),
+        }
+    }
+
+    /// Takes the blocks whose work is done. One question to the driver for each stream that is waited
+    /// for, and one more for each event that is done. Not while a capture is under way.
+    pub(super) fn take_done(&mut self, streams: &mut Streams) -> Vec<RetiredBlock> {
+        let mut done = Vec::new();
+        for (_, queue) in &mut self.queues {
+            while let Some((event, number)) = queue.front().copied()
+                && streams.is_done(event)
+            {
+                queue.pop_front();
+                streams.recycle(event);
+                done.extend(settle(&mut self.blocks, number));
+            }
+        }
+        done
+    }
+
+    /// Takes all retired blocks. Only after the device was waited for.
+    pub(super) fn take_all(&mut self, streams: &mut Streams) -> Vec<RetiredBlock> {
+        self.unmarked.clear();
+        self.unmarkable = 0;
+        for (event, _) in self.queues.drain(..).flat_map(|(_, queue)| queue) {
+            streams.recycle(event);
+        }
+        std::mem::take(&mut self.blocks).into_values().map(|waiting| waiting.block).collect()
     }
 }
 
-impl Heap {
-    /// Takes back a block that was used on other streams: for reuse on `stream` once their work is done.
-    pub(super) fn retire(&mut self, index: usize, id: BlockId, address: u64, stream: StreamId) {
-        let mut uses = self.retired.uses.remove(&address).unwrap_or_default();
-        uses.retain(|used| *used != stream);
-        let core = &mut self.arenas[index].core;
-        let (bytes, class, requested) = (core.residency(id), core.class(), core.requested(id));
-        if uses.is_empty() {
-            // Freed on the one other stream that used it: what reuses it there comes after.
-            self.stats.release(class, bytes, requested);
-            core.release(id, stream);
-            return;
-        }
-        core.retire(id);
-        let number = self.retired.count;
-        self.retired.count += 1;
-        self.retired.blocks.insert(number, RetiredBlock { index, id, stream, bytes, waits: uses.len() });
-        self.retired.unmarked.extend(uses.into_iter().map(|used| (used, number)));
-        self.mark_waits();
+/// Settles one wait of a block. Returns the block, if it was the last.
+fn settle(blocks: &mut BTreeMap<Number, Waiting>, number: Number) -> Option<RetiredBlock> {
+    let waiting = blocks.get_mut(&number)?;
+    waiting.waits -= 1;
+    if waiting.waits > 0 {
+        return None;
     }
-
-    /// Puts events behind what could not be marked before. Not while a capture is under way.
-    fn mark_waits(&mut self) {
-        if self.retired.unmarked.is_empty() || self.is_capturing() {
-            return;
-        }
-        self.retired.unmarkable = 0;
-        for (stream, block) in std::mem::take(&mut self.retired.unmarked) {
-            let marked = match self.streams.is_captured(stream) {
-                Some(true) => None,
-                Some(false) | None => Some(self.streams.mark(stream)),
-            };
-            match marked {
-                Some(Ok(event)) => self.retired.push(stream, event, block),
-                Some(Err(why)) => {
-                    self.retired.unmarkable += usize::from(why.code == driver::INVALID_HANDLE);
-                    self.retired.unmarked.push((stream, block));
-                }
-                None => self.retired.unmarked.push((stream, block)),
-            }
-        }
-    }
-
-    /// Frees the retired blocks whose work is done, as PyTorch's own allocator does at each request; whether there were any. One
-    /// question to the driver for each stream that is waited for, and one more for each thing that is done. Asks nothing while a
-    /// capture is under way.
-    #[cold]
-    pub(super) fn reclaim_retired(&mut self) -> bool {
-        if self.is_capturing() {
-            return false;
-        }
-        self.mark_waits();
-        if self.retired.unmarkable >= MOST_UNMARKABLE {
-            return self.quiesce().is_ok();
-        }
-        let mut any = false;
-        for queue in 0..self.retired.queues.len() {
-            while let Some((event, block)) = self.retired.queues[queue].1.front().copied()
-                && self.streams.is_done(event)
-            {
-                self.retired.queues[queue].1.pop_front();
-                self.streams.recycle(event);
-                if let Some(block) = self.retired.settle(block) {
-                    self.release_one(block);
-                    any = true;
-                }
-            }
-        }
-        any
-    }
-
-    /// Frees all retired blocks. Only after the device was waited for.
-    pub(super) fn release_retired(&mut self) {
-        self.retired.unmarked.clear();
-        self.retired.unmarkable = 0;
-        for (event, _) in self.retired.queues.drain(..).flat_map(|(_, queue)| queue) {
-            self.streams.recycle(event);
-        }
-        for block in std::mem::take(&mut self.retired.blocks).into_values() {
-            self.release_one(block);
-        }
-    }
-
-    fn release_one(&mut self, block: RetiredBlock) {
-        let core = &self.arenas[block.index].core;
-        self.stats.release(core.class(), block.bytes, core.requested(block.id));
-        self.record_release(block.index, block.id, block.stream);
-        self.arenas[block.index].core.release(block.id, block.stream);
-    }
-
-    /// Waits until the device has done all its work, and frees what waited for it. Whatever is free then is touched by
-    /// nobody: who launches work beside this has live blocks alone.
-    ///
-    /// # Errors
-    /// While a graph is being captured; the driver's.
-    pub(super) fn quiesce(&mut self) -> Result<(), Error> {
-        if self.is_capturing() {
-            return Err(self.capture_in_the_way());
-        }
-        self.driver.synchronize(self.device)?;
-        self.release_retired();
-        self.mend();
-        Ok(())
-    }
+    blocks.remove(&number).map(|waiting| waiting.block)
 }

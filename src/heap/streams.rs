@@ -122,10 +122,10 @@ impl Streams {
         Ok(id)
     }
 
-    /// Whether any stream that is known, and that this thread can name, has work that is not done.
-    pub(super) fn any_busy(&self) -> bool {
-        let mut known = self.numbers.values().filter_map(|id| self.handle(*id));
-        known.any(|stream| matches!(self.driver.is_idle(self.device, stream), Ok(false)))
+    /// Whether the legacy default stream has unfinished work. It is the one stream that nobody can
+    /// have destroyed, so it may be asked at any time.
+    pub(super) fn is_default_busy(&self) -> bool {
+        matches!(self.driver.is_idle(self.device, Stream(0)), Ok(false))
     }
 
     /// Forgets the streams that nothing belongs to. The first stays, whatever is said of it.

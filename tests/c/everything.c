@@ -111,7 +111,7 @@ static void pools(void) {
     gk_begin_allocate_to_pool(0, 5, 6, NULL);
     gk_release_pool(0, 5, 6); /* before the end: the context goes on to serve */
     gk_release_pool(0, 5, 6);
-    CHECK(strstr(gk_last_error(), "released by all"));
+    CHECK(strstr(gk_last_error(), "released by everyone"));
     captured = gk_malloc(MIB, 0, NULL);
     gk_end_allocate_to_pool(0, 5, 6);
     eager = gk_malloc(MIB, 0, NULL);

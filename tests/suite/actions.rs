@@ -4,7 +4,7 @@ use super::common::{
     DEFAULT, Filled, GRANULE, KEEP, MIB, ORIGINALS_LAYOUTS, SHARE, kitten_on, machine, originals_blocks, reserve,
     setup, tier_of,
 };
-use giant_kitten::core::placement::Order;
+use giant_kitten::Order;
 use giant_kitten::driver::Stream;
 use giant_kitten::{Activation, Error, Phase, Reserve, Tier};
 use kitten_sim::{Access, Completion};
@@ -14,7 +14,8 @@ fn the_layout_after_activate_is_the_originals() {
     for (kept, sort_reversed, ignore_model, expected) in ORIGINALS_LAYOUTS {
         let (gpu, allocator) = setup(16 * GRANULE, 32 * GRANULE, "");
         let blocks = originals_blocks(&gpu, &allocator);
-        let activation = Activation { sort_reversed, ignore_model, ..reserve(kept * GRANULE) };
+        let order = Order { sort_reversed, ignore_model, ..Order::default() };
+        let activation = Activation { order, ..reserve(kept * GRANULE) };
         allocator.activate(0, &activation).unwrap();
         assert_eq!(blocks.map(|block| tier_of(&allocator, &block)), expected, "{activation:?}");
         blocks.iter().for_each(|block| block.check(&gpu));
@@ -95,7 +96,7 @@ fn loading_leaves_the_configured_reserve_alone() {
     let weights: Vec<_> = (0..12).map(|i| Filled::new(&gpu, &allocator, GRANULE, i)).collect();
     let dedicated = weights.iter().filter(|block| tier_of(&allocator, block) == KEEP).count();
     assert_eq!(dedicated, 10);
-    allocator.activate(0, &Activation::from(allocator.options())).unwrap();
+    allocator.activate(0, &allocator.options().activation).unwrap();
     assert_eq!(allocator.stats(0).unwrap().migrated_bytes, 0, "nothing had to move");
 }
 

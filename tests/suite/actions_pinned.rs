@@ -4,7 +4,7 @@ use super::common::{
     DEFAULT, Filled, GRANULE, KEEP, ORIGINALS_LAYOUTS, Random, SHARE, kitten_on, load, machine, originals_blocks,
     reserve, setup, tier_of,
 };
-use giant_kitten::core::placement::Order;
+use giant_kitten::Order;
 use giant_kitten::driver::{Rung, Stream};
 use giant_kitten::{Activation, Allocator, Error, Moved, Phase, PoolId, Reserve, Tier};
 use kitten_sim::{Access, Completion, Gpu, Outstanding};
@@ -50,7 +50,10 @@ fn every_action_leaves_blocks_where_they_are_and_says_so() {
     assert_eq!(allocator.activate(0, &reserve(0)), stayed(16));
     // With a reserve of four granules only one of the others has a place.
     assert_eq!(allocator.activate(0, &reserve(4 * GRANULE)), stayed(20));
-    assert_eq!(allocator.activate(0, &Activation { ignore_model: true, ..reserve(0) }), stayed(0));
+    assert_eq!(
+        allocator.activate(0, &Activation { order: Order { ignore_model: true, ..Order::default() }, ..reserve(0) }),
+        stayed(0)
+    );
     assert_eq!(allocator.disable(0, Order::default()), stayed(16));
     assert_eq!(allocator.free_vram(0), stayed(16));
     let stats = allocator.stats(0).unwrap();
@@ -78,11 +81,7 @@ fn the_reserve_is_kept_while_loading_and_handed_out_first() {
     let weights = load(&gpu, &allocator, 8, 2);
     let dedicated = |blocks: &[Filled]| blocks.iter().filter(|block| tier_of(&allocator, block) == KEEP).count();
     assert_eq!(dedicated(&weights), 5);
-    assert_eq!(
-        allocator.activate(0, &Activation::from(allocator.options())),
-        Ok(Moved::default()),
-        "nothing had to move"
-    );
+    assert_eq!(allocator.activate(0, &allocator.options().activation), Ok(Moved::default()), "nothing had to move");
     let passing = load(&gpu, &allocator, 6, 2);
     assert_eq!(dedicated(&passing), 3, "the reserve, then shared memory");
     // What is free in shared memory does not go before what is free in dedicated memory.
@@ -97,7 +96,7 @@ fn the_reserve_is_kept_while_loading_and_handed_out_first() {
 /// What the Python package does: everything out, and back in the order of the claims, while the reserve is held.
 fn out_and_back(gpu: &Gpu, allocator: &Allocator, blocks: &mut [Filled], activation: &Activation) {
     allocator.begin_loading(0, activation.reserve, activation.persist).unwrap();
-    let claims = allocator.claims(0, activation.order()).unwrap();
+    let claims = allocator.claims(0, activation.order).unwrap();
     assert_eq!(claims.len(), blocks.len());
     for block in &*blocks {
         block.check(gpu);
@@ -118,7 +117,8 @@ fn out_and_back_is_the_originals_layout() {
     for (kept, sort_reversed, ignore_model, expected) in ORIGINALS_LAYOUTS {
         let (gpu, allocator) = setup(16 * GRANULE, 32 * GRANULE, "");
         let mut blocks = originals_blocks(&gpu, &allocator);
-        let activation = Activation { sort_reversed, ignore_model, ..reserve(kept * GRANULE) };
+        let order = Order { sort_reversed, ignore_model, ..Order::default() };
+        let activation = Activation { order, ..reserve(kept * GRANULE) };
         out_and_back(&gpu, &allocator, &mut blocks, &activation);
         assert_eq!(allocator.activate(0, &activation).unwrap().stayed, 0, "{activation:?}");
         assert_eq!(blocks.map(|block| tier_of(&allocator, &block)), expected, "{activation:?}");

@@ -235,7 +235,7 @@ fn an_action_ends_the_automatic_mode_and_an_automatic_activation_begins_it_again
     let weights = load(&gpu, &allocator, 14, 2);
     let automatic = || allocator.stats(0).unwrap().automatic;
     assert!(automatic());
-    allocator.disable(0, Activation::default().order()).unwrap();
+    allocator.disable(0, Activation::default().order).unwrap();
     assert!(!automatic());
     allocator.activate(0, &Activation::default()).unwrap();
     assert!(automatic());
@@ -407,14 +407,14 @@ fn what_a_program_has_put_somewhere_stays_there() {
     }
     allocator.free_vram(0).unwrap();
     assert_eq!(tier_of(&allocator, &weights[1]), Some(Tier::Shared), "the card is lent, all of it");
-    allocator.disable(0, Activation::default().order()).unwrap();
+    allocator.disable(0, Activation::default().order).unwrap();
     stays("and comes back");
     allocator.pin_to(weights[0].address + 7, None).unwrap();
     assert_eq!(
         (allocator.pin_of(weights[0].address), allocator.pin_of(weights[1].address)),
         (Ok(None), Ok(Some(Tier::Dedicated)))
     );
-    allocator.disable(0, Activation::default().order()).unwrap();
+    allocator.disable(0, Activation::default().order).unwrap();
     assert_eq!(tier_of(&allocator, &weights[0]), Some(Tier::Dedicated), "until it is unpinned");
     allocator.free(weights[1].address, 0, DEFAULT).unwrap();
     assert_eq!(allocator.malloc((2 * GRANULE) as usize, 0, DEFAULT), Ok(weights[1].address));

@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::common::{DEFAULT, Filled, GRANULE, Random, kitten_on, machine};
-use giant_kitten::core::placement::{Order, SortBy};
 use giant_kitten::driver::Stream;
 use giant_kitten::{Activation, Allocator, Error, Reserve, Tier};
+use giant_kitten::{Order, SortBy};
 use kitten_sim::Gpu;
 use parking_lot::RwLock;
 

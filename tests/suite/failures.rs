@@ -2,7 +2,7 @@
 //! byte changes, no backing leaks, the invariants hold.
 
 use super::common::{DEFAULT, Filled, kitten_on};
-use giant_kitten::core::placement::Order;
+use giant_kitten::Order;
 use giant_kitten::driver::Stream;
 use giant_kitten::{Activation, Allocator, Reserve, Tier};
 use kitten_sim::{Access, Gpu, Outstanding, Profile, code};

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::common::{DEFAULT, GRANULE, MIB, kitten_on, machine, setup};
-use giant_kitten::core::history::{Action, Event, Names, Recording, Who};
 use giant_kitten::driver::Stream;
+use giant_kitten::history::{Action, Event, Names, Recording, Who};
 use giant_kitten::{Allocator, PoolId};
 use kitten_sim::{Access, Completion};
 
@@ -64,7 +64,7 @@ fn a_block_that_waits_for_a_stream_is_still_known_to_be_somebodys() {
     allocator.record_stream(block, other).unwrap();
     allocator.recorded_free(block, DEFAULT, Some(somebody("giver"))).unwrap();
     assert_eq!(name(allocator.snapshot(0).unwrap().1.get(&block)), Some("asker"));
-    allocator.disable(0, giant_kitten::Activation::default().order()).unwrap();
+    allocator.disable(0, giant_kitten::Activation::default().order).unwrap();
     assert_eq!(events_of(&allocator, block).last(), Some(&(Action::FreeCompleted, Some("asker"))));
     assert!(allocator.snapshot(0).unwrap().1.is_empty());
 }

@@ -46,7 +46,7 @@ fn an_activation_plans_with_what_others_have_left() {
     }
     blocks.iter().for_each(|block| block.check(&gpu));
     gpu.set_dedicated_taken(0, 0);
-    allocator.disable(0, Activation::default().order()).unwrap();
+    allocator.disable(0, Activation::default().order).unwrap();
     assert!(!crate::MIGRATES || blocks.iter().all(|block| tier_of(&allocator, block) == KEEP));
     allocator.check().unwrap();
 }

@@ -2,8 +2,8 @@
 //! release leaves a working allocator.
 
 use super::common::{DEFAULT, Filled, GRANULE, Random, kitten_on, machine, setup};
-use giant_kitten::core::history::Recording;
 use giant_kitten::driver::Stream;
+use giant_kitten::history::Recording;
 use giant_kitten::{Activation, Allocator, ContextKind, Error, PoolId, Tier};
 use kitten_sim::{Completion, Gpu};
 
@@ -81,7 +81,7 @@ fn a_region_stops_nothing() {
     for action in [allocator.free_vram(0), allocator.activate(0, &Activation::default())] {
         assert!(!matches!(action, Err(Error::Refused(_))), "{action:?}");
     }
-    allocator.disable(0, Activation::default().order()).unwrap();
+    allocator.disable(0, Activation::default().order).unwrap();
     let idle = allocator.malloc_shared((4 * GRANULE) as usize, 0, DEFAULT).unwrap();
     allocator.free(idle, 0, DEFAULT).unwrap();
     allocator.reset().unwrap();
@@ -128,7 +128,7 @@ fn a_capture_that_was_given_up_is_in_nobodys_way() {
     gpu.end_capture(stream.0).unwrap();
     // Its end never comes, and its filter accepts nothing any more.
     allocator.activate(0, &Activation::default()).unwrap();
-    allocator.disable(0, Activation::default().order()).unwrap();
+    allocator.disable(0, Activation::default().order).unwrap();
     allocator.free(lost, 0, stream).unwrap();
     allocator.release_pool(0, GRAPH).unwrap();
     allocator.reset().unwrap();
@@ -246,7 +246,7 @@ fn questions_begin_nothing() {
     assert!(!allocator.stats(0).unwrap().in_use && allocator.stats(1).unwrap().in_use);
     assert_eq!(allocator.map(0).unwrap(), Default::default());
     assert!(allocator.segments(0).unwrap().is_empty() && allocator.history(0).unwrap().is_empty());
-    assert!(allocator.claims(0, Activation::default().order()).unwrap().is_empty());
+    assert!(allocator.claims(0, Activation::default().order).unwrap().is_empty());
     assert_eq!(allocator.device_info(0).unwrap(), None);
     assert!(allocator.reserve_reason(0).unwrap().contains("not in use"));
     allocator.splits(0).unwrap();

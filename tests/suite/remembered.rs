@@ -121,7 +121,7 @@ fn a_remembered_reserve_is_no_reason_to_run_out_of_memory() {
         capacity: 64 * GRANULE,
         reserve: 40 * GRANULE,
         resident: 100 * GRANULE,
-        spill: giant_kitten::core::Spill::default(),
+        spill: giant_kitten::Spill::default(),
     };
     let allocator = run_of(&gpu, Some(wanted));
     load(&gpu, &allocator, 30, 2);

@@ -264,7 +264,7 @@ fn random_streams_never_meet_unordered() {
                     let _ = match random.below(3) {
                         0 => allocator
                             .activate(0, &Activation { reserve: Reserve::Fixed(reserve), ..Activation::default() }),
-                        1 => allocator.disable(0, giant_kitten::core::placement::Order::default()),
+                        1 => allocator.disable(0, giant_kitten::Order::default()),
                         _ => allocator.free_vram(0),
                     };
                 }

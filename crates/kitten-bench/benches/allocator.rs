@@ -5,7 +5,7 @@
 //! nanoseconds per pair with rounds of all allocators in turn, see `kitten-bench hotpath`.
 
 use divan::{Bencher, black_box, counter::ItemsCount};
-use giant_kitten::core::placement::{Order, Resident, plan};
+use giant_kitten::internals::{ArenaId, Order, Resident, plan};
 use kitten_bench::hotpath::peers::{BestFit, OffsetAllocator, Peer};
 use kitten_bench::hotpath::{Log, Ours, ROOM, Runner};
 use kitten_bench::work::trace::{Event, Kind, Trace};
@@ -46,7 +46,7 @@ fn sdxl() -> Vec<Resident> {
         if let Event::Alloc { bytes, kind: Kind::Param, .. } = event {
             let granules = (at / GRANULE) as u32..(at + bytes).div_ceil(GRANULE) as u32;
             residents.push(Resident {
-                arena: 0,
+                arena: ArenaId(0),
                 offset: at,
                 granules,
                 size: bytes,

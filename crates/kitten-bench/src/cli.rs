@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
-use giant_kitten::core::placement::SortBy;
-use giant_kitten::{Activation, parse_size, show_size};
+use giant_kitten::{Activation, Order, SortBy, parse_size, show_size};
 use kitten_bench::card::{Card, Cuda, Simulated};
 use kitten_bench::replay::{Policy, Setup};
 use kitten_bench::text::plain;
@@ -240,9 +239,7 @@ impl Run {
         let activation = Activation {
             reserve: reserve.into(),
             persist: self.persist,
-            sort_reversed: self.sort_reversed,
-            ignore_model: self.ignore_model,
-            sort_by: self.sort_by,
+            order: Order { sort_by: self.sort_by, sort_reversed: self.sort_reversed, ignore_model: self.ignore_model },
         };
         Ok(Setup { granule: self.granule, activation, ..Setup::new(self.card()?, policy) })
     }

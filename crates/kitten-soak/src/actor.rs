@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use fastrand::Rng;
 use giant_kitten::abi;
-use giant_kitten::core::rounded;
+use giant_kitten::internals::BlockSize;
 
 use crate::contents::{Contents, LONGEST};
 use crate::machine::{Machine, last_error, no_fault, stats, text};
@@ -890,5 +890,5 @@ pub fn is_about_a_capture(text: &str) -> bool {
 
 /// What a block takes.
 pub fn taken(block: &Block) -> u64 {
-    rounded(block.bytes).unwrap_or(0)
+    BlockSize::of(block.bytes).map_or(0, BlockSize::rounded)
 }

@@ -5,7 +5,8 @@ use std::ffi::{c_int, c_void};
 use crate::abi::answer::{guarded, hook, status};
 use crate::abi::arguments::{device_number, stream_of};
 use crate::abi::start::{current, started};
-use crate::heap::{ContextKind, PoolId};
+use crate::core::PoolId;
+use crate::heap::ContextKind;
 
 use super::filter;
 

@@ -8,9 +8,13 @@ const G: u64 = 2 << 20;
 const S0: StreamId = StreamId(0);
 const S1: StreamId = StreamId(1);
 
+fn sized(bytes: u64) -> BlockSize {
+    BlockSize::of(bytes).unwrap()
+}
+
 fn grown(class: Class, granules: u32, tier: Tier) -> Arena {
     let mut arena = Arena::new(64 * G, G, class);
-    let growth = arena.plan_growth(u64::from(granules) * G, tier, S0).unwrap();
+    let growth = arena.plan_growth(sized(u64::from(granules) * G), tier, S0).unwrap();
     arena.grow(growth, tier, S0);
     arena
 }
@@ -18,8 +22,8 @@ fn grown(class: Class, granules: u32, tier: Tier) -> Arena {
 #[test]
 fn nothing_can_be_taken_before_something_is_backed() {
     let mut arena = Arena::new(8 * G, G, Class::Large);
-    assert_eq!(arena.take(G, G, Tier::Dedicated, S0), None);
-    assert_eq!(arena.plan_growth(9 * G, Tier::Dedicated, S0), None, "longer than the arena");
+    assert_eq!(arena.take(sized(G), Tier::Dedicated, S0), None);
+    assert_eq!(arena.plan_growth(sized(9 * G), Tier::Dedicated, S0), None, "longer than the arena");
     arena.check().unwrap();
 }
 
@@ -27,8 +31,8 @@ fn nothing_can_be_taken_before_something_is_backed() {
 fn what_is_free_beside_blocks_cannot_be_given_back() {
     let mut arena = grown(Class::Large, 5, Tier::Dedicated);
     assert_eq!(arena.splits(), (0, 0), "all of it is idle");
-    let first = arena.take(G / 2 * 3, 0, Tier::Dedicated, S0).unwrap();
-    let second = arena.take(G, 0, Tier::Dedicated, S0).unwrap();
+    let first = arena.take(sized(G / 2 * 3), Tier::Dedicated, S0).unwrap();
+    let second = arena.take(sized(G), Tier::Dedicated, S0).unwrap();
     assert_eq!(arena.splits(), (1, G / 2), "of the third granule; the last two are idle");
     arena.release(first, S1);
     assert_eq!(arena.splits(), (2, G), "and what of the second lies before the second block");
@@ -39,14 +43,14 @@ fn what_is_free_beside_blocks_cannot_be_given_back() {
 #[test]
 fn growth_uses_what_is_free_beside_the_hole() {
     let mut arena = grown(Class::Large, 2, Tier::Dedicated);
-    arena.take(3 * G / 2, 0, Tier::Dedicated, S0).unwrap();
-    let growth = arena.plan_growth(3 * G / 2, Tier::Dedicated, S0).unwrap();
+    arena.take(sized(3 * G / 2), Tier::Dedicated, S0).unwrap();
+    let growth = arena.plan_growth(sized(3 * G / 2), Tier::Dedicated, S0).unwrap();
     assert_eq!((growth.first, growth.count), (2, 1), "half a granule is there already");
-    let elsewhere = arena.plan_growth(3 * G / 2, Tier::Shared, S0).unwrap();
+    let elsewhere = arena.plan_growth(sized(3 * G / 2), Tier::Shared, S0).unwrap();
     assert_eq!(elsewhere.count, 2, "what is free lies in the other tier");
-    let across = arena.plan_growth_across(3 * G / 2, S0).unwrap();
+    let across = arena.plan_growth_across(sized(3 * G / 2), S0).unwrap();
     assert_eq!(across.count, 1, "a block in both tiers uses it");
-    let other = arena.plan_growth_across(3 * G / 2, S1).unwrap();
+    let other = arena.plan_growth_across(sized(3 * G / 2), S1).unwrap();
     assert_eq!(other.count, 2, "what is free belongs to another stream");
 }
 
@@ -55,22 +59,22 @@ fn neighbours_of_both_tiers_make_one_block() {
     // dedicated | shared | shared | dedicated, all free.
     let mut arena = grown(Class::Large, 4, Tier::Dedicated);
     arena.set_tiers([(1, Some(Tier::Shared)), (2, Some(Tier::Shared))], S0);
-    assert_eq!(arena.take_across(5 * G, 0, S0), None, "more than there is");
-    assert_eq!(arena.take_across(3 * G, 0, S1), None, "another stream's");
-    let block = arena.take_across(3 * G, 3 * G, S0).unwrap();
+    assert_eq!(arena.take_across(sized(5 * G), S0), None, "more than there is");
+    assert_eq!(arena.take_across(sized(3 * G), S1), None, "another stream's");
+    let block = arena.take_across(sized(3 * G), S0).unwrap();
     arena.check().unwrap();
     assert_eq!(arena.residency(block), PerTier::new(G, 2 * G));
     assert_eq!(arena.find(arena.extent(block).0), Some(block));
     arena.release(block, S0);
     arena.check().unwrap();
     // With a granule taken in front, the dedicated one behind is what is left to have.
-    let first = arena.take(G, G, Tier::Dedicated, S0).unwrap();
+    let first = arena.take(sized(G), Tier::Dedicated, S0).unwrap();
     assert_eq!(arena.extent(first).0, 0, "the lowest of equals");
-    let block = arena.take_across(3 * G / 2, 0, S0).unwrap();
+    let block = arena.take_across(sized(3 * G / 2), S0).unwrap();
     assert_eq!(arena.extent(block), (5 * G / 2, 3 * G / 2));
     arena.check().unwrap();
     assert_eq!(
-        arena.take(3 * G / 2, 0, Tier::Shared, S0).map(|id| arena.extent(id).0),
+        arena.take(sized(3 * G / 2), Tier::Shared, S0).map(|id| arena.extent(id).0),
         Some(G),
         "the rest is free as before"
     );
@@ -79,27 +83,27 @@ fn neighbours_of_both_tiers_make_one_block() {
 #[test]
 fn freed_neighbours_become_one() {
     let mut arena = grown(Class::Large, 3, Tier::Dedicated);
-    let blocks: Vec<_> = (0..3).map(|_| arena.take(G, G, Tier::Dedicated, S0).unwrap()).collect();
-    assert_eq!(arena.take(G, G, Tier::Dedicated, S0), None);
+    let blocks: Vec<_> = (0..3).map(|_| arena.take(sized(G), Tier::Dedicated, S0).unwrap()).collect();
+    assert_eq!(arena.take(sized(G), Tier::Dedicated, S0), None);
     for i in [0, 2, 1] {
         arena.release(blocks[i], S0);
         arena.check().unwrap();
     }
-    let all = arena.take(3 * G, 3 * G, Tier::Dedicated, S0).expect("one block of three granules");
+    let all = arena.take(sized(3 * G), Tier::Dedicated, S0).expect("one block of three granules");
     assert_eq!(arena.extent(all), (0, 3 * G));
 }
 
 #[test]
 fn small_blocks_are_kept_whole_until_something_needs_them() {
     let mut arena = grown(Class::Small, 1, Tier::Dedicated);
-    let take = |arena: &mut Arena, bytes| arena.take(bytes, bytes, Tier::Dedicated, S0);
+    let take = |arena: &mut Arena, bytes| arena.take(sized(bytes), Tier::Dedicated, S0);
     let (first, second) = (take(&mut arena, 1024).unwrap(), take(&mut arena, 1024).unwrap());
     let at = arena.extent(second).0;
     arena.release(first, S0);
     arena.release(second, S0);
     arena.check().unwrap();
     assert_eq!(take(&mut arena, 1024).map(|id| arena.extent(id).0), Some(at), "the newest of its size, as it was");
-    let rest = arena.take(1024, 1024, Tier::Dedicated, S1);
+    let rest = arena.take(sized(1024), Tier::Dedicated, S1);
     assert_eq!(rest, None, "kept for its own stream");
     assert_eq!(arena.find(at).map(|id| arena.release(id, S0)), Some(()));
     assert!(take(&mut arena, G).is_some(), "merged it is long enough");
@@ -119,20 +123,20 @@ fn small_blocks_are_kept_whole_until_something_needs_them() {
 #[test]
 fn streams_do_not_share_what_is_free_unless_asked() {
     let mut arena = grown(Class::Large, 2, Tier::Dedicated);
-    assert_eq!(arena.take(G, G, Tier::Dedicated, S1), None);
-    assert_eq!(arena.take_from_others(G, G, Tier::Dedicated, S1, |_| false), None);
-    let (block, from) = arena.take_from_others(G, G, Tier::Dedicated, S1, |_| true).unwrap();
+    assert_eq!(arena.take(sized(G), Tier::Dedicated, S1), None);
+    assert_eq!(arena.take_from_others(sized(G), Tier::Dedicated, S1, |_| false), None);
+    let (block, from) = arena.take_from_others(sized(G), Tier::Dedicated, S1, |_| true).unwrap();
     assert_eq!((from, arena.block(block).stream), (S0, S1));
     arena.release(block, S1);
     arena.check().unwrap();
-    assert!(arena.take(2 * G, 0, Tier::Dedicated, S0).is_none(), "half of it is behind the other stream's work");
+    assert!(arena.take(sized(2 * G), Tier::Dedicated, S0).is_none(), "half of it is behind the other stream's work");
 }
 
 #[test]
 fn small_blocks_are_found_by_their_start_alone() {
     let mut arena = grown(Class::Small, 1, Tier::Dedicated);
-    let a = arena.take(512, 1, Tier::Dedicated, S0).unwrap();
-    let b = arena.take(1024, 1000, Tier::Dedicated, S0).unwrap();
+    let a = arena.take(sized(512), Tier::Dedicated, S0).unwrap();
+    let b = arena.take(sized(1024), Tier::Dedicated, S0).unwrap();
     assert_eq!(arena.find(0), Some(a));
     assert_eq!(arena.find(512), Some(b));
     assert_eq!(arena.find(1024), None, "inside a block");
@@ -144,7 +148,7 @@ fn small_blocks_are_found_by_their_start_alone() {
 #[test]
 fn a_block_in_both_tiers_comes_apart_when_freed() {
     let mut arena = grown(Class::Large, 4, Tier::Dedicated);
-    let block = arena.take(4 * G, 4 * G, Tier::Dedicated, S0).unwrap();
+    let block = arena.take(sized(4 * G), Tier::Dedicated, S0).unwrap();
     arena.set_tiers([(1, Some(Tier::Shared)), (2, Some(Tier::Shared))], S0);
     arena.check().unwrap();
     let block = arena.find(0).unwrap_or(block);
@@ -153,15 +157,15 @@ fn a_block_in_both_tiers_comes_apart_when_freed() {
     arena.release(block, S0);
     arena.check().unwrap();
     assert_eq!(arena.idle_granules(), vec![0, 1, 2, 3]);
-    let shared = arena.take(2 * G, 0, Tier::Shared, S0).unwrap();
+    let shared = arena.take(sized(2 * G), Tier::Shared, S0).unwrap();
     assert_eq!(arena.extent(shared), (G, 2 * G));
 }
 
 #[test]
 fn idle_granules_are_those_nothing_touches() {
     let mut arena = grown(Class::Large, 4, Tier::Dedicated);
-    let first = arena.take(3 * G / 2, 0, Tier::Dedicated, S0).unwrap();
-    arena.take(3 * G / 2, 0, Tier::Dedicated, S0).unwrap();
+    let first = arena.take(sized(3 * G / 2), Tier::Dedicated, S0).unwrap();
+    arena.take(sized(3 * G / 2), Tier::Dedicated, S0).unwrap();
     arena.release(first, S0);
     assert_eq!(arena.idle_granules(), vec![0, 3], "granule 1 is half used, granule 2 wholly");
     assert_eq!(arena.idle_runs(Tier::Dedicated), [0..1, 3..4]);
@@ -169,7 +173,7 @@ fn idle_granules_are_those_nothing_touches() {
     arena.set_tiers([(0, None), (3, None)], S0);
     arena.check().unwrap();
     assert_eq!(arena.backed(), PerTier::new(2 * G, 0));
-    let growth = arena.plan_growth(3 * G / 2, Tier::Dedicated, S0).unwrap();
+    let growth = arena.plan_growth(sized(3 * G / 2), Tier::Dedicated, S0).unwrap();
     assert_eq!((growth.first, growth.count), (0, 1), "the hole in the middle, with the half granule behind it");
 }
 
@@ -221,10 +225,10 @@ fn against_oracle(class: Class, actions: Vec<Action>) {
         match action {
             Action::Allocate { size, stream, tier } => {
                 let stream = StreamId(stream);
-                let id = arena.take(size, size, tier, stream).or_else(|| {
-                    let growth = arena.plan_growth(size, tier, stream)?;
+                let id = arena.take(sized(size), tier, stream).or_else(|| {
+                    let growth = arena.plan_growth(sized(size), tier, stream)?;
                     arena.grow(growth, tier, stream);
-                    Some(arena.take(size, size, tier, stream).expect("grown for this very request"))
+                    Some(arena.take(sized(size), tier, stream).expect("grown for this very request"))
                 });
                 if let Some(id) = id {
                     assert_eq!(arena.tier(id), Some(tier));
@@ -233,7 +237,7 @@ fn against_oracle(class: Class, actions: Vec<Action>) {
             }
             Action::Steal { size, stream } => {
                 if let Some((id, from)) =
-                    arena.take_from_others(size, size, Tier::Dedicated, StreamId(stream), |_| true)
+                    arena.take_from_others(sized(size), Tier::Dedicated, StreamId(stream), |_| true)
                 {
                     assert_ne!(from, StreamId(stream));
                     live.push(place(&arena, &mut taken, id, size));
@@ -241,10 +245,10 @@ fn against_oracle(class: Class, actions: Vec<Action>) {
             }
             Action::Across { size, stream } => {
                 let stream = StreamId(stream);
-                let id = arena.take_across(size, size, stream).or_else(|| {
-                    let growth = arena.plan_growth_across(size, stream)?;
+                let id = arena.take_across(sized(size), stream).or_else(|| {
+                    let growth = arena.plan_growth_across(sized(size), stream)?;
                     arena.grow(growth, Tier::Shared, stream);
-                    Some(arena.take_across(size, size, stream).expect("grown for this very request"))
+                    Some(arena.take_across(sized(size), stream).expect("grown for this very request"))
                 });
                 if let Some(id) = id {
                     assert_eq!(arena.block(id).stream, stream);
@@ -274,9 +278,11 @@ fn against_oracle(class: Class, actions: Vec<Action>) {
                 arena.set_tiers(idle.into_iter().map(|g| (g, None)), StreamId(0));
             }
             Action::Flip { seed } => {
-                let flips: Vec<_> = (0..arena.granule_count())
-                    .filter(|g| (seed >> (g % 32)) & 1 == 1)
-                    .filter_map(|g| arena.tier_of_granule(g).map(|tier| (g, Some(tier.other()))))
+                let flips: Vec<_> = arena
+                    .tiers()
+                    .zip(0u32..)
+                    .filter(|(_, granule)| (seed >> (granule % 32)) & 1 == 1)
+                    .filter_map(|(tier, granule)| Some((granule, Some(Tier::ALL[(tier? as usize + 1) % Tier::COUNT]))))
                     .collect();
                 arena.set_tiers(flips, StreamId(0));
             }

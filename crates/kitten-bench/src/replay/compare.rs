@@ -6,8 +6,7 @@
 
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
-use giant_kitten::core::placement::SortBy;
-use giant_kitten::{Activation, Reserve};
+use giant_kitten::{Activation, Order, Reserve, SortBy};
 use kitten_sim::Profile;
 use serde::Serialize;
 
@@ -92,8 +91,8 @@ fn row(work: &str, tick: &mut impl FnMut()) -> Result<Row> {
         let mut best = f64::INFINITY;
         for i in 0..RESERVES {
             let reserve = Reserve::Fixed(most * i / (RESERVES - 1) / granule * granule);
-            let activation =
-                Activation { reserve, sort_by: *sort_by, sort_reversed: *sort_reversed, ..Activation::default() };
+            let order = Order { sort_by: *sort_by, sort_reversed: *sort_reversed, ..Order::default() };
+            let activation = Activation { reserve, order, ..Activation::default() };
             best = best.min(run(card, Policy::Reserve, activation)?.1);
         }
         Ok(((*name).to_owned(), best))

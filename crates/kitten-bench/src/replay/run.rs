@@ -12,9 +12,8 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use giant_kitten::core::placement::SortBy;
 use giant_kitten::driver::Stream;
-use giant_kitten::{Activation, Allocator, Moved, Options, Reserve, Stats, Tier, abi};
+use giant_kitten::{Activation, Allocator, Limits, Moved, Options, Reserve, SortBy, Stats, Tier, abi};
 use kitten_sim::Load;
 
 use super::outcome::{Outcome, Step, is_a_time};
@@ -105,10 +104,13 @@ fn run(card: &dyn Card, operating: bool, source: &mut dyn Source, setup: &Setup,
         Policy::Auto | Policy::AutoBlind | Policy::Untold | Policy::Remembered => Reserve::Auto,
     };
     let options = Options {
-        reserve,
-        granule: setup.granule,
-        dedicated: Some(setup.profile.dedicated_bytes),
-        shared: Some(setup.profile.shared_bytes),
+        activation: Activation { reserve, ..Activation::default() },
+        limits: Limits {
+            granule: setup.granule,
+            dedicated: Some(setup.profile.dedicated_bytes),
+            shared: Some(setup.profile.shared_bytes),
+            ..Limits::default()
+        },
         remembered: setup.wanted.filter(|_| setup.policy == Policy::Remembered),
         ..Options::default()
     };
@@ -206,7 +208,7 @@ impl Replay<'_> {
     /// Whether reads are reported to the allocator.
     fn reports_reads(&self) -> bool {
         self.setup.policy == Policy::Auto
-            || (self.setup.policy == Policy::Reserve && self.setup.activation.sort_by != SortBy::Size)
+            || (self.setup.policy == Policy::Reserve && self.setup.activation.order.sort_by != SortBy::Size)
     }
 
     /// Activates. Returns the seconds that it takes, or why it is refused.
@@ -229,7 +231,7 @@ impl Replay<'_> {
     /// the link, without those of the host's own copies.
     fn out_and_back(&mut self, activation: &Activation) -> Result<f64, giant_kitten::Error> {
         let (allocator, device) = (self.allocator, self.card.device());
-        let claims = allocator.claims(device, activation.order())?;
+        let claims = allocator.claims(device, activation.order)?;
         let dedicated = |address: u64| allocator.residency(address).map(|bytes| bytes[Tier::Dedicated] as f64);
         let ids: HashMap<u64, u64> = self.live.iter().map(|(id, block)| (block.address, *id)).collect();
         let mut seconds = 0.0;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use giant_kitten::core::placement::Order;
+use giant_kitten::Order;
 use giant_kitten::driver::Stream;
 use giant_kitten::{Error, Tier, show_size};
 use kitten_sim::kernels::VECTOR;

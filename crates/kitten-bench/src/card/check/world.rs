@@ -1,7 +1,7 @@
 //! The allocator on a card, with blocks that know their contents.
 
 use anyhow::{Result, anyhow};
-use giant_kitten::{Activation, Allocator, Error, Options, Tier, show_size};
+use giant_kitten::{Activation, Allocator, Error, Limits, Options, Order, Tier, show_size};
 use kitten_sim::contents;
 
 use crate::card::Card;
@@ -33,9 +33,12 @@ impl<'a> World<'a> {
         let info = card.driver().device_info(card.device())?;
         let (granule, migrates) = (info.granularity, info.rung.migrates());
         let options = Options {
-            dedicated: Some(DEDICATED * granule),
-            shared: Some(SHARED * granule),
-            headroom: Some(0),
+            limits: Limits {
+                dedicated: Some(DEDICATED * granule),
+                shared: Some(SHARED * granule),
+                headroom: Some(0),
+                ..Limits::default()
+            },
             ..Options::default()
         };
         let allocator = Allocator::new(options, card.driver())?;
@@ -86,8 +89,8 @@ impl<'a> World<'a> {
     }
 
     pub(super) fn activate(&self, granules: u64, sort_reversed: bool) -> Result<(), Error> {
-        let activation =
-            Activation { reserve: (granules * self.granule).into(), sort_reversed, ..Activation::default() };
+        let order = Order { sort_reversed, ..Order::default() };
+        let activation = Activation { reserve: (granules * self.granule).into(), order, ..Activation::default() };
         self.allocator.activate(self.device(), &activation).map(drop)
     }
 

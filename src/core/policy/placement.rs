@@ -7,22 +7,14 @@
 
 use std::collections::HashMap;
 
-use super::tier::Tier;
-
-/// A granule, by the number of its arena and its number therein.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct GranuleId {
-    /// Which arena.
-    pub arena: u32,
-    /// Which granule of it.
-    pub granule: u32,
-}
+use crate::core::place::{ArenaId, GranuleId};
+use crate::core::tier::Tier;
 
 /// A block that wants a place.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resident {
     /// The arena it lies in.
-    pub arena: u32,
+    pub arena: ArenaId,
     /// Where it begins there, in bytes.
     pub offset: u64,
     /// The granules it touches.
@@ -151,7 +143,7 @@ mod tests {
 
     fn block(granules: std::ops::Range<u32>, size: u64, model: bool) -> Resident {
         Resident {
-            arena: 0,
+            arena: ArenaId(0),
             offset: 1000 * u64::from(granules.start),
             granules,
             size,

@@ -11,8 +11,8 @@
 //!                            demote while the next level gains more, or promote while the last gains less
 //! ```
 
-use super::placement::GranuleId;
-use super::tier::Tier;
+use crate::core::place::GranuleId;
+use crate::core::tier::Tier;
 
 /// How often scratch crosses the link for each time that it is allocated, in the shared tier: it is written and read at least once.
 pub const SCRATCH_TOUCHES: f64 = 2.0;
@@ -74,11 +74,6 @@ impl Decision {
 }
 
 impl Outlook<'_> {
-    /// What scratch would cross the link in an interval with `room` granules of dedicated memory.
-    pub fn spill(&self, room: u64) -> f64 {
-        SCRATCH_TOUCHES * self.uses.iter().skip(room as usize).sum::<f64>()
-    }
-
     fn level(&self, level: u64) -> f64 {
         SCRATCH_TOUCHES * self.uses.get(level as usize).copied().unwrap_or(0.0)
     }
@@ -140,7 +135,7 @@ mod tests {
     use super::*;
 
     fn candidate(granule: u32, tier: Tier, reads: f64, wanted_later: bool) -> Candidate {
-        Candidate { id: GranuleId { arena: 0, granule }, tier, reads, wanted_later }
+        Candidate { id: GranuleId { arena: crate::core::ArenaId(0), granule }, tier, reads, wanted_later }
     }
 
     fn numbers(ids: &[GranuleId]) -> Vec<u32> {

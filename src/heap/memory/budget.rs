@@ -1,4 +1,5 @@
-//! The budget of host memory: what all devices of a process, and all processes of a user, may take together as shared memory.
+//! The budget of host memory: what all devices of a process, and all processes of a user, may take
+//! together as shared memory.
 
 use crate::platform::neighbours::Neighbours;
 use crate::sync::Mutex;

@@ -18,8 +18,8 @@
 //! After M. Masmano et al., "TLSF: a new dynamic memory allocator for real-time systems", ECRTS 2004; the search
 //! of the request's own list first, for repeated sizes, is ours.
 
-use super::arena::{NIL, Node};
-use super::size::ALIGNMENT;
+use super::node::{NIL, Node, Nodes};
+use crate::core::size::ALIGNMENT;
 
 /// Columns in a row; 32 keep the widest step at 1/32 of the size.
 const COLUMNS: usize = 32;
@@ -30,7 +30,7 @@ const SCAN: usize = 24;
 
 /// Free blocks of one kind (one tier, one stream), findable by size. The links are inside the nodes.
 #[derive(Debug)]
-pub(crate) struct Bins {
+pub(super) struct Bins {
     rows: u32,
     columns: [u32; ROWS],
     heads: [[u32; COLUMNS]; ROWS],
@@ -49,20 +49,22 @@ fn place(bytes: u64) -> (usize, usize) {
     (row, column)
 }
 
-impl Bins {
-    pub(crate) fn new() -> Self {
+impl Default for Bins {
+    fn default() -> Self {
         Bins { rows: 0, columns: [0; ROWS], heads: [[NIL; COLUMNS]; ROWS] }
     }
+}
 
+impl Bins {
     /// Puts a free node in. O(1).
     #[inline]
-    pub(crate) fn insert(&mut self, nodes: &mut [Node], id: u32) {
-        let (row, column) = place(nodes[id as usize].size);
+    pub(super) fn insert(&mut self, nodes: &mut Nodes, id: u32) {
+        let (row, column) = place(nodes[id].size);
         let head = self.heads[row][column];
-        nodes[id as usize].bin_prev = NIL;
-        nodes[id as usize].bin_next = head;
+        nodes[id].bin_prev = NIL;
+        nodes[id].bin_next = head;
         if head != NIL {
-            nodes[head as usize].bin_prev = id;
+            nodes[head].bin_prev = id;
         }
         self.heads[row][column] = id;
         self.columns[row] |= 1 << column;
@@ -71,13 +73,13 @@ impl Bins {
 
     /// Takes a node out that is in. Its size must be what it was when it was put in. O(1).
     #[inline]
-    pub(crate) fn remove(&mut self, nodes: &mut [Node], id: u32) {
-        let Node { size, bin_prev, bin_next, .. } = nodes[id as usize];
+    pub(super) fn remove(&mut self, nodes: &mut Nodes, id: u32) {
+        let Node { size, bin_prev, bin_next, .. } = nodes[id];
         if bin_next != NIL {
-            nodes[bin_next as usize].bin_prev = bin_prev;
+            nodes[bin_next].bin_prev = bin_prev;
         }
         if bin_prev != NIL {
-            nodes[bin_prev as usize].bin_next = bin_next;
+            nodes[bin_prev].bin_next = bin_next;
             return;
         }
         let (row, column) = place(size);
@@ -92,7 +94,7 @@ impl Bins {
 
     /// A node of at least `bytes`: the lowest among the first [`SCAN`] of the nearest list that has one. O(1).
     #[inline]
-    pub(crate) fn find(&self, nodes: &[Node], bytes: u64) -> Option<u32> {
+    pub(super) fn find(&self, nodes: &Nodes, bytes: u64) -> Option<u32> {
         let (row, column) = place(bytes);
         if self.columns[row] & (1 << column) != 0
             && let Some(found) = lowest_fit(nodes, self.heads[row][column], bytes)
@@ -112,29 +114,24 @@ impl Bins {
         lowest_fit(nodes, self.heads[row][column], bytes)
     }
 
-    /// Whether nothing is in.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.rows == 0
-    }
-
-    fn list(&self, nodes: &[Node], (row, column): (usize, usize)) -> impl Iterator<Item = u32> {
+    fn list(&self, nodes: &Nodes, (row, column): (usize, usize)) -> impl Iterator<Item = u32> {
         let mut id = self.heads[row][column];
         std::iter::from_fn(move || {
             let here = (id != NIL).then_some(id)?;
-            id = nodes[here as usize].bin_next;
+            id = nodes[here].bin_next;
             Some(here)
         })
     }
 
     /// Whether a node is in, where it ought to be. For checks: O(length of its list).
-    pub(crate) fn contains(&self, nodes: &[Node], id: u32) -> bool {
-        let (row, column) = place(nodes[id as usize].size);
+    pub(super) fn contains(&self, nodes: &Nodes, id: u32) -> bool {
+        let (row, column) = place(nodes[id].size);
         let marked = self.rows & (1 << row) != 0 && self.columns[row] & (1 << column) != 0;
         marked && self.list(nodes, (row, column)).any(|found| found == id)
     }
 
     /// How many nodes are in. For checks: O(nodes).
-    pub(crate) fn count(&self, nodes: &[Node]) -> usize {
+    pub(super) fn count(&self, nodes: &Nodes) -> usize {
         let places = (0..ROWS).flat_map(|row| (0..COLUMNS).map(move |column| (row, column)));
         places.map(|place| self.list(nodes, place).count()).sum()
     }
@@ -142,14 +139,14 @@ impl Bins {
 
 /// The node at the lowest offset of a list that holds `bytes`.
 #[inline]
-fn lowest_fit(nodes: &[Node], head: u32, bytes: u64) -> Option<u32> {
+fn lowest_fit(nodes: &Nodes, head: u32, bytes: u64) -> Option<u32> {
     let (mut lowest, mut at) = (NIL, u64::MAX);
     let mut id = head;
     for _ in 0..SCAN {
         if id == NIL {
             break;
         }
-        let node = &nodes[id as usize];
+        let node = &nodes[id];
         if node.size >= bytes && node.offset < at {
             (lowest, at) = (id, node.offset);
         }

@@ -14,8 +14,8 @@
 //!
 //! After C. B. Weinstock and W. A. Wulf, "Quick Fit: an efficient algorithm for heap storage allocation", SIGPLAN Notices 23(10), 1988.
 
-use super::arena::{NIL, Node};
-use super::size::{ALIGNMENT, SMALL_LIMIT};
+use super::node::{NIL, Nodes};
+use crate::core::size::{ALIGNMENT, SMALL_LIMIT};
 
 /// So many blocks at most are kept: it bounds what one request may have to merge.
 const LIMIT: u32 = 256;
@@ -24,7 +24,7 @@ const SIZES: usize = (SMALL_LIMIT / ALIGNMENT) as usize + 1;
 
 /// The lists. The links are inside the nodes.
 #[derive(Debug)]
-pub(crate) struct QuickLists {
+pub(super) struct QuickLists {
     heads: Box<[u32; SIZES]>,
     /// One bit for each size that was put in since the lists were last emptied.
     met: [u64; SIZES.div_ceil(64)],
@@ -32,33 +32,33 @@ pub(crate) struct QuickLists {
 }
 
 impl QuickLists {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         QuickLists { heads: Box::new([NIL; SIZES]), met: [0; SIZES.div_ceil(64)], count: 0 }
     }
 
     /// The block of this size that was put in last, if there is any. O(1).
     #[inline]
-    pub(crate) fn newest(&self, bytes: u64) -> Option<u32> {
+    pub(super) fn newest(&self, bytes: u64) -> Option<u32> {
         let head = *self.heads.get((bytes / ALIGNMENT) as usize)?;
         (head != NIL).then_some(head)
     }
 
     /// Takes [`newest`](QuickLists::newest) out. O(1).
     #[inline]
-    pub(crate) fn pop(&mut self, nodes: &[Node], bytes: u64) {
+    pub(super) fn pop(&mut self, nodes: &Nodes, bytes: u64) {
         let head = &mut self.heads[(bytes / ALIGNMENT) as usize];
         debug_assert_ne!(*head, NIL);
-        *head = nodes[*head as usize].bin_next;
+        *head = nodes[*head].bin_next;
         self.count -= 1;
     }
 
     /// Puts a node in, unless there are too many: whether it is in. O(1).
     #[inline]
-    pub(crate) fn push(&mut self, nodes: &mut [Node], id: u32) -> bool {
+    pub(super) fn push(&mut self, nodes: &mut Nodes, id: u32) -> bool {
         if self.count == LIMIT {
             return false;
         }
-        let node = &mut nodes[id as usize];
+        let node = &mut nodes[id];
         let size = (node.size / ALIGNMENT) as usize;
         node.bin_next = self.heads[size];
         self.heads[size] = id;
@@ -69,18 +69,18 @@ impl QuickLists {
 
     /// Whether nothing is in.
     #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.count == 0
     }
 
     /// Takes any node out.
-    pub(crate) fn drain(&mut self, nodes: &[Node]) -> Option<u32> {
+    pub(super) fn drain(&mut self, nodes: &Nodes) -> Option<u32> {
         for (word, bits) in self.met.iter_mut().enumerate() {
             while *bits != 0 {
                 let head = &mut self.heads[word * 64 + bits.trailing_zeros() as usize];
                 if *head != NIL {
                     let id = *head;
-                    *head = nodes[id as usize].bin_next;
+                    *head = nodes[id].bin_next;
                     self.count -= 1;
                     return Some(id);
                 }
@@ -91,23 +91,23 @@ impl QuickLists {
     }
 
     /// Forgets all.
-    pub(crate) fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.heads.fill(NIL);
         self.met.fill(0);
         self.count = 0;
     }
 
     /// Whether a node is in the list of its size. For checks: O(length of its list).
-    pub(crate) fn contains(&self, nodes: &[Node], id: u32) -> bool {
-        let mut at = self.heads[(nodes[id as usize].size / ALIGNMENT) as usize];
+    pub(super) fn contains(&self, nodes: &Nodes, id: u32) -> bool {
+        let mut at = self.heads[(nodes[id].size / ALIGNMENT) as usize];
         while at != NIL && at != id {
-            at = nodes[at as usize].bin_next;
+            at = nodes[at].bin_next;
         }
         at == id
     }
 
     /// How many nodes are in.
-    pub(crate) fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.count as usize
     }
 }

@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Heap, PoolId};
+use super::Heap;
+use super::memory::{Change, Place};
 use crate::core::history::{Action, Event, Recording, Who};
-use crate::core::{BlockId, StreamId, Tier};
+use crate::core::{PoolId, StreamId, Tier};
 use crate::driver::Stream;
 use crate::error::Error;
 
@@ -31,12 +32,20 @@ impl Heap {
         self.history.is_idle()
     }
 
-    pub(super) fn happened(&mut self, action: Action, address: u64, bytes: u64, stream: u64, who: Option<Who>) {
+    /// Records a change of what is mapped.
+    pub(super) fn record_change(&mut self, change: Change) {
+        match change {
+            Change::Mapped { address, bytes } => self.happened(Action::SegmentMap, address, bytes, 0, None),
+            Change::Unmapped { address, bytes } => self.happened(Action::SegmentUnmap, address, bytes, 0, None),
+        }
+    }
+
+    fn happened(&mut self, action: Action, address: u64, bytes: u64, stream: u64, who: Option<Who>) {
         if self.history.is_on() {
             let time_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
             let pool = match action {
                 Action::OutOfMemory => None,
-                _ => self.arena_of(address).and_then(|index| self.pools.of_arena(self.owner_of(index))),
+                _ => self.memory.arenas.of(address).and_then(|arena| self.memory.arenas[arena].purpose.pool()),
             };
             let pool = pool.map_or((0, 0), |PoolId(a, b)| (a, b));
             self.history.push(Event { action, address, bytes, stream, pool, time_us, who });
@@ -51,7 +60,7 @@ impl Heap {
                 self.happened(Action::Alloc, *address, bytes, stream.0, who);
             }
             Err(Error::OutOfMemory(_)) => {
-                let free = Tier::ALL.into_iter().map(|tier| self.unmapped(tier)).sum();
+                let free = Tier::ALL.into_iter().map(|tier| self.memory.unmapped(tier)).sum();
                 self.happened(Action::OutOfMemory, free, bytes, stream.0, who);
             }
             Err(_) => {}
@@ -63,9 +72,9 @@ impl Heap {
     /// # Errors
     /// As for [`free`](Heap::free); nothing is recorded then.
     pub fn recorded_free(&mut self, address: u64, stream: Stream, who: Option<Who>) -> Result<(), Error> {
-        let (index, id) = self.locate(address)?;
-        let core = &self.arenas[index].core;
-        let (bytes, waiting) = (core.requested(id), self.retired.len());
+        let (arena, block) = self.memory.arenas.locate(address)?;
+        let core = &self.memory.arenas[arena].core;
+        let (bytes, waiting) = (core.requested(block), self.retired.len());
         self.free(address, stream)?;
         let who = who.or_else(|| self.history.asker(address).cloned());
         self.happened(Action::FreeRequested, address, bytes, stream.0, who.clone());
@@ -77,10 +86,10 @@ impl Heap {
     }
 
     /// Records that a block that waited for other streams is free.
-    pub(super) fn record_release(&mut self, index: usize, id: BlockId, stream: StreamId) {
+    pub(super) fn record_release(&mut self, place: Place, stream: StreamId) {
         if !self.history.is_idle() {
-            let bound = &self.arenas[index];
-            let (address, bytes) = (bound.base + bound.core.extent(id).0, bound.core.requested(id));
+            let (address, bytes) =
+                (self.memory.arenas.address(place), self.memory.arenas[place.0].core.requested(place.1));
             let (stream, who) = (self.streams.raw(stream), self.history.ends(address));
             self.happened(Action::FreeCompleted, address, bytes, stream, who);
         }

@@ -1,0 +1,402 @@
+//! The memory of one device: which backing it holds, and what is mapped where.
+//!
+//! ```text
+//!   arenas    which addresses there are, which blocks lie there, and what for
+//!   backing   the handles, those in stock and those mapped; every call that maps or repairs one
+//!   limits    what may be used of a device and its host
+//!   budget    the host's memory, promised once to all devices and processes
+//!   growth    granules get backing
+//!   idle      granules lose it
+//!   migrate   granules change tier
+//!   stitch    idle granules are mapped anew side by side
+//!   pinned    shared memory of drivers that can only pin it
+//! ```
+//!
+//! This floor knows nothing of streams at work, of phases, or of what should lie where: its callers
+//! do. Its invariants, which [`Memory::check`] tests: each granule has a handle exactly where it has
+//! a tier, and the bytes held are those mapped, in stock and stuck, within the capacity.
+
+mod arenas;
+mod backing;
+mod budget;
+mod growth;
+mod idle;
+mod limits;
+mod migrate;
+mod pinned;
+mod stitch;
+
+use std::sync::Arc;
+
+use self::arenas::Arenas;
+use self::backing::Backing;
+use crate::core::{
+    Arena, ArenaId, BlockId, BlockSize, Class, Kept, Ledger, PerTier, Purpose, StreamId, Tier, show_size,
+};
+use crate::driver::{self, DeviceInfo, Driver, DriverError, Rung};
+use crate::error::{Error, OutOfMemory};
+
+pub(super) use self::arenas::{Bound, Place};
+pub use self::budget::Budget;
+pub use self::limits::{Limits, MemoryInfo};
+pub(super) use self::migrate::Move;
+pub use self::migrate::Moved;
+
+/// The number of the first stream. Free space belongs to it after all work is done.
+pub(super) const HOME: StreamId = StreamId(0);
+
+/// A request on its way to a block.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request {
+    /// The arena where its block belongs.
+    pub(super) arena: ArenaId,
+    pub(super) size: BlockSize,
+    pub(super) stream: StreamId,
+}
+
+/// A change of what is mapped at arena addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Addresses got backing.
+    Mapped { address: u64, bytes: u64 },
+    /// Addresses lost it.
+    Unmapped { address: u64, bytes: u64 },
+}
+
+/// The memory of one device.
+#[derive(Debug)]
+pub(super) struct Memory {
+    driver: Arc<dyn Driver>,
+    device: usize,
+    info: DeviceInfo,
+    granule: u64,
+    /// Free dedicated memory that is left to others.
+    headroom: u64,
+    pub(super) arenas: Arenas,
+    pub(super) backing: Backing,
+    pub(super) ledger: Ledger,
+    /// What the driver last refused, since [`forget_refusal`](Memory::forget_refusal).
+    last_refusal: Option<DriverError>,
+    /// What changed since [`take_changes`](Memory::take_changes).
+    changes: Vec<Change>,
+}
+
+impl Memory {
+    /// The memory of a device, with addresses and no backing.
+    ///
+    /// # Errors
+    /// A granule that is invalid; the driver's.
+    pub(super) fn new(
+        driver: Arc<dyn Driver>,
+        device: usize,
+        info: DeviceInfo,
+        limits: &Limits,
+        budget: Arc<Budget>,
+    ) -> Result<Memory, Error> {
+        let granule = limits.granule.unwrap_or(info.granularity);
+        if !granule.is_power_of_two() || granule < info.granularity {
+            return Err(Error::Argument(format!(
+                "a granule of {} is invalid: the driver of {} needs a power of two of at least {}",
+                show_size(granule),
+                info.name,
+                show_size(info.granularity)
+            )));
+        }
+        let capacity = limits.capacity(&info, budget.limit()).map(|bytes| bytes / granule * granule);
+        let working = if capacity[Tier::Shared] == 0 || !info.rung.migrates() { 0 } else { granule };
+        // Twice all there is to back, so that holes and growth never lack addresses.
+        let length = (2 * capacity.iter().sum::<u64>()).max(64 * granule).next_power_of_two();
+        let mut memory = Memory {
+            backing: Backing::new(driver.clone(), device, granule, budget),
+            arenas: Arenas::new(length),
+            ledger: Ledger { capacity, working, ..Ledger::default() },
+            headroom: limits.headroom(&info),
+            driver,
+            device,
+            info,
+            granule,
+            last_refusal: None,
+            changes: Vec::new(),
+        };
+        for purpose in [Purpose::Resident, Purpose::Scratch] {
+            for class in Class::ALL {
+                memory.add_arena(class, purpose)?;
+            }
+        }
+        Ok(memory)
+    }
+
+    fn add_arena(&mut self, class: Class, purpose: Purpose) -> Result<ArenaId, Error> {
+        let length = self.arenas.length();
+        let base = self.driver.reserve(self.device, length, length)?;
+        Ok(self.arenas.add(base, Arena::new(length, self.granule, class), purpose))
+    }
+
+    /// An arena for a pool: one of a pool that is gone, in which nothing lives any more, or a new one.
+    ///
+    /// # Errors
+    /// The driver's, where it refuses addresses.
+    pub(super) fn pool_arena(&mut self, class: Class, purpose: Purpose) -> Result<ArenaId, Error> {
+        match self.arenas.vacant_of(class) {
+            Some(id) => {
+                self.arenas.set_purpose(id, purpose);
+                Ok(id)
+            }
+            None => self.add_arena(class, purpose),
+        }
+    }
+
+    /// The device's number.
+    pub(super) fn device(&self) -> usize {
+        self.device
+    }
+
+    /// What the device was found to be when the heap was made.
+    pub(super) fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    /// Bytes of a granule.
+    pub(super) fn granule(&self) -> u64 {
+        self.granule
+    }
+
+    /// Waits until the device has done all its work.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(super) fn synchronize(&self) -> driver::Result<()> {
+        self.driver.synchronize(self.device)
+    }
+
+    /// A free block of `tier` in the arena `id` or its pinned ones, of the request's own stream.
+    pub(super) fn take(&mut self, request: Request, id: ArenaId, tier: Tier) -> Option<Place> {
+        self.take_by(id, tier, |core| core.take(request.size, tier, request.stream))
+    }
+
+    /// The same, of another stream that `willing` orders before the request's.
+    pub(super) fn take_from_others(
+        &mut self,
+        request: Request,
+        id: ArenaId,
+        tier: Tier,
+        mut willing: impl FnMut(StreamId) -> bool,
+    ) -> Option<Place> {
+        self.take_by(id, tier, |core| {
+            core.take_from_others(request.size, tier, request.stream, &mut willing).map(|(block, _)| block)
+        })
+    }
+
+    fn take_by(
+        &mut self,
+        id: ArenaId,
+        tier: Tier,
+        mut take: impl FnMut(&mut Arena) -> Option<BlockId>,
+    ) -> Option<Place> {
+        let is_pinned = self.is_pinned();
+        for place in self.arenas.ids() {
+            if self.arenas.holds(place, id, tier, is_pinned)
+                && let Some(block) = take(&mut self.arenas[place].core)
+            {
+                return Some((place, block));
+            }
+        }
+        None
+    }
+
+    /// Bytes mapped at arena addresses.
+    pub(super) fn mapped(&self, tier: Tier) -> u64 {
+        self.arenas.mapped(tier)
+    }
+
+    /// Bytes that may still be mapped at arena addresses.
+    pub(super) fn unmapped(&self, tier: Tier) -> u64 {
+        self.ledger.limit(tier).saturating_sub(self.mapped(tier))
+    }
+
+    /// Bytes in stock that requests may not have.
+    pub(super) fn kept(&self, tier: Tier) -> u64 {
+        match tier {
+            Tier::Dedicated if self.ledger.reserve_open => 0,
+            Tier::Dedicated => self.ledger.kept.reserve,
+            Tier::Shared => self.ledger.working,
+        }
+    }
+
+    /// Shared bytes that migrations need as working room; 0 while nothing is shared, since there is
+    /// room for as much then.
+    pub(super) fn working_room(&self) -> u64 {
+        if self.mapped(Tier::Shared) == 0 { 0 } else { self.ledger.working }
+    }
+
+    /// Bytes that may be mapped in a tier at most, with what other devices and processes leave of the
+    /// host's memory. Plans go by it.
+    pub(super) fn reach(&self, tier: Tier) -> u64 {
+        match tier {
+            Tier::Dedicated => self.ledger.reach(tier),
+            Tier::Shared => {
+                let most = self.backing.held(tier).saturating_add(self.backing.left(tier));
+                self.ledger.limit(tier).min(most.saturating_sub(self.ledger.working))
+            }
+        }
+    }
+
+    /// Bytes that may still be mapped in a tier, with what others leave of the host's memory.
+    pub(super) fn room(&self, tier: Tier) -> u64 {
+        match tier {
+            Tier::Dedicated => self.unmapped(tier),
+            Tier::Shared => self.reach(tier).saturating_sub(self.mapped(tier)),
+        }
+    }
+
+    /// Sets what resident blocks may not have, and whether scratch may have the reserve. Stock beyond
+    /// that is released, except `returning` shared bytes, and the promised stock is filled.
+    pub(super) fn keep(&mut self, kept: Kept, reserve_open: bool, returning: u64) {
+        self.ledger.kept = kept;
+        self.ledger.reserve_open = reserve_open;
+        let limit = self.ledger.limit(Tier::Dedicated);
+        let dedicated = limit.saturating_sub(self.mapped(Tier::Dedicated));
+        self.trim(PerTier::new(dedicated, self.working_room() + returning));
+        self.fill_stock();
+    }
+
+    /// Fills the stock with what is promised: the part of the reserve that is not handed out, and the
+    /// working room. What the driver refuses is missing then, and logged.
+    pub(super) fn fill_stock(&mut self) {
+        let capacity = self.ledger.capacity;
+        let not_persist = capacity[Tier::Dedicated].saturating_sub(self.ledger.kept.persist);
+        let promised = PerTier::new(self.ledger.kept.reserve, self.working_room());
+        for (tier, limit) in [(Tier::Dedicated, not_persist), (Tier::Shared, capacity[Tier::Shared])] {
+            if let Err(why) = self.backing.fill(tier, promised[tier], limit) {
+                log::warn!(
+                    "{} of {tier} memory could be set aside on device {}, not {}: {why}",
+                    show_size(self.backing.in_stock(tier)),
+                    self.device,
+                    show_size(promised[tier])
+                );
+            }
+        }
+    }
+
+    /// Forgets what the driver refused: a new request begins.
+    pub(super) fn forget_refusal(&mut self) {
+        self.last_refusal = None;
+    }
+
+    /// Takes what changed in the mappings since the last call.
+    pub(super) fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Asks the driver how much dedicated memory others have left. Nothing changes where it does not
+    /// say.
+    pub(super) fn see_free(&mut self) {
+        if let Ok(free) = self.driver.dedicated_free(self.device) {
+            self.ledger.see_free(self.backing.held(Tier::Dedicated), free);
+        }
+    }
+
+    /// What can still be had of each tier, and what there is in all. The driver is asked, so that
+    /// what others have taken is not promised. Idle memory that is held counts as taken, as in
+    /// PyTorch's own allocator.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(super) fn ask_free(&mut self) -> Result<MemoryInfo, Error> {
+        let free = self.driver.dedicated_free(self.device)?;
+        self.ledger.see_free(self.backing.held(Tier::Dedicated), free);
+        let driver_has = PerTier::new(free.saturating_sub(self.headroom), self.backing.left(Tier::Shared));
+        let of = |tier: Tier| {
+            let not_held = self.ledger.capacity[tier].saturating_sub(self.backing.held(tier));
+            not_held.min(driver_has[tier]) / self.granule * self.granule
+        };
+        Ok(MemoryInfo { free: PerTier::from_fn(of), total: self.ledger.capacity })
+    }
+
+    /// Limits the dedicated tier to a fraction of the card. What is mapped beyond that stays.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(super) fn limit_to_fraction(&mut self, fraction: f64) -> Result<(), Error> {
+        let total = self.driver.device_info(self.device)?.dedicated_total;
+        let limit = (total as f64 * fraction) as u64 / self.granule * self.granule;
+        self.ledger.fraction_limit = Some(limit);
+        Ok(())
+    }
+
+    /// The error for a request that neither tier can serve, with the figures.
+    pub(super) fn out_of_memory(&self, requested: u64, allocated: PerTier<u64>) -> Error {
+        Error::OutOfMemory(Box::new(OutOfMemory {
+            device: self.device,
+            requested,
+            limit: PerTier::from_fn(|tier| self.ledger.reach(tier).max(self.mapped(tier))),
+            mapped: PerTier::from_fn(|tier| self.mapped(tier)),
+            allocated,
+            driver: self.last_refusal.clone(),
+        }))
+    }
+
+    /// Logs how the shared tier comes about on this device.
+    pub(super) fn log_rung(&self) {
+        let DeviceInfo { name, rung, refused, .. } = &self.info;
+        match rung {
+            Rung::Nothing => log::warn!(
+                "device {}, {name}, has no shared tier: an allocation that does not fit in its own memory is out of \
+                 memory. {}",
+                self.device,
+                refused.join("; ")
+            ),
+            rung => {
+                log::info!("device {}, {name}: shared memory by {}. {}", self.device, rung.name(), refused.join("; "));
+            }
+        }
+    }
+
+    /// Tests the invariants. O(everything).
+    ///
+    /// # Errors
+    /// The first that does not hold, in words.
+    pub(super) fn check(&self) -> Result<(), String> {
+        self.arenas.check()?;
+        for tier in Tier::ALL {
+            let held = self.backing.held(tier);
+            let known = self.mapped(tier) + self.backing.in_stock(tier) + self.backing.stuck(tier);
+            if held != known {
+                return Err(format!("{held} bytes are held in {tier}, {known} are accounted for"));
+            }
+            if held > self.ledger.capacity[tier] {
+                return Err(format!("{held} bytes are held in {tier}, beyond its capacity"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns everything to the driver. Errors are only logged: at the end of a process the driver
+    /// may be gone already.
+    pub(super) fn close(&mut self) {
+        self.backing.mend();
+        for id in self.arenas.ids() {
+            if self.arenas[id].belongs_to.is_some() {
+                self.unpin(id);
+                continue;
+            }
+            let all: Vec<u32> = (0..self.arenas[id].handles.len() as u32).collect();
+            self.unmap_granules(id, &all);
+            let (base, length) = (self.arenas[id].base, self.arenas.length());
+            if let Err(why) = driver::insist(|| self.driver.unreserve(self.device, base, length)) {
+                log::debug!("addresses were left behind: {why}");
+            }
+        }
+        self.backing.close();
+        self.arenas.clear();
+    }
+}
+
+impl Drop for Memory {
+    /// Also where the heap is not even made: arenas that were reserved before a failure are returned.
+    fn drop(&mut self) {
+        if !self.arenas.is_empty() {
+            self.close();
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The memory map, segments and claims: what lies where, for people and their tools.
+
+use std::collections::BTreeMap;
+
+use super::memory::Bound;
+use super::{Heap, placing};
+use crate::core::placement::{self, Order};
+use crate::core::{Block, Class, PerTier, PoolId, Splits, Tier};
+
+/// One granule, and how many of its bytes each kind of block fills.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GranuleMap {
+    /// Its tier; `None` where it has no backing.
+    pub tier: Option<Tier>,
+    /// Bytes of blocks marked as the model's.
+    pub model: u64,
+    /// Bytes of scratch: blocks that came while frozen, and that no action has placed since.
+    pub scratch: u64,
+    /// Bytes of all other blocks.
+    pub other: u64,
+}
+
+/// One arena, or all the pinned ones that belong to one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArenaMap {
+    /// `resident`, `scratch` or `pool`.
+    pub purpose: &'static str,
+    /// `small` or `large`.
+    pub class: &'static str,
+    /// The address of its first granule.
+    pub base: u64,
+    /// Its granules, up to the last one with backing; of pinned arenas one behind the other.
+    pub granules: Vec<GranuleMap>,
+}
+
+/// The memory map of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryMap {
+    /// Bytes of a granule.
+    pub granule: u64,
+    /// The arenas that have any backing.
+    pub arenas: Vec<ArenaMap>,
+    /// Dedicated bytes in stock: backed, mapped nowhere. The reserve not yet handed out is here.
+    pub stock_dedicated: u64,
+    /// Shared bytes in stock.
+    pub stock_shared: u64,
+    /// Free space beside small blocks, and beside large ones, that cannot be given back.
+    pub splits: [Splits; 2],
+}
+
+/// A block in a [`Segment`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentBlock {
+    /// Its first address.
+    pub address: u64,
+    /// Its length.
+    pub size: u64,
+    /// What was asked for; 0 for free space.
+    pub requested: u64,
+    /// The stream it belongs to, by its handle.
+    pub stream: u64,
+    /// Whether it is in use, waits for other streams, or is free space.
+    pub state: BlockState,
+    /// How many of its bytes lie in each tier.
+    pub residency: PerTier<u64>,
+}
+
+/// What a block is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockState {
+    /// In use.
+    Live,
+    /// Given back, and waiting for work on other streams.
+    Retired,
+    /// Free space.
+    Free,
+}
+
+/// A run of backed granules of one arena, with its blocks and the free space between them, in the order of their addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Its first address.
+    pub address: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// Which blocks its arena is for.
+    pub class: Class,
+    /// The graph pool that it belongs to.
+    pub pool: Option<PoolId>,
+    /// What lies in it.
+    pub blocks: Vec<SegmentBlock>,
+}
+
+/// A live block, as it claims its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Its first address.
+    pub address: u64,
+    /// Its length.
+    pub size: u64,
+    /// Whether it belongs to the model.
+    pub model: bool,
+    /// The tier that it is pinned to.
+    pub pin: Option<Tier>,
+    /// The stream it belongs to, by its handle.
+    pub stream: u64,
+    /// The other streams that use it, by theirs.
+    pub used_on: Vec<u64>,
+}
+
+impl Heap {
+    /// The live blocks in the order in which an action would let them claim dedicated memory, except
+    /// those of pools, which nobody may move. O(n log n) in the blocks.
+    pub fn claims(&self, order: Order) -> Vec<Claim> {
+        let mut residents = placing::residents(&self.memory, &self.automatic.learner, order.sort_by);
+        placement::sort(&mut residents, order);
+        let claims = residents.into_iter().filter_map(|resident| {
+            let Bound { core, base, .. } = &self.memory.arenas[resident.arena];
+            let id = core.find(resident.offset).filter(|_| !self.memory.arenas.is_pools(resident.arena))?;
+            let address = base + resident.offset;
+            let used_on = self.retired.uses_of(address).iter().map(|stream| self.streams.raw(*stream)).collect();
+            let stream = self.streams.raw(core.owner(id).0);
+            Some(Claim { address, size: resident.size, model: resident.model, pin: resident.pin, stream, used_on })
+        });
+        claims.collect()
+    }
+
+    /// Every segment. O(blocks + granules).
+    pub fn segments(&self) -> Vec<Segment> {
+        self.memory.arenas.iter().flat_map(|(_, bound)| self.segments_of(bound)).collect()
+    }
+
+    fn segments_of(&self, bound: &Bound) -> Vec<Segment> {
+        let blocks: Vec<Block> = bound.core.blocks().collect();
+        let mut blocks = blocks.into_iter().peekable();
+        let tiers: Vec<_> = bound.core.tiers().collect();
+        let (mut granule, mut segments) = (0, Vec::new());
+        for run in tiers.chunk_by(|a, b| a.is_some() == b.is_some()) {
+            let (start, bytes) = (granule * self.memory.granule(), run.len() as u64 * self.memory.granule());
+            granule += run.len() as u64;
+            if run[0].is_none() {
+                continue;
+            }
+            let (mut at, end, mut inside) = (start, start + bytes, Vec::new());
+            while let Some(block) = blocks.next_if(|block| block.offset < end) {
+                if block.offset > at {
+                    inside.push(free_space(bound.base + at, block.offset - at));
+                }
+                inside.push(self.segment_block(bound, &block));
+                at = block.offset + block.size;
+            }
+            if at < end {
+                inside.push(free_space(bound.base + at, end - at));
+            }
+            segments.push(Segment {
+                address: bound.base + start,
+                bytes,
+                class: bound.core.class(),
+                pool: bound.purpose.pool(),
+                blocks: inside,
+            });
+        }
+        segments
+    }
+
+    fn segment_block(&self, bound: &Bound, block: &Block) -> SegmentBlock {
+        SegmentBlock {
+            address: bound.base + block.offset,
+            size: block.size,
+            requested: block.requested,
+            stream: self.streams.raw(block.stream),
+            state: if block.retired { BlockState::Retired } else { BlockState::Live },
+            residency: bound.core.residency(block.id),
+        }
+    }
+
+    /// What lies where. O(blocks + granules).
+    pub fn map(&self) -> MemoryMap {
+        let mut arenas = BTreeMap::new();
+        for (id, bound) in self.memory.arenas.iter() {
+            let granules = granules_of(bound);
+            if granules.is_empty() {
+                continue;
+            }
+            let owner = bound.belongs_to.unwrap_or(id);
+            let row = arenas.entry((owner, bound.belongs_to.is_some())).or_insert_with(|| ArenaMap {
+                purpose: bound.purpose.name(),
+                class: bound.core.class().name(),
+                base: bound.base,
+                granules: Vec::new(),
+            });
+            row.granules.extend(granules);
+        }
+        MemoryMap {
+            granule: self.memory.granule(),
+            arenas: arenas.into_values().collect(),
+            stock_dedicated: self.memory.backing.in_stock(Tier::Dedicated),
+            stock_shared: self.memory.backing.in_stock(Tier::Shared),
+            splits: self.splits(),
+        }
+    }
+}
+
+/// Free space of a segment.
+fn free_space(address: u64, size: u64) -> SegmentBlock {
+    SegmentBlock { address, size, requested: 0, stream: 0, state: BlockState::Free, residency: PerTier::default() }
+}
+
+/// The granules of an arena, and what fills them.
+fn granules_of(bound: &Bound) -> Vec<GranuleMap> {
+    let mut granules: Vec<GranuleMap> =
+        bound.core.tiers().map(|tier| GranuleMap { tier, ..GranuleMap::default() }).collect();
+    for block in bound.core.blocks() {
+        for (granule, bytes) in bound.core.shares_of(block.id) {
+            let entry = &mut granules[granule as usize];
+            *(if block.marks.model {
+                &mut entry.model
+            } else if block.marks.scratch {
+                &mut entry.scratch
+            } else {
+                &mut entry.other
+            }) += bytes;
+        }
+    }
+    granules
+}
