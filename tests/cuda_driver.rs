@@ -87,7 +87,7 @@ fn a_device_that_has_pinned_memory_elsewhere_does_not_use_it() {
         let old = Setup { host_numa: false, host: false, ..Setup::new(gpu.clone()) };
         let driver = fake::cuda_driver(Setup { missing: vec![missing.into()], ..old }).unwrap();
         let info = driver.device_info(0).unwrap();
-        assert_eq!((info.rung, info.shared_spare), (Rung::Nothing, 0), "without {missing}");
+        assert_eq!((info.rung, info.free[Tier::Shared]), (Rung::Nothing, 0), "without {missing}");
         assert!(info.refused[2].starts_with("pinned: ") && info.refused[2].contains(said), "{:?}", info.refused);
     }
 }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::core::Tier;
+use crate::core::{PerTier, Tier};
 
 pub mod cuda;
 #[cfg(feature = "sim")]
@@ -62,16 +62,12 @@ pub struct DeviceInfo {
     pub name: String,
     /// Physical backing comes in multiples of this many bytes, in either tier. A power of two.
     pub granularity: u64,
-    /// Dedicated memory the device has in all.
-    pub dedicated_total: u64,
-    /// Dedicated memory free at this moment.
-    pub dedicated_free: u64,
-    /// Dedicated memory of what is free that others will want yet: the context, kernels loaded late, the desktop.
+    /// Memory that each tier has in all; 0 of a tier that the driver does not have.
+    pub total: PerTier<u64>,
+    /// Memory of each tier that is free at this moment; of the shared tier, what the host can spare.
+    pub free: PerTier<u64>,
+    /// Free dedicated memory to leave for the CUDA context, late-loaded kernels and the desktop.
     pub headroom: u64,
-    /// Shared memory that there is in all; 0 where the driver has no shared tier.
-    pub shared_total: u64,
-    /// Shared memory that the host can spare at this moment.
-    pub shared_spare: u64,
     /// Whether the shared tier is memory of this machine, which other processes use as well.
     pub shared_is_the_hosts: bool,
     /// How the shared tier comes about.

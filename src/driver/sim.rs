@@ -3,7 +3,7 @@
 use kitten_sim::{Gpu, Profile, code};
 
 use super::{DeviceInfo, Driver, DriverError, Event, Handle, Result, Rung, Stream};
-use crate::core::Tier;
+use crate::core::{PerTier, Tier};
 
 /// A driver over a simulated machine.
 #[derive(Clone, Debug)]
@@ -67,11 +67,9 @@ impl Driver for SimDriver {
         Ok(DeviceInfo {
             name: format!("simulated {}", profile.name),
             granularity: profile.granularity,
-            dedicated_total,
-            dedicated_free,
+            total: PerTier::new(dedicated_total, shared_total),
+            free: PerTier::new(dedicated_free, shared_total),
             headroom: 0,
-            shared_total,
-            shared_spare: shared_total,
             shared_is_the_hosts: false,
             rung,
             refused,

@@ -40,10 +40,8 @@ pub struct MemoryMap {
     pub granule: u64,
     /// The arenas that have any backing.
     pub arenas: Vec<ArenaMap>,
-    /// Dedicated bytes in stock: backed, mapped nowhere. The reserve not yet handed out is here.
-    pub stock_dedicated: u64,
-    /// Shared bytes in stock.
-    pub stock_shared: u64,
+    /// Bytes in stock: backed, and mapped nowhere. The reserve that is not handed out yet is here.
+    pub stock: PerTier<u64>,
     /// Free space beside small blocks, and beside large ones, that cannot be given back.
     pub splits: [Splits; 2],
 }
@@ -194,8 +192,7 @@ impl Heap {
         MemoryMap {
             granule: self.memory.granule(),
             arenas: arenas.into_values().collect(),
-            stock_dedicated: self.memory.backing.in_stock(Tier::Dedicated),
-            stock_shared: self.memory.backing.in_stock(Tier::Shared),
+            stock: PerTier::from_fn(|tier| self.memory.backing.in_stock(tier)),
             splits: self.splits(),
         }
     }

@@ -44,10 +44,10 @@ struct Device<'a> {
 pub(in crate::abi) fn json(found: &Found) -> String {
     super::text_of(&Device {
         description: Description::of(Some(&found.info)),
-        dedicated_total: found.info.dedicated_total,
-        dedicated_free: found.info.dedicated_free,
+        dedicated_total: found.info.total[Tier::Dedicated],
+        dedicated_free: found.info.free[Tier::Dedicated],
         dedicated_capacity: found.capacity[Tier::Dedicated],
-        shared_total: found.info.shared_total,
+        shared_total: found.info.total[Tier::Shared],
         shared_capacity: found.capacity[Tier::Shared],
         shared_budget: found.budget,
         shared_used: found.used,

@@ -58,7 +58,7 @@ impl ArenaRow {
 pub fn json(map: &MemoryMap) -> String {
     super::text_of(&Map {
         granule: map.granule,
-        stock: ByTier(PerTier::new(map.stock_dedicated, map.stock_shared)),
+        stock: ByTier(map.stock),
         bytes: ByTier(kinds(map)),
         arenas: Rows(map.arenas.iter().map(ArenaRow::of)),
     })
@@ -88,7 +88,7 @@ fn letter(granule: &GranuleMap) -> char {
 #[cfg(test)]
 mod tests {
     use super::json;
-    use crate::core::Tier;
+    use crate::core::{PerTier, Tier};
     use crate::heap::{ArenaMap, GranuleMap, MemoryMap};
 
     #[test]
@@ -102,7 +102,7 @@ mod tests {
             granule(Some(Tier::Dedicated), 0, 0, 0),
         ];
         let arenas = vec![ArenaMap { purpose: "resident", class: "large", base: 1 << 40, granules }];
-        let map = MemoryMap { granule: 16, arenas, stock_dedicated: 32, stock_shared: 0, splits: Default::default() };
+        let map = MemoryMap { granule: 16, arenas, stock: PerTier::new(32, 0), splits: Default::default() };
         assert_eq!(
             json(&map),
             "{\"granule\":16,\"stock\":{\"dedicated\":32,\"shared\":0},\"bytes\":{\"dedicated\":{\"model\":10,\"other\":3,\

@@ -23,7 +23,7 @@ use once_cell::sync::OnceCell;
 use self::api::{Address, Api, NOT_READY};
 use self::device::{Device, Entered};
 use super::{DeviceInfo, Driver, DriverError, Event, Handle, Result, Rung, Stream, insist};
-use crate::core::Tier;
+use crate::core::{PerTier, Tier};
 
 /// `CUDA_ERROR_STREAM_CAPTURE_IMPLICIT`: the legacy default stream was asked while another stream is captured.
 const CAPTURE_IMPLICIT: i32 = 906;
@@ -116,11 +116,9 @@ impl Driver for CudaDriver {
         Ok(DeviceInfo {
             name: found.name(),
             granularity: found.granularity,
-            dedicated_total,
-            dedicated_free,
+            total: PerTier::new(dedicated_total, shared_total),
+            free: PerTier::new(dedicated_free, shared_spare),
             headroom: (dedicated_total / 32).clamp(256 << 20, 1 << 30),
-            shared_total,
-            shared_spare,
             shared_is_the_hosts: true,
             rung: found.rung,
             refused: found.refused.clone(),

@@ -28,10 +28,10 @@ impl Limits {
     pub fn capacity(&self, info: &DeviceInfo, budget: u64) -> PerTier<u64> {
         PerTier::from_fn(|tier| match tier {
             Tier::Dedicated => {
-                let free = info.dedicated_free.saturating_sub(self.headroom(info));
-                self.dedicated.unwrap_or(free).min(info.dedicated_total)
+                let free = info.free[Tier::Dedicated].saturating_sub(self.headroom(info));
+                self.dedicated.unwrap_or(free).min(info.total[Tier::Dedicated])
             }
-            Tier::Shared => budget.min(info.shared_total),
+            Tier::Shared => budget.min(info.total[Tier::Shared]),
         })
     }
 
@@ -39,8 +39,10 @@ impl Limits {
     pub fn budget(&self, info: &DeviceInfo) -> Budget {
         match self.shared {
             Some(bytes) => Budget::new(bytes),
-            None if info.shared_is_the_hosts => Budget::among_processes(info.shared_spare, info.shared_total / 2),
-            None => Budget::new(info.shared_spare),
+            None if info.shared_is_the_hosts => {
+                Budget::among_processes(info.free[Tier::Shared], info.total[Tier::Shared] / 2)
+            }
+            None => Budget::new(info.free[Tier::Shared]),
         }
     }
 }

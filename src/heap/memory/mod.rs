@@ -318,7 +318,7 @@ impl Memory {
     /// # Errors
     /// The driver's.
     pub(super) fn limit_to_fraction(&mut self, fraction: f64) -> Result<(), Error> {
-        let total = self.driver.device_info(self.device)?.dedicated_total;
+        let total = self.driver.device_info(self.device)?.total[Tier::Dedicated];
         let limit = (total as f64 * fraction) as u64 / self.granule * self.granule;
         self.ledger.fraction_limit = Some(limit);
         Ok(())

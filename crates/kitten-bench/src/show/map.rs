@@ -66,7 +66,7 @@ impl MapPicture<'_> {
             "phase {}, reserve {}, {} of it in stock; one cell is {}; on the simulated GPU",
             stats.phase.name(),
             show_size(stats.reserve),
-            show_size(map.stock_dedicated.min(stats.reserve)),
+            show_size(map.stock[Tier::Dedicated].min(stats.reserve)),
             show_size(map.granule)
         );
         area.draw(&Text::new(line, (24, 62), style(14)))

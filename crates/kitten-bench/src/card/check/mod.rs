@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use giant_kitten::driver::DeviceInfo;
-use giant_kitten::show_size;
+use giant_kitten::{Tier, show_size};
 use serde::{Deserialize, Serialize};
 
 use crate::card::Card;
@@ -85,10 +85,10 @@ fn check_room(name: &str, info: &DeviceInfo) -> Result<()> {
         show_size(LARGEST_GRANULE)
     );
     ensure!(
-        info.dedicated_free / granule >= DEDICATED && info.shared_spare / granule >= SHARED,
+        info.free[Tier::Dedicated] / granule >= DEDICATED && info.free[Tier::Shared] / granule >= SHARED,
         "{name} has {} of dedicated and {} of shared memory to spare: the check needs {} and {}",
-        show_size(info.dedicated_free),
-        show_size(info.shared_spare),
+        show_size(info.free[Tier::Dedicated]),
+        show_size(info.free[Tier::Shared]),
         show_size(DEDICATED * granule),
         show_size(SHARED * granule)
     );

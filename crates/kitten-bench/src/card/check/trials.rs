@@ -211,12 +211,12 @@ fn threads(card: &dyn Card) -> Result<()> {
 
 fn all_comes_back(card: &dyn Card) -> Result<()> {
     let (driver, device): (Arc<_>, _) = (card.driver(), card.device());
-    let before = driver.device_info(device)?.dedicated_free;
+    let before = driver.device_info(device)?.free[Tier::Dedicated];
     let mut world = World::new(card)?;
     model(&mut world)?;
     let granule = world.granule;
     drop(world);
-    let after = driver.device_info(device)?.dedicated_free;
+    let after = driver.device_info(device)?.free[Tier::Dedicated];
     // Other programs may use the card too, and may have taken some of it since.
     ensure!(after + 4 * granule >= before, "{} were free before, {} after", show_size(before), show_size(after));
     Ok(())

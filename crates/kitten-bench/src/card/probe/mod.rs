@@ -49,10 +49,10 @@ pub fn measure(card: &dyn Card, name: &str) -> Result<(Measured, Profile)> {
     let info = driver.device_info(device)?;
     check_can_measure(&info)?;
     let granule = info.granularity;
-    let room = info.dedicated_free.min(info.shared_spare) / 8 / granule * granule;
+    let room = info.free[Tier::Dedicated].min(info.free[Tier::Shared]) / 8 / granule * granule;
     let bytes = BUFFER.min(room).max(granule);
-    if info.dedicated_free < 4 * bytes {
-        bail!("only {} of dedicated memory are free: close other programs", show_size(info.dedicated_free));
+    if info.free[Tier::Dedicated] < 4 * bytes {
+        bail!("only {} of dedicated memory are free: close other programs", show_size(info.free[Tier::Dedicated]));
     }
 
     let calls = CallCosts::measure(card, granule, room)?;
@@ -74,8 +74,8 @@ pub fn measure(card: &dyn Card, name: &str) -> Result<(Measured, Profile)> {
     let profile = Profile {
         name: name.into(),
         note,
-        dedicated_bytes: info.dedicated_free,
-        shared_bytes: info.shared_spare,
+        dedicated_bytes: info.free[Tier::Dedicated],
+        shared_bytes: info.free[Tier::Shared],
         migrates: info.rung.migrates(),
         granularity: granule,
         vram_bandwidth: rates[0].read,
@@ -106,7 +106,7 @@ pub fn measure(card: &dyn Card, name: &str) -> Result<(Measured, Profile)> {
 /// Whether the device has a shared tier of the kind that the probe measures.
 fn check_can_measure(info: &DeviceInfo) -> Result<()> {
     let (name, refused) = (&info.name, info.refused.join("; "));
-    if info.shared_spare < 4 * info.granularity {
+    if info.free[Tier::Shared] < 4 * info.granularity {
         bail!("{name} has no shared tier to measure. {refused}");
     }
     if !info.rung.migrates() {
