@@ -1,7 +1,7 @@
-"""Writes NOTICES, the licences of what is linked into the library, which travel in the wheel.
+"""Writes NOTICES: the licences of the packages that are linked into the library.
 
 python3 python/notices.py           # after a dependency has changed
-python3 python/notices.py --check   # whether it is up to date
+python3 python/notices.py --check   # fails if NOTICES is out of date
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ may be had under several licences, the MIT licence is taken; so it is for Rust's
 
 
 def cargo(*arguments: str) -> str:
-    """What cargo prints."""
+    """The output of a cargo command."""
     done = subprocess.run(["cargo", *arguments, "--locked"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout
 
 
 def linked() -> list[dict[str, Any]]:
-    """The packages that are linked into the library, on whatever system, without our own."""
+    """The packages of others that are linked into the library, on any system."""
     tree = cargo(
         "tree", "-p", "giant-kitten", "-e", "normal,no-proc-macro", "--target", "all", "--prefix", "none", "-f", "{p}"
     )
@@ -39,7 +39,7 @@ def linked() -> list[dict[str, Any]]:
 
 
 def licences(package: dict[str, Any]) -> list[str]:
-    """The texts of a package's licence: of the MIT licence, where there is a choice."""
+    """The texts of a package's licence: that of the MIT licence, if there is a choice."""
     folder = Path(package["manifest_path"]).parent
     files = sorted(
         file
@@ -66,7 +66,7 @@ def main() -> None:
     """The command line."""
     if sys.argv[1:] == ["--check"]:
         if not FILE.exists() or FILE.read_text("utf-8") != notices():
-            sys.exit("NOTICES does not name what Cargo.lock has: run python3 python/notices.py")
+            sys.exit("NOTICES does not match Cargo.lock: run python3 python/notices.py, and commit the result")
         return
     FILE.write_text(notices(), "utf-8")
 
