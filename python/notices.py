@@ -15,9 +15,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "NOTICES"
-HEAD = """giant-kitten's library has parts of other projects in it: these, some of them on some systems alone. Where one
-may be had under several licences, the MIT licence is taken; so it is for Rust's standard library
-(https://github.com/rust-lang/rust), which is in it too.
+HEAD = """giant-kitten's library contains parts of the projects below, some of them only on some systems. A project
+that offers several licences is used under the MIT licence. So is Rust's standard library
+(https://github.com/rust-lang/rust), which the library contains too.
 """
 
 
