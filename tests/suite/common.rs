@@ -3,7 +3,7 @@
 
 use giant_kitten::driver::Stream;
 use giant_kitten::{Activation, Allocator, Options, Reserve, Tier};
-use kitten_sim::{Gpu, Profile};
+use kitten_sim::{Gpu, Profile, contents};
 
 pub const MIB: u64 = 1 << 20;
 pub const GRANULE: u64 = 2 * MIB;
@@ -73,16 +73,6 @@ pub struct Filled {
     pub address: u64,
     pub bytes: u64,
     pub seed: u64,
-}
-
-/// The contents of a block: numbers that follow from the seed, eight bytes each.
-fn contents(seed: u64, bytes: u64) -> Vec<u8> {
-    let mut bytes = vec![0; bytes as usize];
-    for (at, chunk) in bytes.chunks_mut(8).enumerate() {
-        let word = (seed ^ at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
-        chunk.copy_from_slice(&word[..chunk.len()]);
-    }
-    bytes
 }
 
 impl Filled {

@@ -1,4 +1,4 @@
-/* cuBLAS: a handle, and answers about it. */
+/* cuBLAS: a handle, and its properties. */
 #include "fake.h"
 
 FAKE int cublasCreate_v2(any *handle) { return *handle = calloc(1, 4096), 0; }

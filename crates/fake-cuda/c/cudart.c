@@ -1,5 +1,6 @@
-/* The parts of the CUDA runtime whose structs differ from version to version: built with the headers of the version in question.
- * Everything else is in Rust (src/runtime). The card is told to PyTorch as one of compute capability FAKE_CUDA_CC (default 86). */
+/* The parts of the CUDA runtime whose structs differ between versions, built with the headers of each
+ * version. Everything else is in Rust (src/runtime). The card reports the compute capability
+ * FAKE_CUDA_CC (default 86). */
 #include "fake.h"
 #include <cuda_runtime_api.h>
 #include <stdio.h>
@@ -14,7 +15,8 @@ static int capability(void) {
 
 static int multiprocessors(void) { return capability() >= 90 ? 132 : capability() == 86 ? 82 : 108; }
 
-/* Shared memory that a block may opt in to, by compute capability (CUDA C++ Programming Guide, technical specifications). */
+/* Shared memory that a block may opt in to, by compute capability (CUDA C++ Programming Guide, technical
+ * specifications). */
 static size_t shared_memory(void) {
     switch (capability()) {
     case 75:
@@ -194,7 +196,7 @@ FAKE const char *cudaGetErrorName(cudaError_t error) {
     }
 }
 
-/* A variable of a kernel's: 64 KiB of its own. */
+/* A variable of a kernel: 64 KiB of its own. */
 FAKE cudaError_t cudaGetSymbolAddress(void **address, const void *symbol) {
     (void)symbol;
     return cudaMalloc(address, 65536);

@@ -1,8 +1,9 @@
-/* cuDNN 8 and 9: what its frontend asks on the way to a convolution or an attention, through descriptors that remember their attributes; and
- * the sizes and algorithms of the older interface. FAKE_CUDNN_WORKSPACE is the bytes of workspace that every algorithm wants. */
+/* cuDNN 8 and 9: the queries of its frontend on the way to a convolution or an attention, through
+ * descriptors that remember their attributes, and the sizes and algorithms of the older interface.
+ * FAKE_CUDNN_WORKSPACE is the bytes of workspace that every algorithm needs. */
 #include "fake.h"
 
-/* 8.9.2 and 9.26.0, as each writes its version. */
+/* 8.9.2 and 9.26.0, in the notation of each. */
 enum { VERSION = MAJOR == 8 ? 8902 : 92600, POINTER_LIKE = 8 };
 
 static size_t workspace(void) {
@@ -110,7 +111,7 @@ FAKE int cudnnBackendGetAttribute(any given, int name, int type, int64_t wanted,
         if (room)
             *(int32_t *)out = 0;
         return 0;
-    case 802: /* how often an intermediate is there */
+    case 802: /* how many intermediates there are */
         if (room)
             *(int64_t *)out = 1;
         return 0;
@@ -131,7 +132,7 @@ FAKE int cudnnBackendGetAttribute(any given, int name, int type, int64_t wanted,
     return 0;
 }
 
-/* Sizes: the last argument but for the RNN's. */
+/* Sizes: they are written to the last argument, except the RNN's. */
 FAKE int cudnnGetBatchNormalizationForwardTrainingExWorkspaceSize(any h, int m, int o, any a, any b, any c, any d, any e, size_t *n) {
     return (void)h, (void)m, (void)o, (void)a, (void)b, (void)c, (void)d, (void)e, *n = workspace(), 0;
 }
@@ -160,7 +161,7 @@ FAKE int cudnnGetRNNTempSpaceSizes(any h, any d, int mode, any x, size_t *work, 
     return 0;
 }
 
-/* Algorithms: one for everything. */
+/* Algorithms: the same one for everything. */
 struct performance {
     int algorithm, status;
     float time;

@@ -1,11 +1,12 @@
-/* What the C parts of the fake CUDA libraries share. */
+/* Shared by the C parts of the fake CUDA libraries. */
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* A function of a library that PyTorch links. Its arguments are the library's own, named where they are used. */
+/* A function of a library that PyTorch links. Its arguments are the library's own, and have names where
+ * they are used. */
 #define FAKE __attribute__((visibility("default")))
 typedef void *any;
 

@@ -1,4 +1,5 @@
-/* NVML, which PyTorch loads for the text of an out of memory and for expandable segments: one machine without links. */
+/* NVML, which PyTorch loads for the text of out-of-memory errors and for expandable segments: one machine
+ * without links. */
 #include "fake.h"
 
 enum { NOT_SUPPORTED = 3 };

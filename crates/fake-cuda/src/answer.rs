@@ -1,4 +1,4 @@
-//! From a result to the code that a C function answers with.
+//! From a result to the code that a C function returns. No panic crosses it.
 
 use std::cell::RefCell;
 use std::ffi::c_int;
@@ -7,33 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use kitten_sim::code;
 
 use crate::machine::{self, Machine};
-
-/// A refusal: the code, and the rule that was broken.
-#[derive(Debug)]
-pub(crate) struct Refusal {
-    code: c_int,
-    rule: String,
-}
-
-impl Refusal {
-    /// The code.
-    pub(crate) fn code(&self) -> c_int {
-        self.code
-    }
-}
-
-pub(crate) type Result<T = ()> = std::result::Result<T, Refusal>;
-
-impl From<kitten_sim::Error> for Refusal {
-    fn from(why: kitten_sim::Error) -> Self {
-        Refusal { code: why.code, rule: why.to_string() }
-    }
-}
-
-/// A shorthand for a refusal.
-pub(crate) fn refuse<T>(code: c_int, rule: impl Into<String>) -> Result<T> {
-    Err(Refusal { code, rule: rule.into() })
-}
+use crate::refusal::{Refusal, Result, refuse};
 
 thread_local! {
     /// The rule that this thread's last refused call broke.
@@ -45,7 +19,7 @@ pub(crate) fn last_rule() -> String {
     LAST_RULE.try_with(|rule| rule.borrow().clone()).unwrap_or_default()
 }
 
-/// Runs a call on the machine. `name` counts it, for calls that the machine itself does not count.
+/// Runs a call on the machine, and remembers the rule that it breaks.
 pub(crate) fn answer(call: impl FnOnce(&Machine) -> Result) -> c_int {
     let refusal = match catch_unwind(AssertUnwindSafe(|| call(machine::current()?))) {
         Ok(Ok(())) => return 0,
@@ -56,13 +30,13 @@ pub(crate) fn answer(call: impl FnOnce(&Machine) -> Result) -> c_int {
     refusal.code
 }
 
-/// Writes an answer where the caller wants it.
+/// Writes a result to the caller's memory.
 ///
 /// # Safety
 /// `to` is null or may be written to.
 pub(crate) unsafe fn put<T>(to: *mut T, value: T) -> Result {
     if to.is_null() {
-        return refuse(code::INVALID_VALUE, "a place for the answer is missing: null was given");
+        return refuse(code::INVALID_VALUE, "the pointer for the result is null");
     }
     // SAFETY: the caller's promise.
     unsafe { to.write(value) };

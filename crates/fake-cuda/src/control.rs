@@ -1,4 +1,4 @@
-//! What a test in another language may ask of the machine, by functions that no driver has.
+//! Functions by which a test in another language controls the machine. No driver has them.
 
 use std::ffi::{CStr, c_char, c_int};
 
@@ -6,7 +6,8 @@ use kitten_sim::Completion;
 
 use crate::machine;
 
-/// Every use of memory that came too early, a line each. Writes as much as fits, with an end; returns how many bytes there are.
+/// Writes every use of memory that came too early, a line each, as much as fits, with a zero byte
+/// at the end. Returns the length of the whole text.
 ///
 /// # Safety
 /// `text` is null or has room for `length` bytes.
@@ -25,7 +26,7 @@ pub unsafe extern "C" fn fake_cuda_faults(text: *mut c_char, length: usize) -> u
     faults.len()
 }
 
-/// Chooses whether work is done at once (0) or as late as can be (1).
+/// Chooses whether work is done at once (0) or as late as possible (1).
 #[unsafe(no_mangle)]
 pub extern "C" fn fake_cuda_complete_late(late: c_int) {
     if let Ok(machine) = machine::current() {
@@ -33,7 +34,7 @@ pub extern "C" fn fake_cuda_complete_late(late: c_int) {
     }
 }
 
-/// Makes the n-th use of a driver call from now on fail with a code; of any call where the name is empty.
+/// Makes the n-th use of a driver call from now on fail with a code. An empty name means any call.
 ///
 /// # Safety
 /// `call` is a string.
@@ -45,7 +46,7 @@ pub unsafe extern "C" fn fake_cuda_fail(call: *const c_char, nth: u64, code: c_i
     }
 }
 
-/// Another program takes so much of a card's memory.
+/// Sets how much of a card's memory other programs have taken.
 #[unsafe(no_mangle)]
 pub extern "C" fn fake_cuda_take(device: c_int, bytes: u64) {
     if let (Ok(machine), Ok(device)) = (machine::current(), usize::try_from(device)) {

@@ -1,23 +1,28 @@
-//! A fake `libcuda.so.1` over the simulated GPU: the driver's C functions with its calling convention and its rules. And those of
-//! the CUDA runtime that a genuine PyTorch needs, over the same machine.
+//! A fake `libcuda.so.1` over the simulated GPU: the driver's C functions with its calling
+//! convention and its rules. It also has the functions of the CUDA runtime that a genuine PyTorch
+//! needs, over the same machine.
 //!
 //! ```text
-//!   machine.rs   which simulated machine this copy of the library stands for, and how old or poor a driver it acts as
-//!   control.rs   what a test in another language may ask of the machine
-//!   answer.rs    from a result to a code; no panic gets out
-//!   driver/      the driver's functions, by what they are about, and how they are found by name
+//!   machine.rs   which simulated machine this copy of the library stands for, and which driver it acts as
+//!   control.rs   functions by which a test in another language controls the machine
+//!   refusal.rs   why a call is refused: a code, and the rule that was broken
+//!   answer.rs    from a result to the code that a C function returns; no panic crosses it
+//!   driver/      the driver's functions by subject, and how they are found by name
 //!   runtime/     the runtime's functions
 //! ```
 //!
-//! A program that loads the library gets a machine as the environment says (see [`machine`]). A test in Rust loads its own copy of
-//! the file and installs a machine in it ([`install_in`]), which it then holds the other end of.
+//! A program that loads the library gets a machine that the environment describes (see
+//! [`machine`]). A test in Rust loads its own copy of the file and installs a machine in it
+//! ([`install_in`]), which it controls from then on.
 //!
-//! It proves that the calls are made rightly and in the right order. It proves nothing about a real driver's speed or faults.
+//! It shows that calls are correct and in the right order. It shows nothing about the speed or the
+//! bugs of a real driver.
 
 mod answer;
 pub mod control;
 pub mod driver;
 pub mod machine;
+mod refusal;
 pub mod runtime;
 
 pub use machine::{Setup, built_library, install_in};

@@ -8,19 +8,20 @@
 //! | `FAKE_CUDA_VERSION` | the CUDA version that the driver says it supports | `13000` |
 //! | `FAKE_CUDA_MISSING` | functions that the driver lacks, with commas between | none |
 //! | `FAKE_CUDA_RUNGS` | its ways to shared memory: backing in `host_numa` or `host`, memory that is `pinned`; `none` | all three |
-//! | `CUDA_VISIBLE_DEVICES` | which devices a program sees, by number, as of any driver; what comes after a wrong one is not seen | all |
-//! | `FAKE_CUDA_FAULTS` | a file to which every use of memory that came too early is added | none |
+//! | `CUDA_VISIBLE_DEVICES` | which devices a program sees, by number, as with any driver; those after an invalid number are hidden | all |
+//! | `FAKE_CUDA_FAULTS` | a file to which every use of memory that came too early is appended | none |
 
 use std::any::Any;
+use std::ffi::c_int;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use kitten_sim::{Gpu, Profile, code};
 
-use crate::answer::{Result, refuse};
+use crate::refusal::{Result, refuse};
 
-/// What a copy of the library is to stand for.
+/// The machine and the driver that a copy of the library stands for.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// The machine.
@@ -35,14 +36,14 @@ pub struct Setup {
     pub host: bool,
     /// Whether host memory can be pinned for the device.
     pub pinned: bool,
-    /// What the driver says is the node nearest to each device; -1 on a system without nodes.
+    /// The node that the driver reports as nearest to each device; -1 on a system without nodes.
     pub numa_node: i32,
-    /// The cards in the machine, with those that `CUDA_VISIBLE_DEVICES` hides.
+    /// The cards in the machine, including those that `CUDA_VISIBLE_DEVICES` hides.
     pub cards: usize,
 }
 
 impl Setup {
-    /// A driver of today over a machine.
+    /// A current driver over a machine.
     pub fn new(gpu: Gpu) -> Setup {
         let cards = gpu.device_count();
         Setup {
@@ -57,7 +58,7 @@ impl Setup {
         }
     }
 
-    /// What the environment says; none where it hides every device.
+    /// The setup that the environment describes; `None` if it hides every device.
     fn from_environment() -> std::result::Result<Option<Setup>, String> {
         let variable = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.into());
         let list =
@@ -89,8 +90,18 @@ impl Setup {
     }
 }
 
-/// The cards that a value of `CUDA_VISIBLE_DEVICES` leaves of so many: those before the first that is none, and none
-/// where one is named twice, as the CUDA programming guide has it.
+impl Setup {
+    /// The device of a number that a program gave.
+    pub(crate) fn device(&self, number: c_int) -> Result<usize> {
+        match usize::try_from(number).ok().filter(|device| *device < self.gpu.device_count()) {
+            Some(device) => Ok(device),
+            None => refuse(code::INVALID_DEVICE, format!("there is no device {number}")),
+        }
+    }
+}
+
+/// The cards that a value of `CUDA_VISIBLE_DEVICES` leaves: those before the first invalid number,
+/// and none if a number comes twice, as the CUDA programming guide defines it.
 fn visible(wanted: &str, cards: usize) -> Vec<usize> {
     let known = |part: &str| part.trim().parse().ok().filter(|card| *card < cards);
     let seen: Vec<usize> = wanted.split(',').map_while(known).collect();
@@ -101,12 +112,12 @@ fn visible(wanted: &str, cards: usize) -> Vec<usize> {
 /// A machine in use.
 pub(crate) type Machine = Setup;
 
-/// The machine in use. Those it pointed to before are leaked, so that a reference stays good for ever.
+/// The machine in use. Earlier ones are leaked, so that references stay valid.
 static CURRENT: AtomicPtr<Machine> = AtomicPtr::new(std::ptr::null_mut());
 
-/// The machine in use: what was installed, or what the environment says.
+/// The machine in use: the one installed, or else the one that the environment describes.
 pub(crate) fn current() -> Result<&'static Machine> {
-    // SAFETY: the pointer is null or was leaked below.
+    // SAFETY: the pointer is null or leads to a machine that was leaked below.
     if let Some(machine) = unsafe { CURRENT.load(Ordering::Acquire).as_ref() } {
         return Ok(machine);
     }
@@ -126,7 +137,8 @@ pub(crate) fn current() -> Result<&'static Machine> {
     }
 }
 
-/// Has each fault added to the file that `FAKE_CUDA_FAULTS` names, at once: a program may be killed.
+/// Appends each fault to the file that `FAKE_CUDA_FAULTS` names, at once, because a program may be
+/// killed.
 fn keep_faults(gpu: &Gpu) {
     fn add(text: &str) {
         let Ok(path) = std::env::var("FAKE_CUDA_FAULTS") else { return };
@@ -135,13 +147,13 @@ fn keep_faults(gpu: &Gpu) {
             eprintln!("fake-cuda: {path}: {why}");
         }
     }
-    // An empty one says that it was looked for.
+    // An empty file shows that faults were looked for.
     add("");
     gpu.tell_faults(|fault| add(&format!("{fault}\n")));
 }
 
-/// Makes a copy of the library stand for a machine; a test holds the other end. Whether it could be, which takes that
-/// library and caller were compiled from the same simulator by the same compiler.
+/// Makes this copy of the library stand for a machine that a test controls. Returns whether that
+/// succeeded: library and caller must be compiled from the same simulator by the same compiler.
 #[unsafe(no_mangle)]
 pub extern "Rust" fn fake_cuda_install(setup: Box<dyn Any>) -> bool {
     match setup.downcast::<Setup>() {
@@ -167,20 +179,20 @@ pub fn built_library() -> PathBuf {
 /// Loads the copy of the library in a file and makes it stand for a machine.
 ///
 /// # Errors
-/// In words: no such library, or one of another build.
+/// No such library, or one of another build.
 pub fn install_in(library: &Path, setup: Setup) -> std::result::Result<(), String> {
     // SAFETY: the file is a copy of this library, whose initialisers have no precondition.
     let loaded = unsafe { libloading::Library::new(library) }.map_err(|why| format!("{}: {why}", library.display()))?;
-    // SAFETY: the symbol is the function above; that both sides mean the same by their types is what it tests.
+    // SAFETY: the symbol is the function above, which checks that both sides have the same types.
     let installed = unsafe {
         let install = loaded
             .get::<extern "Rust" fn(Box<dyn Any>) -> bool>("fake_cuda_install")
-            .map_err(|why| format!("{} is no copy of fake-cuda: {why}", library.display()))?;
+            .map_err(|why| format!("{} is not a copy of fake-cuda: {why}", library.display()))?;
         install(Box::new(setup))
     };
     // Never unloaded: the machine is used through it.
     std::mem::forget(loaded);
-    if installed { Ok(()) } else { Err(format!("{} is of another build: rebuild it", library.display())) }
+    if installed { Ok(()) } else { Err(format!("{} is from another build: rebuild it", library.display())) }
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
-//! Functions that a PyTorch wants to find although it does not call them on the way through its tests: they are there, and refuse.
+//! Functions that PyTorch needs to find although its tests do not call them. They exist, and
+//! refuse.
 
 use std::ffi::c_int;
 
 use kitten_sim::code;
 
-use crate::answer::{answer, refuse};
+use crate::answer::answer;
+use crate::refusal::refuse;
 
 macro_rules! absent {
     ($($name:ident)*) => {$(

@@ -1,4 +1,4 @@
-//! Contexts: one primary context a device, and each thread's stack of current ones.
+//! Contexts: one primary context for each device, and a stack of current ones for each thread.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{c_int, c_uint, c_void};
@@ -6,16 +6,18 @@ use std::mem::ManuallyDrop;
 
 use kitten_sim::code;
 
-use crate::answer::{Result, answer, put, refuse};
+use crate::answer::{answer, put};
 use crate::machine::Machine;
+use crate::refusal::{Result, refuse};
 
 thread_local! {
-    /// Never destroyed: C++ destructors still call at the end of a process, when its first thread has lost what can be.
+    /// Never destroyed: C++ destructors still make calls at the end of a process, when its first
+    /// thread has destroyed its other variables.
     static STACK: RefCell<ManuallyDrop<Vec<usize>>> = const { RefCell::new(ManuallyDrop::new(Vec::new())) };
     static CAPTURE_MODE: Cell<c_int> = const { Cell::new(0) };
 }
 
-/// What a context of a device looks like from outside.
+/// The handle of a device's context.
 fn context_of(device: usize) -> *mut c_void {
     (0xC0DE_0000 + 16 * (device + 1)) as *mut c_void
 }
@@ -23,7 +25,7 @@ fn context_of(device: usize) -> *mut c_void {
 fn device_in(machine: &Machine, context: *mut c_void) -> Result<usize> {
     match (0..machine.gpu.device_count()).find(|device| context_of(*device) == context) {
         Some(device) => Ok(device),
-        None => refuse(code::INVALID_CONTEXT, format!("{context:p} is no context")),
+        None => refuse(code::INVALID_CONTEXT, format!("{context:p} is not a context")),
     }
 }
 
@@ -35,7 +37,7 @@ pub(crate) fn device_of_context() -> Result<usize> {
     }
 }
 
-/// Makes a device's context current, in place of the one that is.
+/// Makes a device's context current, in place of the current one.
 pub(crate) fn make_current(device: usize) {
     STACK.with(|stack| {
         let mut stack = stack.borrow_mut();
@@ -44,7 +46,7 @@ pub(crate) fn make_current(device: usize) {
     });
 }
 
-/// Makes the first device's context current in a thread that has none, as the runtime does.
+/// Makes the first device's context current in a thread without a context, as the runtime does.
 pub(crate) fn have_context() {
     STACK.with(|stack| {
         let mut stack = stack.borrow_mut();
@@ -54,7 +56,7 @@ pub(crate) fn have_context() {
     });
 }
 
-/// Gives the device's primary context.
+/// Returns the device's primary context.
 ///
 /// # Safety
 /// `context` may be written to.
@@ -62,26 +64,26 @@ pub(crate) fn have_context() {
 pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut *mut c_void, device: c_int) -> c_int {
     answer(|machine| {
         machine.gpu.note("cuDevicePrimaryCtxRetain")?;
-        let device = super::devices::known(machine, device)?;
+        let device = machine.device(device)?;
         // SAFETY: the caller's promise.
         unsafe { put(context, context_of(device)) }
     })
 }
 
-/// Gives the primary context up.
+/// Releases the primary context.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuDevicePrimaryCtxRelease_v2(device: c_int) -> c_int {
-    answer(|machine| super::devices::known(machine, device).map(drop))
+    answer(|machine| machine.device(device).map(drop))
 }
 
-/// Whether the primary context is there: always.
+/// Whether the primary context is active: always.
 ///
 /// # Safety
 /// Both may be written to or are null.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDevicePrimaryCtxGetState(device: c_int, flags: *mut c_uint, active: *mut c_int) -> c_int {
     answer(|machine| {
-        super::devices::known(machine, device)?;
+        machine.device(device)?;
         // SAFETY: the caller's promise.
         unsafe {
             put(flags, 0)?;
@@ -90,7 +92,7 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxGetState(device: c_int, flags: *mut c
     })
 }
 
-/// Makes a context current, above the one that was.
+/// Pushes a context on the stack and makes it current.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuCtxPushCurrent_v2(context: *mut c_void) -> c_int {
     answer(|machine| {
@@ -101,7 +103,7 @@ pub extern "C" fn cuCtxPushCurrent_v2(context: *mut c_void) -> c_int {
     })
 }
 
-/// Makes the context below current again.
+/// Pops a context, and makes the one below it current.
 ///
 /// # Safety
 /// `context` is null or may be written to.
@@ -149,7 +151,7 @@ pub extern "C" fn cuCtxSynchronize() -> c_int {
     answer(|machine| Ok(machine.gpu.synchronize(device_of_context()?)?))
 }
 
-/// Exchanges what this thread may do while another captures.
+/// Exchanges this thread's capture mode.
 ///
 /// # Safety
 /// `mode` may be read and written.
@@ -158,7 +160,7 @@ pub unsafe extern "C" fn cuThreadExchangeStreamCaptureMode(mode: *mut c_int) -> 
     answer(|_| {
         // SAFETY: the caller's promise.
         let Some(wanted) = (unsafe { mode.as_ref() }).filter(|mode| (0..=2).contains(*mode)) else {
-            return refuse(code::INVALID_VALUE, "no such capture mode");
+            return refuse(code::INVALID_VALUE, "the capture mode does not exist");
         };
         // SAFETY: the caller's promise.
         unsafe { put(mode, CAPTURE_MODE.replace(*wanted)) }

@@ -4,19 +4,11 @@ use std::ffi::{CString, c_char, c_int, c_uint};
 
 use kitten_sim::{Tier, code};
 
-use crate::answer::{Result, answer, last_rule, put, refuse};
-use crate::driver::device_of_context;
-use crate::machine::Machine;
+use super::contexts::device_of_context;
+use crate::answer::{answer, last_rule, put};
+use crate::refusal::refuse;
 
-/// The device of a number that a program gave.
-pub(crate) fn known(machine: &Machine, device: c_int) -> Result<usize> {
-    match usize::try_from(device).ok().filter(|device| *device < machine.gpu.device_count()) {
-        Some(device) => Ok(device),
-        None => refuse(code::INVALID_DEVICE, format!("there is no device {device}")),
-    }
-}
-
-/// Begins.
+/// Initializes the driver.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuInit(flags: c_uint) -> c_int {
     answer(|machine| {
@@ -52,7 +44,7 @@ pub unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> c_int {
     answer(|machine| {
-        known(machine, ordinal)?;
+        machine.device(ordinal)?;
         // SAFETY: the caller's promise.
         unsafe { put(device, ordinal) }
     })
@@ -65,7 +57,7 @@ pub unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> c_in
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, length: c_int, device: c_int) -> c_int {
     answer(|machine| {
-        let profile = machine.gpu.device_profile(known(machine, device)?)?;
+        let profile = machine.gpu.device_profile(machine.device(device)?)?;
         let text = format!("simulated {}", profile.name);
         let kept = text.len().min(usize::try_from(length).unwrap_or(0).saturating_sub(1));
         for (at, byte) in text.bytes().take(kept).chain([0]).enumerate() {
@@ -76,7 +68,7 @@ pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, length: c_int, devic
     })
 }
 
-/// An attribute of the device; 0 for those that the fake knows nothing of.
+/// An attribute of the device; 0 for those that the fake does not know.
 ///
 /// # Safety
 /// `value` may be written to.
@@ -86,7 +78,7 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_in
     const UNIFIED_ADDRESSING: c_int = 41;
     const HOST_NUMA_ID: c_int = 134;
     answer(|machine| {
-        known(machine, device)?;
+        machine.device(device)?;
         let found = match attribute {
             VIRTUAL_MEMORY_MANAGEMENT | UNIFIED_ADDRESSING => 1,
             HOST_NUMA_ID if machine.version >= 12_020 => machine.numa_node,
@@ -98,14 +90,14 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_in
     })
 }
 
-/// Whether a device reaches another's memory: always.
+/// Whether a device can access another's memory: always.
 ///
 /// # Safety
 /// `can` may be written to.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceCanAccessPeer(can: *mut c_int, device: c_int, peer: c_int) -> c_int {
     answer(|machine| {
-        let different = known(machine, device)? != known(machine, peer)?;
+        let different = machine.device(device)? != machine.device(peer)?;
         // SAFETY: the caller's promise.
         unsafe { put(can, c_int::from(different)) }
     })
@@ -118,7 +110,7 @@ pub unsafe extern "C" fn cuDeviceCanAccessPeer(can: *mut c_int, device: c_int, p
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceTotalMem_v2(total: *mut usize, device: c_int) -> c_int {
     answer(|machine| {
-        let (capacity, _) = machine.gpu.memory_info(known(machine, device)?, Tier::Dedicated)?;
+        let (capacity, _) = machine.gpu.memory_info(machine.device(device)?, Tier::Dedicated)?;
         // SAFETY: the caller's promise.
         unsafe { put(total, capacity as usize) }
     })
@@ -143,9 +135,9 @@ pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) ->
 fn text_of_code(number: c_int, text: &str, to: *mut *const c_char) -> c_int {
     answer(|_| {
         if number != 0 && code::name(number) == "unknown" {
-            return refuse(code::INVALID_VALUE, "no such code");
+            return refuse(code::INVALID_VALUE, "the code does not exist");
         }
-        // Static, as the driver's texts are: the few that there are stay for good.
+        // Leaked, because the driver's texts are static; there are few of them.
         let text = CString::new(text).unwrap_or_default().into_raw();
         // SAFETY: the callers' callers promise that it may be written to.
         unsafe { put(to, text.cast_const()) }
@@ -161,7 +153,7 @@ pub unsafe extern "C" fn cuGetErrorName(number: c_int, text: *mut *const c_char)
     text_of_code(number, if number == 0 { "CUDA_SUCCESS" } else { code::name(number) }, text)
 }
 
-/// What a code means: the rule that this thread's last refused call broke.
+/// The meaning of a code: the rule that this thread's last refused call broke.
 ///
 /// # Safety
 /// `text` may be written to.

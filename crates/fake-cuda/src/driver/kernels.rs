@@ -1,25 +1,19 @@
-//! Kernels: those of kitten-bench, by name. They touch what they would touch and take the time that the model says, and compute nothing.
+//! The kernels of kitten-bench, by name. They touch the same bytes as the real ones and take the
+//! time that the model gives, and compute nothing.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
+use kitten_sim::kernels::{self, Ranges, VECTOR, WARP};
 use kitten_sim::{Access, code};
 
-use crate::answer::{Result, answer, put, refuse};
-use crate::driver::device_of_context;
+use super::contexts::device_of_context;
+use crate::answer::{answer, put};
+use crate::refusal::{Result, refuse};
 
-/// A function's handle is its place here, from 1 on.
-const NAMES: [&str; 4] = ["gk_read", "gk_write", "gk_operate", "gk_multiply"];
-const READ: usize = 1;
-const WRITE: usize = 2;
-const OPERATE: usize = 3;
-/// Ranges that one launch of `gk_operate` takes: an address, and how many vectors.
-type Ranges = [[u64; 2]; 16];
-/// Bytes of one access of a thread.
-const VECTOR: u64 = 16;
-/// Operations of one turn of `gk_multiply` in one warp.
-const OPERATIONS: f64 = 4.0 * 2.0 * 16.0 * 16.0 * 16.0;
+/// The kernels. A function's handle is its place here, counted from 1.
+const KERNELS: [&str; 4] = [kernels::READ, kernels::WRITE, kernels::OPERATE, kernels::MULTIPLY];
 
-/// Loads a module: any.
+/// Loads a module. Any image is accepted.
 ///
 /// # Safety
 /// `module` may be written to.
@@ -41,7 +35,7 @@ pub unsafe extern "C" fn cuModuleGetFunction(function: *mut *mut c_void, _: *mut
     answer(|_| {
         // SAFETY: the caller's promise.
         let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
-        match NAMES.iter().position(|known| *known == name) {
+        match KERNELS.iter().position(|known| *known == name) {
             // SAFETY: the caller's promise.
             Some(number) => unsafe { put(function, (number + 1) as *mut c_void) },
             None => refuse(code::NOT_FOUND, format!("the fake knows no kernel {name}")),
@@ -52,7 +46,7 @@ pub unsafe extern "C" fn cuModuleGetFunction(function: *mut *mut c_void, _: *mut
 /// The n-th argument of a kernel.
 ///
 /// # Safety
-/// There are so many, and it is of the type.
+/// The argument exists and has the type.
 unsafe fn argument<T: Copy>(arguments: *mut *mut c_void, number: usize) -> T {
     // SAFETY: the caller's promise.
     unsafe { (*arguments.add(number)).cast::<T>().read() }
@@ -79,39 +73,83 @@ pub unsafe extern "C" fn cuLaunchKernel(
 ) -> c_int {
     answer(|machine| {
         device_of_context()?;
-        let kernel = function as usize;
-        if kernel == READ || kernel == WRITE {
-            // SAFETY: the caller's promise.
-            let (address, count, stride, last) = unsafe {
-                (argument(arguments, 0), argument(arguments, 1), argument::<u64>(arguments, 2), argument(arguments, 3))
-            };
-            let (address, count, last): (u64, u64, u32) = (address, count, last);
-            let touched = if stride == VECTOR { count * VECTOR } else { count * stride };
-            let (access, times) = match kernel {
-                READ => (Access::read(address, touched), last),
-                _ => (Access::write(address, touched), 1),
-            };
-            let work = |_| -> Result { Ok(machine.gpu.work(stream as u64, NAMES[kernel - 1], &[access], 0.0, 1.0)?) };
-            return (0..times).try_for_each(work);
-        }
-        if kernel == OPERATE {
-            // SAFETY: the caller's promise.
-            let (ranges, reads, count): (Ranges, u32, u32) =
-                unsafe { (argument(arguments, 0), argument(arguments, 1), argument(arguments, 2)) };
-            let accesses: Vec<_> = (0..)
-                .zip(ranges.iter().take(count as usize))
-                .map(|(at, [address, vectors])| match at < reads {
-                    true => Access::read(*address, vectors * VECTOR),
-                    false => Access::write(*address, vectors * VECTOR),
-                })
-                .collect();
-            return Ok(machine.gpu.work(stream as u64, "gk_operate", &accesses, 0.0, 1.0)?);
-        }
+        let Some(kernel) = (function as usize).checked_sub(1).and_then(|place| KERNELS.get(place)) else {
+            return refuse(code::INVALID_HANDLE, format!("{function:p} is not a function"));
+        };
         // SAFETY: the caller's promise.
-        let turns: u32 = unsafe { argument(arguments, 0) };
-        let operations = f64::from(blocks * threads / 32) * f64::from(turns) * OPERATIONS;
-        Ok(machine.gpu.work(stream as u64, "gk_multiply", &[], operations, 1.0)?)
+        let work = unsafe { Work::of(kernel, arguments, blocks * threads / WARP) };
+        let launch =
+            |_| -> Result { Ok(machine.gpu.work(stream as u64, kernel, &work.accesses, work.operations, 1.0)?) };
+        (0..work.times).try_for_each(launch)
     })
+}
+
+/// What a launch of a kernel touches and computes.
+struct Work {
+    accesses: Vec<Access>,
+    operations: f64,
+    /// How many times over.
+    times: u32,
+}
+
+impl Work {
+    /// The work of a launch with so many warps.
+    ///
+    /// # Safety
+    /// The arguments are the kernel's.
+    unsafe fn of(kernel: &str, arguments: *mut *mut c_void, warps: u32) -> Work {
+        match kernel {
+            kernels::READ => {
+                // SAFETY: the caller's promise; the fourth argument is the number of passes.
+                let (range, passes) = unsafe { (strided(arguments), argument(arguments, 3)) };
+                Work { accesses: vec![Access::read(range.0, range.1)], operations: 0.0, times: passes }
+            }
+            kernels::WRITE => {
+                // SAFETY: the caller's promise.
+                let range = unsafe { strided(arguments) };
+                Work { accesses: vec![Access::write(range.0, range.1)], operations: 0.0, times: 1 }
+            }
+            kernels::OPERATE => {
+                // SAFETY: the caller's promise.
+                Work { accesses: unsafe { operated(arguments) }, operations: 0.0, times: 1 }
+            }
+            _ => {
+                // SAFETY: the caller's promise.
+                let turns: u32 = unsafe { argument(arguments, 0) };
+                let operations = f64::from(warps) * f64::from(turns) * kernels::OPERATIONS;
+                Work { accesses: Vec::new(), operations, times: 1 }
+            }
+        }
+    }
+}
+
+/// The range that a strided kernel touches: its first three arguments are address, count and
+/// stride.
+///
+/// # Safety
+/// The arguments are such a kernel's.
+unsafe fn strided(arguments: *mut *mut c_void) -> (u64, u64) {
+    // SAFETY: the caller's promise.
+    let (address, count, stride): (u64, u64, u64) =
+        unsafe { (argument(arguments, 0), argument(arguments, 1), argument(arguments, 2)) };
+    (address, count * stride)
+}
+
+/// The ranges that an operation touches: first those that it reads.
+///
+/// # Safety
+/// The arguments are those of `gk_operate`.
+unsafe fn operated(arguments: *mut *mut c_void) -> Vec<Access> {
+    // SAFETY: the caller's promise.
+    let (ranges, reads, count): (Ranges, u32, u32) =
+        unsafe { (argument(arguments, 0), argument(arguments, 1), argument(arguments, 2)) };
+    (0..)
+        .zip(ranges.iter().take(count as usize))
+        .map(|(at, [address, vectors])| match at < reads {
+            true => Access::read(*address, vectors * VECTOR),
+            false => Access::write(*address, vectors * VECTOR),
+        })
+        .collect()
 }
 
 /// Waits for an event.
@@ -134,7 +172,7 @@ pub unsafe extern "C" fn cuEventElapsedTime(milliseconds: *mut f32, start: *mut 
         match (at(start), at(end)) {
             // SAFETY: the caller's promise.
             (Some(start), Some(end)) => unsafe { put(milliseconds, ((end - start) * 1e3) as f32) },
-            _ => refuse(code::INVALID_HANDLE, "an event that was never recorded"),
+            _ => refuse(code::INVALID_HANDLE, "an event was never recorded"),
         }
     })
 }

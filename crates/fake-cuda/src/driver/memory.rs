@@ -1,4 +1,4 @@
-//! Memory that is allocated, mapped and set by one call, and copies.
+//! Memory that one call allocates and maps, and copies.
 
 use std::collections::BTreeMap;
 use std::ffi::{c_int, c_void};
@@ -6,13 +6,14 @@ use std::sync::{Mutex, PoisonError};
 
 use kitten_sim::{Gpu, Tier, code};
 
-use crate::answer::{Result, answer, put, refuse};
-use crate::driver::device_of_context;
+use super::contexts::device_of_context;
+use crate::answer::{answer, put};
+use crate::refusal::{Result, refuse};
 
-/// What was given out: by address, its device, length and backing.
+/// The allocations: by address, the device, length and backing.
 static ALLOCATIONS: Mutex<BTreeMap<u64, (usize, u64, u64)>> = Mutex::new(BTreeMap::new());
 
-/// Memory of the current device, ready to be used.
+/// Allocates memory of the current device.
 pub(crate) fn allocate(gpu: &Gpu, size: usize) -> Result<u64> {
     let device = device_of_context()?;
     let bytes = (size as u64).next_multiple_of(gpu.device_profile(device)?.granularity);
@@ -24,14 +25,14 @@ pub(crate) fn allocate(gpu: &Gpu, size: usize) -> Result<u64> {
     Ok(address)
 }
 
-/// Takes it back, once all work is done.
+/// Frees it, once all work is done.
 pub(crate) fn free(gpu: &Gpu, pointer: u64) -> Result {
     if pointer == 0 {
         return Ok(());
     }
     let Some((device, bytes, handle)) = ALLOCATIONS.lock().unwrap_or_else(PoisonError::into_inner).remove(&pointer)
     else {
-        return refuse(code::INVALID_VALUE, format!("{pointer:#x} was not given out"));
+        return refuse(code::INVALID_VALUE, format!("{pointer:#x} is not allocated"));
     };
     gpu.synchronize(device)?;
     gpu.unmap(device, pointer, bytes)?;
@@ -39,7 +40,7 @@ pub(crate) fn free(gpu: &Gpu, pointer: u64) -> Result {
     Ok(gpu.unreserve(pointer, bytes)?)
 }
 
-/// Gives memory of the card.
+/// Allocates memory of the card.
 ///
 /// # Safety
 /// `pointer` may be written to.
@@ -47,7 +48,7 @@ pub(crate) fn free(gpu: &Gpu, pointer: u64) -> Result {
 pub unsafe extern "C" fn cuMemAlloc_v2(pointer: *mut u64, size: usize) -> c_int {
     answer(|machine| {
         if size == 0 {
-            return refuse(code::INVALID_VALUE, "nothing is asked for");
+            return refuse(code::INVALID_VALUE, "the size is 0");
         }
         let address = allocate(&machine.gpu, size)?;
         // SAFETY: the caller's promise.
@@ -55,13 +56,13 @@ pub unsafe extern "C" fn cuMemAlloc_v2(pointer: *mut u64, size: usize) -> c_int 
     })
 }
 
-/// Takes it back, once all work is done.
+/// Frees it, once all work is done.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemFree_v2(pointer: u64) -> c_int {
     answer(|machine| free(&machine.gpu, pointer))
 }
 
-/// Gives memory of the card, in stream order: at once.
+/// Allocates memory of the card in stream order: here, at once.
 ///
 /// # Safety
 /// `pointer` may be written to.
@@ -71,7 +72,7 @@ pub unsafe extern "C" fn cuMemAllocAsync(pointer: *mut u64, size: usize, _stream
     unsafe { cuMemAlloc_v2(pointer, size) }
 }
 
-/// Takes it back, in stream order: once all work is done.
+/// Frees it in stream order: here, once all work is done.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemFreeAsync(pointer: u64, _stream: *mut c_void) -> c_int {
     cuMemFree_v2(pointer)

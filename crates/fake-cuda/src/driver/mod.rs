@@ -1,4 +1,4 @@
-//! The driver's functions. What each does is the driver's documentation; what is checked here are its rules.
+//! The driver's functions. The driver's documentation describes each; here its rules are checked.
 
 mod absent;
 mod contexts;
@@ -12,7 +12,6 @@ mod virtual_memory;
 
 pub use contexts::cuThreadExchangeStreamCaptureMode;
 pub(crate) use contexts::{device_of_context, have_context, make_current};
-pub(crate) use devices::known;
 pub(crate) use memory::{allocate, free};
 pub use symbols::names;
 pub(crate) use symbols::{find, no_operation};

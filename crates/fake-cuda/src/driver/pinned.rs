@@ -1,11 +1,12 @@
-//! Pinned host memory that the device reaches at the address that it has for the host.
+//! Pinned host memory that the device accesses at the host's address.
 
 use std::ffi::{c_int, c_uint, c_void};
 
 use kitten_sim::code;
 
-use crate::answer::{answer, put, refuse};
-use crate::driver::device_of_context;
+use super::contexts::device_of_context;
+use crate::answer::{answer, put};
+use crate::refusal::refuse;
 
 const PORTABLE: c_uint = 1;
 const DEVICE_MAP: c_uint = 2;
@@ -19,7 +20,7 @@ const WRITE_COMBINED: c_uint = 4;
 pub unsafe extern "C" fn cuMemHostAlloc(memory: *mut *mut c_void, size: usize, flags: c_uint) -> c_int {
     answer(|machine| {
         if flags & !(PORTABLE | DEVICE_MAP | WRITE_COMBINED) != 0 {
-            return refuse(code::INVALID_VALUE, format!("flags {flags} that there are not"));
+            return refuse(code::INVALID_VALUE, format!("the flags {flags} do not exist"));
         }
         let device = device_of_context()?;
         if !machine.pinned {
@@ -41,7 +42,7 @@ pub unsafe extern "C" fn cuMemAllocHost_v2(memory: *mut *mut c_void, size: usize
     unsafe { cuMemHostAlloc(memory, size, 0) }
 }
 
-/// Gives pinned host memory back.
+/// Frees pinned host memory.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemFreeHost(memory: *mut c_void) -> c_int {
     answer(|machine| {
@@ -60,7 +61,7 @@ pub unsafe extern "C" fn cuMemHostGetDevicePointer_v2(address: *mut u64, memory:
         machine.gpu.note("cuMemHostGetDevicePointer")?;
         device_of_context()?;
         if flags != 0 || !machine.gpu.is_pinned(memory as u64) {
-            return refuse(code::INVALID_VALUE, format!("{memory:p} is not where pinned memory begins"));
+            return refuse(code::INVALID_VALUE, format!("{memory:p} is not the start of pinned memory"));
         }
         // SAFETY: the caller's promise.
         unsafe { put(address, memory as u64) }

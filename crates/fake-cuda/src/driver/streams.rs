@@ -4,10 +4,11 @@ use std::ffi::{c_int, c_uint, c_void};
 
 use kitten_sim::code;
 
-use crate::answer::{answer, put, refuse};
-use crate::driver::device_of_context;
+use super::contexts::device_of_context;
+use crate::answer::{answer, put};
+use crate::refusal::refuse;
 
-/// Makes a stream.
+/// Creates a stream.
 ///
 /// # Safety
 /// `stream` may be written to.
@@ -21,7 +22,7 @@ pub unsafe extern "C" fn cuStreamCreate(stream: *mut *mut c_void, _flags: c_uint
     })
 }
 
-/// Unmakes a stream.
+/// Destroys a stream.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamDestroy_v2(stream: *mut c_void) -> c_int {
     answer(|machine| Ok(machine.gpu.destroy_stream(stream as u64)?))
@@ -69,7 +70,7 @@ pub unsafe extern "C" fn cuStreamIsCapturing(stream: *mut c_void, status: *mut c
     })
 }
 
-/// Makes an event.
+/// Creates an event.
 ///
 /// # Safety
 /// `event` may be written to.
@@ -83,7 +84,7 @@ pub unsafe extern "C" fn cuEventCreate(event: *mut *mut c_void, _flags: c_uint) 
     })
 }
 
-/// Unmakes an event.
+/// Destroys an event.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuEventDestroy_v2(event: *mut c_void) -> c_int {
     answer(|machine| {
@@ -92,7 +93,7 @@ pub extern "C" fn cuEventDestroy_v2(event: *mut c_void) -> c_int {
     })
 }
 
-/// Puts an event behind all work of a stream.
+/// Records an event behind all work of a stream.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuEventRecord(event: *mut c_void, stream: *mut c_void) -> c_int {
     answer(|machine| {

@@ -4,8 +4,9 @@ use std::ffi::{CStr, c_char, c_int, c_ulonglong, c_void};
 
 use kitten_sim::code;
 
-use crate::answer::{Result, answer, put, refuse};
-use crate::driver::{contexts, devices, memory, pinned, streams, virtual_memory};
+use super::{contexts, devices, memory, pinned, streams, virtual_memory};
+use crate::answer::{answer, put};
+use crate::refusal::{Result, refuse};
 
 /// `CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND` and `CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT`.
 const NOT_THERE: c_int = 1;
@@ -13,7 +14,7 @@ const TOO_OLD: c_int = 2;
 
 macro_rules! table {
     ($($name:literal, since $since:literal => $function:expr;)*) => {
-        /// Each function, and the CUDA version in which it got its arguments of today.
+        /// Each function, and the CUDA version in which it got its present arguments.
         const TABLE: &[(&str, c_int, fn() -> *mut c_void)] = &[$(($name, $since, || $function as *mut c_void)),*];
     };
 }
@@ -75,12 +76,12 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     TABLE.iter().map(|(name, ..)| *name)
 }
 
-/// A function that the fake does not have, for those who insist on finding one.
+/// Stands for a function that the fake does not have, where a caller insists on finding one.
 pub(crate) extern "C" fn no_operation() -> c_int {
     0
 }
 
-/// Finds a function as of a version, and says why not.
+/// Finds a function as of a version, and reports why it is not found.
 ///
 /// # Safety
 /// `symbol` is null or a string; `found` may be written to; `status` may be, or is null.
@@ -114,7 +115,7 @@ pub(crate) unsafe fn find(
     result
 }
 
-/// Finds a function as of a version, and says why not.
+/// Finds a function as of a version, and reports why it is not found.
 ///
 /// # Safety
 /// `symbol` is a string; `found` may be written to; `status` may be, or is null.

@@ -4,9 +4,10 @@ use std::ffi::{c_int, c_uchar, c_ulonglong, c_ushort, c_void};
 
 use kitten_sim::{Tier, code};
 
-use crate::answer::{Result, answer, put, refuse};
-use crate::driver::device_of_context;
+use super::contexts::device_of_context;
+use crate::answer::{answer, put};
 use crate::machine::Machine;
+use crate::refusal::{Result, refuse};
 
 /// `CUmemLocation`, with integers where the header has enumerations: a program may send anything.
 #[repr(C)]
@@ -43,7 +44,7 @@ const HOST: c_int = 2;
 const HOST_NUMA: c_int = 3;
 const READ_WRITE: c_int = 3;
 
-/// Which device's which tier a description means. Host memory is accounted to the current device.
+/// The device and tier that a description names. Host memory is accounted to the current device.
 unsafe fn place(machine: &Machine, prop: *const AllocationProp) -> Result<(usize, Tier)> {
     // SAFETY: the callers' callers promise that it is null or whole.
     let Some(prop) = (unsafe { prop.as_ref() }) else {
@@ -54,7 +55,7 @@ unsafe fn place(machine: &Machine, prop: *const AllocationProp) -> Result<(usize
     }
     let Location { kind, id } = prop.location;
     match kind {
-        DEVICE => Ok((super::devices::known(machine, id)?, Tier::Dedicated)),
+        DEVICE => Ok((machine.device(id)?, Tier::Dedicated)),
         HOST_NUMA if machine.host_numa && id == 0 => Ok((device_of_context()?, Tier::Shared)),
         HOST_NUMA if machine.host_numa => refuse(code::INVALID_DEVICE, format!("there is no host node {id}: only 0")),
         HOST if machine.host => Ok((device_of_context()?, Tier::Shared)),
@@ -62,7 +63,7 @@ unsafe fn place(machine: &Machine, prop: *const AllocationProp) -> Result<(usize
     }
 }
 
-/// In what multiples backing comes.
+/// The size of which all backing is a multiple.
 ///
 /// # Safety
 /// `granularity` may be written to; `prop` is whole.
@@ -106,7 +107,7 @@ fn no_flags(flags: c_ulonglong) -> Result {
     if flags == 0 { Ok(()) } else { refuse(code::INVALID_VALUE, "the flags must be 0") }
 }
 
-/// Gives addresses back.
+/// Frees reserved addresses.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemAddressFree(address: u64, size: usize) -> c_int {
     answer(|machine| {
@@ -137,7 +138,7 @@ pub unsafe extern "C" fn cuMemCreate(
     })
 }
 
-/// Gives backing up.
+/// Releases backing.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemRelease(handle: u64) -> c_int {
     answer(|machine| Ok(machine.gpu.release(device_of_context()?, handle)?))
@@ -169,19 +170,19 @@ pub extern "C" fn cuMemUnmap(address: u64, size: usize) -> c_int {
 pub unsafe extern "C" fn cuMemSetAccess(address: u64, size: usize, access: *const AccessDesc, count: usize) -> c_int {
     answer(|machine| {
         if access.is_null() || count == 0 {
-            return refuse(code::INVALID_VALUE, "nobody is to have access");
+            return refuse(code::INVALID_VALUE, "no device is named");
         }
         let current = device_of_context()?;
         let mut own = false;
         // SAFETY: the caller's promise.
         for desc in unsafe { std::slice::from_raw_parts(access, count) } {
             if desc.location.kind != DEVICE || desc.flags != READ_WRITE {
-                return refuse(code::INVALID_VALUE, "access of another kind than a device's, to read and write");
+                return refuse(code::INVALID_VALUE, "the access must be a device's, to read and write");
             }
-            own |= super::devices::known(machine, desc.location.id)? == current;
+            own |= machine.device(desc.location.id)? == current;
         }
         if !own {
-            return refuse(code::INVALID_VALUE, "the current device itself is to have no access");
+            return refuse(code::INVALID_VALUE, "the current device is not among those that get access");
         }
         Ok(machine.gpu.set_access(current, address, size as u64)?)
     })

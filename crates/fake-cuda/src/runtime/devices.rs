@@ -6,7 +6,7 @@ use kitten_sim::{Tier, code};
 
 use super::call;
 use crate::answer::put;
-use crate::driver::{device_of_context, find, known, make_current, no_operation};
+use crate::driver::{device_of_context, find, make_current, no_operation};
 
 /// How many devices there are.
 ///
@@ -32,7 +32,7 @@ pub unsafe extern "C" fn cudaGetDevice(device: *mut c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn cudaSetDevice(device: c_int) -> c_int {
     call(|machine| {
-        make_current(known(machine, device)?);
+        make_current(machine.device(device)?);
         Ok(())
     })
 }
@@ -43,14 +43,14 @@ pub extern "C" fn cudaDeviceSynchronize() -> c_int {
     call(|machine| Ok(machine.gpu.synchronize(device_of_context()?)?))
 }
 
-/// Whether a device reaches another's memory.
+/// Whether a device can access another's memory.
 ///
 /// # Safety
 /// `can` may be written to.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cudaDeviceCanAccessPeer(can: *mut c_int, device: c_int, peer: c_int) -> c_int {
     call(|machine| {
-        let different = known(machine, device)? != known(machine, peer)?;
+        let different = machine.device(device)? != machine.device(peer)?;
         // SAFETY: the caller's promise.
         unsafe { put(can, c_int::from(different)) }
     })
@@ -72,18 +72,19 @@ pub unsafe extern "C" fn cudaMemGetInfo(free: *mut usize, total: *mut usize) -> 
     })
 }
 
-/// Bytes of a card, for the properties that the C part tells of it; 0 for one that does not exist.
+/// Bytes of a card, for the properties that the C part reports; 0 if the card does not exist.
 #[unsafe(no_mangle)]
 pub extern "C" fn fake_cuda_card_bytes(device: c_int) -> u64 {
     let mut bytes = 0;
     call(|machine| {
-        bytes = machine.gpu.memory_info(known(machine, device)?, Tier::Dedicated)?.0;
+        bytes = machine.gpu.memory_info(machine.device(device)?, Tier::Dedicated)?.0;
         Ok(())
     });
     bytes
 }
 
-/// How many cards are in the machine, with those that `CUDA_VISIBLE_DEVICES` hides, as NVML counts them.
+/// How many cards are in the machine, including those that `CUDA_VISIBLE_DEVICES` hides, as NVML
+/// counts them.
 #[unsafe(no_mangle)]
 pub extern "C" fn fake_cuda_cards() -> c_uint {
     let mut cards = 0;
@@ -94,7 +95,8 @@ pub extern "C" fn fake_cuda_cards() -> c_uint {
     cards
 }
 
-/// Finds a function of the driver. One that the fake does not have does nothing and succeeds: PyTorch insists on finding them all.
+/// Finds a function of the driver. A function that the fake does not have does nothing and
+/// succeeds, because PyTorch insists on finding them all.
 ///
 /// # Safety
 /// `symbol` is a string; `function` may be written to; `result` may be, or is null.
@@ -110,7 +112,7 @@ pub unsafe extern "C" fn cudaGetDriverEntryPointByVersion(
         // SAFETY: the caller's promise.
         unsafe {
             if let Err(why) = find(symbol, function, version as c_int, std::ptr::null_mut()) {
-                if why.code() != code::NOT_FOUND {
+                if why.code != code::NOT_FOUND {
                     return Err(why);
                 }
                 put(function, no_operation as *mut c_void)?;

@@ -1,11 +1,11 @@
-//! Captures and graphs. A graph's handle is the number that the simulated GPU knows it by.
+//! Captures and graphs. A graph's handle is its number in the simulated GPU.
 
 use std::ffi::{c_int, c_ulonglong, c_void};
 
 use super::call;
 use crate::answer::put;
 
-/// Begins to capture a stream.
+/// Begins the capture of a stream.
 #[unsafe(no_mangle)]
 pub extern "C" fn cudaStreamBeginCapture(stream: u64, _mode: c_int) -> c_int {
     call(|machine| Ok(machine.gpu.begin_capture(stream)?))
@@ -35,7 +35,8 @@ pub unsafe extern "C" fn cudaStreamIsCapturing(stream: u64, status: *mut c_int) 
     call(|machine| unsafe { put(status, c_int::from(machine.gpu.is_capturing(stream)?)) })
 }
 
-/// Which capture a stream is in: for the C part, whose function has other arguments in each version. 0 for none.
+/// The capture that a stream is in, for the C part, whose function has other arguments in each
+/// version; 0 for none.
 #[unsafe(no_mangle)]
 pub extern "C" fn fake_cuda_capture(stream: u64) -> c_ulonglong {
     let mut capture = 0;
@@ -46,7 +47,7 @@ pub extern "C" fn fake_cuda_capture(stream: u64) -> c_ulonglong {
     capture
 }
 
-/// Exchanges what this thread may do while another captures.
+/// Exchanges this thread's capture mode.
 ///
 /// # Safety
 /// `mode` may be read and written.
@@ -77,7 +78,7 @@ pub unsafe extern "C" fn cudaGraphGetNodes(graph: u64, nodes: *mut *mut c_void, 
     })
 }
 
-/// Makes a graph executable: the same graph.
+/// Makes a graph executable. The handle stays the same.
 ///
 /// # Safety
 /// `executable` may be written to.
@@ -100,13 +101,13 @@ pub unsafe extern "C" fn cudaGraphInstantiateWithFlags(executable: *mut u64, gra
     unsafe { cudaGraphInstantiate(executable, graph, flags) }
 }
 
-/// Does a graph's work in a stream.
+/// Launches a graph's work in a stream.
 #[unsafe(no_mangle)]
 pub extern "C" fn cudaGraphLaunch(executable: u64, stream: u64) -> c_int {
     call(|machine| Ok(machine.gpu.replay(executable, stream)?))
 }
 
-/// Unmakes an executable graph.
+/// Destroys an executable graph.
 #[unsafe(no_mangle)]
 pub extern "C" fn cudaGraphExecDestroy(executable: u64) -> c_int {
     call(|machine| {
@@ -115,7 +116,7 @@ pub extern "C" fn cudaGraphExecDestroy(executable: u64) -> c_int {
     })
 }
 
-/// Unmakes a graph; what was made executable of it stays.
+/// Destroys a graph; its executable graphs stay.
 #[unsafe(no_mangle)]
 pub extern "C" fn cudaGraphDestroy(_graph: u64) -> c_int {
     0

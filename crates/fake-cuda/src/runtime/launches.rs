@@ -1,4 +1,4 @@
-//! Kernels: they do nothing, and nothing is known of what they touch.
+//! Kernels. They do nothing, and the fake does not know what they touch.
 
 use std::cell::RefCell;
 use std::ffi::{c_int, c_uint, c_void};
@@ -25,7 +25,7 @@ pub struct LaunchConfig {
 }
 
 thread_local! {
-    /// What `<<<…>>>` was given, until the launch that follows takes it.
+    /// The arguments of `<<<…>>>`, until the launch that follows takes them.
     static CONFIGURATIONS: RefCell<Vec<(Dim3, Dim3, usize, u64)>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -68,14 +68,14 @@ pub unsafe extern "C" fn cudaLaunchKernelExC(config: *const LaunchConfig, _: usi
     launch(unsafe { config.as_ref() }.map_or(0, |config| config.stream))
 }
 
-/// Keeps what `<<<…>>>` was given.
+/// Stores the arguments of `<<<…>>>`.
 #[unsafe(no_mangle)]
 pub extern "C" fn __cudaPushCallConfiguration(grid: Dim3, block: Dim3, shared_memory: usize, stream: u64) -> c_uint {
     CONFIGURATIONS.with(|kept| kept.borrow_mut().push((grid, block, shared_memory, stream)));
     0
 }
 
-/// Gives it to the launch.
+/// Hands them to the launch.
 ///
 /// # Safety
 /// All may be written to.
@@ -100,7 +100,7 @@ pub unsafe extern "C" fn __cudaPopCallConfiguration(
     })
 }
 
-/// Registers code: there is nothing to run it on, but its handle is wanted.
+/// Registers code. Nothing runs it, but callers need a handle.
 #[unsafe(no_mangle)]
 pub extern "C" fn __cudaRegisterFatBinary(_: *const c_void) -> *mut *mut c_void {
     static mut HANDLE: [usize; 8] = [0; 8];
@@ -117,7 +117,7 @@ pub unsafe extern "C" fn __cudaGetKernel(kernel: *mut usize, function: usize) ->
     call(|_| unsafe { put(kernel, function) })
 }
 
-/// How many blocks run on a multiprocessor at once: as many as have threads.
+/// How many blocks run on a multiprocessor at once, by the number of its threads.
 ///
 /// # Safety
 /// `blocks` may be written to.

@@ -7,8 +7,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use kitten_sim::{Gpu, code};
 
 use super::call;
-use crate::answer::{Result, put, refuse};
+use crate::answer::put;
 use crate::driver::{allocate, free};
+use crate::refusal::{Result, refuse};
 
 /// Pinned host memory: by address, its length.
 static PINNED: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
@@ -17,7 +18,7 @@ fn locked<T>(mutex: &'static Mutex<T>) -> MutexGuard<'static, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Gives memory of the card.
+/// Allocates memory of the card.
 ///
 /// # Safety
 /// `pointer` may be written to.
@@ -30,13 +31,13 @@ pub unsafe extern "C" fn cudaMalloc(pointer: *mut u64, size: usize) -> c_int {
     })
 }
 
-/// Takes it back, once all work is done.
+/// Frees it, once all work is done.
 #[unsafe(no_mangle)]
 pub extern "C" fn cudaFree(pointer: u64) -> c_int {
     call(|machine| free(&machine.gpu, pointer))
 }
 
-/// Gives memory of the card, in stream order: at once.
+/// Allocates memory of the card in stream order: here, at once.
 ///
 /// # Safety
 /// `pointer` may be written to.
@@ -46,13 +47,13 @@ pub unsafe extern "C" fn cudaMallocAsync(pointer: *mut u64, size: usize, _stream
     unsafe { cudaMalloc(pointer, size) }
 }
 
-/// Takes it back, in stream order: once all work is done.
+/// Frees it in stream order: here, once all work is done.
 #[unsafe(no_mangle)]
 pub extern "C" fn cudaFreeAsync(pointer: u64, _stream: u64) -> c_int {
     cudaFree(pointer)
 }
 
-/// Gives pinned host memory.
+/// Allocates pinned host memory.
 ///
 /// # Safety
 /// `pointer` may be written to.
@@ -65,7 +66,7 @@ pub unsafe extern "C" fn cudaHostAlloc(pointer: *mut *mut c_void, size: usize, _
         // SAFETY: the alignment is a power of two, the size a multiple of it.
         let address = unsafe { aligned_alloc(4096, size.max(1).next_multiple_of(4096)) };
         if address.is_null() {
-            return refuse(code::OUT_OF_MEMORY, format!("the host has no {size} bytes"));
+            return refuse(code::OUT_OF_MEMORY, format!("the host has no {size} bytes left"));
         }
         locked(&PINNED).insert(address as usize, size);
         // SAFETY: the caller's promise.
@@ -73,7 +74,7 @@ pub unsafe extern "C" fn cudaHostAlloc(pointer: *mut *mut c_void, size: usize, _
     })
 }
 
-/// Gives pinned host memory.
+/// Allocates pinned host memory.
 ///
 /// # Safety
 /// `pointer` may be written to.
@@ -83,10 +84,10 @@ pub unsafe extern "C" fn cudaMallocHost(pointer: *mut *mut c_void, size: usize) 
     unsafe { cudaHostAlloc(pointer, size, 0) }
 }
 
-/// Takes pinned host memory back.
+/// Frees pinned host memory.
 ///
 /// # Safety
-/// It was given out and nobody uses it.
+/// The memory was allocated here, and nobody uses it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cudaFreeHost(pointer: *mut c_void) -> c_int {
     unsafe extern "C" {
@@ -97,7 +98,7 @@ pub unsafe extern "C" fn cudaFreeHost(pointer: *mut c_void) -> c_int {
             return Ok(());
         }
         if locked(&PINNED).remove(&(pointer as usize)).is_none() {
-            return refuse(code::INVALID_VALUE, format!("{pointer:p} is no pinned memory"));
+            return refuse(code::INVALID_VALUE, format!("{pointer:p} is not pinned memory"));
         }
         // SAFETY: it came from `aligned_alloc`.
         unsafe { free(pointer) };
@@ -105,7 +106,7 @@ pub unsafe extern "C" fn cudaFreeHost(pointer: *mut c_void) -> c_int {
     })
 }
 
-/// Pins host memory that is there.
+/// Pins existing host memory.
 #[unsafe(no_mangle)]
 pub extern "C" fn cudaHostRegister(pointer: usize, size: usize, _flags: c_uint) -> c_int {
     call(|_| {
@@ -123,7 +124,8 @@ pub extern "C" fn cudaHostUnregister(pointer: usize) -> c_int {
     })
 }
 
-/// What kind of memory a pointer means, for the C part: 0 ordinary host memory, 1 pinned, 2 a device's.
+/// The kind of memory that a pointer leads to, for the C part: 0 ordinary host memory, 1 pinned, 2
+/// a device's.
 #[unsafe(no_mangle)]
 pub extern "C" fn fake_cuda_kind(pointer: usize) -> c_int {
     let mut kind = 0;
@@ -142,7 +144,8 @@ fn copy(gpu: &Gpu, to: usize, from: usize, size: usize, stream: u64) -> Result {
     let (bytes, is_device) = (size as u64, |pointer: usize| gpu.is_device_address(pointer as u64));
     match (is_device(to), is_device(from)) {
         (true, true) => Ok(gpu.copy_in_stream(stream, to as u64, from as u64, bytes)?),
-        // SAFETY: the program's promise: host memory can be read and written until the copy is done.
+        // SAFETY: the program's promise: host memory can be read and written until the copy is
+        // done.
         (true, false) => Ok(unsafe { gpu.upload(stream, to as u64, from as *const u8, bytes) }?),
         // SAFETY: as above.
         (false, true) => Ok(unsafe { gpu.download(stream, to as *mut u8, from as u64, bytes) }?),
@@ -163,7 +166,8 @@ pub extern "C" fn cudaMemcpy(to: usize, from: usize, size: usize, _kind: c_int) 
     })
 }
 
-/// Copies in stream order. Ordinary host memory is waited for: nobody promises that it stays.
+/// Copies in stream order. A copy of ordinary host memory is waited for, because it may change
+/// afterwards.
 #[unsafe(no_mangle)]
 pub extern "C" fn cudaMemcpyAsync(to: usize, from: usize, size: usize, _kind: c_int, stream: u64) -> c_int {
     call(|machine| {

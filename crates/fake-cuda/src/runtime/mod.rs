@@ -1,7 +1,9 @@
-//! The functions of the CUDA runtime whose arguments are the same in every version: what a PyTorch wheel needs of `libcudart` that
-//! is more than an answer of success. The rest, and what depends on a version's structs, is C beside it (`c/`).
+//! The functions of the CUDA runtime whose arguments are the same in every version, as far as a
+//! PyTorch wheel needs more of them than a code of success. The rest, and everything that depends
+//! on a version's structs, is C code (`c/`).
 //!
-//! Kernels do nothing. Copies and fills are real, in stream order, and the simulated GPU knows what they touch.
+//! Kernels do nothing. Copies and fills are real, in stream order, and the simulated GPU knows what
+//! they touch.
 
 mod devices;
 mod graphs;
@@ -12,14 +14,16 @@ mod streams;
 use std::cell::Cell;
 use std::ffi::c_int;
 
-use crate::answer::{Result, answer};
+use crate::answer::answer;
 use crate::machine::Machine;
+use crate::refusal::Result;
 
 thread_local! {
     static LAST_ERROR: Cell<c_int> = const { Cell::new(0) };
 }
 
-/// Runs a call of the runtime, which makes a device current where a thread has none, and remembers its last error.
+/// Runs a call of the runtime: it makes a device current if the thread has none, and remembers the
+/// last error.
 pub(crate) fn call(run: impl FnOnce(&Machine) -> Result) -> c_int {
     let code = answer(|machine| {
         crate::driver::have_context();
@@ -31,7 +35,7 @@ pub(crate) fn call(run: impl FnOnce(&Machine) -> Result) -> c_int {
     code
 }
 
-/// The last error of this thread, which is forgotten with that.
+/// Returns the last error of this thread, and forgets it.
 #[unsafe(no_mangle)]
 pub extern "C" fn cudaGetLastError() -> c_int {
     LAST_ERROR.with(|last| last.replace(0))

@@ -8,12 +8,13 @@ use std::time::Instant;
 use kitten_sim::code;
 
 use super::call;
-use crate::answer::{put, refuse};
+use crate::answer::put;
+use crate::refusal::refuse;
 
-/// When each event was recorded last, by the host's clock.
+/// When each event was last recorded, by the host's clock.
 static RECORDED: LazyLock<Mutex<HashMap<u64, Instant>>> = LazyLock::new(Mutex::default);
 
-/// Makes a stream.
+/// Creates a stream.
 ///
 /// # Safety
 /// `stream` may be written to.
@@ -23,7 +24,7 @@ pub unsafe extern "C" fn cudaStreamCreate(stream: *mut u64) -> c_int {
     call(|machine| unsafe { put(stream, machine.gpu.create_stream()?) })
 }
 
-/// Makes a stream.
+/// Creates a stream.
 ///
 /// # Safety
 /// `stream` may be written to.
@@ -33,7 +34,7 @@ pub unsafe extern "C" fn cudaStreamCreateWithFlags(stream: *mut u64, _flags: c_u
     unsafe { cudaStreamCreate(stream) }
 }
 
-/// Makes a stream.
+/// Creates a stream.
 ///
 /// # Safety
 /// `stream` may be written to.
@@ -43,7 +44,7 @@ pub unsafe extern "C" fn cudaStreamCreateWithPriority(stream: *mut u64, _flags: 
     unsafe { cudaStreamCreate(stream) }
 }
 
-/// Unmakes a stream.
+/// Destroys a stream.
 #[unsafe(no_mangle)]
 pub extern "C" fn cudaStreamDestroy(stream: u64) -> c_int {
     call(|machine| Ok(machine.gpu.destroy_stream(stream)?))
@@ -59,7 +60,7 @@ pub unsafe extern "C" fn cudaStreamGetPriority(_stream: u64, priority: *mut c_in
     call(|_| unsafe { put(priority, 0) })
 }
 
-/// Which priorities there are.
+/// The range of priorities.
 ///
 /// # Safety
 /// Both may be written to.
@@ -74,7 +75,7 @@ pub unsafe extern "C" fn cudaDeviceGetStreamPriorityRange(least: *mut c_int, gre
     })
 }
 
-/// Whether a stream's work is done: asks for it by waiting.
+/// Whether a stream's work is done. It waits for the work, so the answer is always yes.
 #[unsafe(no_mangle)]
 pub extern "C" fn cudaStreamQuery(stream: u64) -> c_int {
     cudaStreamSynchronize(stream)
@@ -92,7 +93,7 @@ pub extern "C" fn cudaStreamWaitEvent(stream: u64, event: u64, _flags: c_uint) -
     call(|machine| Ok(machine.gpu.wait(stream, event)?))
 }
 
-/// Calls the host, in stream order: at once, after what is in the stream.
+/// Calls the host in stream order: here, at once, after waiting for the work in the stream.
 ///
 /// # Safety
 /// `run` may be called with `data`.
@@ -131,7 +132,7 @@ pub unsafe extern "C" fn cudaStreamAddCallback(
     code
 }
 
-/// Makes an event.
+/// Creates an event.
 ///
 /// # Safety
 /// `event` may be written to.
@@ -141,7 +142,7 @@ pub unsafe extern "C" fn cudaEventCreate(event: *mut u64) -> c_int {
     call(|machine| unsafe { put(event, machine.gpu.create_event()?) })
 }
 
-/// Makes an event.
+/// Creates an event.
 ///
 /// # Safety
 /// `event` may be written to.
@@ -151,7 +152,7 @@ pub unsafe extern "C" fn cudaEventCreateWithFlags(event: *mut u64, _flags: c_uin
     unsafe { cudaEventCreate(event) }
 }
 
-/// Unmakes an event.
+/// Destroys an event.
 #[unsafe(no_mangle)]
 pub extern "C" fn cudaEventDestroy(event: u64) -> c_int {
     call(|machine| {
@@ -160,7 +161,7 @@ pub extern "C" fn cudaEventDestroy(event: u64) -> c_int {
     })
 }
 
-/// Puts an event behind all work of a stream.
+/// Records an event behind all work of a stream.
 #[unsafe(no_mangle)]
 pub extern "C" fn cudaEventRecord(event: u64, stream: u64) -> c_int {
     call(|machine| {
@@ -170,13 +171,13 @@ pub extern "C" fn cudaEventRecord(event: u64, stream: u64) -> c_int {
     })
 }
 
-/// Puts an event behind all work of a stream.
+/// Records an event behind all work of a stream.
 #[unsafe(no_mangle)]
 pub extern "C" fn cudaEventRecordWithFlags(event: u64, stream: u64, _flags: c_uint) -> c_int {
     cudaEventRecord(event, stream)
 }
 
-/// Whether the work before an event is done. A question answered with "not yet" is no error to remember.
+/// Whether the work before an event is done. The answer "not yet" is not remembered as an error.
 #[unsafe(no_mangle)]
 pub extern "C" fn cudaEventQuery(event: u64) -> c_int {
     let mut done = false;
@@ -196,7 +197,8 @@ pub extern "C" fn cudaEventSynchronize(event: u64) -> c_int {
     call(|machine| Ok(machine.gpu.synchronize_event(event)?))
 }
 
-/// Milliseconds of the host's clock between two events. They mean nothing: kernels do nothing.
+/// Milliseconds of the host's clock between two events. They mean nothing, because kernels do
+/// nothing.
 ///
 /// # Safety
 /// `milliseconds` may be written to.
@@ -205,7 +207,7 @@ pub unsafe extern "C" fn cudaEventElapsedTime(milliseconds: *mut f32, start: u64
     call(|_| {
         let recorded = RECORDED.lock().unwrap_or_else(PoisonError::into_inner);
         let (Some(start), Some(end)) = (recorded.get(&start), recorded.get(&end)) else {
-            return refuse(code::INVALID_HANDLE, "an event that was never recorded");
+            return refuse(code::INVALID_HANDLE, "an event was never recorded");
         };
         // SAFETY: the caller's promise.
         unsafe { put(milliseconds, end.saturating_duration_since(*start).as_secs_f32() * 1e3) }
