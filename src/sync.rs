@@ -1,14 +1,14 @@
-//! The locks and atomics of the state machine: the real ones, or, with the feature `shuttle`, those of a model checker that tries
-//! out the orders in which threads may run (tests/threads.rs).
+//! The locks and atomics of the state machine: the real ones, or those of a model checker that
+//! tries the orders in which threads may run. Only the tests in `allocator/threads.rs` use the latter.
 
-#[cfg(not(feature = "shuttle"))]
+#[cfg(not(all(test, giant_kitten_shuttle)))]
 mod chosen {
     pub(crate) use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
     pub(crate) use parking_lot::{Mutex, MutexGuard};
 }
 
-#[cfg(feature = "shuttle")]
+#[cfg(all(test, giant_kitten_shuttle))]
 mod chosen {
     pub(crate) use shuttle::sync::MutexGuard;
     pub(crate) use shuttle::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -33,7 +33,7 @@ pub(crate) use chosen::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering};
 use crate::core::ThreadId;
 
 /// The calling thread. A thread that has ended may have had the same number.
-#[cfg(all(target_os = "linux", target_arch = "x86_64", not(feature = "shuttle"), not(miri)))]
+#[cfg(all(target_os = "linux", target_arch = "x86_64", not(all(test, giant_kitten_shuttle)), not(miri)))]
 #[inline]
 pub(crate) fn this_thread() -> ThreadId {
     let own: u64;
@@ -46,7 +46,11 @@ pub(crate) fn this_thread() -> ThreadId {
 }
 
 /// The calling thread. A thread that has ended may have had the same number.
-#[cfg(all(unix, not(all(target_os = "linux", target_arch = "x86_64", not(miri))), not(feature = "shuttle")))]
+#[cfg(all(
+    unix,
+    not(all(target_os = "linux", target_arch = "x86_64", not(miri))),
+    not(all(test, giant_kitten_shuttle))
+))]
 #[inline]
 pub(crate) fn this_thread() -> ThreadId {
     // SAFETY: the function has no precondition.
@@ -54,7 +58,7 @@ pub(crate) fn this_thread() -> ThreadId {
 }
 
 /// The calling thread. A thread that has ended may have had the same number.
-#[cfg(all(not(unix), not(feature = "shuttle")))]
+#[cfg(all(not(unix), not(all(test, giant_kitten_shuttle))))]
 #[inline]
 pub(crate) fn this_thread() -> ThreadId {
     thread_local! {
@@ -65,7 +69,7 @@ pub(crate) fn this_thread() -> ThreadId {
 }
 
 /// The calling thread, as the model checker knows it.
-#[cfg(feature = "shuttle")]
+#[cfg(all(test, giant_kitten_shuttle))]
 pub(crate) fn this_thread() -> ThreadId {
     ThreadId(usize::from(shuttle::current::me()) as u64)
 }

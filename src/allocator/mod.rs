@@ -14,6 +14,8 @@ mod contexts;
 mod devices;
 mod options;
 mod remembered;
+#[cfg(all(test, giant_kitten_shuttle))]
+mod threads;
 
 use std::collections::HashMap;
 use std::sync::Arc;

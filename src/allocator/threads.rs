@@ -1,12 +1,15 @@
-//! What is concurrent, under a model checker: shuttle runs each scenario in many orders of its threads' steps, random and
-//! adversarial, and shows the order in which one fails. `cargo test --features shuttle --test threads`
+//! Threads under a model checker: shuttle runs each scenario in many orders of its threads' steps, random
+//! and adversarial, and prints the order in which one fails.
+//!
+//!     RUSTFLAGS="--cfg giant_kitten_shuttle" cargo test --lib --target-dir target/shuttle allocator::threads
 
 use std::sync::Arc;
 
-use giant_kitten::driver::{Stream, sim::SimDriver};
-use giant_kitten::{Activation, Allocator, Error, Options, PoolId, Reserve};
 use kitten_sim::{Gpu, Profile};
 use shuttle::thread;
+
+use crate::driver::{Stream, sim::SimDriver};
+use crate::{Activation, Allocator, Error, Options, PoolId, Reserve};
 
 const GRANULE: u64 = 1 << 16;
 const RUNS: usize = 3000;
