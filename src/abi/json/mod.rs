@@ -8,6 +8,8 @@ mod device;
 mod history;
 mod map;
 mod rows;
+#[cfg(all(test, feature = "sim"))]
+mod schemas;
 mod snapshot;
 mod stacks;
 mod stats;

@@ -51,6 +51,16 @@ impl Stack {
         stacks.insert(hash, Arc::downgrade(&stack));
         stack
     }
+
+    /// The stack with these lines: file, line and function, the innermost first.
+    #[cfg(all(test, feature = "sim"))]
+    pub(super) fn of_lines(lines: &[(&str, u32, &str)]) -> Arc<Stack> {
+        let frame = |&(filename, line, name): &(&str, u32, &str)| {
+            let code = Arc::new(frame::Code { filename: filename.into(), name: name.into() });
+            Frame { code, line }
+        };
+        Stack::of(lines.iter().map(frame).collect())
+    }
 }
 
 impl Drop for Stack {
