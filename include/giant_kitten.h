@@ -5,8 +5,8 @@
  *
  * Sizes are bytes. Every function may be called from any thread at any time, except the actions
  * (gk_activate, gk_disable, gk_free_vram, gk_move): no other thread may launch work on the device
- * during an action. Functions that return int return GK_OK or a code below; gk_last_error() then
- * has the text, for the calling thread.
+ * during an action. Functions that return int return GK_OK or a code below, except gk_pinned and
+ * gk_prefer; gk_last_error() then has the text of the error, for the calling thread.
  *
  * Addresses of live blocks never change; an action moves the memory under them. On drivers that can
  * only pin host memory (gk_stats: migrates is 0, and "rung" of gk_stats_json is "pinned") a block
@@ -179,7 +179,7 @@ int gk_vouch(int device);
 int gk_touch(const void *ptr, size_t bytes);
 
 /* Places every live block in the same order, with all of the dedicated memory, and thaws. Of
- * `activation` only the order counts. */
+ * `activation` only the order counts; null takes the options. */
 int gk_disable(int device, const struct gk_activation *activation);
 
 /* Moves every live block to shared, and returns dedicated memory to the driver. Blocks stay
@@ -207,7 +207,8 @@ int gk_mark(void *ptr, int model);
 #define GK_NO_TIER (-1)
 int gk_pin(void *ptr, int tier);
 
-/* The tier that the block that holds `ptr` is pinned to, or GK_NO_TIER. */
+/* The tier that the block that holds `ptr` is pinned to, or GK_NO_TIER, also for a foreign
+ * pointer. */
 int gk_pinned(void *ptr);
 
 /* Writes how many bytes of the block that holds `ptr` lie in each tier; either may be null. */
@@ -380,7 +381,7 @@ int gk_forget(const char *program, size_t *count);
 /* Sets the peaks of a device to the current values. */
 int gk_reset_peaks(int device);
 
-/* Sets the counters of a device that only grow to 0: calls, totals, migrations. */
+/* Resets the counters of a device that only grow: calls, totals, migrations. */
 int gk_reset_totals(int device);
 
 /* The text of the last error on this thread, or "". Valid until the next call on this thread. */

@@ -1,4 +1,5 @@
-//! The C header, the library and the Python package declare the same functions, structs and statistics.
+//! The C header, the library and the Python package declare the same functions, structs and
+//! statistics.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

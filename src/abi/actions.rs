@@ -1,4 +1,5 @@
-//! The actions on a device: they place what lives, and nobody may launch work meanwhile.
+//! The actions on a device. They place its live blocks, and no thread may launch work until they
+//! return.
 
 use std::ffi::c_int;
 
@@ -16,19 +17,20 @@ use super::start::{configured, current, started};
 /// A reserve that is found automatically.
 pub const GK_AUTO: u64 = u64::MAX;
 
-/// What an action is to do, in C.
+/// The parameters of an action, in C.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GkActivation {
-    /// Dedicated bytes left to scratch, or [`GK_AUTO`].
+    /// Dedicated bytes left for scratch, or [`GK_AUTO`].
     pub reserve: u64,
-    /// Dedicated bytes withheld.
+    /// Dedicated bytes withheld from all blocks.
     pub persist: u64,
-    /// Not 0: large blocks first.
+    /// Not 0: large blocks claim dedicated memory first.
     pub sort_reversed: c_int,
-    /// Not 0: model blocks not before the others.
+    /// Not 0: the model's blocks do not come before the others.
     pub ignore_model: c_int,
-    /// What blocks are sorted by: 0 for their size, 1 for how often they are read, 2 for when they were last read.
+    /// The key that blocks are sorted by: 0 their size, 1 how often they are read, 2 when they were
+    /// last read.
     pub sort_by: c_int,
 }
 
@@ -73,7 +75,7 @@ impl GkActivation {
     }
 }
 
-/// What the options say of an activation: the start for whoever wants to change a part.
+/// Stores the parameters that the options set, for callers that want to change some of them.
 ///
 /// # Safety
 /// `activation` is null or may be written to.
@@ -87,13 +89,13 @@ pub unsafe extern "C" fn gk_defaults(activation: *mut GkActivation) -> c_int {
         // SAFETY: the caller's promise.
         match unsafe { activation.as_mut() } {
             Some(activation) => *activation = options.into(),
-            None => return Err(Error::Argument("gk_defaults needs a struct to write to: null was given".into())),
+            None => return Err(Error::Argument("gk_defaults needs a struct to write to, and null was given".into())),
         }
         Ok(())
     })
 }
 
-/// Places everything anew and freezes. Null takes the options. Nobody may launch work meanwhile.
+/// Places every live block and freezes. Null takes the options.
 ///
 /// # Safety
 /// `activation` is null or points to a struct.
@@ -115,7 +117,8 @@ pub unsafe extern "C" fn gk_activate(device: c_int, activation: *const GkActivat
     })
 }
 
-/// Places everything anew without reserve and persist, and thaws. Null takes the options' order. Nobody may launch work meanwhile.
+/// Places every live block without reserve and persist, and thaws. Null takes the order of the
+/// options.
 ///
 /// # Safety
 /// `activation` is null or points to a struct, of which only the order counts.
@@ -129,14 +132,14 @@ pub unsafe extern "C" fn gk_disable(device: c_int, activation: *const GkActivati
     })
 }
 
-/// Moves everything to the shared tier and gives dedicated memory back. Nobody may launch work meanwhile.
+/// Moves every live block to the shared tier and returns dedicated memory to the driver.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_free_vram(device: c_int) -> c_int {
     status(|| all_moved(current()?.free_vram(device_number(device)?)?))
 }
 
-/// Goes back to loading: thaws, and keeps reserve and persist from what is allocated until the next action. Null takes the options. Nobody
-/// may launch work meanwhile.
+/// Returns to the loading phase: thaws, and withholds reserve and persist from allocations until
+/// the next action. Null takes the options.
 ///
 /// # Safety
 /// `activation` is null or points to a struct, of which only reserve and persist count.
@@ -150,7 +153,7 @@ pub unsafe extern "C" fn gk_begin_loading(device: c_int, activation: *const GkAc
     })
 }
 
-/// An action is done; where blocks had to stay that ought to have moved, that is its answer.
+/// The result of an action that is done: an error if blocks stayed that should have moved.
 fn all_moved(moved: Moved) -> Result<(), Error> {
     match moved.stayed {
         0 => Ok(()),

@@ -1,4 +1,6 @@
-//! What a call answers: its code, and the text of the last error of the thread. No panic leaves it.
+//! The result of a call: its code, and the text of the last error on the calling thread.
+//!
+//! [`guarded`] catches every panic, so that none crosses the C interface.
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -7,21 +9,22 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::error::Error;
 use crate::platform::fork;
 
-/// What a call answers: done.
+/// Success.
 pub const GK_OK: c_int = 0;
 /// Neither tier has room.
 pub const GK_OUT_OF_MEMORY: c_int = 1;
-/// An argument cannot be.
+/// An argument is invalid.
 pub const GK_ARGUMENT: c_int = 2;
-/// An address is not the start of a live block.
+/// An address is in no live block, or is not the start of one where that is needed.
 pub const GK_NOT_ALLOCATED: c_int = 3;
-/// Not now.
+/// The call is not possible now. The text says what to do.
 pub const GK_REFUSED: c_int = 4;
-/// The driver failed.
+/// A call of the driver failed.
 pub const GK_DRIVER: c_int = 5;
-/// A fault of giant-kitten's own.
+/// A bug of giant-kitten.
 pub const GK_INTERNAL: c_int = 6;
-/// Blocks that exist cannot change tier on this driver, and some ought to. Everything else that was asked for is done.
+/// Some blocks should have changed tier, and existing blocks cannot on this driver. The call did
+/// everything else.
 pub const GK_IMMOVABLE: c_int = 7;
 
 thread_local! {
@@ -42,14 +45,14 @@ fn code(error: &Error) -> c_int {
 #[cold]
 fn remember(text: &str) {
     let text = CString::new(text.replace('\0', " ")).unwrap_or_default();
-    // The thread may be past the end of its locals; then there is nobody left to read the text.
+    // A thread that is ending may have destroyed its locals. Nobody reads the text then.
     let _ = LAST_ERROR.try_with(|last| *last.borrow_mut() = text);
 }
 
-/// Runs what a function does; turns an error or a panic into its code, and remembers the text.
+/// Runs the body of a function. Turns an error or a panic into its code, and keeps the text.
 #[inline]
 pub(super) fn guarded<T>(run: impl FnOnce() -> Result<T, Error>) -> Result<T, c_int> {
-    // The error becomes a code inside: what has to be carried out of `catch_unwind` is two words.
+    // The error becomes a code inside `catch_unwind`, so that its result is two words long.
     catch_unwind(AssertUnwindSafe(|| run().map_err(|error| failed(&error))))
         .unwrap_or_else(|panic| Err(panicked(&*panic)))
 }
@@ -69,18 +72,19 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> c_int {
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_default();
-    let text = format!("a fault of giant-kitten's own, please report it: {why}");
+    let text = format!("a bug of giant-kitten, please report it: {why}");
     log::error!("{text}");
     remember(&text);
     GK_INTERNAL
 }
 
+/// Runs the body of a function that returns a code.
 pub(super) fn status(run: impl FnOnce() -> Result<(), Error>) -> c_int {
     guarded(run).map_or_else(|code| code, |()| GK_OK)
 }
 
-/// Runs a hook, which has no way to answer: an error is logged. None that only says that the process is at its end, or is a child
-/// that cannot use the GPU: then there is nothing left to do.
+/// Runs a hook. Hooks cannot return errors, so failures are logged, except those caused by process
+/// exit or by a forked child that cannot use CUDA.
 #[inline]
 pub(super) fn hook(call: &str, run: impl FnOnce() -> Result<(), Error>) {
     let mut quiet = false;
@@ -91,12 +95,14 @@ pub(super) fn hook(call: &str, run: impl FnOnce() -> Result<(), Error>) {
     }
 }
 
+/// Logs the last error of this thread.
 #[cold]
 pub(super) fn complain(call: &str) {
     let _ = LAST_ERROR.try_with(|last| log::error!("{call}: {}", last.borrow().to_string_lossy()));
 }
 
-/// The text of the last error on this thread; empty if there was none. Good until the next call on this thread.
+/// The text of the last error on this thread; empty if there was none. It is valid until the next
+/// call on this thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_last_error() -> *const c_char {
     LAST_ERROR.try_with(|last| last.borrow().as_ptr()).unwrap_or(c"".as_ptr())

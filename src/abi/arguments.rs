@@ -1,4 +1,4 @@
-//! What callers pass, read: devices, streams, tiers and texts.
+//! Arguments of C functions as the allocator's types: devices, streams, tiers and texts.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
@@ -13,7 +13,7 @@ pub const GK_DEDICATED: c_int = 0;
 /// Host memory mapped for the GPU.
 pub const GK_SHARED: c_int = 1;
 
-/// No tier, where one may be missing.
+/// No tier, in the place of a tier.
 pub const GK_NO_TIER: c_int = -1;
 
 #[inline]
@@ -34,24 +34,29 @@ pub(super) fn tier_of(tier: c_int) -> Result<Tier, Error> {
     }
 }
 
+/// The number of the tier that a block is pinned to.
 pub(super) fn pin_number(pin: Option<Tier>) -> c_int {
     pin.map_or(GK_NO_TIER, |tier| tier as c_int)
 }
 
-/// # Safety
-/// `text` is null or a string.
-pub(super) unsafe fn text_of<'a>(text: *const c_char) -> Result<&'a str, Error> {
-    if text.is_null() {
-        return Err(Error::Argument("a text is missing: null was given".into()));
-    }
-    // SAFETY: the caller's promise.
-    unsafe { CStr::from_ptr(text) }.to_str().map_err(|_| Error::Argument("a text is not UTF-8".into()))
-}
-
-/// Reads a size as in the options: a number with a unit, or bytes.
+/// The text at a pointer.
 ///
 /// # Safety
-/// `text` is null or a string; `bytes` may be written to.
+/// `text` is null or a C string.
+pub(super) unsafe fn text_of<'a>(text: *const c_char) -> Result<&'a str, Error> {
+    if text.is_null() {
+        return Err(Error::Argument("a text was expected, and null was given: pass a C string".into()));
+    }
+    // SAFETY: the caller's promise.
+    unsafe { CStr::from_ptr(text) }
+        .to_str()
+        .map_err(|_| Error::Argument("a text is not UTF-8: pass it in UTF-8".into()))
+}
+
+/// Parses a size as the options do: a number with a unit, or a number of bytes.
+///
+/// # Safety
+/// `text` is null or a C string; `bytes` is null or may be written to.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_parse_size(text: *const c_char, bytes: *mut u64) -> c_int {
     status(|| {
@@ -60,7 +65,9 @@ pub unsafe extern "C" fn gk_parse_size(text: *const c_char, bytes: *mut u64) -> 
         let size = parse_size(text).map_err(Error::Argument)?;
         match bytes {
             Some(bytes) => *bytes = size,
-            None => return Err(Error::Argument("gk_parse_size needs a place for the answer: null was given".into())),
+            None => {
+                return Err(Error::Argument("gk_parse_size needs a pointer for the result, and null was given".into()));
+            }
         }
         Ok(())
     })

@@ -1,4 +1,4 @@
-//! What a program says and asks of one block, by any address in it.
+//! One block, given by any address in it: its marks, its tier, and moving it.
 
 use std::ffi::{c_int, c_void};
 
@@ -8,13 +8,14 @@ use super::answer::{guarded, status};
 use super::arguments::{GK_NO_TIER, pin_number, tier_of};
 use super::start::owner_of;
 
-/// Says whether the block that holds `ptr` belongs to the model.
+/// Marks the block that holds `ptr` as the model's (not 0) or not (0).
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_mark(ptr: *mut c_void, model: c_int) -> c_int {
     status(|| owner_of(ptr)?.mark(ptr as u64, model != 0))
 }
 
-/// Pins the block that holds `ptr` to a tier, or unpins it (-1): no placement moves it from there. Nothing moves now.
+/// Pins the block that holds `ptr` to a tier, or unpins it ([`GK_NO_TIER`]). No placement moves a
+/// pinned block out of its tier. Nothing moves during this call.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_pin(ptr: *mut c_void, tier: c_int) -> c_int {
     status(|| {
@@ -23,13 +24,14 @@ pub extern "C" fn gk_pin(ptr: *mut c_void, tier: c_int) -> c_int {
     })
 }
 
-/// The tier that the block that holds `ptr` is pinned to; -1 for none, and for a foreign pointer.
+/// The tier that the block that holds `ptr` is pinned to, or [`GK_NO_TIER`], also for a foreign
+/// pointer.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_pinned(ptr: *mut c_void) -> c_int {
     guarded(|| owner_of(ptr)?.pin_of(ptr as u64)).map_or(GK_NO_TIER, pin_number)
 }
 
-/// Bytes of the block that holds `ptr` in each tier.
+/// Stores the bytes that the block that holds `ptr` has in each tier.
 ///
 /// # Safety
 /// `dedicated` and `shared` are null or may be written to.
@@ -47,7 +49,8 @@ pub unsafe extern "C" fn gk_tier(ptr: *mut c_void, dedicated: *mut u64, shared: 
     })
 }
 
-/// Moves the block that holds `ptr` to a tier: 0 dedicated, 1 shared. Nobody may launch work meanwhile.
+/// Moves the block that holds `ptr` to a tier. No thread may launch work on the device until this
+/// returns.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_move(ptr: *mut c_void, tier: c_int) -> c_int {
     status(|| {

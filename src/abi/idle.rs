@@ -1,7 +1,9 @@
-//! Dedicated memory that lies idle goes back to the driver: a thread looks now and then.
+//! A thread that returns idle dedicated memory to the driver.
 //!
-//! A program that waits for its user holds what it has cached, and another program on the card cannot have it. Nobody tells an
-//! allocator that; so it looks. Between two looks of a step something is allocated or freed, and nothing is given back then.
+//! A program that waits for its user holds its cached memory, and other programs on the card cannot
+//! use it. An allocator is not told of that, so this thread looks at intervals. It returns memory
+//! only if nothing was allocated or freed since its last look. A program at work allocates or frees
+//! in between.
 
 use std::time::Duration;
 
@@ -10,10 +12,11 @@ use parking_lot::Mutex;
 use crate::allocator::Allocator;
 use crate::platform::fork;
 
-/// Whether the process is at its end. Held during a look, so that none is under way when the driver goes.
+/// Whether the process is exiting. Held during a look, so that no look runs when the driver is
+/// unloaded.
 static ENDED: Mutex<bool> = Mutex::new(false);
 
-/// Begins to look every `interval`.
+/// Starts the thread, which looks once every `interval`.
 pub(super) fn watch(allocator: &'static Allocator, interval: Duration) {
     let look = move || {
         loop {
@@ -28,22 +31,25 @@ pub(super) fn watch(allocator: &'static Allocator, interval: Duration) {
     let begun = std::thread::Builder::new().name("giant-kitten-idle".into()).spawn(look);
     match begun {
         Ok(_) => stop_at_exit(),
-        Err(why) => log::warn!("idle memory stays: no thread could be begun to look for it ({why})"),
+        Err(why) => {
+            log::warn!("idle memory stays allocated: the thread that looks for it could not be started ({why})")
+        }
     }
 }
 
-/// Before the driver goes: what registers later runs earlier, and the driver is loaded by now.
+/// Stops the thread at exit, before the driver is unloaded: handlers run in the reverse order of
+/// their registration, and the driver is loaded by now.
 #[cfg(unix)]
 fn stop_at_exit() {
     extern "C" fn stop() {
-        // A forked child has no such thread, and the lock may be as the parent's thread held it.
+        // A forked child does not have the thread, which may have held the lock at the fork.
         if !fork::is_child() {
             *ENDED.lock() = true;
         }
     }
-    // SAFETY: the function takes a lock that is never held for long, and does nothing else.
+    // SAFETY: the function only takes a lock that is never held for long.
     if unsafe { libc::atexit(stop) } != 0 {
-        log::debug!("the thread that looks for idle memory is not stopped before the driver");
+        log::debug!("the thread that looks for idle memory cannot be stopped before the driver is unloaded");
     }
 }
 

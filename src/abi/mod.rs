@@ -1,10 +1,21 @@
-//! The C interface: the only `extern "C"` of the library. `include/giant_kitten.h` is its face and its documentation.
+//! The C interface, the only place that exports C functions. `include/giant_kitten.h` documents it.
 //!
 //! No panic crosses it, and no lock is held when it returns or calls back.
 //!
-//! Who calls what: PyTorch calls `torch/`, programs that act call `actions.rs`, `work.rs` and `blocks.rs`, and those that look call
-//! `watch.rs`, whose texts are made in `json/` from what `stacks/` and the allocator know. Under all of them `start.rs` has the
-//! allocator of the process, `arguments.rs` reads what is passed, and `answer.rs` turns results into codes.
+//! ```text
+//!   callers      torch/        PyTorch: allocation, hooks, pools
+//!                actions.rs    programs: activate, disable, free_vram, begin_loading
+//!                work.rs       programs: safe points and pieces of work
+//!                blocks.rs     programs: one block
+//!                watch.rs      programs that look: statistics, maps, snapshots, histories
+//!   texts        json/         the texts that watch.rs returns
+//!                stats.rs      the statistics as a C struct
+//!                stacks/       the Python stacks that histories and snapshots name
+//!   below        start.rs      the allocator of the process, and its options
+//!                idle.rs       the thread that returns idle memory
+//!                arguments.rs  arguments of C functions as the allocator's types
+//!                answer.rs     codes, and the text of the last error
+//! ```
 
 mod actions;
 mod answer;

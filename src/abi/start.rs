@@ -1,4 +1,6 @@
-//! The allocator of the process: made at its first use, with the options that were set until then.
+//! The allocator of the process, from `gk_configure` to `gk_farewell`.
+//!
+//! It is created at its first use, with the options that were set until then.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -17,46 +19,49 @@ use super::idle;
 
 /// The environment variable with the options.
 pub const VARIABLE: &str = "GIANT_KITTEN";
-/// The environment variable that says what to log: `error`, `warn` (the default), `info`, `debug`.
+/// The environment variable with the level of the log: `error`, `warn` (the default), `info`,
+/// `debug`.
 pub const LOG_VARIABLE: &str = "GIANT_KITTEN_LOG";
 
-/// The allocator that the functions below use. Those it pointed to before are leaked, so a reference stays good for ever.
+/// The allocator of this process. Every allocator that was ever here is leaked, so references to it
+/// stay valid for ever.
 static CURRENT: AtomicPtr<Allocator> = AtomicPtr::new(std::ptr::null_mut());
 /// Held while the allocator is made; holds the options given by `gk_configure` before.
 static STARTING: Mutex<Option<Options>> = Mutex::new(None);
 
-/// What [`gk_record`] asked for: a recording may be wished for before there is anything to record.
+/// The recording that `gk_record` asked for last, which may be before the allocator exists.
 pub(super) static RECORDED: Mutex<Recording> = Mutex::new(Recording { most: 0, names: Names::None, skipped: 0 });
 
-/// Makes `allocator` the allocator of this process, in place of the one before, whose memory all goes back to its driver.
-/// For tests and tools: whoever still holds blocks of the one before must not use them.
+/// Makes `allocator` the allocator of this process. The one before it returns all its memory to its
+/// driver, so its blocks must not be used any more. For tests and tools.
 pub fn install(allocator: Allocator) -> &'static Allocator {
     let allocator: &'static mut Allocator = Box::leak(Box::new(allocator));
     let before = CURRENT.swap(allocator, Ordering::AcqRel);
-    // SAFETY: whatever the pointer ever held was leaked by this function or by `start`.
+    // SAFETY: the pointer is null, or this function or `start` leaked its target.
     if let Some(before) = unsafe { before.as_ref() } {
         before.shutdown();
     }
     allocator
 }
 
+/// The allocator, which is created if it does not exist yet.
 #[inline]
 pub(super) fn current() -> Result<&'static Allocator, Error> {
-    // SAFETY: the pointer is null or was leaked by `install` or `start`.
+    // SAFETY: the pointer is null, or `install` or `start` leaked its target.
     match unsafe { CURRENT.load(Ordering::Acquire).as_ref() } {
         Some(allocator) => Ok(allocator),
         None => start(),
     }
 }
 
-/// The allocator, if it has been made: who only asks, or takes back, begins nothing.
+/// The allocator, if it exists. Questions and frees do not create it.
 #[inline]
 pub(super) fn started() -> Option<&'static Allocator> {
     // SAFETY: as in `current`.
     unsafe { CURRENT.load(Ordering::Acquire).as_ref() }
 }
 
-/// Asks the allocator about a device; where there is none yet, nothing is in use.
+/// Asks the allocator about a device. Before the allocator exists, no device is in use.
 pub(super) fn ask<T: Default>(
     device: c_int,
     question: impl FnOnce(&Allocator, usize) -> Result<T, Error>,
@@ -65,19 +70,19 @@ pub(super) fn ask<T: Default>(
     started().map_or_else(|| Ok(T::default()), |allocator| question(allocator, device))
 }
 
-/// The allocator, if it can have given out the block at an address.
+/// The allocator, if it exists: otherwise no address is a block's.
 pub(super) fn owner_of(address: *const c_void) -> Result<&'static Allocator, Error> {
     started().ok_or(Error::NotAllocated { address: address as u64 })
 }
 
-/// Makes the allocator at its first use, from `gk_configure` or the environment variable.
+/// Creates the allocator with the options of `gk_configure` or of the environment variable.
 #[cold]
 fn start() -> Result<&'static Allocator, Error> {
     if fork::is_child() {
         return Err(Error::Refused(fork::WHY.into()));
     }
     let configured = STARTING.lock();
-    // SAFETY: as in `current`. Another thread may have been first.
+    // SAFETY: as in `current`. Another thread may have created it in the meantime.
     if let Some(allocator) = unsafe { CURRENT.load(Ordering::Acquire).as_ref() } {
         return Ok(allocator);
     }
@@ -87,7 +92,7 @@ fn start() -> Result<&'static Allocator, Error> {
         None => options_from_environment().map_err(Error::Argument)?,
     };
     let allocator = Allocator::new(options, driver::open()?)?;
-    // Held until the allocator can be found: one that is made beside a change of what is recorded would miss it.
+    // Held until the allocator can be found: it would miss a change of the recording otherwise.
     let recorded = RECORDED.lock();
     allocator.record(*recorded);
     let allocator: &'static Allocator = Box::leak(Box::new(allocator));
@@ -99,12 +104,13 @@ fn start() -> Result<&'static Allocator, Error> {
     Ok(allocator)
 }
 
-/// In a forked child the allocator is gone: its locks may be held by threads that the child does not have.
+/// Forgets the allocator in a forked child: threads that the child does not have may hold its
+/// locks.
 fn forget_allocator() {
     CURRENT.store(std::ptr::null_mut(), Ordering::Release);
 }
 
-/// The options that the allocator would be made with now.
+/// The options that the allocator would be created with now.
 pub(super) fn configured() -> Result<Options, Error> {
     match &*STARTING.lock() {
         Some(options) => Ok(options.clone()),
@@ -112,7 +118,8 @@ pub(super) fn configured() -> Result<Options, Error> {
     }
 }
 
-/// Begins to log to standard error what [`LOG_VARIABLE`] asks for, unless the process has a log of its own.
+/// Starts to log to standard error, at the level of [`LOG_VARIABLE`]. Does nothing if the process
+/// has a logger already.
 pub fn start_log() {
     let log = env_logger::Env::new().filter_or(LOG_VARIABLE, "warn");
     let _ = env_logger::Builder::from_env(log).try_init();
@@ -126,10 +133,11 @@ fn options_from_environment() -> Result<Options, String> {
     }
 }
 
-/// Sets options, as in the environment variable, before the first use; what the text does not name is as the variable says.
+/// Sets options before the first use, in the form of the environment variable. Options that the
+/// text does not name stay as the variable has them.
 ///
 /// # Safety
-/// `options` is null or a string.
+/// `options` is null or a C string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_configure(options: *const c_char) -> c_int {
     status(|| {
@@ -152,14 +160,15 @@ pub unsafe extern "C" fn gk_configure(options: *const c_char) -> c_int {
     })
 }
 
-/// Puts a device to use, as its first allocation would: a context, and the backing of the reserve.
+/// Puts a device to use, as its first allocation would: creates its context and the backing of the
+/// reserve.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_open(device: c_int) -> c_int {
     status(|| current()?.open(device_number(device)?))
 }
 
-/// The end of the program, as far as the allocator knows: what this run would have wanted is remembered where the options say so,
-/// and what ought to be said is logged.
+/// Tells the allocator that the program ends. It stores the reserve that this run would have
+/// needed, if the option `reserve:remembered` asks for that, and logs its advice otherwise.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_farewell() {
     hook("gk_farewell", || {
@@ -169,17 +178,18 @@ pub extern "C" fn gk_farewell() {
     });
 }
 
-/// Forgets what runs of a program have left for the next one, or of all programs where `program` is null; how many files those
-/// were into `count`, unless null.
+/// Deletes the reserve that is remembered for a program, or for all programs if `program` is null.
+/// Stores the number of deleted files in `count` unless it is null.
 ///
 /// # Safety
-/// `program` is null or a string; `count` is null or may be written to.
+/// `program` is null or a C string; `count` is null or may be written to.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_forget(program: *const c_char, count: *mut usize) -> c_int {
     status(|| {
         // SAFETY: the caller's promise.
         let program = if program.is_null() { None } else { Some(unsafe { text_of(program) }?) };
-        let forgotten = forget(program).map_err(|why| Error::Refused(format!("not all could be forgotten: {why}")))?;
+        let forgotten = forget(program)
+            .map_err(|why| Error::Refused(format!("a remembered reserve could not be deleted: {why}")))?;
         // SAFETY: the caller's promise.
         if let Some(count) = unsafe { count.as_mut() } {
             *count = forgotten;

@@ -1,13 +1,14 @@
-//! The statistics as a versioned C struct.
+//! The statistics as a C struct with a version.
 
 use crate::core::{Splits, Stats, Tier};
 
-/// The version of [`GkStats`]. Fields are only ever added at the end; `size` tells how many a caller knows.
+/// The version of [`GkStats`]. Fields are only ever added at the end; `size` tells how many a
+/// caller knows.
 pub const STATS_VERSION: u32 = 1;
 
 macro_rules! fields {
     ($($(#[$doc:meta])* $name:ident = $value:expr;)*) => {
-        /// Statistics of one device. Bytes, unless said otherwise.
+        /// Statistics of one device, in bytes unless a field says otherwise.
         #[repr(C)]
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct GkStats {
@@ -19,7 +20,7 @@ macro_rules! fields {
         }
 
         impl GkStats {
-            /// The struct for what was counted; `splits` of small and of large blocks.
+            /// The figures as the struct. `splits` are those of small and of large blocks.
             pub fn of(stats: &Stats, splits: &[Splits; 2]) -> GkStats {
                 GkStats {
                     size: size_of::<GkStats>() as u32,
@@ -41,9 +42,9 @@ use Tier::{Dedicated, Shared};
 fields! {
     /// Bytes of a granule.
     granule = |s, _| s.granule;
-    /// What the dedicated tier may hold at most.
+    /// The most that the dedicated tier may hold.
     dedicated_capacity = |s, _| s.capacity[Dedicated];
-    /// What the shared tier may hold at most.
+    /// The most that the shared tier may hold.
     shared_capacity = |s, _| s.capacity[Shared];
     /// Live blocks in the dedicated tier, each rounded up to 512.
     dedicated_allocated = |s, _| s.tiers[Dedicated].allocated.current();
@@ -77,7 +78,8 @@ fields! {
     shared_reserved = |s, _| s.tiers[Shared].reserved.current();
     /// Its peak.
     shared_reserved_peak = |s, _| s.tiers[Shared].reserved.peak();
-    /// What live blocks and those that wait for other streams asked for, before rounding.
+    /// Bytes requested for live blocks and for freed blocks that wait for other streams, before
+    /// rounding.
     requested = |s, _| s.blocks.requested.current();
     /// Its peak.
     requested_peak = |s, _| s.blocks.requested.peak();
@@ -91,15 +93,15 @@ fields! {
     reserve_high_water = |s, _| s.reserve_used.peak();
     /// Persist in force.
     persist = |s, _| s.persist;
-    /// Number of blocks given out.
+    /// Number of blocks allocated.
     mallocs = |s, _| s.blocks.count.total();
-    /// Number of blocks given back.
+    /// Number of blocks freed.
     frees = |s, _| s.blocks.count.taken();
     /// Number of requests for 0 bytes.
     zero_mallocs = |s, _| s.zero_mallocs;
     /// Number of requests that neither tier could satisfy.
     out_of_memory = |s, _| s.out_of_memory;
-    /// Number of requests satisfied only after idle backing was taken back.
+    /// Number of requests satisfied only after idle backing was released.
     retries = |s, _| s.retries;
     /// Number of resets (PyTorch's empty_cache).
     resets = |s, _| s.resets;
@@ -107,7 +109,7 @@ fields! {
     migrations = |s, _| s.migrations;
     /// Bytes of them.
     migrated_bytes = |s, _| s.migrated_bytes;
-    /// Number of blocks that lay in the shared tier from the start.
+    /// Number of blocks that were allocated in the shared tier.
     fell_to_shared = |s, _| s.fell_to_shared;
     /// Bytes of them.
     fell_to_shared_bytes = |s, _| s.fell_to_shared_bytes;
@@ -117,59 +119,59 @@ fields! {
     blocks = |s, _| s.blocks.count.current();
     /// Its peak.
     blocks_peak = |s, _| s.blocks.count.peak();
-    /// All of them ever, since the totals were reset.
+    /// Their total since the totals were reset.
     blocks_total = |s, _| s.blocks.count.total();
     /// Bytes of live blocks, rounded.
     allocated = |s, _| s.blocks.allocated.current();
     /// Its peak.
     allocated_peak = |s, _| s.blocks.allocated.peak();
-    /// All of them ever, since the totals were reset.
+    /// Their total since the totals were reset.
     allocated_total = |s, _| s.blocks.allocated.total();
-    /// All of them ever, since the totals were reset.
+    /// Their total since the totals were reset.
     requested_total = |s, _| s.blocks.requested.total();
     /// Number of live small blocks.
     small_blocks = |s, _| s.classes[0].count.current();
     /// Its peak.
     small_blocks_peak = |s, _| s.classes[0].count.peak();
-    /// All of them ever, since the totals were reset.
+    /// Their total since the totals were reset.
     small_blocks_total = |s, _| s.classes[0].count.total();
     /// Bytes of live small blocks, rounded.
     small_allocated = |s, _| s.classes[0].allocated.current();
     /// Its peak.
     small_allocated_peak = |s, _| s.classes[0].allocated.peak();
-    /// All of them ever, since the totals were reset.
+    /// Their total since the totals were reset.
     small_allocated_total = |s, _| s.classes[0].allocated.total();
-    /// Bytes that live small blocks asked for.
+    /// Bytes requested for live small blocks.
     small_requested = |s, _| s.classes[0].requested.current();
     /// Its peak.
     small_requested_peak = |s, _| s.classes[0].requested.peak();
-    /// All of them ever, since the totals were reset.
+    /// Their total since the totals were reset.
     small_requested_total = |s, _| s.classes[0].requested.total();
     /// Number of live large blocks.
     large_blocks = |s, _| s.classes[1].count.current();
     /// Its peak.
     large_blocks_peak = |s, _| s.classes[1].count.peak();
-    /// All of them ever, since the totals were reset.
+    /// Their total since the totals were reset.
     large_blocks_total = |s, _| s.classes[1].count.total();
     /// Bytes of live large blocks, rounded.
     large_allocated = |s, _| s.classes[1].allocated.current();
     /// Its peak.
     large_allocated_peak = |s, _| s.classes[1].allocated.peak();
-    /// All of them ever, since the totals were reset.
+    /// Their total since the totals were reset.
     large_allocated_total = |s, _| s.classes[1].allocated.total();
-    /// Bytes that live large blocks asked for.
+    /// Bytes requested for live large blocks.
     large_requested = |s, _| s.classes[1].requested.current();
     /// Its peak.
     large_requested_peak = |s, _| s.classes[1].requested.peak();
-    /// All of them ever, since the totals were reset.
+    /// Their total since the totals were reset.
     large_requested_total = |s, _| s.classes[1].requested.total();
     /// Backing held from the driver in both tiers.
     reserved = |s, _| s.reserved.current();
     /// Its peak.
     reserved_peak = |s, _| s.reserved.peak();
-    /// All of it ever, since the totals were reset.
+    /// Its total since the totals were reset.
     reserved_total = |s, _| s.reserved.total();
-    /// 1 where the reserve is found automatically.
+    /// 1 if the reserve is found automatically.
     automatic = |s, _| u64::from(s.automatic);
     /// Number of safe points at which the automatic mode looked.
     safe_points = |s, _| s.safe_points;
@@ -181,11 +183,11 @@ fields! {
     rebalanced_promoted = |s, _| s.rebalanced_promoted;
     /// The most scratch at once since the last safe point.
     scratch_peak = |s, _| s.scratch_peak;
-    /// 1 where blocks can change tier; 0 where the driver's shared memory is pinned, or there is none.
+    /// 1 if blocks can change tier; 0 if the driver's shared memory is pinned, or there is none.
     migrates = |s, _| u64::from(s.migrates);
-    /// Bytes of the blocks that the last action would have moved, and that stay where they are because nothing can.
+    /// Bytes of the blocks that the last action should have moved, on a driver that can move none.
     stayed = |s, _| s.stayed;
-    /// Number of pools of graph captures that are not released.
+    /// Number of pools of graph captures that are not released yet.
     graph_pools = |s, _| s.graph_pools;
     /// Number of blocks that are live or wait for other streams.
     active_blocks = |s, _| s.blocks.active_count();
@@ -211,18 +213,20 @@ fields! {
     large_active = |s, _| s.classes[1].active();
     /// Its peak.
     large_active_peak = |s, _| s.classes[1].active_peak();
-    /// Bytes of idle dedicated granules that were mapped elsewhere because each run of them was too short.
+    /// Bytes of idle dedicated granules that were mapped side by side elsewhere, because their runs
+    /// were too short.
     stitched_bytes = |s, _| s.stitched_bytes;
-    /// Number of free stretches beside small blocks that cannot be given back: PyTorch's inactive splits.
+    /// Number of free ranges that share granules with small blocks and so cannot be released:
+    /// PyTorch's inactive splits.
     small_splits = |_, splits| splits[0].count;
-    /// Their bytes on the granules of blocks.
+    /// Their bytes on shared granules.
     small_split_bytes = |_, splits| splits[0].bytes;
-    /// The same beside large blocks.
+    /// The same with large blocks.
     large_splits = |_, splits| splits[1].count;
-    /// Their bytes on the granules of blocks.
+    /// Their bytes on shared granules.
     large_split_bytes = |_, splits| splits[1].bytes;
-    /// Number of safe points that wanted to move something and did not, because somebody was seen at work.
+    /// Number of safe points that moved nothing because another thread was seen at work.
     abstained = |s, _| s.abstained;
-    /// 1 where the device is in use; otherwise everything else is 0.
+    /// 1 if the device is in use; all other figures are 0 otherwise.
     in_use = |s, _| u64::from(s.in_use);
 }

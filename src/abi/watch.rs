@@ -1,4 +1,4 @@
-//! The questions about a device: its statistics, its memory, its blocks, and what happened.
+//! Questions about a device: its statistics, its memory, its blocks, and its history.
 
 use std::ffi::{CString, c_char, c_int};
 
@@ -13,35 +13,36 @@ use super::start::{RECORDED, ask, current, started};
 use super::stats::GkStats;
 use super::{json, stacks};
 
-/// The statistics of a device, as far as the caller's struct goes.
+/// Stores the statistics of a device, as many as the caller's struct has fields for.
 ///
 /// # Safety
-/// `stats` points to a struct whose first field says its size.
+/// `stats` is null or points to a struct whose first field has its size.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_stats(device: c_int, stats: *mut GkStats) -> c_int {
     status(|| {
         if stats.is_null() {
-            return Err(Error::Argument("gk_stats needs a struct to write to: null was given".into()));
+            return Err(Error::Argument("gk_stats needs a struct to write to, and null was given".into()));
         }
         // SAFETY: the caller's promise; the size is the first field of every version.
         let known = unsafe { stats.cast::<u32>().read() } as usize;
         if known < 8 {
             return Err(Error::Argument(format!(
-                "gk_stats: the field \"size\" says {known}; set it to sizeof(struct gk_stats) before the call"
+                "gk_stats: the field \"size\" is {known}: set it to sizeof(struct gk_stats) before the call"
             )));
         }
         let (counted, splits) = (ask(device, Allocator::stats)?, ask(device, Allocator::splits)?);
         let mut full = GkStats::of(&counted, &splits);
         let length = known.min(size_of::<GkStats>());
         full.size = length as u32;
-        // SAFETY: the caller's struct is `known` bytes long, ours is no shorter than `length`.
+        // SAFETY: the caller's struct has `known` bytes, and ours has at least `length`.
         unsafe { std::ptr::copy_nonoverlapping((&raw const full).cast::<u8>(), stats.cast::<u8>(), length) };
         Ok(())
     })
 }
 
-/// The statistics of a device as JSON: the fields of [`GkStats`] by name, the same figures by tier, `phase_name`,
-/// `reserve_reason`, and the device's name and rung. See [`gk_text_free`].
+/// The statistics of a device as JSON: the fields of [`GkStats`] by name, the same figures by tier,
+/// the names of the phase, the device and its rung, and how the reserve was found. See
+/// [`gk_text_free`].
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_stats_json(device: c_int) -> *mut c_char {
     text(|| {
@@ -51,20 +52,20 @@ pub extern "C" fn gk_stats_json(device: c_int) -> *mut c_char {
     })
 }
 
-/// Forgets the peaks of a device.
+/// Resets the peaks of a device to the current values.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_reset_peaks(device: c_int) -> c_int {
     status(|| ask(device, Allocator::reset_peaks))
 }
 
-/// Begins anew to count on a device what only ever grows.
+/// Resets the counters of a device that only grow.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_reset_totals(device: c_int) -> c_int {
     status(|| ask(device, Allocator::reset_totals))
 }
 
-/// What can be had of a tier of a device now, and what it has in all. Either may be null. Asks the driver, and looks at a device
-/// that is not in use without putting it to use.
+/// Stores how much of a tier of a device can still be allocated, and how much it has in total.
+/// Either pointer may be null. Asks the driver, and does not put the device to use.
 ///
 /// # Safety
 /// `free` and `total` are null or may be written to.
@@ -83,8 +84,8 @@ pub unsafe extern "C" fn gk_memory_info(device: c_int, tier: c_int, free: *mut u
     })
 }
 
-/// A device as it is found, and the memory that it would have, as JSON. The device is not put to use. See
-/// [`gk_text_free`].
+/// A device as it is found, and the memory that its tiers would have, as JSON. Does not put the
+/// device to use. See [`gk_text_free`].
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_device_json(device: c_int) -> *mut c_char {
     text(|| Ok(json::device(&current()?.look_at(device_number(device)?)?)))
@@ -96,8 +97,8 @@ pub extern "C" fn gk_map_json(device: c_int) -> *mut c_char {
     text(|| Ok(json::map_json(&ask(device, Allocator::map)?)))
 }
 
-/// Every segment and block of a device as JSON, and the stacks that led to the allocations of live blocks. See
-/// [`gk_text_free`].
+/// Every segment and block of a device as JSON, and the stacks that led to the allocations of live
+/// blocks. See [`gk_text_free`].
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_snapshot_json(device: c_int) -> *mut c_char {
     text(|| {
@@ -106,8 +107,8 @@ pub extern "C" fn gk_snapshot_json(device: c_int) -> *mut c_char {
     })
 }
 
-/// The live blocks of a device as JSON, in the order in which an action would let them claim dedicated memory. Null takes
-/// the order of the options. See [`gk_text_free`].
+/// The live blocks of a device as JSON, in the order in which an action would let them claim
+/// dedicated memory. Null takes the order of the options. See [`gk_text_free`].
 ///
 /// # Safety
 /// `activation` is null or points to a struct, of which only the order counts.
@@ -123,10 +124,11 @@ pub unsafe extern "C" fn gk_claims_json(device: c_int, activation: *const GkActi
     })
 }
 
-/// Records what happens, the last `events` of each device, and the stacks of Python that lead there, as `stacks` says; 0 ends it. What
-/// was recorded before is kept, as far as there is room. `skipped` has a bit for each action that is left out.
+/// Records the last `events` events of each device, and the Python stacks that `stacks` selects; 0
+/// ends the recording. Earlier events are kept as far as there is room. `skipped` has a bit for
+/// each action that is not recorded.
 ///
-/// Once it has returned, no stack is asked for that it does not want.
+/// Once it has returned, no stack is read that this recording does not want.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_record(events: usize, stacks: c_int, skipped: u32) -> c_int {
     status(|| {
@@ -157,16 +159,16 @@ pub extern "C" fn gk_history_json(device: c_int) -> *mut c_char {
 /// Frees a text that a function of this library returned. Null is allowed.
 ///
 /// # Safety
-/// `text` is null, or was returned by one of those functions, and was not freed before.
+/// `text` is null, or one of those functions returned it and it was not freed yet.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_text_free(text: *mut c_char) {
     if !text.is_null() {
-        // SAFETY: the caller's promise; `text` below made it by `into_raw`.
+        // SAFETY: the caller's promise; `text` below gave it away by `into_raw`.
         drop(unsafe { CString::from_raw(text) });
     }
 }
 
-/// A text for the caller, who frees it by [`gk_text_free`]; null after an error.
+/// A text that the caller frees by [`gk_text_free`], or null after an error.
 fn text(make: impl FnOnce() -> Result<String, Error>) -> *mut c_char {
     let made = guarded(|| Ok(CString::new(make()?).expect("JSON escapes zeros").into_raw()));
     made.unwrap_or(std::ptr::null_mut())

@@ -1,4 +1,4 @@
-//! What a program says of its work: safe points, and which threads launch what.
+//! Hints about work: safe points, and which threads may be launching.
 
 use std::ffi::{c_char, c_int, c_void};
 
@@ -8,8 +8,9 @@ use super::answer::status;
 use super::arguments::text_of;
 use super::start::{ask, owner_of};
 
-/// A safe point: nobody launches work until this returns. `kind` names the work that comes next, in any words that are the same for
-/// the same work; null where nobody knows. Moves memory in the automatic mode, if that pays.
+/// A safe point: no thread launches work on the device until this returns. `kind` names the work
+/// that comes next, by any text that is the same for the same work, or is null. The automatic mode
+/// moves memory here if that pays.
 ///
 /// # Safety
 /// `kind` is null or a C string.
@@ -22,33 +23,36 @@ pub unsafe extern "C" fn gk_safe_point(device: c_int, kind: *const c_char) -> c_
     })
 }
 
-/// A piece of work of this thread begins on a device, which may launch without allocating: no safe point of another thread
-/// moves anything before [`gk_end_work`]. Pieces may lie inside each other.
+/// The calling thread begins a piece of work on a device, in which it may launch without
+/// allocating. No safe point of another thread moves anything before [`gk_end_work`]. Pieces may be
+/// nested.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_begin_work(device: c_int) -> c_int {
     status(|| ask(device, Allocator::begin_work))
 }
 
-/// The piece of work that this thread began last on a device has ended.
+/// The calling thread ends the piece of work that it began last on a device.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_end_work(device: c_int) -> c_int {
     status(|| ask(device, Allocator::end_work))
 }
 
-/// This thread launches nothing on a device before it allocates, frees or begins a piece of work there again.
+/// The calling thread launches nothing on a device before it next allocates, frees or begins a
+/// piece of work there.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_rest(device: c_int) -> c_int {
     status(|| ask(device, Allocator::rest))
 }
 
-/// The caller's word, good for the next safe point, that no other thread launches work on a device. Those inside a piece of
-/// work are excepted.
+/// The caller promises for its next safe point that no other thread launches work on a device,
+/// except threads inside a piece of work.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_vouch(device: c_int) -> c_int {
     status(|| ask(device, Allocator::vouch))
 }
 
-/// Tells the automatic mode that the work from the last safe point to the next one reads `bytes` of the block that holds `ptr`.
+/// Reports to the automatic mode that the work between the last safe point and the next one reads
+/// `bytes` of the block that holds `ptr`.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_touch(ptr: *const c_void, bytes: usize) -> c_int {
     status(|| owner_of(ptr)?.touch(ptr as u64, bytes as u64))

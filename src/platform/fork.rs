@@ -1,9 +1,10 @@
-//! Forked children: CUDA does not work in the child of a process that has used it, so neither does the allocator, and says so.
+//! Forked children. CUDA does not work in the child of a process that has used it, so the allocator
+//! refuses to work there and says why.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What a forked child is told.
+/// The error text in a forked child.
 pub(crate) const WHY: &str = "this process was forked from one that had used the GPU, and CUDA does not work in it: start \
                               processes with the method \"spawn\" or \"forkserver\" instead";
 
@@ -15,7 +16,8 @@ pub(crate) fn is_child() -> bool {
     CHILD.load(Ordering::Relaxed)
 }
 
-/// From now on, `run` is called at the start of each forked child, which has one thread. It may do only what a signal handler may.
+/// Calls `run` at the start of each child that is forked from now on. It may do only what a signal
+/// handler may: the child has one thread.
 #[cfg(unix)]
 pub(crate) fn watch(run: fn()) {
     extern "C" fn in_child() {
@@ -27,9 +29,10 @@ pub(crate) fn watch(run: fn()) {
     if IN_CHILD.set(run).is_err() {
         return;
     }
-    // SAFETY: the function stores to atomics, as `run` does: nothing that a child may not do at once after a fork.
+    // SAFETY: the function and `run` only store to atomics, which a child may do right after a
+    // fork.
     if unsafe { libc::pthread_atfork(None, None, Some(in_child)) } != 0 {
-        log::warn!("forked children cannot be told that CUDA does not work in them");
+        log::warn!("forked children will not be told that CUDA does not work in them: pthread_atfork failed");
     }
 }
 

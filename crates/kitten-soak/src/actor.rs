@@ -192,7 +192,7 @@ impl Actor {
     /// What it may never say, and what it may not say now.
     pub fn heard(&self, may: impl Fn(&str) -> bool) -> Result<bool, Failure> {
         let Some(text) = complaints::take() else { return Ok(false) };
-        let is_own_fault = text.contains("fault of giant-kitten's own");
+        let is_own_fault = text.contains("a bug of giant-kitten");
         if is_own_fault || !(may(&text) || self.world.machine.is_armed()) {
             return Err(Failure(format!("the library complains: {text}")));
         }
@@ -330,7 +330,7 @@ impl Actor {
         let why = last_error();
         let complained = complaints::take();
         let may = if self.world.machine.is_armed() {
-            !why.contains("graph pool") && !why.contains("fault of giant-kitten's own")
+            !why.contains("graph pool") && !why.contains("a bug of giant-kitten")
         } else {
             why.contains("out of memory") && complained.is_none()
         };

@@ -1,4 +1,4 @@
-//! A device: its name, its shared tier's rung, and, before its first use, the memory that it would have.
+//! A device: its name, the rung of its shared tier, and the memory that it would have.
 
 use serde::Serialize;
 
@@ -6,14 +6,14 @@ use crate::allocator::Found;
 use crate::core::Tier;
 use crate::driver::DeviceInfo;
 
-/// The part of a device's description that never changes. All of it is empty where the device is not in use.
+/// The part of a device that never changes. All of it is empty if the device is not in use.
 #[derive(Serialize)]
 pub(super) struct Description<'a> {
     /// The device's name.
     device: &'a str,
     /// The rung of the ladder that the shared tier stands on.
     rung: &'static str,
-    /// Why each better rung does not hold.
+    /// The reason why each better rung does not hold.
     rungs_refused: &'a [String],
 }
 

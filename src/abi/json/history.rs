@@ -21,13 +21,13 @@ struct EventRow {
     size: u64,
     stream: u64,
     time_us: u64,
-    /// Two zeros where no pool is concerned.
+    /// Two zeros for no pool.
     pool_id: (u64, u64),
     #[serde(skip_serializing_if = "Option::is_none")]
     stack: Option<usize>,
 }
 
-/// The number that an event has in place of an address depends on its action.
+/// The address of an event. An out-of-memory has a number of free bytes in its place.
 #[derive(Serialize)]
 enum Place {
     #[serde(rename = "addr")]

@@ -51,8 +51,9 @@ impl ArenaRow {
     }
 }
 
-/// One object. The letter of a granule says which kind of block fills most of it: `M` the model's, `O` other blocks,
-/// `S` scratch, `F` none. It is a small letter in the shared tier, and `.` where the granule has no backing.
+/// One object. The letter of a granule is that of the kind of block that fills most of it: `M` the
+/// model's, `O` other blocks, `S` scratch, `F` none. It is a small letter in the shared tier, and
+/// `.` for a granule without backing.
 ///
 /// O(granules).
 pub fn json(map: &MemoryMap) -> String {

@@ -1,6 +1,7 @@
-//! The texts that cross the interface: one file for each kind, with one row type for each JSON object.
+//! The JSON texts that cross the C interface. Each kind has a file, and each object in it a row
+//! type.
 //!
-//! The schemas in `schemas/` describe them, and tests compare the two.
+//! The schemas in `schemas/` describe the texts, and the tests in `schemas.rs` validate real ones.
 
 mod by_tier;
 mod claims;
@@ -23,7 +24,7 @@ pub use self::map::json as map_json;
 pub(super) use self::snapshot::json as snapshot;
 pub(super) use self::stats::json as stats;
 
-/// Writes a value as JSON.
+/// A value as JSON.
 fn text_of(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("only maps with keys that are not texts fail, and there are none")
+    serde_json::to_string(value).expect("writing JSON fails only for keys that are not texts, and all keys are")
 }

@@ -1,8 +1,8 @@
-//! A list whose rows are made as they are written, so that no long list is held twice.
+//! A list whose rows are created while it is written, so that long lists are not stored twice.
 
 use serde::{Serialize, Serializer};
 
-/// The rows that an iterator makes, in its order.
+/// The items of an iterator, in its order.
 pub(super) struct Rows<I>(pub(super) I);
 
 impl<I: Iterator<Item: Serialize> + Clone> Serialize for Rows<I> {

@@ -1,4 +1,5 @@
-//! Tests that the texts are as the schemas in `schemas/` say, on a device that has seen a little of everything.
+//! Tests that texts are valid by the schemas in `schemas/`, on a simulated device in various
+//! states.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -19,7 +20,7 @@ fn schema(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas").join(name).with_extension("json")
 }
 
-/// A text as JSON, once it is known to be as a schema says.
+/// A text as JSON, after its validation by a schema.
 fn valid(name: &str, text: &str) -> Value {
     let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
     let location = schema(name).to_str().unwrap().to_owned();
@@ -36,8 +37,8 @@ fn allocate(allocator: &Allocator, bytes: usize, stack: Option<&Who>) -> u64 {
     result.unwrap_or(0)
 }
 
-/// A device that was activated and disabled: blocks in both tiers, one that waits for another stream, a pool, free space, and a
-/// history with every action.
+/// A device that was activated and disabled. It has blocks in both tiers, one of them waiting for
+/// another stream, a pool, free space, and a history with every action.
 fn worked_on() -> Allocator {
     let driver = SimDriver::of_profile("nominal-6g").unwrap();
     let gpu = driver.gpu().clone();
@@ -72,7 +73,7 @@ fn unused() -> Allocator {
     Allocator::new(Options::default(), Arc::new(SimDriver::of_profile("nominal-6g").unwrap())).unwrap()
 }
 
-/// The different values of a key in the rows of a list.
+/// The distinct values of a key in the rows of a list.
 fn values(rows: &Value, key: &str) -> BTreeSet<String> {
     rows.as_array().unwrap().iter().map(|row| row[key].as_str().unwrap().to_owned()).collect()
 }

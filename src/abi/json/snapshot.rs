@@ -1,4 +1,5 @@
-//! The segments and blocks of a device, in the words of PyTorch's memory snapshots, with the tiers added.
+//! The segments and blocks of a device, in the words of PyTorch's memory snapshots, with their
+//! tiers.
 
 use std::collections::HashMap;
 
@@ -22,9 +23,9 @@ struct SegmentRow<B: Serialize> {
     address: u64,
     total_size: u64,
     segment_type: &'static str,
-    /// The stream of the first block that is not free; 0 where there is none.
+    /// The stream of the first block that is not free; 0 if all are free.
     stream: u64,
-    /// Two zeros where the segment belongs to no pool.
+    /// Two zeros for no pool.
     segment_pool_id: (u64, u64),
     blocks: B,
 }
@@ -42,7 +43,7 @@ struct BlockRow {
     stack: Option<usize>,
 }
 
-/// The stacks that led to the allocations of live blocks, where they are known.
+/// The stacks that led to the allocations of blocks, as far as they are known.
 struct Askers<'a> {
     by_address: &'a HashMap<u64, Who>,
     stacks: Stacks<'a>,

@@ -1,4 +1,4 @@
-//! The stacks that a snapshot or a history names: each is written once, and rows name it by its number.
+//! The stacks of a snapshot or a history. Each is written once, and rows refer to it by its number.
 
 use std::collections::HashMap;
 
@@ -9,14 +9,15 @@ use crate::core::history::Who;
 
 use super::rows::Rows;
 
-/// Stacks, numbered in the order in which rows name them. As JSON, a list of lists of frames, the innermost frame first.
+/// Stacks, numbered in the order in which rows first refer to them. As JSON, each stack is a list
+/// of frames, the innermost first.
 pub(super) struct Stacks<'a> {
     numbers: HashMap<*const Stack, usize>,
     named: Vec<&'a Stack>,
 }
 
 impl<'a> Stacks<'a> {
-    /// The stacks that some rows name.
+    /// The stacks of some rows.
     pub(super) fn of(rows: impl Iterator<Item = &'a Who>) -> Stacks<'a> {
         let mut stacks = Stacks { numbers: HashMap::new(), named: Vec::new() };
         for stack in rows.filter_map(stack_of) {
@@ -28,7 +29,7 @@ impl<'a> Stacks<'a> {
         stacks
     }
 
-    /// The number of the stack of a row that is among those given before.
+    /// The number of a row's stack, if the row has one.
     pub(super) fn number(&self, who: Option<&Who>) -> Option<usize> {
         self.numbers.get(&std::ptr::from_ref(who.and_then(stack_of)?)).copied()
     }

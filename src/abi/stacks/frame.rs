@@ -1,16 +1,17 @@
-//! The lines of a program that were at work.
+//! The frames of Python stacks.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-/// A function of a program, for as long as its code or a stack needs it.
+/// The code of a Python function. It lives as long as its code object or a stack refers to it.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::abi) struct Code {
     pub(in crate::abi) filename: String,
     pub(in crate::abi) name: String,
 }
 
-/// A line of a program that was at work. Two functions are never the same, however equal their texts are.
+/// A frame: a line of a function. Different code objects are different, even if their texts are
+/// equal.
 #[derive(Clone, Debug)]
 pub(in crate::abi) struct Frame {
     pub(in crate::abi) code: Arc<Code>,

@@ -1,10 +1,11 @@
-//! Who allocates and gives back: the stacks of Python, for a history of what happened.
+//! The Python stacks that lead to allocations and frees, for histories and snapshots.
 //!
-//! No Python runs for it. An allocator is called while exceptions fly, in the middle of destructors, by threads that Python does not
-//! know, and while the interpreter ends; a callback into Python would lose exceptions and signals there, or the process. So stacks are
-//! read by [`python`], through functions of the interpreter that run no code of a program.
+//! Reading them runs no Python code. An allocator is called while exceptions propagate, inside
+//! destructors, by threads that Python does not know, and while the interpreter ends. A callback
+//! into Python could lose exceptions and signals there, or crash the process. So [`python`] reads
+//! stacks through functions of the interpreter that run no code of the program.
 //!
-//! Equal stacks are one, and last as long as an event or a live block names them.
+//! Equal stacks are stored once, as long as an event or a live block refers to them.
 
 mod frame;
 mod python;
@@ -22,18 +23,19 @@ use crate::platform::fork;
 
 pub(super) use self::frame::Frame;
 
-/// The frames of a thread, the innermost first. Of a thread without Python there are none.
+/// The frames of a thread, the innermost first. A thread without Python has none.
 #[derive(Debug)]
 pub(super) struct Stack {
     pub(super) frames: Vec<Frame>,
     hash: u64,
 }
 
-/// The stacks that somebody holds, by their hashes. Of two different ones with the same hash one is not here, and not shared.
+/// The stacks that are referred to, by their hashes. Of two different stacks with the same hash,
+/// only one is here and shared.
 static STACKS: LazyLock<Mutex<HashMap<u64, Weak<Stack>>>> = LazyLock::new(Mutex::default);
 
 impl Stack {
-    /// The one with these frames.
+    /// The stack with these frames.
     fn of(frames: Vec<Frame>) -> Arc<Stack> {
         let mut hasher = DefaultHasher::new();
         frames.hash(&mut hasher);
@@ -43,7 +45,7 @@ impl Stack {
             if known.frames == frames {
                 return known;
             }
-            // Where it is the last to hold `known`, to let go of it takes the lock.
+            // Dropping `known` takes the lock if it is the last reference.
             drop(stacks);
             return Arc::new(Stack { frames, hash });
         }
@@ -69,19 +71,20 @@ impl Drop for Stack {
         if stacks.get(&self.hash).is_some_and(|known| std::ptr::eq(known.as_ptr(), self)) {
             stacks.remove(&self.hash);
         }
-        // Room that was once needed is not kept for ever.
+        // The table does not keep its largest size for ever.
         if stacks.capacity() > 4 * stacks.len().max(1024) {
             stacks.shrink_to_fit();
         }
     }
 }
 
-/// What is wanted: a number of [`Names`].
+/// The stacks that are wanted: a number of [`Names`].
 static WANTED: AtomicU8 = AtomicU8::new(Names::None as u8);
-/// How many threads look for a stack now.
+/// The number of threads that are reading a stack now.
 static ASKING: AtomicUsize = AtomicUsize::new(0);
 
-/// Says which stacks are wanted from now on. Where any are, the caller is to hold Python's lock.
+/// Sets the stacks that are wanted from now on. The caller holds Python's lock (the GIL) if any
+/// are.
 pub(super) fn ask_for(names: Names) {
     if names > Names::None {
         python::find();
@@ -89,9 +92,10 @@ pub(super) fn ask_for(names: Names) {
     WANTED.store(names as u8, Ordering::SeqCst);
 }
 
-/// Returns once nobody looks for a stack who began before [`ask_for`] said that none are wanted: the interpreter may end then.
+/// Waits for the threads that began to read a stack before [`ask_for`] was told that none are
+/// wanted. The interpreter may end afterwards.
 pub(super) fn wait_for_answers() {
-    /// More than anybody waits for Python's lock, unless it is never to be had again.
+    /// Longer than any thread waits for Python's lock, unless it is never released again.
     const LONGEST: Duration = Duration::from_secs(2);
     if WANTED.load(Ordering::SeqCst) != Names::None as u8 || fork::is_child() {
         return;
@@ -104,15 +108,15 @@ pub(super) fn wait_for_answers() {
     });
 }
 
-/// The stack that leads to an allocation, where it is wanted.
+/// The stack that leads to an allocation, if it is wanted.
 #[cold]
-pub(super) fn asks() -> Option<Who> {
+pub(super) fn of_malloc() -> Option<Who> {
     answer(Names::OfBlocks)
 }
 
-/// The stack that leads to the giving back of a block, where it is wanted.
+/// The stack that leads to a free, if it is wanted.
 #[cold]
-pub(super) fn gives_back() -> Option<Who> {
+pub(super) fn of_free() -> Option<Who> {
     answer(Names::OfAll)
 }
 
@@ -143,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_stacks_are_one_for_as_long_as_somebody_holds_it() {
+    fn equal_stacks_are_one_for_as_long_as_it_is_referred_to() {
         let (one, other) = (code("same.py"), code("same.py"));
         let first = Stack::of(vec![frame(&one, 1), frame(&other, 2)]);
         assert!(Arc::ptr_eq(&first, &Stack::of(vec![frame(&one, 1), frame(&other, 2)])));
@@ -169,7 +173,10 @@ mod tests {
         let second = Stack::of(vec![frame(&other, 1)]);
         assert!(second.frames[0] == frame(&other, 1) && first.frames[0] == frame(&one, 1));
         drop(second);
-        assert!(STACKS.lock().get(&hash).is_some_and(|known| known.upgrade().is_some()), "it is another's");
+        assert!(
+            STACKS.lock().get(&hash).is_some_and(|known| known.upgrade().is_some()),
+            "the entry belongs to the other stack"
+        );
         STACKS.lock().remove(&hash);
     }
 }

@@ -1,11 +1,14 @@
-//! What a thread does in Python, by the interpreter that the process has: its functions are found at run time, and nothing is linked.
+//! Reads the Python stack of a thread, through the interpreter that the process has loaded. Its
+//! functions are found at run time, and nothing is linked.
 //!
-//! None of those that are called runs code of a program. An exception that flies is set aside meanwhile, the garbage collector rests
-//! (Python 3.11 could begin it for a frame that has to be made), and no reference to anything of Python's is kept: what a code object is
-//! called is kept beside it, in the slot for others that it has for debuggers and for PyTorch's compiler.
+//! None of the functions used runs code of the program. While a stack is read, a pending exception
+//! is set aside and the garbage collector is disabled: Python 3.11 could start it when it creates a
+//! frame object. No reference to a Python object is kept. The names of a code object are stored
+//! with it, in one of the slots for extra data that debuggers and PyTorch's compiler use too.
 //!
-//! Python's lock is taken where the thread has given it back, as PyTorch does before it allocates. A thread that Python does not know
-//! has no frames, and is not made known to it.
+//! A thread that has released Python's lock (the GIL), as PyTorch does before it allocates, takes
+//! it for the time of reading. A thread that Python does not know has no frames, and is not
+//! registered with Python.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::{NonNull, null_mut};
@@ -21,10 +24,11 @@ type Object = *mut c_void;
 type ThreadState = *mut c_void;
 /// `PyInterpreterState`.
 type Interpreter = *mut c_void;
-/// What the interpreter calls when a code object ends.
+/// The function that the interpreter calls when a code object is destroyed.
 type Forget = unsafe extern "C" fn(*mut c_void);
 
-/// Makes the table of functions, and how it is filled. Of several names the first that the interpreter has is taken.
+/// Declares the table of functions and the function that fills it. Of several names, the first that
+/// the interpreter has is used.
 macro_rules! functions {
     ($($field:ident: $($name:literal)|+ => fn($($argument:ty),*) $(-> $result:ty)?;)+) => {
         /// Functions of the interpreter.
@@ -37,7 +41,7 @@ macro_rules! functions {
                 Some(Functions {
                     $($field: {
                         let named = |name: &CStr| {
-                            // SAFETY: Python's C API declares the functions of these names so.
+                            // SAFETY: Python's C API declares these functions with these types.
                             let found = unsafe {
                                 library.get::<unsafe extern "C" fn($($argument),*) $(-> $result)?>(name.to_bytes_with_nul())
                             };
@@ -54,7 +58,8 @@ macro_rules! functions {
 functions! {
     version: c"Py_GetVersion" => fn() -> *const c_char;
     is_finalizing: c"Py_IsFinalizing" | c"_Py_IsFinalizing" => fn() -> c_int;
-    // That of this thread, and whether it has Python's lock; neither needs it.
+    // The state of this thread, and the current one if the thread has Python's lock. Neither needs
+    // it.
     known_thread: c"PyGILState_GetThisThreadState" => fn() -> ThreadState;
     current: c"PyThreadState_GetUnchecked" | c"_PyThreadState_UncheckedGet" => fn() -> ThreadState;
     ensure: c"PyGILState_Ensure" => fn() -> c_int;
@@ -79,7 +84,8 @@ functions! {
     let_go: c"Py_DecRef" => fn(Object);
 }
 
-/// What lets the garbage collector rest, where there is such a thing (Python 3.10 or later; nothing is made for a stack before).
+/// The functions that disable the garbage collector (Python 3.10 or later; earlier versions create
+/// no objects for a stack).
 struct Collector {
     disable: unsafe extern "C" fn() -> c_int,
     enable: unsafe extern "C" fn() -> c_int,
@@ -87,7 +93,7 @@ struct Collector {
 
 impl Collector {
     fn find(library: &Library) -> Option<Collector> {
-        // SAFETY: Python's C API declares them so.
+        // SAFETY: Python's C API declares these functions with these types.
         unsafe {
             Some(Collector {
                 disable: *library.get(b"PyGC_Disable\0").ok()?,
@@ -97,30 +103,31 @@ impl Collector {
     }
 }
 
-/// The interpreter of the process, in which stacks are looked at: the one that first wanted them.
+/// The interpreter whose stacks are read: the one in which a recording first wanted stacks.
 struct Python {
     functions: Functions,
     collector: Option<Collector>,
     interpreter: Interpreter,
-    /// Our slot of each code object. It holds an `Arc<Code>`, or null.
+    /// The index of our slot in each code object. The slot holds an `Arc<Code>`, or null.
     slot: isize,
-    /// Whether each thread knows by itself whether it has Python's lock (Python 3.12 or later).
+    /// Whether the current thread state is the thread's own (Python 3.12 or later), not the
+    /// process's.
     per_thread: bool,
 }
 
-// SAFETY: the interpreter is compared and no more; the rest are functions.
+// SAFETY: the interpreter is only compared, and the rest are functions.
 unsafe impl Send for Python {}
 // SAFETY: as above.
 unsafe impl Sync for Python {}
 
 static PYTHON: OnceLock<Python> = OnceLock::new();
 
-/// Looks for the interpreter, once the calling thread has its lock. Where there is none, threads have no frames.
+/// Finds the interpreter, whose lock the calling thread holds. Without one, threads have no frames.
 pub(super) fn find() {
     if PYTHON.get().is_none()
         && let Some(python) = Python::find()
     {
-        // Whoever was first has a slot of their own that stays empty.
+        // Where another thread was first, the slot requested here stays empty.
         let _ = PYTHON.set(python);
     }
 }
@@ -130,7 +137,7 @@ pub(super) fn frames() -> Vec<Frame> {
     PYTHON.get().and_then(Python::frames).unwrap_or_default()
 }
 
-/// Runs something without Python's lock, if this thread has it.
+/// Runs a function after releasing Python's lock, if this thread has it.
 pub(super) fn without_its_lock(run: impl FnOnce()) {
     let Some(python) = PYTHON.get().filter(|python| python.has_lock()) else { return run() };
     // SAFETY: the thread has the lock, and has it again afterwards.
@@ -145,13 +152,13 @@ impl Python {
         let library = loaded()?;
         let functions = Functions::find(&library)?;
         let collector = Collector::find(&library);
-        // The interpreter is there as long as its code runs: what was found stays.
+        // The functions stay loaded as long as the interpreter runs.
         std::mem::forget(library);
-        // SAFETY: it takes nothing, and returns a constant text.
+        // SAFETY: the function takes nothing, and returns a constant text.
         let version = unsafe { CStr::from_ptr((functions.version)()) }.to_string_lossy().into_owned();
         if version.contains("free-threading") {
             log::warn!(
-                "a history has no stacks on a free-threaded Python ({version}): what is kept with code is not safe there"
+                "histories have no stacks on a free-threaded Python ({version}): extra data of code objects is not safe there"
             );
             return None;
         }
@@ -167,14 +174,14 @@ impl Python {
     }
 
     fn has_lock(&self) -> bool {
-        // SAFETY: neither needs anything.
+        // SAFETY: neither function has a precondition.
         unsafe {
             let known = (self.functions.known_thread)();
             !known.is_null() && known == (self.functions.current)()
         }
     }
 
-    /// `None` where the thread has none that could be looked at.
+    /// The frames of the calling thread; `None` if they cannot be read.
     fn frames(&self) -> Option<Vec<Frame>> {
         let functions = &self.functions;
         // SAFETY: none of them needs Python's lock.
@@ -190,8 +197,8 @@ impl Python {
         if self.is_elsewhere(current) {
             return None;
         }
-        // SAFETY: Python knows the thread, which does not have the lock, and the interpreter does not end before it has been told to
-        // record no more, which waits for this.
+        // SAFETY: Python knows the thread, which does not have the lock. Before the interpreter
+        // ends, the recording is ended, and that waits for this.
         unsafe {
             let before = (functions.ensure)();
             let frames = self.frames_of(known);
@@ -200,21 +207,22 @@ impl Python {
         }
     }
 
-    /// Whether this thread, which has not the lock of the interpreter that it belongs to, may have that of another one: to wait would be
-    /// for ever.
+    /// Whether this thread, which does not have the lock of its own interpreter, may have that of
+    /// another interpreter. Waiting for its own lock would deadlock then.
     fn is_elsewhere(&self, current: ThreadState) -> bool {
         if self.per_thread {
             return !current.is_null();
         }
-        // SAFETY: interpreters are looked at, not into.
+        // SAFETY: the interpreters are counted, and not used.
         unsafe { !(self.functions.next_interpreter)((self.functions.first_interpreter)()).is_null() }
     }
 
     /// # Safety
-    /// `state` is the calling thread's, and it has Python's lock.
+    /// `state` is that of the calling thread, which has Python's lock.
     unsafe fn frames_of(&self, state: ThreadState) -> Option<Vec<Frame>> {
         let functions = &self.functions;
-        // SAFETY: the thread has Python's lock. What is set aside is restored below, whatever was raised meanwhile.
+        // SAFETY: the thread has Python's lock. The exception that is set aside is restored below,
+        // and replaces any that was raised in between.
         unsafe {
             if (functions.interpreter_of)(state) != self.interpreter {
                 return None;
@@ -232,12 +240,13 @@ impl Python {
     }
 
     /// # Safety
-    /// The thread has Python's lock, and a reference to the frame, which it gives away.
+    /// The thread has Python's lock, and passes its reference to the frame.
     unsafe fn walk(&self, mut frame: Object) -> Vec<Frame> {
         let functions = &self.functions;
         let mut frames = Vec::new();
         while !frame.is_null() {
-            // SAFETY: the frame is alive, and so is its code. Neither ends with our reference: the frame is at work.
+            // SAFETY: the frame and its code are alive. Neither is destroyed with our reference,
+            // because the frame is running.
             frame = unsafe {
                 let code = (functions.code_of)(frame);
                 if let Some(code) = self.known(code) {
@@ -253,13 +262,14 @@ impl Python {
         frames
     }
 
-    /// What is known of a code object: it lies in our slot from the first time on.
+    /// The names of a code object. They are in our slot after the first call.
     ///
     /// # Safety
     /// The thread has Python's lock, and the object is alive.
     unsafe fn known(&self, code: Object) -> Option<Arc<Code>> {
         let mut held = null_mut();
-        // SAFETY: what lies in the slot was put there below, and lives as long as the code object.
+        // SAFETY: the slot is empty, or holds the `Arc` that is stored below until the code object
+        // ends.
         unsafe {
             if (self.functions.slot)(code, self.slot, &mut held) != 0 {
                 return None;
@@ -278,13 +288,13 @@ impl Python {
         }
     }
 
-    /// An attribute that is a text. What no Unicode has, as names of files may, is escaped.
+    /// A text attribute. Surrogates, which names of files may have, are escaped.
     ///
     /// # Safety
     /// The thread has Python's lock, and the object is alive.
     unsafe fn text(&self, of: Object, name: &CStr) -> Option<String> {
         let functions = &self.functions;
-        // SAFETY: the references that are got are given away.
+        // SAFETY: every reference that is obtained here is released here.
         unsafe {
             let text = NonNull::new((functions.attribute)(of, name.as_ptr()))?;
             let encoded =
@@ -299,24 +309,25 @@ impl Python {
     }
 }
 
-/// What the interpreter calls when a code object ends that has something in our slot.
+/// Frees the content of our slot when its code object is destroyed.
 ///
 /// # Safety
-/// `held` is what was put there, or null.
+/// `held` is null, or was stored in the slot.
 unsafe extern "C" fn forget(held: *mut c_void) {
     if !held.is_null() {
-        // SAFETY: the reference that the slot had.
+        // SAFETY: this is the slot's reference.
         drop(unsafe { Arc::from_raw(held.cast::<Code>()) });
     }
 }
 
-/// The library of the interpreter that the process has, if there is one.
+/// The library of the interpreter that the process has loaded, if any.
 #[cfg(unix)]
 fn loaded() -> Option<Library> {
     Some(libloading::os::unix::Library::this().into())
 }
 
-/// The library of the interpreter that the process has, if there is one. Each release has its own name.
+/// The library of the interpreter that the process has loaded, if any. Each release has its own
+/// name.
 #[cfg(windows)]
 fn loaded() -> Option<Library> {
     let name = |minor: u32| format!("python3{minor}.dll");

@@ -1,4 +1,4 @@
-//! Allocation: what PyTorch calls for every tensor.
+//! Allocation and free: the functions that PyTorch calls for every tensor.
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_int, c_void};
@@ -14,7 +14,8 @@ use crate::error::Error;
 
 use super::{behind, throw};
 
-/// How many threads prefer a tier; malloc looks here first.
+/// The number of threads that prefer a tier. Allocations look here before the thread's own
+/// preference.
 static PREFERENCES: AtomicU32 = AtomicU32::new(0);
 
 thread_local! {
@@ -22,20 +23,20 @@ thread_local! {
 }
 
 #[inline]
-fn give(size: usize, device: c_int, stream: *mut c_void) -> Result<u64, Error> {
+fn allocate(size: usize, device: c_int, stream: *mut c_void) -> Result<u64, Error> {
     let allocator = current()?;
     let device = device_number(device)?;
     if allocator.is_observed() {
-        let who = stacks::asks();
-        let result = give_by(allocator, size, device, stream);
+        let who = stacks::of_malloc();
+        let result = allocate_by(allocator, size, device, stream);
         allocator.record_malloc(&result, size, device, stream_of(stream), who);
         return result;
     }
-    give_by(allocator, size, device, stream)
+    allocate_by(allocator, size, device, stream)
 }
 
 #[inline]
-fn give_by(allocator: &Allocator, size: usize, device: usize, stream: *mut c_void) -> Result<u64, Error> {
+fn allocate_by(allocator: &Allocator, size: usize, device: usize, stream: *mut c_void) -> Result<u64, Error> {
     if PREFERENCES.load(Ordering::Relaxed) != 0
         && let Some(Tier::Shared) = PREFERENCE.try_with(Cell::get).unwrap_or(None)
     {
@@ -44,10 +45,11 @@ fn give_by(allocator: &Allocator, size: usize, device: usize, stream: *mut c_voi
     allocator.malloc(size, device, stream_of(stream))
 }
 
-/// Gives out `size` bytes on `device` for `stream`. Null for size 0; null with `gk_last_error` set if there is none to give.
+/// Allocates `size` bytes on `device` for `stream`. Returns null for size 0, and null with
+/// `gk_last_error` set after an error.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_malloc(size: usize, device: c_int, stream: *mut c_void) -> *mut c_void {
-    match guarded(|| give(size, device, stream)) {
+    match guarded(|| allocate(size, device, stream)) {
         Ok(address) => address as *mut c_void,
         Err(code) => refuse(code),
     }
@@ -61,27 +63,29 @@ fn refuse(code: c_int) -> *mut c_void {
     std::ptr::null_mut()
 }
 
-/// [`gk_malloc`] for PyTorch, which does not look at a null: what cannot be given is thrown, out of memory as `torch.OutOfMemoryError`.
-/// Null only for size 0, and in a process without a PyTorch to throw at.
+/// [`gk_malloc`] for PyTorch, which does not check for null: errors are thrown as PyTorch's
+/// exceptions, out of memory as `torch.OutOfMemoryError`. Returns null only for size 0, and after
+/// an error in a process without PyTorch.
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn gk_torch_malloc(size: usize, device: c_int, stream: *mut c_void) -> *mut c_void {
     behind::asked(size);
-    match guarded(|| give(size, device, stream)) {
+    match guarded(|| allocate(size, device, stream)) {
         Ok(address) => address as *mut c_void,
         Err(code) => throw_last(code),
     }
 }
 
-/// No lock is held here, and nothing is left to be destroyed in this frame when the exception leaves it.
+/// Throws the last error of this thread. No lock is held here, and this frame has nothing to
+/// destroy when the exception leaves it.
 #[cold]
 fn throw_last(code: c_int) -> *mut c_void {
     let exception = if code == GK_OUT_OF_MEMORY { throw::Exception::OutOfMemory } else { throw::Exception::Error };
-    // SAFETY: the text is this thread's and stays until its next error; it is copied before the exception flies.
+    // SAFETY: the text lives until this thread's next error, and the exception copies it.
     throw::throw(exception, unsafe { CStr::from_ptr(gk_last_error()) });
     refuse(code)
 }
 
-/// Takes a block back. Null is nothing. `size` is not needed: the allocator keeps its own account.
+/// Frees a block. Does nothing for null. `size` is ignored: the allocator knows it.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_free(ptr: *mut c_void, _size: usize, device: c_int, stream: *mut c_void) {
     if ptr.is_null() {
@@ -91,7 +95,7 @@ pub extern "C" fn gk_free(ptr: *mut c_void, _size: usize, device: c_int, stream:
     hook("gk_free", || {
         let allocator = owner_of(ptr)?;
         if allocator.is_observed() {
-            allocator.recorded_free(ptr as u64, stream_of(stream), stacks::gives_back())?;
+            allocator.recorded_free(ptr as u64, stream_of(stream), stacks::of_free())?;
         } else {
             allocator.free(ptr as u64, device, stream_of(stream))?;
         }
@@ -99,8 +103,8 @@ pub extern "C" fn gk_free(ptr: *mut c_void, _size: usize, device: c_int, stream:
     });
 }
 
-/// Where the calling thread's allocations go from now on: 1 to the shared tier as long as that has room, anything else as always.
-/// Returns what was so before.
+/// Sets the tier that the calling thread's allocations prefer: [`GK_SHARED`] while that tier has
+/// room, or [`GK_DEDICATED`] for the usual order. Returns the setting before.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_prefer(tier: c_int) -> c_int {
     let preference = (tier == GK_SHARED).then_some(Tier::Shared);

@@ -1,13 +1,17 @@
-//! Whether the allocator is behind PyTorch's own: given to a `MemPool` there, it is asked for whole segments, and must not cache
-//! what PyTorch's allocator has cached already and now gives up.
+//! Finds out whether PyTorch's own allocator calls this one.
 //!
-//! Nobody says so. Yet PyTorch's own allocator asks for multiples of 2 MiB and nothing else (`kSmallBuffer` and `kRoundLarge` in its
-//! `c10/cuda/CUDACachingAllocator`), while a program that has swapped its allocator for this one asks for what its tensors take,
-//! and calls the init hook where it has set the hooks.
+//! That is so where a program passes this allocator to a `MemPool`. PyTorch's allocator then
+//! allocates whole segments here and caches them itself, so this one must not cache them again when
+//! they are freed.
+//!
+//! PyTorch does not say which is the case. Its own allocator asks for multiples of 2 MiB and
+//! nothing else (`kSmallBuffer` and `kRoundLarge` in `c10/cuda/CUDACachingAllocator`). A program
+//! that has swapped its allocator for this one asks for the sizes of its tensors, and calls the
+//! init hook if it set the hooks.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// What segments are multiples of, in bytes.
+/// Sizes of segments are multiples of this, in bytes.
 const SEGMENT: usize = 2 << 20;
 
 const UNKNOWN: u8 = 0;
@@ -16,26 +20,26 @@ const IN_FRONT: u8 = 2;
 
 static PLACE: AtomicU8 = AtomicU8::new(UNKNOWN);
 
-/// PyTorch has called the init hook: its allocator is this one.
+/// PyTorch has called the init hook, so this is its allocator.
 pub(super) fn is_in_front() {
     PLACE.store(IN_FRONT, Ordering::Relaxed);
 }
 
-/// PyTorch asks for so many bytes.
+/// PyTorch asks for a number of bytes.
 #[inline]
 pub(super) fn asked(bytes: usize) {
     if PLACE.load(Ordering::Relaxed) != IN_FRONT {
-        settle(bytes);
+        conclude(bytes);
     }
 }
 
 #[cold]
-fn settle(bytes: usize) {
+fn conclude(bytes: usize) {
     let is_segment = bytes.is_multiple_of(SEGMENT);
     PLACE.store(if is_segment { BEHIND } else { IN_FRONT }, Ordering::Relaxed);
 }
 
-/// Whether what is given back is to go back to the driver at once.
+/// Whether freed memory should be returned to the driver at once.
 #[inline]
 pub(super) fn is_behind() -> bool {
     PLACE.load(Ordering::Relaxed) == BEHIND

@@ -1,6 +1,7 @@
-//! A C++ `std::function<bool(cudaStream_t)>`, as PyTorch passes it to the hook that begins a graph pool.
+//! The C++ `std::function<bool(cudaStream_t)>` that PyTorch passes to the hook that begins a pool.
 //!
-//! An argument of that type travels as a hidden pointer, and dies with the call. libstdc++ lays it out so:
+//! An argument of that type is passed as a hidden pointer and destroyed after the call. Its layout
+//! in libstdc++ is:
 //!
 //! ```text
 //!   0   16 bytes of storage, or a pointer to more
@@ -8,10 +9,11 @@
 //!  24   invoker(storage, &stream) -> bool
 //! ```
 //!
-//! Asked with operation 0, the manager names the type of what it holds, which tells a graph capture (a lambda of PyTorch's
-//! `at::cuda::CUDAGraph`) from a program that uses a `MemPool`.
+//! For operation 0, the manager returns the type of the stored function. It distinguishes a graph
+//! capture (a lambda of PyTorch's `at::cuda::CUDAGraph`) from a program that uses a `MemPool`.
 //!
-//! Other C++ libraries differ: only Linux builds of PyTorch, which use libstdc++, may pass one here.
+//! Other C++ libraries have other layouts. Only Linux builds of PyTorch, which use libstdc++, may
+//! pass a filter here.
 
 use std::ffi::{CStr, c_char, c_void};
 
@@ -35,22 +37,23 @@ struct Function {
     invoker: Option<Invoker>,
 }
 
-/// The beginning of a `std::type_info`, by the Itanium C++ ABI.
+/// The first fields of a `std::type_info` in the Itanium C++ ABI.
 #[repr(C)]
 struct TypeInfo {
     functions: *const c_void,
     name: *const c_char,
 }
 
-/// The class whose filters are those of captures, as it stands in a mangled name.
+/// The class whose filters belong to captures, as it is in a mangled name.
 const CAPTURES: &[u8] = b"CUDAGraph";
 
-/// A copy of PyTorch's filter, good for as long as it is kept.
+/// A copy of PyTorch's filter, which outlives the call.
 pub(super) struct Filter(Function);
 
-// SAFETY: PyTorch calls its filters from whatever thread allocates; they only compare stream handles.
+// SAFETY: PyTorch calls its filters on any thread that allocates, and they only compare stream
+// handles.
 unsafe impl Send for Filter {}
-// SAFETY: as above; calling one changes nothing in it.
+// SAFETY: as above; a call does not change the filter.
 unsafe impl Sync for Filter {}
 
 impl Filter {
@@ -59,31 +62,33 @@ impl Filter {
     /// # Safety
     /// `function` is null or points to a `std::function<bool(cudaStream_t)>` of libstdc++.
     pub(super) unsafe fn copy(function: *const c_void) -> Option<Filter> {
-        // SAFETY: the caller's promise; the layout is libstdc++'s.
+        // SAFETY: the caller's promise, and the layout of libstdc++.
         let source = unsafe { function.cast::<Function>().as_ref() }?;
         let (manager, invoker) = (source.manager?, source.invoker?);
         let mut copy = Function { storage: Storage([0; 16]), manager: Some(manager), invoker: Some(invoker) };
-        // SAFETY: the manager belongs to this storage, and copies into storage of the same size and alignment.
+        // SAFETY: the manager belongs to this storage, and both storages have the same size and
+        // alignment.
         unsafe { manager(&mut copy.storage, &source.storage, COPY) };
         Some(Filter(copy))
     }
 
-    /// What the context is for whose filter this is.
+    /// The kind of the context that the filter belongs to.
     pub(super) fn kind(&self) -> ContextKind {
         let mut found = Storage([0; 16]);
         let Some(manager) = self.0.manager else { return ContextKind::Unknown };
-        // SAFETY: the manager belongs to the storage; with this operation it writes a pointer to a `std::type_info`, or null.
+        // SAFETY: the manager belongs to the storage, and this operation writes a pointer to a
+        // `std::type_info`, or null.
         unsafe { manager(&mut found, &self.0.storage, TYPE_INFO) };
-        // SAFETY: as above; storage is as large as a pointer, and aligned as one.
+        // SAFETY: as above; the storage has room for a pointer, and its alignment.
         let info = unsafe { (&raw const found).cast::<*const TypeInfo>().read() };
-        // SAFETY: a `std::type_info` lives as long as the library it is in, which is PyTorch's.
+        // SAFETY: a `std::type_info` lives as long as its library, which is PyTorch's.
         let Some(info) = (unsafe { info.as_ref() }) else { return ContextKind::Unknown };
         if info.name.is_null() {
             return ContextKind::Unknown;
         }
-        // SAFETY: the name is a C string that lives as long.
+        // SAFETY: the name is a C string that lives as long as the `std::type_info`.
         let name = unsafe { CStr::from_ptr(info.name) }.to_bytes();
-        log::debug!("a pool context whose filter is a {}", String::from_utf8_lossy(name));
+        log::debug!("the filter of a pool context is a {}", String::from_utf8_lossy(name));
         let is_capture = name.windows(CAPTURES.len()).any(|part| part == CAPTURES);
         if is_capture { ContextKind::Capture } else { ContextKind::Region }
     }
@@ -99,7 +104,8 @@ impl Filter {
 impl Drop for Filter {
     fn drop(&mut self) {
         if let Some(manager) = self.0.manager {
-            // SAFETY: the storage holds what the manager copied into it, and is not used afterwards.
+            // SAFETY: the manager copied the function into this storage, which is not used
+            // afterwards.
             unsafe { manager(&mut self.0.storage, std::ptr::null(), DESTROY) };
         }
     }

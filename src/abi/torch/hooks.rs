@@ -1,4 +1,4 @@
-//! The hooks that PyTorch calls beside allocation.
+//! PyTorch's hooks other than those of memory pools.
 
 use std::ffi::{c_int, c_void};
 
@@ -9,25 +9,28 @@ use crate::allocator::Allocator;
 
 use super::behind;
 
-/// PyTorch's init hook: the number of devices. Heaps are made at their first use.
+/// PyTorch's init hook, with the number of devices. It creates nothing: heaps are created at their
+/// first use.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_init(_device_count: c_int) {
     behind::is_in_front();
 }
 
-/// PyTorch's reset hook (`empty_cache`): at any time, beside any work. Moves nothing that lives.
+/// PyTorch's reset hook (`empty_cache`). It may be called at any time, also while work runs, and
+/// moves no live block.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_reset() {
     hook("gk_reset", || started().map_or(Ok(()), Allocator::reset));
 }
 
-/// PyTorch's memory fraction hook.
+/// PyTorch's memory fraction hook: limits dedicated memory to this fraction, 0 to 1, of the card.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_memory_fraction(fraction: f64, device: c_int) {
     hook("gk_memory_fraction", || current()?.set_memory_fraction(device_number(device)?, fraction));
 }
 
-/// PyTorch's base allocation hook: start of the block that holds `ptr`, its length in `size` unless null. Null for a foreign pointer.
+/// PyTorch's base allocation hook. Returns the start of the block that holds `ptr`, and stores its
+/// length in `size` unless that is null. Returns null for a foreign pointer.
 ///
 /// # Safety
 /// `size` is null or may be written to.
@@ -45,7 +48,7 @@ pub unsafe extern "C" fn gk_base_alloc(ptr: *mut c_void, size: *mut usize) -> *m
     }
 }
 
-/// PyTorch's record stream hook: `stream` uses the block that holds `ptr`, too.
+/// PyTorch's record stream hook: `stream` uses the block that holds `ptr`, as its own stream does.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_record_stream(ptr: *mut c_void, stream: *mut c_void) {
     if ptr.is_null() {

@@ -1,8 +1,8 @@
-//! What PyTorch calls, and how it is answered.
+//! The functions that PyTorch calls.
 //!
-//! `allocate.rs` has the functions of its pluggable allocator, `hooks.rs` the hooks beside them, `pools.rs` those of memory pools.
-//! `throw.rs` throws PyTorch's own exceptions, `filter.rs` keeps a copy of its C++ filter function, and `behind.rs` tells whether
-//! PyTorch's own allocator stands in front.
+//! `allocate.rs` has those of its pluggable allocator, `pools.rs` the hooks of memory pools, and
+//! `hooks.rs` the other hooks. `throw.rs` throws PyTorch's own exceptions, `filter.rs` copies its
+//! C++ filter function, and `behind.rs` finds out whether PyTorch's own allocator calls this one.
 
 mod allocate;
 mod behind;

@@ -1,4 +1,4 @@
-//! The hooks of memory pools: those of graph captures, and those of programs.
+//! The hooks of memory pools, for graph captures and for programs that use a `MemPool`.
 
 use std::ffi::{c_int, c_void};
 
@@ -10,7 +10,8 @@ use crate::heap::ContextKind;
 
 use super::filter;
 
-/// PyTorch's hook at the begin of a graph capture: what `filter` accepts comes from the pool. A null filter accepts every stream.
+/// PyTorch's hook at the beginning of a graph capture. Allocations on streams that `filter` accepts
+/// come from the pool. A null filter accepts every stream.
 ///
 /// # Safety
 /// `filter` is null or points to a `std::function<bool(cudaStream_t)>` of libstdc++.
@@ -19,7 +20,8 @@ pub unsafe extern "C" fn gk_begin_allocate_to_pool(device: c_int, pool_a: u64, p
     hook("gk_begin_allocate_to_pool", || {
         // SAFETY: the caller's promise.
         let filter = unsafe { filter::Filter::copy(filter) };
-        // Who accepts every stream without a look captures none.
+        // A capture passes a filter for the streams that it captures, so a null filter is a
+        // region's.
         let kind = filter.as_ref().map_or(ContextKind::Region, filter::Filter::kind);
         let accepts = move |stream| filter.as_ref().is_none_or(|filter| filter.accepts(stream));
         current()?.begin_pool_of_kind(device_number(device)?, PoolId(pool_a, pool_b), kind, accepts)
@@ -32,7 +34,7 @@ pub extern "C" fn gk_end_allocate_to_pool(device: c_int, pool_a: u64, pool_b: u6
     hook("gk_end_allocate_to_pool", || current()?.end_pool(device_number(device)?, PoolId(pool_a, pool_b)));
 }
 
-/// [`gk_begin_allocate_to_pool`] of a PyTorch that names the one stream it captures: what is allocated on it comes from the pool.
+/// [`gk_begin_allocate_to_pool`] for versions of PyTorch that name the one stream that is captured.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_begin_allocate_stream_to_pool(device: c_int, stream: *mut c_void, pool_a: u64, pool_b: u64) {
     hook("gk_begin_allocate_stream_to_pool", || {
@@ -40,19 +42,20 @@ pub extern "C" fn gk_begin_allocate_stream_to_pool(device: c_int, stream: *mut c
     });
 }
 
-/// [`gk_end_allocate_to_pool`] of a PyTorch that names the stream.
+/// [`gk_end_allocate_to_pool`] for versions of PyTorch that name the stream.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_end_allocate_stream_to_pool(device: c_int, stream: *mut c_void) {
     hook("gk_end_allocate_stream_to_pool", || current()?.end_stream_pool(device_number(device)?, stream_of(stream)));
 }
 
-/// PyTorch's hook when a graph that used the pool is gone.
+/// PyTorch's hook when a graph that used the pool is destroyed.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_release_pool(device: c_int, pool_a: u64, pool_b: u64) {
     hook("gk_release_pool", || current()?.release_pool(device_number(device)?, PoolId(pool_a, pool_b)));
 }
 
-/// Keeps a pool on all devices, as a `MemPool` does, from its first use there until [`gk_drop_pool`].
+/// Holds a pool on all devices, as a `MemPool` does, from its first use there until
+/// [`gk_drop_pool`].
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_keep_pool(pool_a: u64, pool_b: u64) -> c_int {
     status(|| {
@@ -61,15 +64,15 @@ pub extern "C" fn gk_keep_pool(pool_a: u64, pool_b: u64) -> c_int {
     })
 }
 
-/// Ends what [`gk_keep_pool`] began. Unless somebody else holds the pool, it is gone, and what is idle in it goes back to the
-/// driver.
+/// Ends the hold of [`gk_keep_pool`]. A pool without holds is destroyed, and its idle memory is
+/// returned to the driver.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_drop_pool(pool_a: u64, pool_b: u64) {
     hook("gk_drop_pool", || started().map_or(Ok(()), |allocator| allocator.drop_pool(PoolId(pool_a, pool_b))));
 }
 
-/// How many hold a pool on all devices: who keeps it, and those that began to allocate from it, less those that released it. 0
-/// where there is no such pool.
+/// The number of holds of a pool on all devices: those of [`gk_keep_pool`], and the beginnings of
+/// allocation from it that were not released yet. 0 for an unknown pool.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_pool_holds(_device: c_int, pool_a: u64, pool_b: u64) -> u64 {
     let holds = guarded(|| Ok(started().map_or(0, |allocator| allocator.pool_holds(PoolId(pool_a, pool_b)))));

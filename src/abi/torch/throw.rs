@@ -1,9 +1,12 @@
-//! Errors as C++ exceptions of PyTorch's own: PyTorch does not look whether an allocator returned null, so the only way to tell it of an
-//! out of memory is to throw, and what it turns into `torch.OutOfMemoryError` is `c10::OutOfMemoryError`.
+//! Throws errors as PyTorch's own C++ exceptions.
 //!
-//! The classes are found at run time in the PyTorch that the process has, by their mangled names. Nothing here is linked.
+//! PyTorch does not check whether an allocator returned null, so the only way to report an
+//! out-of-memory is an exception. It converts `c10::OutOfMemoryError` to `torch.OutOfMemoryError`.
+//!
+//! The classes are found at run time, by their mangled names, in the PyTorch that the process has
+//! loaded. Nothing is linked.
 
-/// What is thrown.
+/// The exception to throw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exception {
     /// `c10::OutOfMemoryError`: Python's `torch.OutOfMemoryError`.
@@ -15,7 +18,7 @@ pub(super) enum Exception {
 #[cfg(target_os = "linux")]
 pub(super) use linux::throw;
 
-/// There is no way known to throw here.
+/// No way to throw is known on this system.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn throw(_exception: Exception, _text: &std::ffi::CStr) {}
 
@@ -31,9 +34,10 @@ mod linux {
 
     /// `RTLD_NOLOAD`.
     const NOLOAD: c_int = 0x4;
-    /// More than any version of the exception takes up (some 150 bytes in PyTorch 2.15).
+    /// More bytes than any version of the exception has (about 150 in PyTorch 2.15).
     const ROOM: usize = 1024;
-    /// Where the functions of a vtable begin, behind the offset to the top and the type information (Itanium C++ ABI, 2.5.2).
+    /// The offset of a vtable's functions, which follow the offset to the top and the type
+    /// information (Itanium C++ ABI, 2.5.2).
     const FUNCTIONS: usize = 2 * size_of::<usize>();
 
     /// `c10::SourceLocation`.
@@ -45,13 +49,14 @@ mod linux {
         line: u32,
     }
 
-    /// Room for a `std::string` of either ABI of libstdc++: at most 32 bytes.
+    /// Room for a `std::string` of either ABI of libstdc++, which has at most 32 bytes.
     #[repr(C, align(8))]
     struct Text([u8; 32]);
 
     type ConstructText = unsafe extern "C" fn(*mut Text, *const c_char, *const u8);
     type DestroyText = unsafe extern "C" fn(*mut Text);
-    /// `c10::Error::Error(SourceLocation, std::string)`; the string goes by hidden reference.
+    /// `c10::Error::Error(SourceLocation, std::string)`. The string is passed by a hidden
+    /// reference.
     type ConstructError = unsafe extern "C-unwind" fn(*mut c_void, SourceLocation, *mut Text);
     type Allocate = unsafe extern "C" fn(usize) -> *mut c_void;
     type Destroy = unsafe extern "C" fn(*mut c_void);
@@ -64,7 +69,7 @@ mod linux {
         vtable: NonNull<c_void>,
     }
 
-    /// What is needed to throw.
+    /// The functions and classes that are needed to throw.
     struct Thrower {
         construct_text: ConstructText,
         destroy_text: DestroyText,
@@ -75,7 +80,7 @@ mod linux {
         error: Class,
     }
 
-    // SAFETY: the pointers are to what lives in libraries for good.
+    // SAFETY: the pointers lead into libraries that are never unloaded.
     unsafe impl Send for Thrower {}
     // SAFETY: as above.
     unsafe impl Sync for Thrower {}
@@ -83,10 +88,10 @@ mod linux {
     struct Libraries(Vec<Library>);
 
     impl Libraries {
-        /// Those that the process has.
+        /// The libraries of interest that the process has loaded.
         fn loaded() -> Libraries {
             let open = |name: &&str| {
-                // SAFETY: nothing is loaded, so nothing is run.
+                // SAFETY: nothing is loaded, so no initializer runs.
                 unsafe { Library::open(Some(*name), RTLD_LAZY | NOLOAD) }.ok()
             };
             Libraries(["libc10.so", "libc10_cuda.so", "libstdc++.so.6"].iter().filter_map(open).collect())
@@ -94,7 +99,7 @@ mod linux {
 
         fn find(&self, name: &str) -> Option<NonNull<c_void>> {
             self.0.iter().find_map(|library| {
-                // SAFETY: the address is only looked at here.
+                // SAFETY: the address is not used here.
                 let symbol = unsafe { library.get::<*mut c_void>(name) }.ok()?;
                 NonNull::new(symbol.into_raw())
             })
@@ -106,7 +111,8 @@ mod linux {
     }
 
     impl Thrower {
-        /// In the PyTorch of the process; of the two ABIs of `std::string`, the one that it was built with.
+        /// Finds them in the PyTorch of the process, with the ABI of `std::string` that it was
+        /// built with.
         fn find() -> Option<Thrower> {
             let libraries = Libraries::loaded();
             let error = "_ZN3c105ErrorC2ENS_14SourceLocationE";
@@ -118,7 +124,7 @@ mod linux {
                 }
                 None => ("_ZNSsC1EPKcRKSaIcE".into(), "_ZNSsD1Ev".into(), libraries.find(&format!("{error}Ss"))?),
             };
-            // SAFETY: the mangled names say what the functions take.
+            // SAFETY: the mangled names have the types of the arguments.
             let thrower = unsafe {
                 Thrower {
                     construct_text: std::mem::transmute::<NonNull<c_void>, ConstructText>(libraries.find(&construct)?),
@@ -132,13 +138,13 @@ mod linux {
                     error: libraries.class("N3c105ErrorE")?,
                 }
             };
-            // The libraries stay as long as the process: what was found points into them.
+            // The pointers lead into the libraries, so these stay loaded.
             std::mem::forget(libraries);
             Some(thrower)
         }
     }
 
-    /// Throws; returns only where the process has no PyTorch, or one that cannot be thrown at.
+    /// Throws. Returns only if the process has no PyTorch, or one whose exceptions are not found.
     pub(in crate::abi) fn throw(exception: Exception, text: &CStr) {
         static THROWER: OnceCell<Thrower> = OnceCell::new();
         let Ok(thrower) = THROWER.get_or_try_init(|| Thrower::find().ok_or(())) else { return };
@@ -148,9 +154,10 @@ mod linux {
         };
         let location =
             SourceLocation { function: c"gk_torch_malloc".as_ptr(), file: c"giant-kitten".as_ptr(), line: 0 };
-        // SAFETY: the object has room for any version of the class, and is constructed as its base, of which it is no more than the
-        // name; then it gets its own vtable, whose first function destroys it. The string is destroyed before the throw, which
-        // unwinds through no frame of ours that has anything to destroy.
+        // SAFETY: the object has room for any version of the class. It is constructed as its base
+        // class, which has the same fields, and then gets its own vtable, whose first function
+        // destroys it. The string is destroyed before the throw, and no frame of ours that is
+        // unwound has anything to destroy.
         unsafe {
             let object = (thrower.allocate)(ROOM);
             let mut string = Text([0; 32]);
