@@ -161,7 +161,8 @@ int gk_activate(int device, const struct gk_activation *activation);
 int gk_safe_point(int device, const char *kind);
 
 /* A piece of work of the calling thread begins, and ends: no safe point of another thread moves
- * anything in between. Pieces may be nested. */
+ * anything in between. Pieces may be nested. A piece may begin before the first allocation on the
+ * device, and does not put it to use. */
 int gk_begin_work(int device);
 int gk_end_work(int device);
 

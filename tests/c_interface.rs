@@ -94,6 +94,12 @@ fn a_forked_child_is_told() {
 }
 
 #[test]
+fn a_thread_at_work_before_the_first_allocation_is_seen() {
+    let said = compile_and_run("cc", &["-std=gnu11"], "tests/c/work.c", &[]);
+    assert_eq!(said, "a thread at work was seen\n");
+}
+
+#[test]
 fn a_machine_without_a_driver_is_a_sentence() {
     let said = compile_and_run(
         "cc",

@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use parking_lot::Mutex;
 
 use crate::allocator::{Allocator, Options, forget};
+use crate::core::ThreadId;
 use crate::core::history::{Names, Recording};
 use crate::driver;
 use crate::error::Error;
 use crate::platform::fork;
+use crate::sync::this_thread;
 
 use super::answer::{hook, status};
 use super::arguments::{device_number, text_of};
@@ -26,8 +28,34 @@ pub const LOG_VARIABLE: &str = "GIANT_KITTEN_LOG";
 /// The allocator of this process. Every allocator that was ever here is leaked, so references to it
 /// stay valid for ever.
 static CURRENT: AtomicPtr<Allocator> = AtomicPtr::new(std::ptr::null_mut());
-/// Held while the allocator is made; holds the options given by `gk_configure` before.
-static STARTING: Mutex<Option<Options>> = Mutex::new(None);
+/// What is set before the allocator exists. Held while the allocator is created.
+static BEFORE: Mutex<Before> = Mutex::new(Before { options: None, at_work: Vec::new() });
+
+struct Before {
+    /// The options that `gk_configure` has set.
+    options: Option<Options>,
+    /// The threads inside a piece of work on a device, once for each piece.
+    at_work: Vec<(usize, ThreadId)>,
+}
+
+impl Before {
+    /// The options that the allocator would be created with now.
+    fn options(&self) -> Result<Options, Error> {
+        match &self.options {
+            Some(options) => Ok(options.clone()),
+            None => options_from_environment().map_err(Error::Argument),
+        }
+    }
+
+    /// Tells the new allocator which threads are at work.
+    fn hand_over(&mut self, allocator: &Allocator) {
+        for (device, thread) in self.at_work.drain(..) {
+            if let Err(why) = allocator.begin_work_of(device, thread) {
+                log::debug!("a piece of work that began before the first allocation is ignored: {why}");
+            }
+        }
+    }
+}
 
 /// The recording that `gk_record` asked for last, which may be before the allocator exists.
 pub(super) static RECORDED: Mutex<Recording> = Mutex::new(Recording { most: 0, names: Names::None, skipped: 0 });
@@ -36,10 +64,13 @@ pub(super) static RECORDED: Mutex<Recording> = Mutex::new(Recording { most: 0, n
 /// driver, so its blocks must not be used any more. For tests and tools.
 pub fn install(allocator: Allocator) -> &'static Allocator {
     let allocator: &'static mut Allocator = Box::leak(Box::new(allocator));
-    let before = CURRENT.swap(allocator, Ordering::AcqRel);
+    let mut before = BEFORE.lock();
+    before.hand_over(allocator);
+    let replaced = CURRENT.swap(allocator, Ordering::AcqRel);
+    drop(before);
     // SAFETY: the pointer is null, or this function or `start` leaked its target.
-    if let Some(before) = unsafe { before.as_ref() } {
-        before.shutdown();
+    if let Some(replaced) = unsafe { replaced.as_ref() } {
+        replaced.shutdown();
     }
     allocator
 }
@@ -81,17 +112,14 @@ fn start() -> Result<&'static Allocator, Error> {
     if fork::is_child() {
         return Err(Error::Refused(fork::WHY.into()));
     }
-    let configured = STARTING.lock();
-    // SAFETY: as in `current`. Another thread may have created it in the meantime.
-    if let Some(allocator) = unsafe { CURRENT.load(Ordering::Acquire).as_ref() } {
+    let mut before = BEFORE.lock();
+    // Another thread may have created it in the meantime.
+    if let Some(allocator) = started() {
         return Ok(allocator);
     }
     start_log();
-    let options = match &*configured {
-        Some(options) => options.clone(),
-        None => options_from_environment().map_err(Error::Argument)?,
-    };
-    let allocator = Allocator::new(options, driver::open()?)?;
+    let allocator = Allocator::new(before.options()?, driver::open()?)?;
+    before.hand_over(&allocator);
     // Held until the allocator can be found: it would miss a change of the recording otherwise.
     let recorded = RECORDED.lock();
     allocator.record(*recorded);
@@ -112,10 +140,46 @@ fn forget_allocator() {
 
 /// The options that the allocator would be created with now.
 pub(super) fn configured() -> Result<Options, Error> {
-    match &*STARTING.lock() {
-        Some(options) => Ok(options.clone()),
-        None => options_from_environment().map_err(Error::Argument),
+    BEFORE.lock().options()
+}
+
+/// The calling thread begins a piece of work on a device. The allocator need not exist yet, and is
+/// not created.
+pub(super) fn begin_work(device: usize) -> Result<(), Error> {
+    tell(|allocator| allocator.begin_work(device), |at_work| at_work.push((device, this_thread())))
+}
+
+/// The calling thread ends the piece of work that it began last on a device.
+pub(super) fn end_work(device: usize) -> Result<(), Error> {
+    let own = (device, this_thread());
+    let forget = |at_work: &mut Vec<_>| {
+        if let Some(at) = at_work.iter().rposition(|known| *known == own) {
+            at_work.remove(at);
+        }
+    };
+    tell(|allocator| allocator.end_work(device), forget)
+}
+
+/// Tells the allocator about a piece of work, or changes the list that it gets when it is created.
+fn tell(
+    now: impl FnOnce(&Allocator) -> Result<(), Error>,
+    later: impl FnOnce(&mut Vec<(usize, ThreadId)>),
+) -> Result<(), Error> {
+    if let Some(allocator) = started() {
+        return now(allocator);
     }
+    // A forked child never gets an allocator, and a thread that it does not have may hold the lock.
+    if fork::is_child() {
+        return Ok(());
+    }
+    let mut before = BEFORE.lock();
+    // Another thread may have created it in the meantime.
+    let Some(allocator) = started() else {
+        later(&mut before.at_work);
+        return Ok(());
+    };
+    drop(before);
+    now(allocator)
 }
 
 /// Starts to log to standard error, at the level of [`LOG_VARIABLE`]. Does nothing if the process
@@ -143,19 +207,16 @@ pub unsafe extern "C" fn gk_configure(options: *const c_char) -> c_int {
     status(|| {
         // SAFETY: the caller's promise.
         let text = unsafe { text_of(options) }?;
-        let mut configured = STARTING.lock();
-        if !CURRENT.load(Ordering::Acquire).is_null() {
+        let mut before = BEFORE.lock();
+        if started().is_some() {
             return Err(Error::Refused(
                 "options must be set before the first allocation, and there was one already: call gk_configure first"
                     .into(),
             ));
         }
-        let mut options = match &*configured {
-            Some(options) => options.clone(),
-            None => options_from_environment().map_err(Error::Argument)?,
-        };
+        let mut options = before.options()?;
         options.apply(text).map_err(Error::Argument)?;
-        *configured = Some(options);
+        before.options = Some(options);
         Ok(())
     })
 }

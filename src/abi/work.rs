@@ -5,8 +5,8 @@ use std::ffi::{c_char, c_int, c_void};
 use crate::allocator::Allocator;
 
 use super::answer::status;
-use super::arguments::text_of;
-use super::start::{ask, owner_of};
+use super::arguments::{device_number, text_of};
+use super::start::{self, ask, owner_of};
 
 /// A safe point: no thread launches work on the device until this returns. `kind` names the work
 /// that comes next, by any text that is the same for the same work, or is null. The automatic mode
@@ -25,16 +25,16 @@ pub unsafe extern "C" fn gk_safe_point(device: c_int, kind: *const c_char) -> c_
 
 /// The calling thread begins a piece of work on a device, in which it may launch without
 /// allocating. No safe point of another thread moves anything before [`gk_end_work`]. Pieces may be
-/// nested.
+/// nested. A piece may begin before the device's first allocation, and does not put it to use.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_begin_work(device: c_int) -> c_int {
-    status(|| ask(device, Allocator::begin_work))
+    status(|| start::begin_work(device_number(device)?))
 }
 
 /// The calling thread ends the piece of work that it began last on a device.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_end_work(device: c_int) -> c_int {
-    status(|| ask(device, Allocator::end_work))
+    status(|| start::end_work(device_number(device)?))
 }
 
 /// The calling thread launches nothing on a device before it next allocates, frees or begins a

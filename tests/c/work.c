@@ -1,0 +1,64 @@
+/* A thread whose piece of work begins before the library has started is known to the first safe
+ * point. */
+#include "check.h"
+#include <pthread.h>
+
+#define MIB (1024 * 1024)
+
+static pthread_barrier_t begun, seen;
+
+/* Is inside a piece of work from before the first allocation on, and allocates nothing. */
+static void *inside(void *unused) {
+    CHECK(gk_begin_work(0) == GK_OK && gk_begin_work(0) == GK_OK && gk_end_work(0) == GK_OK);
+    pthread_barrier_wait(&begun);
+    pthread_barrier_wait(&seen);
+    CHECK(gk_end_work(0) == GK_OK);
+    return unused;
+}
+
+/* Has ended its work before the first allocation. */
+static void *before(void *unused) {
+    CHECK(gk_begin_work(0) == GK_OK && gk_end_work(0) == GK_OK && gk_end_work(0) == GK_OK);
+    CHECK(gk_begin_work(99) == GK_OK && gk_begin_work(-1) == GK_ARGUMENT);
+    return unused;
+}
+
+static struct gk_stats stats(void) {
+    struct gk_stats stats;
+    stats.size = sizeof stats;
+    CHECK(gk_stats(0, &stats) == GK_OK);
+    return stats;
+}
+
+/* Work whose scratch does not fit beside the weights. */
+static void step(void) {
+    for (int round = 0; round < 10; round++) {
+        void *scratch[4];
+        for (int i = 0; i < 4; i++)
+            CHECK((scratch[i] = gk_malloc(4 * MIB, 0, NULL)));
+        for (int i = 0; i < 4; i++)
+            gk_free(scratch[i], 4 * MIB, 0, NULL);
+    }
+}
+
+int main(void) {
+    pthread_t other, ended;
+    CHECK(!pthread_barrier_init(&begun, NULL, 2) && !pthread_barrier_init(&seen, NULL, 2));
+    CHECK(!pthread_create(&ended, NULL, before, NULL) && !pthread_join(ended, NULL));
+    CHECK(!pthread_create(&other, NULL, inside, NULL));
+    pthread_barrier_wait(&begun);
+    CHECK(gk_configure("reserve:auto,dedicated:64MiB") == GK_OK); /* nothing has started */
+    for (int i = 0; i < 14; i++)
+        CHECK(gk_malloc(4 * MIB, 0, NULL));
+    CHECK(gk_safe_point(0, "step") == GK_OK);
+    step();
+    CHECK(gk_safe_point(0, "step") == GK_OK);
+    CHECK(stats().abstained == 1 && stats().migrations == 0);
+    pthread_barrier_wait(&seen);
+    CHECK(!pthread_join(other, NULL));
+    step();
+    CHECK(gk_safe_point(0, "step") == GK_OK);
+    CHECK(stats().abstained == 1 && stats().migrations > 0);
+    printf("a thread at work was seen\n");
+    return 0;
+}
