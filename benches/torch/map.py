@@ -21,7 +21,7 @@ from typing import Any
 
 import giant_kitten
 import torch
-from giant_kitten.webui.session import state
+from giant_kitten._state import state
 from models import MODELS
 
 

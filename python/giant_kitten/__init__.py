@@ -1,7 +1,9 @@
 """giant-kitten: a PyTorch CUDA allocator with two tiers of GPU memory.
 
-Dedicated memory is the card's own; shared memory is the host's, mapped for the GPU. `install()` before CUDA starts, or
-the environment variable `GIANT_KITTEN=1`, is all that a program needs; the rest is for those who want a say.
+Dedicated memory is the card's own; shared memory is host memory that is mapped for the GPU. A
+program only needs to call `install()` before CUDA starts, or to be started with the environment
+variable `GIANT_KITTEN=1`. All other functions are for programs that want to influence where their
+tensors live.
 """
 
 from __future__ import annotations
@@ -10,15 +12,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._automatic import Following as Following
-    from ._automatic import follow as follow
-    from ._automatic import safe_point as safe_point
-    from ._automatic import working as working
-    from ._install import install as install
-    from ._install import is_installed as is_installed
+    from ._follow import Following as Following
+    from ._follow import follow as follow
+    from ._follow import safe_point as safe_point
+    from ._follow import working as working
     from ._library import Error as Error
     from ._library import library_path as library_path
-    from ._monitor import monitor as monitor
+    from ._monitor.own import monitor as monitor
     from ._placement import activate as activate
     from ._placement import dedicated as dedicated
     from ._placement import disable as disable
@@ -33,17 +33,19 @@ if TYPE_CHECKING:
     from ._report import memory_map as memory_map
     from ._report import stats as stats
     from ._report import summary as summary
+    from ._status import is_installed as is_installed
+    from ._torch.install import install as install
 
 _HOMES = {
-    "Following": "_automatic",
-    "follow": "_automatic",
-    "safe_point": "_automatic",
-    "working": "_automatic",
-    "install": "_install",
-    "is_installed": "_install",
+    "Following": "_follow",
+    "follow": "_follow",
+    "safe_point": "_follow",
+    "working": "_follow",
+    "install": "_torch.install",
+    "is_installed": "_status",
     "Error": "_library",
     "library_path": "_library",
-    "monitor": "_monitor",
+    "monitor": "_monitor.own",
     "activate": "_placement",
     "dedicated": "_placement",
     "disable": "_placement",
@@ -64,7 +66,7 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is asked for when it is: at the start of every Python nothing is."""
+    """Imports a function when it is first used, so that importing the package costs nothing."""
     if name not in _HOMES:
         raise AttributeError(f"module 'giant_kitten' has no attribute {name!r}")
     from importlib import import_module
@@ -77,7 +79,7 @@ def __dir__() -> list[str]:
 
 
 if "torch" in sys.modules:
-    from . import _variable
+    from . import _status
 
-    if _variable.too_late():
-        print(f"giant-kitten is not in use: {_variable.too_late()}", file=sys.stderr)
+    if _status.variable_ignored():
+        print(f"giant-kitten is not in use: {_status.variable_ignored()}", file=sys.stderr)

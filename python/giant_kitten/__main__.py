@@ -1,4 +1,4 @@
-"""`python -m giant_kitten`: what was found on this machine, and programs run on the allocator."""
+"""`python -m giant_kitten`: checks this machine, and runs programs on the allocator."""
 
 from __future__ import annotations
 
@@ -7,117 +7,42 @@ import ctypes
 import os
 import runpy
 import sys
-from typing import Any
 
-from . import _library, _variable
+from . import _library
 
 
-def doctor() -> int:
-    """Says what was found, and what to do about what is wrong. Returns how many things are."""
-    problems = 0
+def stats() -> int:
+    """Prints the memory of each device. Returns the exit status."""
+    import torch
 
-    def say(name: str, found: str, remedy: str = "") -> None:
-        nonlocal problems
-        problems += bool(remedy)
-        print(f"{'!' if remedy else ' '} {name:12} {found}")
-        if remedy:
-            print(f"{'':15}{remedy}")
-
-    try:
-        version = _library.library().gk_version().decode()
-        say("library", f"giant-kitten {version}, {_library.library_path()}")
-    except _library.Error as why:
-        say("library", "cannot be loaded", str(why))
-        return problems
-    say("variable", _variable.meaning())
-    late = _variable.too_late()
-    if late:
-        say("", "giant-kitten is not in use", late)
-    from . import _install
-
-    for name in _install._VARIABLES:
-        text = os.environ.get(name, "")
-        if "backend" in text:
-            say(name, text, "the choice of a backend is ignored while giant-kitten is in use: take it out")
-        if "expandable_segments" in text:
-            say(name, f"{text}: without effect, giant-kitten's segments always grow")
-    try:
-        import torch
-
-        say("torch", f"{torch.__version__}, CUDA {torch.version.cuda}")
-        _install.install()
-    except ImportError as why:
-        say("torch", f"not here ({why})", "install a CUDA build of PyTorch beside giant-kitten")
-        return problems
-    except _library.Error as why:
-        say("torch", "cannot be served", str(why))
-        return problems
-    if not torch.cuda.is_available():
-        remedy, seen = "is the NVIDIA driver installed, and recent enough for this PyTorch?", "CUDA_VISIBLE_DEVICES"
-        if seen in os.environ:
-            remedy = f"{seen}={os.environ[seen]} hides what it does not name: unset it, or name a GPU that is here"
-        say("driver", "PyTorch finds no GPU", remedy)
-        return problems
     from ._report import size
 
     for device in range(torch.cuda.device_count()):
-        try:
-            # Looked at, and not put to use: neither heap nor reserve is made on a device that others may need.
-            found = _library.read_json("gk_device_json", device)
-        except _library.Error as why:
-            say(f"cuda:{device}", "cannot be used", str(why))
-            continue
-        say(f"cuda:{device}", f"{found['device']}: dedicated {size(found['dedicated_capacity'])}")
-        remedy = ""
-        if found["rung"] == "none":
-            remedy = "the driver offers no shared memory (it needs CUDA 12.2 or later): " + "; ".join(
-                found["rungs_refused"]
-            )
-        elif found["shared_capacity"] == 0:
-            remedy = 'the host has no memory to spare: close programs, or set the option "shared"'
-        say("", f"shared {size(found['shared_capacity'])} by {found['rung']}", remedy)
-        if found["rung"] != "none":
-            say(
-                "",
-                f"of the host's {size(found['shared_total'])} half is for all processes of this user: {_left(found)}",
-            )
-        if found["rung"] == "pinned":
-            say("", "on this driver what exists cannot change tier: actions take tensors out and back instead, because")
-            for reason in found["rungs_refused"]:
-                say("", f"  {reason}")
-    print("nothing is wrong" if problems == 0 else f"{problems} to mend")
-    return problems
-
-
-def _left(found: dict[str, Any]) -> str:
-    from ._report import size
-
-    left = max(0, min(found["shared_budget"], found["shared_total"] // 2 - found["shared_others"]))
-    return f"others hold {size(found['shared_others'])}, so this one may take {size(left)} on all devices together"
+        found = _library.read_json("gk_device_json", device)
+        print(
+            f"cuda:{device}: {found['device']}, shared memory by {found['rung']}\n"
+            f"dedicated {size(found['dedicated_capacity'])} of {size(found['dedicated_total'])}, "
+            f"shared {size(found['shared_capacity'])} of the host's {size(found['shared_total'])}"
+        )
+    return 0
 
 
 def forget(program: str | None) -> int:
-    """Forgets what `reserve:remembered` has kept of a program, or of all. Returns the exit status."""
+    """Forgets the remembered reserves of a program, or of all. Returns the exit status."""
     count = ctypes.c_size_t()
-    try:
-        _library.call("gk_forget", None if program is None else os.fsencode(program), ctypes.byref(count))
-    except _library.Error as why:
-        print(f"giant-kitten: {why}", file=sys.stderr)
-        return 1
-    what = "nothing was remembered" if count.value == 0 else f"forgot what {count.value} programs have wanted"
-    print(what if program is None or count.value else f"nothing was remembered of {program}")
+    _library.call("gk_forget", None if program is None else os.fsencode(program), ctypes.byref(count))
+    if count.value:
+        print(f"forgot the reserves of {count.value} program{'' if count.value == 1 else 's'}")
+    else:
+        print("nothing was remembered" + ("" if program is None else f" of {program}"))
     return 0
 
 
 def watch(port: int) -> int:
-    """Serves the page of all programs until it is interrupted."""
-    from . import _monitor
+    """Serves the page of all programs until it is interrupted. Returns the exit status."""
+    from ._monitor.watch import watch
 
-    try:
-        server = _monitor.watch(port)
-    except _library.Error as why:
-        print(f"giant-kitten: {why}", file=sys.stderr)
-        return 1
+    server = watch(port)
     print(f"The memory map of all programs is at {server.url} (Ctrl+C ends it)", flush=True)
     try:
         server.serve_forever()
@@ -126,69 +51,81 @@ def watch(port: int) -> int:
     return 0
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m giant_kitten", description=(__doc__ or "").split(": ")[1])
+def monitor(port: int) -> None:
+    """Serves the memory map of the script that runs next, and prints its address to stderr."""
+    from ._monitor.own import monitor
+
+    print(f"giant-kitten: the memory map is at {monitor(port)}", file=sys.stderr)
+
+
+def run(script: str, arguments: list[str]) -> int:
+    """Runs a script as Python would. Returns the exit status."""
+    sys.argv = [script, *arguments]
+    sys.path[0] = os.path.dirname(os.path.abspath(script))
+    runpy.run_path(script, run_name="__main__")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    description = (__doc__ or "").split(": ")[1]
+    parser = argparse.ArgumentParser(prog="python -m giant_kitten", description=description)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("doctor", help="say what was found on this machine, and what to do about what is wrong")
-    commands.add_parser("stats", help="say what each device has, before anything is allocated")
+    commands.add_parser("doctor", help="check this machine, and say how to solve each problem")
+    commands.add_parser("stats", help="print the memory of each device, before anything is allocated")
+    options = 'options as in GIANT_KITTEN, for example "reserve:1.6GiB,sort:reversed"'
     runner = commands.add_parser("run", help="run a script on the allocator")
-    runner.add_argument("--options", help='as in GIANT_KITTEN: "reserve:1.6GiB,sort:reversed"')
+    runner.add_argument("--options", help=options)
     runner.add_argument("script", help="the script")
-    runner.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
+    runner.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's arguments")
     watcher = commands.add_parser(
-        "monitor", help="show the memory map of a program, or of all that run, on a local page"
+        "monitor", help="show the memory map of a script, or of all running programs, on a local page"
     )
-    watcher.add_argument("--port", type=int, default=0, help="the port on 127.0.0.1; a free one if not given")
-    watcher.add_argument("--options", help='as in GIANT_KITTEN: "reserve:1.6GiB,sort:reversed"')
-    watcher.add_argument("script", nargs="?", help="the script to run; without one, all running programs are shown")
-    watcher.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
-    webui = commands.add_parser("webui", help="put the extension into a WebUI, or take it out")
+    watcher.add_argument("--port", type=int, default=0, help="the port on 127.0.0.1; by default a free one")
+    watcher.add_argument("--options", help=options)
+    watcher.add_argument("script", nargs="?", help="the script to run; by default all running programs are shown")
+    watcher.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's arguments")
+    webui = commands.add_parser("webui", help="install the extension into a WebUI, or remove it")
     webui.add_argument("action", choices=("install", "remove"))
-    webui.add_argument("folder", help="the WebUI's folder: AUTOMATIC1111's, Forge's or ComfyUI's")
+    webui.add_argument("folder", help="the folder of the WebUI: AUTOMATIC1111, Forge or ComfyUI")
     forgetter = commands.add_parser("forget", help="forget the reserves that reserve:remembered has kept")
-    forgetter.add_argument("program", nargs="?", help="of this script or program alone")
-    parsed = parser.parse_args(arguments)
+    forgetter.add_argument("program", nargs="?", help="the script or program; by default all of them")
+    return parser
+
+
+def _do(parsed: argparse.Namespace) -> int | None:
+    """Does a command. Returns the exit status, or None if the command goes on to run a script."""
     if parsed.command == "forget":
         return forget(parsed.program)
     if parsed.command == "doctor":
+        from ._doctor import doctor
+
         return 1 if doctor() else 0
     if parsed.command == "webui":
-        from .webui import extensions
+        from .webui.extensions import commands
 
-        return extensions.main(parsed.action, parsed.folder)
+        return commands.main(parsed.action, parsed.folder)
     if parsed.command == "monitor" and parsed.script is None:
         return watch(parsed.port)
-    from . import _install, _monitor
+    from ._torch.install import install
 
+    install(getattr(parsed, "options", None))
+    if parsed.command == "stats":
+        return stats()
+    if parsed.command == "monitor":
+        monitor(parsed.port)
+    return None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. Returns the exit status."""
+    parsed = _parser().parse_args(arguments)
     try:
-        _install.install(getattr(parsed, "options", None))
+        status = _do(parsed)
     except _library.Error as why:
         print(f"giant-kitten: {why}", file=sys.stderr)
         return 1
-    if parsed.command == "stats":
-        import torch
-
-        from ._report import size
-
-        for device in range(torch.cuda.device_count()):
-            found = _library.read_json("gk_device_json", device)
-            print(
-                f"cuda:{device}: {found['device']}, shared memory by {found['rung']}\n"
-                f"dedicated {size(found['dedicated_capacity'])} of {size(found['dedicated_total'])}, "
-                f"shared {size(found['shared_capacity'])} of the host's {size(found['shared_total'])}"
-            )
-        return 0
-    if parsed.command == "monitor":
-        try:
-            print(f"giant-kitten: the memory map is at {_monitor.monitor(parsed.port)}", file=sys.stderr)
-        except _library.Error as why:
-            print(f"giant-kitten: {why}", file=sys.stderr)
-            return 1
-    sys.argv = [parsed.script, *parsed.arguments]
-    sys.path[0] = os.path.dirname(os.path.abspath(parsed.script))
-    runpy.run_path(parsed.script, run_name="__main__")
-    return 0
+    # Scripts run outside of the handler: their own errors are shown with a traceback.
+    return run(parsed.script, parsed.arguments) if status is None else status
 
 
 if __name__ == "__main__":

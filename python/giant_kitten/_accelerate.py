@@ -1,7 +1,8 @@
-"""The library accelerate shares a model out over the cards and the host: the host's memory is told once.
+"""Counts host memory once when the library accelerate divides a model among cards and host.
 
-Its `get_max_memory` adds up what `torch.cuda.mem_get_info` tells of each card, in which host memory is contained, and
-what the host has available. The same memory would be counted for each card, and for the host again.
+accelerate's `get_max_memory` adds what `torch.cuda.mem_get_info` reports for each card to the
+available host memory. Shared memory is part of both, so the same memory would be counted once per
+card and again for the host.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ NAME = "accelerate.utils.modeling"
 
 
 def complete() -> None:
-    """Completes accelerate where it is imported, or as soon as it is."""
+    """Replaces `get_max_memory`, now or as soon as accelerate is imported."""
     module = sys.modules.get(NAME)
     if module is None:
         sys.meta_path.insert(0, _imports.Finder(NAME, after=_complete))
@@ -27,7 +28,7 @@ def complete() -> None:
     native = module.get_max_memory
     _complete(module)
     for other in list(sys.modules.values()):
-        # Those that have imported the function by its name.
+        # Modules that have imported the function by its name.
         if getattr(other, "__dict__", {}).get("get_max_memory") is native:
             other.get_max_memory = module.get_max_memory  # type: ignore[attr-defined]
 
@@ -41,7 +42,7 @@ def _counting_once(native: Callable[..., Any]) -> Callable[..., Any]:
     def get_max_memory(max_memory: Any = None) -> Any:
         found = native(max_memory)
         cards = [key for key in found if isinstance(key, int)]
-        # What a program gives itself is its own affair.
+        # Limits that a program sets itself are kept as they are.
         if max_memory is not None or not cards or "cpu" not in found:
             return found
         shared = _library.memory_info(cards[0], _library.SHARED)[0]

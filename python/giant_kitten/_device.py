@@ -1,4 +1,7 @@
-"""Devices as PyTorch's functions take them."""
+"""Devices in the forms in which PyTorch's functions take them.
+
+These are a number, a text such as "cuda:1", a torch.device, or None for the current device.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from typing import Any
 
 
 def index(device: Any = None) -> int:
-    """The number of a device: of a number, a text such as "cuda:1", a torch.device, or None for the current one."""
+    """The number of a device."""
     import torch
 
     named = _named(device)
@@ -14,7 +17,10 @@ def index(device: Any = None) -> int:
 
 
 def index_asked(device: Any = None) -> int:
-    """The same for a question, which does not begin CUDA: before it has begun the current device is the first."""
+    """The number of a device, for functions that must not initialise CUDA.
+
+    Until CUDA is initialised, device 0 is the current one.
+    """
     import torch
 
     named = _named(device)
@@ -31,7 +37,7 @@ def _named(device: Any) -> int | None:
     if device is not None:
         device = torch.device(device)
         if device.type != "cuda":
-            raise ValueError(f"{device} is no CUDA device")
+            raise ValueError(f"{device} is not a CUDA device")
         if device.index is not None:
             return int(device.index)
     return None

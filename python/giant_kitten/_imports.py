@@ -1,4 +1,4 @@
-"""What is to be done when somebody imports a module: found and loaded as it would have been, with something besides."""
+"""Calls before and after a module is imported; the import itself is as usual."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class _Around(Loader):
-    """Loads a module as it would have been, between two calls."""
+    """Loads a module with its own loader, between the two calls of a finder."""
 
     def __init__(self, loader: Loader, finder: Finder) -> None:
         self._loader, self._finder = loader, finder
@@ -23,7 +23,7 @@ class _Around(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._finder.before()
-        # Modules and tools look at the loader, and it shall be the module's own.
+        # Modules and tools look at the loader and must find the module's own.
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         module.__loader__ = self._loader
@@ -35,9 +35,10 @@ class _Around(Loader):
 
 
 class Finder(MetaPathFinder):
-    """Finds a module as the others do, and has `before` and `after` called around its loading.
+    """Finds a module through the other finders, and calls `before` and `after` around its loading.
 
-    It stays: asking for a module's spec is not importing it.
+    It stays on `sys.meta_path` after a lookup: asking for a module's spec does not import the
+    module.
     """
 
     def __init__(

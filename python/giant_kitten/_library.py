@@ -1,7 +1,8 @@
-"""The library: its functions by ctypes, and its errors as exceptions."""
+"""The native library: its functions through ctypes, and its errors as exceptions."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import json
@@ -9,30 +10,33 @@ import os
 import struct
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 OUT_OF_MEMORY, IMMOVABLE = 1, 7
 
 DEDICATED, SHARED = 0, 1
-# Of what is pinned to neither: GK_NO_TIER.
+# The tier of blocks that are pinned to neither: GK_NO_TIER.
 NO_TIER = -1
 
-# What blocks are sorted by: GK_BY_SIZE and so on.
+# The criteria for the order of placement: GK_BY_SIZE and so on.
 SORT_BY = ("size", "reads", "recency")
 
-# A reserve that is found automatically: GK_AUTO.
+# The reserve that the automatic mode determines: GK_AUTO.
 AUTO = 2**64 - 1
 
 
 class Error(RuntimeError):
-    """What giant-kitten could not do: the text says why, and what to do about it."""
+    """A failure of giant-kitten; the text says what happened and what to do about it."""
 
-    # Of tensors that went out and found no memory again: pairs of a storage and its bytes in host memory.
+    # Storages that were copied to host memory and got no GPU memory again, each with its bytes.
     parked: tuple[tuple[Any, Any], ...] = ()
 
 
 class Activation(ctypes.Structure):
-    """`struct gk_activation`."""
+    """`struct gk_activation` of the header."""
 
     _fields_ = (
         ("reserve", ctypes.c_uint64),
@@ -44,7 +48,7 @@ class Activation(ctypes.Structure):
 
 
 def library_path() -> Path:
-    """Where the library is: beside this file, or where GIANT_KITTEN_LIBRARY says."""
+    """The path of the library: next to this file, or the value of GIANT_KITTEN_LIBRARY."""
     given = os.environ.get("GIANT_KITTEN_LIBRARY")
     if given:
         return Path(given)
@@ -101,10 +105,13 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 
 @functools.lru_cache(maxsize=1)
 def library() -> ctypes.PyDLL:
-    """The library. Its calls keep Python's lock, so that no Python thread launches work during an action."""
+    """The library, loaded once.
+
+    Its calls hold Python's lock, so that no Python thread launches GPU work during an action.
+    """
     where = library_path()
     try:
-        _whole(where)
+        _check_complete(where)
         loaded = ctypes.PyDLL(str(where))
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(loaded, name)
@@ -112,15 +119,16 @@ def library() -> ctypes.PyDLL:
     except (OSError, AttributeError) as why:
         raise Error(
             f"giant-kitten's library cannot be loaded from {where} ({why}): reinstall the package, or set "
-            "GIANT_KITTEN_LIBRARY to where it is"
+            "GIANT_KITTEN_LIBRARY to its path"
         ) from why
     return loaded
 
 
-def _whole(where: Path) -> None:
-    """Raises OSError of a Linux library that was cut short, as a full disk leaves it: loading it would end the process.
+def _check_complete(where: Path) -> None:
+    """Raises OSError for a truncated Linux library, which a full disk can leave behind.
 
-    The table of sections is what the linker writes last (System V ABI, "ELF Header").
+    Loading one would end the process. The linker writes the table of sections last (System V ABI,
+    "ELF Header"), so a library that has all of it is complete.
     """
     with where.open("rb") as file:
         header = file.read(64)
@@ -129,22 +137,22 @@ def _whole(where: Path) -> None:
             each, count = struct.unpack_from("<HH", header, 0x3A)
             size = os.fstat(file.fileno()).st_size
             if table + each * count > size:
-                raise OSError(f"it was cut short: {size} bytes of {table + each * count}")
+                raise OSError(f"it is truncated: {size} of {table + each * count} bytes")
 
 
 def fail() -> NoReturn:
-    """Raises what the library said last."""
+    """Raises the last error of the library."""
     raise Error(library().gk_last_error().decode("utf-8", "replace"))
 
 
 def call(name: str, *arguments: Any) -> None:
-    """Calls a function that answers with a code."""
+    """Calls a function that returns an error code."""
     if getattr(library(), name)(*arguments) != 0:
         fail()
 
 
 def act(name: str, *arguments: Any) -> bool:
-    """Calls an action; whether all that it wanted to move could be moved."""
+    """Calls an action; returns whether everything that it had to move could be moved."""
     code = getattr(library(), name)(*arguments)
     if code not in (0, IMMOVABLE):
         fail()
@@ -152,7 +160,7 @@ def act(name: str, *arguments: Any) -> bool:
 
 
 def read_json(name: str, device: int, *arguments: Any) -> Any:
-    """Calls a function that returns JSON about a device."""
+    """Calls a function that returns JSON about a device, and parses it."""
     text = getattr(library(), name)(device, *arguments)
     if text is None:
         fail()
@@ -163,24 +171,34 @@ def read_json(name: str, device: int, *arguments: Any) -> Any:
 
 
 def memory_info(device: int, tier: int) -> tuple[int, int]:
-    """What can still be had of a tier, and what it has in all, in bytes."""
+    """The free and the total bytes of a tier."""
     free, total = ctypes.c_uint64(), ctypes.c_uint64()
     call("gk_memory_info", device, tier, ctypes.byref(free), ctypes.byref(total))
     return free.value, total.value
 
 
 def parse_size(size: int | str) -> int:
-    """A size in bytes, of a number or of a text such as "1.6GiB"."""
+    """Converts a number of bytes, or a text such as "1.6GiB", to bytes."""
     if isinstance(size, int) and not isinstance(size, bool):
         if size < 0:
-            raise ValueError(f"a size of {size} bytes cannot be")
+            raise ValueError(f"a size of {size} bytes is invalid: it must not be negative")
         if size >= AUTO:
-            # ctypes would cut it off, to a small size or to the number that stands for "auto".
-            raise ValueError(f"a size of {size} bytes is more than any memory has")
+            # ctypes would truncate it, to a small size or to the number that stands for "auto".
+            raise ValueError(f"a size of {size} bytes is invalid: no memory is that large")
         return size
     if not isinstance(size, str):
-        raise TypeError(f'a size is a number of bytes or a text such as "1.6GiB", not {size!r}')
+        raise TypeError(f'a size must be a number of bytes or a text such as "1.6GiB", not {size!r}')
     parsed = ctypes.c_uint64()
     if library().gk_parse_size(size.encode(), ctypes.byref(parsed)) != 0:
         raise ValueError(library().gk_last_error().decode("utf-8", "replace"))
     return parsed.value
+
+
+@contextlib.contextmanager
+def preferring(tier: int) -> Iterator[None]:
+    """Makes a tier the preferred one for what this thread allocates inside."""
+    before = library().gk_prefer(tier)
+    try:
+        yield
+    finally:
+        library().gk_prefer(before)

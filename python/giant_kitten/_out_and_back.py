@@ -1,10 +1,12 @@
-"""Out and back: how tensors change tier where the driver can only pin host memory, and no block that exists can move.
+"""Out and back: how tensors change tier on drivers that can only pin host memory.
 
-As the original did it: the bytes go to host memory, the storages let go of theirs and get it anew, in the order in
-which they claim dedicated memory, while the allocator keeps the reserve; then the bytes come back. A storage stays the
-same object, so tensors, views, parameters and the state of optimizers stay what they are. Only addresses change.
+Existing blocks cannot move there. So the bytes are copied to host memory, and the storages free
+their blocks. Then they allocate new ones in the order of their claims to dedicated memory, while
+the allocator keeps the reserve, and the bytes are copied back. The original extension worked like
+this. A storage stays the same object, so tensors, views, parameters and the state of optimizers
+stay valid; only addresses change.
 
-While tensors are out nothing may interrupt: see `_uninterrupted`.
+Nothing may interrupt this while tensors are out: see `_uninterrupted`.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from . import _install, _library
-from ._placement import _preferring
-from ._tensors import storage_of, tensors
+from . import _library, _status
+from ._tensors import tensors
+from ._torch.cublas import clear_workspaces
+from ._torch.tensors import storage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -28,28 +31,31 @@ _TIERS = ("dedicated", "shared")
 
 
 class _Storage:
-    """A storage on its way, with the claim of the block that it had and the tier of that."""
+    """A storage to be taken out and back, with the claim and the tier of its old block."""
 
     def __init__(self, storage: Any, claim: dict[str, Any]) -> None:
         self.storage, self.claim, self.size = storage, claim, storage.nbytes()
         self.tier = _tier_of(claim["address"])
-        # Its bytes in host memory, while it is out.
+        # Its bytes in host memory while it is out.
         self.bytes: Any = None
 
     def go_out(self) -> None:
-        """Brings the bytes to host memory and lets go of the block. Where the host has none nothing has changed."""
+        """Copies the bytes to host memory and frees the block.
+
+        If the host has no memory left, this raises and nothing has changed.
+        """
         self.bytes = self.storage.cpu()
         self.storage.resize_(0)
 
     def come_back(self, device: int, to: int) -> None:
-        """Gets a block again, in a tier that has room, on the stream that it was of, and brings its bytes."""
+        """Allocates a block in a tier with room, on the old stream, and copies the bytes back."""
         import torch
 
         claim, storage = self.claim, self.storage
         stream = torch.cuda.default_stream(device)
         if claim["stream"]:
             stream = torch.cuda.ExternalStream(claim["stream"], device)
-        with torch.cuda.device(device), torch.cuda.stream(stream), _preferring(to):
+        with torch.cuda.device(device), torch.cuda.stream(stream), _library.preferring(to):
             storage.resize_(self.size)
             storage.copy_(self.bytes)
         if claim["model"]:
@@ -57,29 +63,29 @@ class _Storage:
         _library.call("gk_pin", storage.data_ptr(), claim["pinned"])
         for other in claim["used_on"]:
             _library.library().gk_record_stream(storage.data_ptr(), other)
-        # Last: what is interrupted before is done again.
+        # This is last, so that a copy that was interrupted is repeated.
         self.bytes = None
 
 
 def place(device: int, request: _library.Activation, to: int, finish: Callable[[], None]) -> None:
-    """Takes every storage on a device out and back into its place, with the reserve and the order that `request` names.
+    """Takes every storage on a device out and back, with the reserve and the order of `request`.
 
-    `to` is the tier that they come back to as long as it has room, except those that are pinned to the other one;
-    `finish` is called once they have. The storages are those of all tensors that Python knows: one that stayed would
-    keep its place from the model, and nobody but the garbage collector knows them all.
+    `to` is the tier that they return to as long as it has room, unless they are pinned to the other
+    one. `finish` is called when all have returned. The storages are those of all tensors that
+    Python knows, because one that stayed would keep its memory from the model. Only the garbage
+    collector knows all tensors.
     """
-    import torch
-
     claims = _claims(device, request)
-    # The workspaces of cuBLAS are known to C++ alone, and would keep their place. The next product makes them anew.
-    # Not before the claims were looked up: nothing works on them then, and no graph does later.
-    torch._C._cuda_clearCublasWorkspaces()
+    # Only C++ knows the workspaces of cuBLAS, and they would keep their memory. They are freed
+    # after `_claims`, which has made sure that no kernel and no graph uses them.
+    clear_workspaces()
     storages = _storages(_known_tensors(), device)
 
     def work() -> None:
         _library.call("gk_begin_loading", device, ctypes.byref(request))
         in_order = [_Storage(storages[claim["address"]], claim) for claim in claims if claim["address"] in storages]
-        # What is pinned to the card has its place before all others; that the card is wanted empty goes before a pin.
+        # Storages that are pinned to dedicated memory return first. Freeing the VRAM overrides
+        # pins.
         in_order.sort(key=lambda storage: storage.claim["pinned"] != _library.DEDICATED)
         _move(in_order, device, request, to, pins_hold=to == _library.DEDICATED)
         finish()
@@ -88,7 +94,7 @@ def place(device: int, request: _library.Activation, to: int, finish: Callable[[
 
 
 def move(chosen: Iterable[Any], to: int) -> None:
-    """Takes the storages of some tensors out and back into a tier."""
+    """Takes the storages of some tensors out and back to a tier."""
     import torch
 
     chosen = list(chosen)
@@ -103,22 +109,22 @@ def move(chosen: Iterable[Any], to: int) -> None:
                 _uninterrupted(functools.partial(_move, [one], device, None, to))
                 if _tier_of(storage.data_ptr()) != to:
                     raise _library.Error(
-                        f"a tensor of {claim['size']} bytes finds no room in the {_TIERS[to]} tier: "
+                        f"there is no room in the {_TIERS[to]} tier for a tensor of {claim['size']} bytes: "
                         "free something there first"
                     )
 
 
 def _claims(device: int, request: _library.Activation | None) -> list[dict[str, Any]]:
-    """The blocks of a device in the order of their claims, once nothing works on them any more."""
+    """The blocks of a device in the order of their claims, after all work on them is done."""
     import torch
 
-    if not _install.is_installed():
+    if not _status.is_installed():
         _library.fail()
     if _library.read_json("gk_stats_json", device)["graph_pools"]:
         raise _library.Error(
-            "a CUDA graph is alive, and would go on to use the addresses that tensors have now: on this driver, whose "
-            "shared memory is pinned, tensors cannot move under it. Delete the graphs first; what is in the wrong tier "
-            "stays there"
+            "a CUDA graph exists, and would continue to use the current addresses of tensors: on this driver, whose "
+            "shared memory is pinned, tensors cannot move while it exists. Delete the graphs first; tensors in the "
+            "wrong tier stay there"
         )
     torch.cuda.synchronize(device)
     found: list[dict[str, Any]] = _library.read_json("gk_claims_json", device, request and ctypes.byref(request))
@@ -126,13 +132,17 @@ def _claims(device: int, request: _library.Activation | None) -> list[dict[str, 
 
 
 def _known_tensors() -> Iterator[Any]:
-    """Every tensor that Python knows, and its gradient. What else lives in C++ alone stays where it is."""
+    """Every tensor that Python knows, and its gradient.
+
+    Tensors that only C++ knows stay where they are.
+    """
     import torch
 
     for known in gc.get_objects():
-        # Not isinstance, which asks proxies what they pretend to be.
+        # isinstance would ask proxies for the class that they pretend to be.
         if issubclass(type(known), torch.Tensor):
-            # One may be in the making, of a class that cannot say its parts yet: Python knows those by themselves.
+            # A tensor under construction may be unable to list its parts. Python knows those
+            # anyway.
             with contextlib.suppress(Exception):
                 yield from tensors(known)
             with contextlib.suppress(Exception):
@@ -141,10 +151,10 @@ def _known_tensors() -> Iterator[Any]:
 
 
 def _storages(known: Iterable[Any], device: int) -> dict[int, Any]:
-    """The storages of tensors on a device by their addresses, those that can let go of their memory."""
+    """The storages of tensors on a device that can be resized, by their addresses."""
     found = {}
     for storage in map(storage_of, known):
-        # Old releases cannot say whether a storage could be resized.
+        # Old releases do not say whether a storage can be resized.
         if storage is not None and storage.device.index == device and getattr(storage, "resizable", lambda: True)():
             found[storage.data_ptr()] = storage
     return found
@@ -156,16 +166,17 @@ def _tier_of(pointer: int) -> int:
     return _library.SHARED if shared.value else _library.DEDICATED
 
 
-# Who decides whether the work of `_uninterrupted` is done: the first that asks.
+# Keys of the state of `_uninterrupted`. The first to set the owner decides whether the work is
+# done.
 _OWNER, _OUTCOME = "owner", "outcome"
 
 
 def _uninterrupted(work: Callable[[], None]) -> None:
-    """Does work that must not stop in the middle, and returns once it is done; then raises what interrupted meanwhile.
+    """Does work that must not stop in the middle; raises interrupting exceptions afterwards.
 
-    The work is done in a thread of its own. Exceptions from outside (Ctrl-C, other handlers of signals, what one thread
-    raises in another) reach the calling thread, which only waits, and goes on to wait. One that comes before the work
-    has begun calls it off.
+    The work runs in a thread of its own. Exceptions from outside (Ctrl-C, other signal handlers,
+    exceptions that one thread raises in another) reach the calling thread. That thread only waits,
+    and continues to wait. An exception that comes before the work has begun cancels it.
     """
     state: dict[str, Any] = {}
     noted: list[BaseException] = []
@@ -180,19 +191,19 @@ def _uninterrupted(work: Callable[[], None]) -> None:
         finally:
             if state.get(_OWNER) == owner:
                 state[_OUTCOME] = failed
-            # Its traceback has this frame: together they would keep the tensors.
+            # The traceback refers to this frame. Together they would keep the tensors alive.
             failed = None
 
-    # Not a daemon: the end of the program waits for it.
+    # The thread is not a daemon, so the end of the program waits for it.
     thread = threading.Thread(target=do, args=("thread",), name="giant-kitten-out-and-back", daemon=False)
-    # Each level is for an exception that comes between the lines of the one within.
+    # Each level handles an exception that comes between the lines of the next inner level.
     try:
         try:
             try:
                 try:
                     thread.start()
                 except RuntimeError:
-                    # There can be no more threads: none at all once the interpreter ends.
+                    # No thread can be started any more, for example at the end of the interpreter.
                     do("caller")
                 _wait(state, noted)
             finally:
@@ -202,7 +213,8 @@ def _uninterrupted(work: Callable[[], None]) -> None:
     except BaseException as why:
         _call_off(state, noted)
         noted.insert(0, why)
-    # A failure before an interruption: it says what became of the tensors, and may hold their bytes.
+    # A failure takes precedence over an interruption, because it says what became of the tensors
+    # and may hold their bytes.
     raised = state.pop(_OUTCOME, None) or next(iter(noted), None)
     noted.clear()
     if raised is not None:
@@ -213,7 +225,7 @@ def _uninterrupted(work: Callable[[], None]) -> None:
 
 
 def _call_off(state: dict[str, Any], noted: list[BaseException]) -> None:
-    """Calls work off that has not begun; waits for it where it has."""
+    """Cancels work that has not begun; waits for work that has."""
     if state.setdefault(_OWNER, "nobody") != "nobody":
         _wait(state, noted)
 
@@ -221,7 +233,7 @@ def _call_off(state: dict[str, Any], noted: list[BaseException]) -> None:
 def _wait(state: dict[str, Any], noted: list[BaseException]) -> None:
     while _OUTCOME not in state:
         try:
-            # No lock and no event: an exception in the middle of those can leave them taken.
+            # An exception inside a lock or an event can leave it locked, so neither is used here.
             while _OUTCOME not in state:
                 time.sleep(0.0005)
         except BaseException as why:
@@ -233,13 +245,14 @@ def _wait(state: dict[str, Any], noted: list[BaseException]) -> None:
 def _move(
     storages: list[_Storage], device: int, request: _library.Activation | None, to: int, pins_hold: bool = False
 ) -> None:
-    """Takes storages out, then back in this order. Where that fails they come back to where they were."""
+    """Takes storages out, then back in this order; if that fails, back to their old tiers."""
     returned: list[_Storage] = []
     try:
         for storage in storages:
             storage.go_out()
         if request is not None:
-            # Only now is idle what has to go back to the driver, so that nothing takes more than the reserve leaves.
+            # Only now is the memory idle that must be returned to the driver, so that no storage
+            # gets more than the reserve leaves.
             _library.call("gk_begin_loading", device, ctypes.byref(request))
         for storage in storages:
             pinned = storage.claim["pinned"]
@@ -250,33 +263,33 @@ def _move(
         raise
 
 
-# How often bringing back begins again after it was interrupted.
+# How often bringing back is attempted if it is interrupted.
 _ATTEMPTS = 5
 
 
 def _rescue(storages: list[_Storage], returned: list[_Storage], device: int, why: BaseException) -> None:
-    """Brings back what is out, without a reserve, and says what came of it."""
+    """Brings back the storages that are out, without a reserve, and raises an error about it."""
     for attempt in range(_ATTEMPTS):
         try:
-            # What had come back may lie where another one was and has to go.
+            # A storage that has returned may occupy the memory that another one needs.
             _bring_back(storages, returned if attempt == 0 else [], device)
             break
         except BaseException:
-            # Each attempt goes on where the one before it ended: the bytes stay with their storages.
+            # Each attempt continues where the last one ended: the bytes stay with their storages.
             continue
     if any(storage.bytes is not None for storage in storages):
         raise _parking(storages, why) from why
     if isinstance(why, Exception):
         raise _library.Error(
-            f"{why}. Every tensor is usable and holds what it held; nothing is sorted and no reserve is kept: choose a "
-            "smaller reserve or persist, or free something"
+            f"{why}. Every tensor is usable and has kept its contents, but nothing is sorted and no reserve is kept: "
+            "choose a smaller reserve or persist, or free something"
         ) from why
 
 
 def _parking(storages: list[_Storage], why: BaseException) -> _library.Error:
     left = [storage for storage in storages if storage.bytes is not None]
     error = _library.Error(
-        f"{why}. {len(left)} storages found no memory on the GPU again; their bytes are in this error's `parked`, "
+        f"{why}. {len(left)} storages got no GPU memory again; their bytes are in this error's attribute `parked`, as "
         "pairs of a storage and its bytes: `storage.resize_(bytes.nbytes()); storage.copy_(bytes)` brings one back "
         "once there is room"
     )
@@ -286,7 +299,7 @@ def _parking(storages: list[_Storage], why: BaseException) -> _library.Error:
 
 def _bring_back(storages: list[_Storage], returned: list[_Storage], device: int) -> None:
     for storage in returned:
-        # If the host has no memory it stays there.
+        # If the host has no memory left, the storage stays where it is.
         with contextlib.suppress(RuntimeError):
             storage.go_out()
     with contextlib.suppress(_library.Error):

@@ -1,29 +1,35 @@
-"""The statistics, as numbers and for people."""
+"""The statistics, as numbers and in human-readable form."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from . import _library, _variable
+from . import _library, _status
 from ._device import index_asked as _index
 
 
 def stats(device: Any = None) -> dict[str, Any]:
-    """Everything that is counted on a device, by the names of `struct gk_stats` in include/giant_kitten.h."""
+    """The statistics of a device.
+
+    The names are those of `struct gk_stats` in include/giant_kitten.h.
+    """
     found = _library.read_json("gk_stats_json", _index(device))
     return dict(found)
 
 
 def memory_map(device: Any = None) -> dict[str, Any]:
-    """What lies where on a device: bytes of each kind in each tier, and its granules (`gk_map_json` in the header)."""
+    """The memory map of a device: the bytes of each kind in each tier, and all granules.
+
+    `gk_map_json` in include/giant_kitten.h describes it.
+    """
     return dict(_library.read_json("gk_map_json", _index(device)))
 
 
 def summary(device: Any = None) -> str:
-    """What `stats` says, in a few lines."""
-    late = _variable.too_late()
-    if late:
-        return f"giant-kitten is not in use: {late}"
+    """The most important statistics, as a few lines of text."""
+    ignored = _status.variable_ignored()
+    if ignored:
+        return f"giant-kitten is not in use: {ignored}"
     found = stats(device)
     if not found["in_use"]:
         return f"giant-kitten: cuda:{_index(device)} is not in use yet"
@@ -44,7 +50,7 @@ def summary(device: Any = None) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes for people."""
+    """A human-readable number of bytes."""
     value = float(count)
     for unit in ("B", "KiB", "MiB"):
         if value < 1024:

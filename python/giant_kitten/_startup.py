@@ -1,8 +1,9 @@
-"""What the environment variable GIANT_KITTEN does: installs, as soon as somebody imports torch.
+"""Installs the allocator when torch is imported and GIANT_KITTEN asks for it.
 
-The package's .pth file puts a finder of one line before the others at the start of Python. It imports this module when
-torch is imported while the variable asks for it, so a program may set the variable itself until then. WebUIs import
-this module at their start. It imports nothing of weight, and torch never.
+At the start of Python, the package's .pth file puts a one-line finder before all others. That
+finder imports this module when torch is imported while the variable asks for the allocator, so a
+program may set the variable itself until then. WebUIs import this module when they start. It
+imports nothing heavy, and never torch.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from . import _imports
 
 
 def _before() -> None:
-    from . import _install
+    from ._torch import alloc_conf
 
     # Some programs choose another allocator right before they import torch.
-    _install.strip_backend()
+    alloc_conf.strip_backend()
 
 
 finder = _imports.Finder("torch", after=lambda _: _install_now(), before=_before)
 
 
 def watch() -> None:
-    """Waits for torch to be imported; installs at once where it was."""
+    """Waits for torch to be imported; installs at once if it has been imported already."""
     if "torch" in sys.modules:
         _install_now()
     elif finder not in sys.meta_path:
@@ -31,10 +32,10 @@ def watch() -> None:
 
 
 def _install_now() -> None:
-    from . import _install
+    from ._torch import install
 
     try:
-        _install.install()
+        install.install()
     except Exception as why:
         print(f"giant-kitten is not in use: {why}", file=sys.stderr)
 

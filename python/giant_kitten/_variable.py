@@ -1,45 +1,50 @@
-"""The environment variable GIANT_KITTEN: what its values mean. The library's parser of options has the same table."""
+"""The environment variable GIANT_KITTEN and the meaning of its values.
+
+The library's parser of options has the same table. `giant_kitten.pth` has it too, as
+`off_in_source` writes it, because that file runs before the package may be imported.
+"""
 
 from __future__ import annotations
 
 import os
-import sys
 
 NAME = "GIANT_KITTEN"
-# In any case, with spaces around them. Every other text is options: docs/options.md.
+# In any case, with spaces around them. Every other text is a list of options: docs/options.md.
 ON = ("1", "true", "on", "yes", "auto")
 OFF = ("", "0", "false", "off", "no")
 
 
 def plain(text: str) -> str:
-    """A value as the table has it."""
+    """A value in the form that the table has."""
     return text.strip().lower()
 
 
+def is_off(text: str) -> bool:
+    """Whether a value switches off what its variable is about."""
+    return plain(text) in OFF
+
+
 def wanted(otherwise: str = "") -> bool:
-    """Whether the variable asks for the allocator now; `otherwise` is its value where it is not set."""
-    return plain(os.environ.get(NAME, otherwise)) not in OFF
+    """Whether the variable asks for the allocator now.
+
+    `otherwise` is the value that counts if the variable is not set.
+    """
+    return not is_off(os.environ.get(NAME, otherwise))
+
+
+def off_in_source(otherwise: str = "") -> str:
+    """The opposite of `wanted` as a Python expression that needs `os` alone.
+
+    It is for .pth files, which run before this module may be imported.
+    """
+    return f'os.environ.get("{NAME}", "{otherwise}").strip().lower() in {OFF}'.replace("'", '"')
 
 
 def meaning() -> str:
-    """What the variable says, in words."""
+    """A human-readable sentence about the variable's value."""
     text = os.environ.get(NAME)
     if text is None:
         return f"{NAME} is not set: programs must call install()"
     if not wanted():
         return f"{NAME}={text} leaves giant-kitten out: programs must call install()"
     return f"{NAME}={text}" + ("" if plain(text) in ON else ": options")
-
-
-def too_late() -> str | None:
-    """Why the allocator is not in use though the variable asks for it, in a sentence; None where that is not so."""
-    if not wanted() or "torch" not in sys.modules:
-        return None
-    install = sys.modules.get(f"{__package__}._install")
-    if install is not None and install.is_installed():
-        return None
-    why = install.failure() if install is not None else None
-    return why or (
-        f"{NAME}={os.environ[NAME]} is set, and torch was imported without it: set the variable before torch is "
-        "imported, or call giant_kitten.install() before anything uses CUDA"
-    )

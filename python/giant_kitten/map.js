@@ -1,10 +1,13 @@
-/* The memory map, for every page that shows one: <giant-kitten-map src="state" interval="1000"></giant-kitten-map>.
+/* The memory map, for every page that shows one:
+ * <giant-kitten-map src="state" interval="1000"></giant-kitten-map>.
  *
- * `src` answers with the state of a program as JSON (`giant_kitten.webui.session.state`); it is asked again every `interval`
- * milliseconds as long as the element can be seen. Without `src`, the state is the text of a <script type="application/json">
- * inside the element, for reports. Nothing else is requested, and no style leaks in or out.
+ * `src` is the address of a program's state as JSON (`_state.py`). It is requested every `interval`
+ * milliseconds as long as the element is visible. Without `src`, the state is the text of a
+ * <script type="application/json"> inside the element, for reports. Nothing else is requested, and
+ * no style leaks in or out.
  *
- * Light or dark follows the background that the page has behind the element, unless the attribute `theme` says which.
+ * The theme is light or dark like the page's background behind the element, unless the attribute
+ * `theme` chooses one.
  */
 (() => {
   "use strict";
@@ -12,13 +15,13 @@
 
   const SVG = "http://www.w3.org/2000/svg";
 
-  /* What fills memory. Colours are told apart by people with any kind of colour vision (after Okabe and Ito), and a pattern says the
-   * same again. */
+  /* The kinds of memory. The colours are distinct for every kind of colour vision (after Okabe and
+   * Ito), and each kind has a pattern in addition. */
   const KINDS = [
-    { key: "model", letter: "M", name: "weights", hint: "blocks marked as the model's" },
-    { key: "other", letter: "O", name: "other", hint: "resident blocks that nobody marked: text encoder, VAE, what came before an action" },
+    { key: "model", letter: "M", name: "weights", hint: "blocks that are marked as part of the model" },
+    { key: "other", letter: "O", name: "other", hint: "resident blocks that are not marked: text encoder, VAE, allocations before an action" },
     { key: "scratch", letter: "S", name: "scratch", hint: "activations and workspaces that live within one step" },
-    { key: "free", letter: "F", name: "idle", hint: "held, with nothing in it at the moment" },
+    { key: "free", letter: "F", name: "idle", hint: "held by the allocator, and unused at the moment" },
   ];
 
   const STYLE = `
@@ -58,7 +61,7 @@
 
   const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
 
-  /** Bytes for people. */
+  /** A human-readable number of bytes. */
   function size(bytes) {
     let unit = 0;
     while (bytes >= 1024 && unit < UNITS.length - 1) (bytes /= 1024), (unit += 1);
@@ -83,7 +86,7 @@
     return made;
   }
 
-  /** The patterns over the colours: none for weights, dots for others, stripes for scratch; `shared` is crossed out thinly. */
+  /** The patterns over the colours: none for weights, dots for others, stripes for scratch. */
   function patterns() {
     const stroke = { stroke: "var(--paper)", "stroke-width": "1.4" };
     const make = (id, length, ...inside) =>
@@ -95,7 +98,7 @@
       make("p-persist", 6, drawn("path", { d: "M0,0 l6,6 M6,0 l-6,6", stroke: "var(--soft)", "stroke-width": "0.8" })));
   }
 
-  /** A filled box: its colour, and the pattern that says the same again. */
+  /** A filled box: its colour, and the pattern over it. */
   function box(x, y, width, height, look) {
     const group = drawn("g", {});
     const at = { x, y, width: Math.max(width, 0), height };
@@ -105,18 +108,18 @@
     return group;
   }
 
-  /** What each tier holds, in the order of the bar: [look, bytes, name, hint]. */
+  /** The contents of a tier in the order of its bar: [look, bytes, name, hint]. */
   function contents(device, tier) {
     const bytes = device.map.bytes[tier];
     const found = KINDS.map((kind) => [kind.letter.toLowerCase(), bytes[kind.key], kind.name, kind.hint]);
     found[3][1] += device.map.stock[tier];
     if (tier === "dedicated") {
       const { stats } = device;
-      /* What the reserve still keeps free is held idle, or may yet be taken from the card. */
+      /* The free part of the reserve is idle memory that is held, or is still to be allocated. */
       const kept = Math.max(0, stats.reserve - stats.reserve_used);
       const held = Math.min(kept, found[3][1]);
       found[3][1] -= held;
-      found.push(["reserve", kept, "reserve, free", "kept for scratch, handed out first"]);
+      found.push(["reserve", kept, "reserve, free", "kept for scratch, which uses it first"]);
       if (stats.persist) found.push(["persist", stats.persist, "withheld (persist)", "as if the card were smaller"]);
     }
     return found;
@@ -132,7 +135,7 @@
     const said = parts.filter((found) => found[1]).map((found) => `${found[2]} ${size(found[1])}`).join(", ") || "empty";
     const head = capacity
       ? `${size(used)} of ${size(capacity)}`
-      : tier === "shared" ? "this driver and machine offer none" : "none";
+      : tier === "shared" ? "not available with this driver and machine" : "none";
     const label = `${TITLES[tier]}: ${head}; ${said}`;
     const height = 22;
     const picture = drawn("svg", { viewBox: `0 0 ${width} ${height + 8}`, role: "img", "aria-label": label }, patterns());
@@ -145,7 +148,7 @@
       at += length;
     }
     if (tier === "dedicated" && stats.reserve_high_water) {
-      /* The mark stands where scratch reached at its highest: left of it, what it has used. */
+      /* The mark is at the peak of scratch. */
       const scratch = parts.slice(0, 2).reduce((sum, found) => sum + found[1], 0);
       const x = Math.min(((scratch + stats.reserve_high_water) / total) * width, width - 1);
       const line = { x1: x, x2: x, y1: 0, y2: height + 8, stroke: "var(--mark)", "stroke-width": 2 };
@@ -172,7 +175,7 @@
       part("tbody", {}, ...rows));
   }
 
-  /** The granules in the order of their addresses; neighbours are drawn as one where they would not fit. */
+  /** The granules in the order of their addresses; several share a square if they would not fit. */
   function arena(found, granule, width) {
     const most = 960, cell = 7, across = Math.max(1, Math.floor(width / cell));
     const together = Math.max(1, Math.ceil(found.granules.length / most));
@@ -191,12 +194,12 @@
       const x = (i % across) * cell, y = Math.floor(i / across) * cell;
       const look = letter === "." ? "n" : letter.toLowerCase();
       const shared = letter !== "." && letter === letter.toLowerCase();
-      /* Dedicated fills its cell; shared is a small ring. */
+      /* A dedicated granule fills its cell; a shared one is a small ring. */
       picture.append(shared
         ? drawn("rect", { x: x + 1.5, y: y + 1.5, width: cell - 4, height: cell - 4, fill: "none", stroke: `var(--${NAMES[look]})`, "stroke-width": 1.6 })
         : drawn("rect", { x, y, width: cell - 1, height: cell - 1, class: look }));
     });
-    return part("div", { class: "arena" }, part("div", {}, label + (together > 1 ? `; a square is ${together}` : "")), picture);
+    return part("div", { class: "arena" }, part("div", {}, label + (together > 1 ? `; each square is ${together} granules` : "")), picture);
   }
 
   const NAMES = Object.fromEntries(KINDS.map((kind) => [kind.letter.toLowerCase(), kind.key]));
@@ -207,17 +210,19 @@
     const add = (name, text, hint) => list.append(part("div", { title: hint }, part("dt", {}, name), part("dd", {}, text)));
     if (work && work.seconds_per_iteration) {
       add("seconds per iteration", work.seconds_per_iteration.toFixed(work.seconds_per_iteration < 10 ? 2 : 1),
-        work.running ? "of the work that runs now" : "of the last work");
+        work.running ? "of the current work" : "of the last work");
     }
-    add("reserve", `${size(stats.reserve)}${stats.automatic ? ", automatic" : ""}`, "dedicated memory that what is resident leaves to scratch");
-    add("scratch, now and at most", `${size(stats.reserve_used)}, ${size(stats.reserve_high_water)}`, "dedicated bytes of live scratch, and their high-water mark");
-    add("fell to shared", `${size(stats.fell_to_shared_bytes)} in ${count(stats.fell_to_shared, "block")}`, "blocks that found no dedicated memory, since the beginning");
-    add("moved", size(stats.migrated_bytes), "between the tiers, by actions and by the automatic mode, since the beginning");
+    add("reserve", `${size(stats.reserve)}${stats.automatic ? ", automatic" : ""}`, "dedicated memory that resident blocks leave to scratch");
+    add("scratch, now and peak", `${size(stats.reserve_used)}, ${size(stats.reserve_high_water)}`, "dedicated bytes of live scratch, and their peak");
+    add("fell to shared", `${size(stats.fell_to_shared_bytes)} in ${count(stats.fell_to_shared, "block")}`, "blocks that found no dedicated memory, since the start");
+    add("moved", size(stats.migrated_bytes), "between the tiers, by actions and by the automatic mode, since the start");
     if (stats.out_of_memory) add("out of memory", count(stats.out_of_memory, "time"), "requests that neither tier could satisfy");
     return list;
   }
 
-  /** Which reserve is in force, and why: a long reason, as the automatic mode gives, in a line for each of its parts. */
+  /** The reserve in force and its reason.
+   *
+   * A long reason, such as the automatic mode gives, has a line for each of its parts. */
   function chosen(text) {
     const found = text.match(/^(.*?) \((.*)\)\.$/);
     const [how, ...reasons] = found ? found[2].split(": ") : [];
@@ -250,7 +255,7 @@
     #content = part("div", {});
 
     connectedCallback() {
-      /* With its style it is a block, and a block has a width. */
+      /* The style makes it a block, which has a width. */
       this.#root.replaceChildren(part("style", {}, STYLE), this.#content);
       const inline = this.querySelector("script[type='application/json']");
       if (inline) this.#state = JSON.parse(inline.textContent);
@@ -267,7 +272,7 @@
       if (this.#watch) this.#watch.disconnect();
     }
 
-    /** Shows a state at once, for pages that have it already. */
+    /** Shows a state at once, for pages that already have it. */
     set state(state) {
       this.#state = state;
       this.#show();
@@ -282,18 +287,18 @@
       const source = this.getAttribute("src");
       if (!source || !this.isConnected) return;
       const interval = Number(this.getAttribute("interval")) || 1000;
-      /* What nobody sees costs nobody anything: folded panels have no width. */
+      /* Nothing is requested while nobody sees it. Folded panels have no width. */
       const seen = !document.hidden && this.clientWidth > 0;
       if (seen) {
         try {
           const answer = await fetch(source, { cache: "no-store", credentials: "same-origin" });
-          if (!answer.ok) throw new Error(answer.status === 401 ? "it wants you to log in" : `it answers ${answer.status}`);
+          if (!answer.ok) throw new Error(answer.status === 401 ? "it requires a login" : `its status is ${answer.status}`);
           this.#state = await answer.json();
           this.#failures = 0;
           this.dispatchEvent(new CustomEvent("state", { detail: this.#state }));
         } catch (why) {
           this.#failures += 1;
-          if (this.#failures > 1) this.#state = { problem: `The program cannot be asked (${why.message}). Has it ended?`, devices: [] };
+          if (this.#failures > 1) this.#state = { problem: `The program does not answer (${why.message}). Has it ended?`, devices: [] };
         }
         this.#show();
       }
@@ -308,7 +313,7 @@
       const state = this.#state;
       const inside = [];
       if (!state) {
-        inside.push(part("div", { class: "card" }, part("p", { class: "note", style: "margin:0" }, "Waiting for the first figures.")));
+        inside.push(part("div", { class: "card" }, part("p", { class: "note", style: "margin:0" }, "Waiting for the first statistics.")));
       } else {
         if (state.problem) inside.push(part("div", { class: "card" }, part("p", { class: "problem", role: "status" }, state.problem)));
         if (state.note) inside.push(part("div", { class: "card" }, part("p", { class: "note", style: "margin:0", role: "status" }, state.note)));
@@ -325,7 +330,7 @@
       if (device.guide && device.guide.text) inside.push(part("p", { class: "guide" }, device.guide.text));
       const shown = (device.map.arenas || []).filter((found) => found.granules.length);
       if (shown.length) {
-        const more = part("details", this.#open ? { open: "" } : {}, part("summary", {}, "What lies where, granule by granule"));
+        const more = part("details", this.#open ? { open: "" } : {}, part("summary", {}, "All granules"));
         more.addEventListener("toggle", () => {
           if (more.open === this.#open) return;
           this.#open = more.open;
@@ -333,7 +338,7 @@
         });
         if (this.#open) {
           for (const found of shown) more.append(arena(found, device.map.granule, width));
-          more.append(part("p", { class: "key" }, "Filled: dedicated. Ring: shared. Faint: no backing. Colours as in the table."));
+          more.append(part("p", { class: "key" }, "Filled: dedicated. Ring: shared. Faint: no backing. The colours are those of the table."));
         }
         inside.push(more);
       }

@@ -24,13 +24,13 @@ class Machine:
         self.library.fake_cuda_take.argtypes = (ctypes.c_int, ctypes.c_uint64)
 
     def faults(self) -> str:
-        """Every use of memory that came too early."""
+        """All uses of memory that came too early."""
         text = ctypes.create_string_buffer(self.library.fake_cuda_faults(None, 0) + 1)
         self.library.fake_cuda_faults(text, len(text))
         return text.value.decode()
 
     def complete_late(self, late: bool) -> None:
-        """Chooses whether work is done at once or as late as can be."""
+        """Chooses whether work is done at once or as late as possible."""
         self.library.fake_cuda_complete_late(int(late))
 
 
@@ -42,14 +42,14 @@ def machine() -> Machine:
 
 @pytest.fixture(autouse=True)
 def no_faults(machine: Machine) -> Iterator[None]:
-    """No test may use memory too early."""
+    """Fails tests that use memory too early."""
     yield
     machine.complete_late(False)
     assert machine.faults() == ""
 
 
 def python(code: str, *arguments: str, native: bool = False, code_expected: int | None = 0, **variables: str) -> str:
-    """Runs a program in its own Python and returns all that it printed."""
+    """Runs a program in a Python of its own, and returns its output."""
     environment = {**os.environ, **variables}
     if native:
         environment.pop("GIANT_KITTEN", None)

@@ -1,4 +1,7 @@
-"""Tensors out and back: run by test_pinned.py, on 64 MiB of a card and 256 MiB that can only be pinned."""
+"""Tensors out and back, on a card of 64 MiB and 256 MiB that can only be pinned.
+
+test_pinned.py runs this file.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +35,13 @@ def thawed() -> Iterator[None]:
 
 
 def known(mebibytes: float, seed: int) -> torch.Tensor:
-    """Bytes in host memory that follow from a seed."""
+    """Bytes in host memory that are determined by a seed."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (int(mebibytes * MIB),), dtype=torch.uint8, generator=generator)
 
 
 class Model(torch.nn.Module):  # type: ignore[misc]
-    """Layers of some sizes, whose bytes are known."""
+    """Layers of some sizes with known bytes."""
 
     def __init__(self, sizes: list[float]) -> None:
         super().__init__()
@@ -60,10 +63,11 @@ def test_the_layout_is_the_originals_and_the_reserve_is_handed_out_first() -> No
     model = Model([20, 4, 16, 0.5, 12, 8, 30])
     assert model.tiers()[-1] == "shared"
     giant_kitten.activate(reserve="16MiB", model=model)
-    # 48 MiB are left: the model's smallest, 40.5 MiB of them; the others afterwards, and 8 more do not fit.
+    # 48 MiB are left. The model's smallest layers take 40.5 MiB of them; the others come next, and
+    # not even 8 MiB more fit.
     assert model.tiers() == ["shared", "dedicated", "dedicated", "dedicated", "dedicated", "dedicated", "shared"]
     assert giant_kitten.tier(first) == "shared"
-    # The reserve, and 7.5 MiB that nothing fitted.
+    # The reserve, and 7.5 MiB into which nothing fitted.
     scratch = [torch.empty(5 * MIB, dtype=torch.uint8, device="cuda") for _ in range(5)]
     assert [giant_kitten.tier(one) for one in scratch] == ["dedicated"] * 4 + ["shared"]
     stats = giant_kitten.stats()
@@ -134,7 +138,7 @@ def test_a_module_moves_whole_and_alone() -> None:
     model.check()
     large = Model([50])
     assert large.tiers() == ["shared"]
-    with pytest.raises(giant_kitten.Error, match="finds no room in the dedicated tier"):
+    with pytest.raises(giant_kitten.Error, match="no room in the dedicated tier"):
         giant_kitten.to_dedicated(large)
     large.check()
 
@@ -180,7 +184,7 @@ def test_what_finds_no_memory_again_is_not_lost(machine: Machine, monkeypatch: p
         nonlocal copies
         copies += 1
         if copies == 3:
-            # Another program takes the card while everything is out.
+            # Another program takes the card while all tensors are out.
             machine.library.fake_cuda_take(0, 64 << 30)
         return copy(storage)
 
@@ -207,7 +211,7 @@ def test_a_graph_that_is_alive_or_captured_is_in_the_way() -> None:
             giant_kitten.disable()
     addresses = [weight.data_ptr() for weight in model.weights]
     for action in (lambda: giant_kitten.activate(reserve="30MiB", model=model), lambda: giant_kitten.to_shared(model)):
-        with pytest.raises(giant_kitten.Error, match="a CUDA graph is alive"):
+        with pytest.raises(giant_kitten.Error, match="a CUDA graph exists"):
             action()
     assert [weight.data_ptr() for weight in model.weights] == addresses
     graph.replay()
@@ -280,11 +284,14 @@ def test_tensors_without_memory_of_ours_are_left_alone() -> None:
 
 
 class Stop(BaseException):
-    """What interrupts."""
+    """An interruption."""
 
 
 def interrupting(frames: set[str], at: int) -> tuple[Any, Callable[[], bool]]:
-    """A trace function that interrupts at a line of functions, and whether it has. Python takes it away then."""
+    """A trace function that interrupts at a line of some functions, and whether it has.
+
+    Python removes it then.
+    """
     lines = 0
 
     def trace(frame: Any, event: str, _: Any) -> Any:
@@ -310,7 +317,7 @@ ACTIONS: list[Callable[[Model], Any]] = [
 def test_interruptions_of_the_caller_at_any_line_lose_nothing() -> None:
     model = Model([8, 4, 2])
     interrupted = 0
-    # The last lines are those of waiting, over and over.
+    # The last lines are those of waiting, which repeat.
     for at in range(1, 50):
         giant_kitten.disable()
         trace, _ = interrupting({"_uninterrupted", "_call_off", "_wait"}, at)
@@ -321,7 +328,7 @@ def test_interruptions_of_the_caller_at_any_line_lose_nothing() -> None:
             interrupted += 1
         finally:
             sys.settrace(None)
-        # At once: what it waited for, or called off, is not going on.
+        # It ends at once: the work that it waited for, or cancelled, is not running.
         model.check()
         for thread in threading.enumerate():
             if thread.name == "giant-kitten-out-and-back":
@@ -379,7 +386,7 @@ def test_any_number_of_interruptions_at_any_time_loses_nothing(interrupt: Callab
         except KeyboardInterrupt:
             interrupted += 1
         while True:
-            # The last of them may come late.
+            # The last one may come late.
             try:
                 stop.set()
                 time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""The automatic mode: a module is followed, and the reserve finds itself."""
+"""The automatic mode: a module is followed, and the reserve is determined."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ print(unchanged(unet, *before))
 
 
 def test_empty_cache_moves_nothing() -> None:
-    # The last line is what an overflowed program says at its end.
+    # The last line is the one that a program prints at its end if it has overflowed.
     assert run(EMPTYING).splitlines()[:-1] == ["shared False", "shared False", "shared False", "unchanged"]
 
 
@@ -177,7 +177,7 @@ def test_the_second_start_is_right_from_its_first_step(tmp_path: Path) -> None:
         said = start(script, tmp_path)
         assert "is ignored" in said and "0 False unchanged" in said
     told = python("", "-m", "giant_kitten", "forget", str(script), XDG_CACHE_HOME=str(tmp_path))
-    assert told.strip() == "forgot what 1 programs have wanted"
+    assert told.strip() == "forgot the reserves of 1 program"
     told = python("", "-m", "giant_kitten", "forget", XDG_CACHE_HOME=str(tmp_path))
     assert told.strip() == "nothing was remembered"
 

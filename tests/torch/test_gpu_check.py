@@ -1,4 +1,4 @@
-"""The check for a real GPU, on the fake one: that it runs, not what it finds."""
+"""The check for a real GPU runs on the fake one; its results do not matter here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_products_are_timed_with_their_weights_in_both_tiers(tmp_path: Path) -> 
     rows = json.loads(out.read_text())["rows"]
     assert len(rows) == 8 and printed.count(" dedicated ") == 8
     assert all(row["weight_bytes"] > 0 and row["reread"] >= 0 for row in rows)
-    # What a fake card is timed at goes into no profile.
+    # The times of a fake card are not written to a profile.
     assert "in_place_reread = 1.0\n" in profile.read_text()
     profile.write_text("")
     assert "run kitten-bench probe first" in python("", str(SCRIPT), str(out), str(profile), code_expected=1)

@@ -1,4 +1,4 @@
-"""The history of memory while exceptions fly, signals come, threads work, code comes and goes, and Python ends."""
+"""The history of memory under exceptions, signals, threads, short-lived code, and Python's end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONTEXTS = ("all", "alloc", "state", None)
 
 @pytest.fixture
 def recording() -> Iterator[Any]:
-    """Begins a history as it is told to; it ends with the test."""
+    """Starts a history with the given arguments; it ends with the test."""
     yield lambda **wanted: memory._record_memory_history(stacks="python", **wanted)
     memory._record_memory_history(enabled=None)
 
@@ -33,7 +33,7 @@ def allocations(snapshot: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def run_beside_native(program: str) -> list[str]:
-    """What a program of `programs/history/` prints on both allocators."""
+    """The output of a program of `programs/history/` on both allocators."""
     path = HERE / "programs" / "history" / program
     ours = python("", str(path))
     assert ours == python("", str(path), native=True)
@@ -86,7 +86,7 @@ def test_a_name_of_a_file_that_is_no_unicode_is_told(recording: Any) -> None:
 
 
 def resident() -> int:
-    """Bytes of memory that this process has."""
+    """The bytes of this process's memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
@@ -100,7 +100,7 @@ def test_a_history_stays_as_small_as_it_is_told_to_be(alike: bool, recording: An
     recording(max_entries=100)
     cells(0, 4000)
     before = resident()
-    # What a stack takes, of some 70 frames as here, is more than a kilobyte.
+    # A stack of some 70 frames, as here, takes more than a kilobyte.
     cells(4000, 12_000)
     assert resident() - before < 4 << 20
 

@@ -1,4 +1,4 @@
-"""What torch.cuda offers about memory: the same program on PyTorch's own allocator and on ours, side by side."""
+"""torch.cuda's functions about memory: one program on PyTorch's own allocator and on ours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from conftest import python
 from torch.cuda import _memory_viz
 
-# Every call answers with what it is to be compared by; a call that raises, with its kind.
+# Each call prints the value that is compared, or the kind of its exception.
 MATRIX = """
 import json, warnings, torch
 warnings.simplefilter("ignore")
@@ -67,7 +67,7 @@ ask("observer", lambda: torch._C._cuda_attach_out_of_memory_observer(lambda *a: 
 print("ANSWERS" + json.dumps(answers))
 """
 
-# What differs, and how ours answers.
+# The differences, and the answers of ours.
 DOCUMENTED = {
     "backend": "pluggable",
     "ipc": "RuntimeError: CUDA tensors cannot be shared between processes",
@@ -83,7 +83,7 @@ def answers(native: bool) -> dict[str, Any]:
 def test_every_function_answers_as_pytorchs_own() -> None:
     ours, native = answers(False), answers(True)
     assert ours.keys() == native.keys()
-    # An older release has fewer keys: ours has all of them, and those of the newer.
+    # An older release has fewer keys. Ours has all of them, and also those of newer releases.
     for name in ("nested", "snapshot keys"):
         missing = set(native.pop(name)) - set(ours.pop(name))
         assert not missing, missing
@@ -119,7 +119,7 @@ sample()
 
 
 def test_empty_cache_gives_everything_back_where_nothing_lives() -> None:
-    # Also after an overflow, from which a reserve is found.
+    # This also holds after an overflow, which determines a reserve.
     program = """
 import torch
 for _ in range(3):
@@ -159,7 +159,7 @@ def test_free_memory_counts_both_tiers_unless_told_otherwise() -> None:
 
 
 def test_what_a_program_offloads_by_free_memory_reaches_us() -> None:
-    # As ComfyUI and Forge do: load as long as there is free memory, by their own account.
+    # Like ComfyUI and Forge, it loads as long as there is free memory by its own account.
     layers: list[torch.Tensor] = []
     while torch.cuda.mem_get_info()[0] > (8 << 30) and len(layers) < 60:
         layers.append(torch.empty(256 << 20, dtype=torch.uint8, device="cuda"))
@@ -194,7 +194,7 @@ def test_the_history_of_what_was_allocated_by_whom(tmp_path: Path) -> None:
     assert any(frame["filename"] == __file__ for frame in allocated["frames"])
     (block,) = [b for s in snapshot["segments"] for b in s["blocks"] if b["address"] == kept.data_ptr()]
     assert block["frames"] == allocated["frames"]
-    # What PyTorch's own tools make of it.
+    # PyTorch's own tools can read it.
     assert "3.0MiB" in _memory_viz.trace(snapshot)
     for view in (_memory_viz.segsum, _memory_viz.trace_plot, _memory_viz.segment_plot):
         assert len(view(snapshot)) > 100
@@ -209,7 +209,7 @@ def test_a_history_keeps_the_last_events_and_no_stacks_where_none_are_wanted() -
         trace = torch.cuda.memory._snapshot()["device_traces"][0]
     finally:
         torch.cuda.memory._record_memory_history(enabled=None)
-    # As PyTorch's own: nobody wanted to know who it was.
+    # Like PyTorch's own, because no stacks were wanted.
     assert len(trace) == 4 and all("frames" not in event for event in trace)
 
 
@@ -241,7 +241,7 @@ print([name in str(snapshot()) for name in ("'first'", "'fourth'")], "'fourth'" 
 """
     told = python(program)
     assert told == python(program, native=True)
-    # PyTorch 2.1 begins anew each time.
+    # PyTorch 2.1 starts a new history each time.
     assert told.splitlines()[0] == f"[{torch.__version__ >= '2.2'}, False, True]"
 
 

@@ -1,4 +1,4 @@
-"""Models of their real architectures, with weights of zeros: ours and PyTorch's own are asked for the same bytes."""
+"""Real model architectures with zero weights request the same bytes on both allocators."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 from conftest import python
 
-# Each builds a model and a step that is done three times; the tail is the same for all.
+# Each program builds a model and a step that is done three times; the end is the same for all.
 PREAMBLE = """
 import json, sys, torch
 half = torch.float16

@@ -1,4 +1,4 @@
-"""What travels in the package."""
+"""The contents of the package."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def test_the_notices_name_what_is_linked() -> None:
 
 def test_the_line_at_the_start_of_python_is_one_and_has_the_table(tmp_path: Path) -> None:
     line = (ROOT / "python" / "giant_kitten.pth").read_text(encoding="ascii")
-    assert line.startswith("import ") and line.count("\n") == 1 and repr(_variable.OFF) in line.replace('"', "'")
+    assert line.startswith("import ") and line.count("\n") == 1
+    assert _variable.off_in_source() in line.replace('__import__("os")', "os")
     program = f"import timeit; print(min(timeit.repeat({line!r}, number=100, repeat=5)) / 100)"
     assert float(python(program, "", native=True)) < 0.0002
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIANT_KITTEN")}

@@ -1,4 +1,4 @@
-"""What was placed by hand stays where it was put, until the user says otherwise.
+"""Tensors that were placed by hand stay where they are until the user says otherwise.
 
 test_pinned.py runs this file again, on a driver that can only pin host memory.
 """
@@ -30,10 +30,10 @@ def test_placements_leave_what_was_put_somewhere() -> None:
     giant_kitten.to_dedicated(here)
     capacity = giant_kitten.stats()["dedicated_capacity"]
     for model in (away, other):
-        # There is room for it on the card, and it is the model.
+        # The card has room for it, and it is part of the model.
         giant_kitten.activate(reserve=0, model=model)
         assert [giant_kitten.tier(one) for one in (away, here, other)] == ["shared", "dedicated", "dedicated"]
-    # Room for one of the two others: the pinned one has it, which is no model.
+    # There is room for one of the two others. The pinned one gets it, although it is not marked.
     giant_kitten.activate(reserve=capacity - 12 * MIB, model=other)
     assert giant_kitten.tier(away) == "shared" and giant_kitten.tier(here) == "dedicated"
     assert giant_kitten.tier(other) != "dedicated"
@@ -60,7 +60,7 @@ def test_what_is_unpinned_or_never_was_pinned_is_placed() -> None:
     giant_kitten.disable()
     assert giant_kitten.tier(tensor) == "dedicated"
     giant_kitten.to_dedicated(tensor)
-    # It is said to go elsewhere: no pin to where it was is left.
+    # It is moved elsewhere, so the old pin is gone.
     giant_kitten.to_shared(tensor, pin=False)
     assert giant_kitten.residency(tensor)["pinned"] == 0
     giant_kitten.disable()

@@ -1,4 +1,4 @@
-"""What lives where: actions on live tensors, whose bytes stay; their addresses too, but where nothing can move.
+"""Actions on live tensors keep their bytes, and their addresses if memory can move.
 
 test_pinned.py runs this file again, on a driver that can only pin host memory.
 """
@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 
 def filled(count: int, bytes_each: int, seed: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Tensors on the GPU, and what they hold."""
+    """Tensors on the GPU, with known contents."""
     generator = torch.Generator().manual_seed(seed)
     known = [
         torch.randint(0, 256, (bytes_each + 1000 * i,), dtype=torch.uint8, generator=generator) for i in range(count)
@@ -136,19 +136,19 @@ def test_the_reserve_is_handed_out_first() -> None:
     ("wrong", "kind", "said"),
     [
         (lambda: giant_kitten.activate(reserve="1.6"), ValueError, "1.6GiB"),
-        (lambda: giant_kitten.activate(reserve=1 << 70), ValueError, "more than any memory has"),
-        (lambda: giant_kitten.activate(reserve=2**64 - 1), ValueError, "more than any memory has"),
+        (lambda: giant_kitten.activate(reserve=1 << 70), ValueError, "no memory is that large"),
+        (lambda: giant_kitten.activate(reserve=2**64 - 1), ValueError, "no memory is that large"),
         (lambda: giant_kitten.safe_point(3), TypeError, "the kind of work"),  # type: ignore[arg-type]
-        (lambda: giant_kitten.tier(torch.zeros(9)), giant_kitten.Error, "in neither tier"),
-        (lambda: giant_kitten.tier(torch.zeros(9, device="meta")), giant_kitten.Error, "in neither tier"),
+        (lambda: giant_kitten.tier(torch.zeros(9)), giant_kitten.Error, "not managed by giant-kitten"),
+        (lambda: giant_kitten.tier(torch.zeros(9, device="meta")), giant_kitten.Error, "not managed by giant-kitten"),
         (lambda: giant_kitten.activate(reserve=-1), ValueError, "-1"),
         (lambda: giant_kitten.activate(reserve=1.5), TypeError, "1.5"),  # type: ignore[arg-type]
         (lambda: giant_kitten.activate(device=9), giant_kitten.Error, "no device 9"),
-        (lambda: giant_kitten.activate(device="cpu"), ValueError, "no CUDA device"),
+        (lambda: giant_kitten.activate(device="cpu"), ValueError, "not a CUDA device"),
         (lambda: giant_kitten.activate(model=3), TypeError, "int"),
         (lambda: giant_kitten.to_shared("weights"), TypeError, "str"),
         (lambda: giant_kitten.stats(device=7), giant_kitten.Error, "no device 7"),
-        (lambda: giant_kitten.install("reserve:1GiB"), giant_kitten.Error, "installed already"),
+        (lambda: giant_kitten.install("reserve:1GiB"), giant_kitten.Error, "already installed"),
     ],
 )
 def test_what_is_wrong_is_said(wrong: object, kind: type[Exception], said: str) -> None:

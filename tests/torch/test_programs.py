@@ -1,6 +1,6 @@
-"""Programs that know nothing of giant-kitten print, byte for byte, what they print on PyTorch's own allocator.
+"""Programs without giant-kitten in them print the same, byte for byte, on both allocators.
 
-Each is a file in `programs/`, and prints PyTorch's figures of memory after each of its steps.
+Each is a file in `programs/`, and prints PyTorch's statistics of memory after each step.
 """
 
 from __future__ import annotations

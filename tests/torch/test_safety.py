@@ -1,11 +1,12 @@
-"""What docs/safety.md says: hooks move nothing, questions begin nothing, and what others hold is not promised."""
+"""The promises of docs/safety.md: about hooks, questions, and the memory of others."""
 
 from __future__ import annotations
 
 import pytest
 from conftest import python
 
-# Threads that never allocate: they copy from tensors to host memory on streams of their own, by the runtime alone.
+# Threads that never allocate: they copy tensors to host memory on streams of their own, with calls
+# of the CUDA runtime only.
 BESIDE = """
 import ctypes, threading
 import torch
@@ -134,7 +135,7 @@ print(os.waitpid(child, 0)[1])
 def test_no_question_begins_another_device() -> None:
     code = """
 import torch, giant_kitten
-from giant_kitten.webui.session import state
+from giant_kitten._state import state
 torch.cuda.set_device(1)
 kept = torch.ones(1000, device="cuda")
 torch.cuda.memory._record_memory_history()

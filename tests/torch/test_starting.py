@@ -1,4 +1,4 @@
-"""Beginnings and ends: the environment variable, too late, bad input, other interpreters, exit."""
+"""Start and exit: the environment variable, late installs, invalid input, other interpreters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_variable_alone_is_enough() -> None:
 
 
 def texts(table: tuple[str, ...]) -> list[str]:
-    """A table's values as people write them."""
+    """The values of a table in the forms that people write."""
     return [f" {text.title()}\t" if position % 2 else text.upper() for position, text in enumerate(table)]
 
 
@@ -66,7 +66,7 @@ else:
     print(giant_kitten.summary())
 """
     printed = python(program, native=True)
-    assert printed.count("giant-kitten is not in use: GIANT_KITTEN=1 is set, and torch was imported without it") == 1
+    assert printed.count("giant-kitten is not in use: GIANT_KITTEN=1 is set, but torch was imported without it") == 1
     assert "giant_kitten.install()" in printed and "Traceback" not in printed
 
 
@@ -81,7 +81,7 @@ def test_nothing_is_told_where_nothing_is_wrong() -> None:
 
 
 def test_torch_that_was_there_before_is_served_at_once() -> None:
-    # As where another .pth file imports it.
+    # As if another .pth file imported it.
     line = (Path(giant_kitten.__file__).parent.parent / "giant_kitten.pth").read_text()
     program = f"import sys; sys.meta_path[:] = sys.meta_path[-3:]; import torch, os; exec({line!r}); {IS_OURS}"
     assert python(program).endswith("pluggable\n")
@@ -105,7 +105,7 @@ def test_an_allocator_of_the_programs_own_is_refused_by_name(before: str) -> Non
     program = ITS_OWN.format(before=before, library=str(giant_kitten.library_path()))
     said, works = python(program).splitlines()
     assert "giant-kitten" in said and "GIANT_KITTEN=0" in said and "already" in said and works == "0.0 pluggable"
-    # That is the remedy. Two swaps before CUDA begins are PyTorch's affair.
+    # This is the remedy. PyTorch itself allows two swaps before CUDA starts.
     if not before:
         assert "giant-kitten" not in python(program, GIANT_KITTEN="0")
 
@@ -139,7 +139,7 @@ def test_a_library_that_cannot_be_loaded_is_said_and_the_program_goes_on(part: f
         library = Path(ctypes.util.find_library("m") or "")
     printed = python(IS_OURS, GIANT_KITTEN_LIBRARY=str(library))
     assert printed.endswith("native\n") and "reinstall the package" in printed
-    assert "it was cut short" in printed or not part
+    assert "it is truncated" in printed or not part
 
 
 def test_asking_for_torch_is_not_importing_it() -> None:
@@ -177,7 +177,7 @@ def test_installing_by_hand() -> None:
 def test_installing_too_late() -> None:
     program = "import torch, giant_kitten; torch.zeros(1, device='cuda'); giant_kitten.install()"
     printed = python(program, native=True, code_expected=1)
-    assert "CUDA has been initialised already" in printed and "GIANT_KITTEN=1" in printed
+    assert "CUDA has already been initialised" in printed and "GIANT_KITTEN=1" in printed
 
 
 def test_the_allocator_of_pytorchs_own_interface() -> None:
@@ -267,10 +267,10 @@ late = Late()
 
 def test_doctor_says_what_was_found() -> None:
     healthy = python("", "-m", "giant_kitten", "doctor")
-    for part in ("giant-kitten 0.", "torch", "cuda:0", "dedicated 6.9", "by host_numa", "nothing is wrong"):
+    for part in ("giant-kitten 0.", "torch", "cuda:0", "dedicated 6.9", "by host_numa", "no problems found"):
         assert part in healthy, healthy
     old = python("", "-m", "giant_kitten", "doctor", code_expected=1, FAKE_CUDA_RUNGS="none")
-    assert "no shared memory" in old and "cuMem" in old and "1 to mend" in old
+    assert "no shared memory" in old and "cuMem" in old and "1 problem found" in old
     both = python(
         "", "-m", "giant_kitten", "doctor", code_expected=1, PYTORCH_CUDA_ALLOC_CONF="backend:cudaMallocAsync"
     )
@@ -326,7 +326,7 @@ print(giant_kitten.stats()["rung"])
 
 
 def test_the_start_of_python_costs_nothing() -> None:
-    # By what is imported, not by time: nothing besides what Python itself imports.
+    # Imports are compared, not times: there are none except those of Python itself.
     program = "import sys, json; print(json.dumps(sorted(sys.modules)))"
     here = set(json.loads(python(program, native=True)))
     bare = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Tensors that are made of others: quantized, nested, distributed and sparse ones have their parts with them.
+"""Tensors that are made of others (quantized, nested, distributed, sparse) stand for them.
 
 test_pinned.py runs this file again, on a driver that can only pin host memory.
 """
@@ -12,13 +12,14 @@ import giant_kitten
 import pytest
 import torch
 from conftest import python
-from giant_kitten import _library, _tensors
+from giant_kitten import _library
+from giant_kitten._torch.tensors import storage_of
 
 MIB = 1 << 20
 
 
 class Scaled(torch.Tensor):  # type: ignore[misc]
-    """A quantized weight as torchao makes them: integers and scales, and no memory of its own."""
+    """A quantized weight like those of torchao: integers and scales, and no memory of its own."""
 
     integers: torch.Tensor
     scales: torch.Tensor
@@ -46,14 +47,14 @@ class Scaled(torch.Tensor):  # type: ignore[misc]
 
 
 class State:
-    """What bitsandbytes knows of a quantization; its scales are quantized themselves."""
+    """The quantization state of bitsandbytes, whose scales are quantized too."""
 
     def __init__(self, scales: torch.Tensor, nested: State | None = None) -> None:
         self.absmax, self.state2, self.shape, self.dtype = scales, nested, scales.shape, scales.dtype
 
 
 class Four(torch.nn.Parameter):  # type: ignore[misc]
-    """`Params4bit`: integers in memory of its own, and a state; it knows its module."""
+    """`Params4bit`: integers in its own memory, a state, and a reference to its module."""
 
     quant_state: State
     module: Any
@@ -150,8 +151,8 @@ def tiers(parts: list[torch.Tensor]) -> set[str]:
 
 
 def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
-    """All that the storage of a tensor holds."""
-    return torch.tensor([], dtype=torch.uint8).set_(_tensors.storage_of(tensor).cpu())
+    """The whole storage of a tensor."""
+    return torch.tensor([], dtype=torch.uint8).set_(storage_of(tensor).cpu())
 
 
 @pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
@@ -209,7 +210,7 @@ def test_what_a_weight_knows_besides_is_none_of_its_parts() -> None:
     layer.weight.main_grad = torch.zeros(2 * MIB, device="cuda")
     layer.owner = State(torch.zeros(2 * MIB, device="cuda"))
     giant_kitten.to_shared([whole, layer])
-    # Their ends may share a granule with what has moved.
+    # Their ends may share a granule with memory that has moved.
     for other in (whole.module.weight, layer.weight.main_grad, layer.owner.absmax):
         assert giant_kitten.residency(other)["shared"] < 4 * MIB, "it moved along"
         assert giant_kitten.residency(other)["dedicated"] > 0
@@ -243,7 +244,7 @@ def test_what_has_no_memory_is_passed_over() -> None:
         giant_kitten.mark(tensor)
         assert giant_kitten.to_dedicated(tensor) is tensor
         assert not any(giant_kitten.residency(tensor).values())
-        with pytest.raises(giant_kitten.Error, match="in neither tier"):
+        with pytest.raises(giant_kitten.Error, match="not managed by giant-kitten"):
             giant_kitten.tier(tensor)
     lazy = torch.nn.Sequential(torch.nn.LazyLinear(4, device="cuda"))
     giant_kitten.to_shared([*without, kept, lazy])

@@ -1,4 +1,4 @@
-"""Ordinary work of PyTorch on our allocator: operations, training, streams, graphs, threads, out of memory."""
+"""Ordinary work on our allocator: training, streams, graphs, threads, out of memory."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_block_used_on_a_side_stream_is_not_given_out_before_that_is_done(mach
 
 @pytest.mark.parametrize("end", ["", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
 def test_memory_used_too_early_is_told_even_of_a_program_that_is_killed(end: str, tmp_path: Path) -> None:
-    """What the absence of faults in the other tests means."""
+    """The fake runtime detects faults, so their absence in the other tests is meaningful."""
     program = f"""
 import torch
 given, taken = torch.ones(1 << 20).pin_memory(), torch.ones(1 << 20).pin_memory()

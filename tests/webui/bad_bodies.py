@@ -1,4 +1,4 @@
-"""Bodies of requests that ask for no action: what the tests of all routes send."""
+"""Invalid bodies of requests, which the tests send to all routes."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""The project's own host for the ComfyUI package: as much of ComfyUI's modules and frontend as the package uses.
+"""A stand-in for ComfyUI, with the modules and the frontend that our package uses.
 
     comfyui_host.py PACKAGE --port N [--late] [--base-directory FOLDER]
 
-`PACKAGE` is the folder that goes into `custom_nodes`; its prestartup script, nodes, routes and frontend extension are
-used as ComfyUI uses them. A prompt loads a small model, goes through the package's nodes, and samples.
+`PACKAGE` is the folder that goes into `custom_nodes`; its prestartup script, nodes, routes and
+frontend extension are used in the way of ComfyUI. A prompt loads a small model, runs the package's
+nodes, and samples.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>host page<
 aside { width: clamp(190px, 40vw, 400px); flex: none }</style>
 <nav></nav><aside></aside><main></main><script type="module" src="extensions/giant-kitten/giant_kitten.js"></script>"""
 
-# `app` of ComfyUI's frontend, as far as side bars go.
+# The sidebar part of `app` in ComfyUI's frontend.
 APP = """
 export const app = {
   extensionManager: {
@@ -42,7 +43,7 @@ export const app = {
 
 
 class Patcher:
-    """`comfy.model_patcher.ModelPatcher`: a model, on the CPU until it is needed."""
+    """`comfy.model_patcher.ModelPatcher`: a model that is on the CPU until it is needed."""
 
     def __init__(self) -> None:
         import torch
@@ -52,7 +53,7 @@ class Patcher:
 
 
 class Host:
-    """The server, and what lies behind it."""
+    """The server and its model."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.package = options, Path(options.package)
@@ -70,7 +71,7 @@ class Host:
         self.names = self.package_module.NODE_DISPLAY_NAME_MAPPINGS
 
     def modules(self) -> None:
-        """Everything that the package imports."""
+        """Creates all modules that the package imports."""
         loaded: list[Any] = []
         host = self
 
@@ -120,7 +121,7 @@ class Host:
         return {"outputs": {name: output for name, output in outputs.items() if output}}
 
     def serve(self) -> None:
-        """Serves until the process is ended."""
+        """Serves until the process ends."""
 
         def text(content: str, kind: str) -> Any:
             async def answer(asked: Any) -> Any:

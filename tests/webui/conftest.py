@@ -1,4 +1,4 @@
-"""What giant-kitten does inside WebUIs, in real Chromium: run by `scripts/webui-test`."""
+"""Tests of giant-kitten inside WebUIs, in real Chromium: run by `scripts/webui-test`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def browser() -> Iterator[Browser]:
 
 @dataclass
 class Watched:
-    """A page, and everything that its console and its requests said."""
+    """A page, with the messages of its console and the addresses of its requests."""
 
     page: Page
     ignored: str = ""
@@ -47,11 +47,11 @@ class Watched:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens pages; at the end none may have had an error in its console, or asked anybody but its own server."""
+    """Opens pages, which may neither log errors nor send requests to other servers."""
     opened: list[Watched] = []
 
     def answer(route: Route) -> None:
-        # gradio itself asks for fonts and a script that are not this project's.
+        # gradio itself requests fonts and a script from elsewhere.
         if not route.request.url.startswith(
             ("https://fonts.g", "https://cdnjs.cloudflare.com/ajax/libs/iframe-resizer")
         ):
@@ -66,7 +66,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         page.route(lambda address: not address.startswith(("http://127.0.0.1:", "file:", "data:", "blob:")), answer)
         page.on("console", lambda found: watched.said.append(f"{found.type}: {found.text} ({found.location['url']})"))
         page.on("pageerror", lambda error: watched.said.append(f"error: {error.stack or error}"))
-        # The genuine ones are megabytes of script.
+        # The genuine pages load megabytes of script.
         page.goto(url, timeout=120000)
         return page
 
@@ -79,25 +79,25 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
 
 
 def is_error(text: str, ignored: str) -> bool:
-    """Whether what a console said is an error; `ignored` is for those of a genuine WebUI's own."""
+    """Whether a console message is an error; `ignored` matches those of a genuine WebUI."""
     return text.startswith("error") and not (ignored and re.search(ignored, text))
 
 
 def picture(page: Page, name: str, **how: Any) -> None:
-    """Keeps a picture of a page, where GIANT_KITTEN_PICTURES says in which folder."""
+    """Saves a picture of a page in the folder GIANT_KITTEN_PICTURES, if that is set."""
     if PICTURES:
         Path(PICTURES).mkdir(parents=True, exist_ok=True)
         page.screenshot(path=str(Path(PICTURES) / f"{name}.png"), full_page=True, **how)
 
 
 def contrast(page: Page) -> float:
-    """The least contrast of any text of the map with what lies behind it."""
+    """The lowest contrast of any text of the map with its background."""
     found: list[float] = page.evaluate(CONTRAST)
     assert found
     return min(found)
 
 
-# As WCAG defines it.
+# The definition is that of WCAG.
 CONTRAST = """() => {
   const root = document.querySelector("giant-kitten-map").shadowRoot;
   const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
@@ -122,7 +122,7 @@ CONTRAST = """() => {
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free port."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
@@ -137,16 +137,16 @@ class Server:
     log: Path
 
     def printed(self) -> str:
-        """All that it has printed."""
+        """Its output so far."""
         return self.log.read_text()
 
     def get(self, path: str) -> Any:
-        """What it answers as JSON."""
+        """Its JSON answer to a GET request."""
         with urllib.request.urlopen(self.url + path, timeout=60) as answer:
             return json.load(answer)
 
     def post(self, path: str, body: Any, headers: dict[str, str] | None = None) -> tuple[int, Any]:
-        """What it answers to JSON: the status, and JSON."""
+        """The status and the JSON of its answer to a POST request."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Content-Type": "application/json", **(headers or {})}
         try:
@@ -162,7 +162,7 @@ class Server:
 
 @contextlib.contextmanager
 def serving(command: list[str], url: str, ready: str, log: Path, where: Path, /, **variables: str) -> Iterator[Server]:
-    """Runs a server until the end of the block; it may print no traceback."""
+    """Runs a server inside the context; it must not print a traceback."""
     environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONUNBUFFERED": "1", **variables}
     environment = {name: value for name, value in environment.items() if value != ""}
     with log.open("w") as out:
@@ -177,7 +177,7 @@ def serving(command: list[str], url: str, ready: str, log: Path, where: Path, /,
         finally:
             process.terminate()
             process.wait(30)
-    # What a genuine WebUI has to say of itself while it starts is its own affair.
+    # Messages of a genuine WebUI while it starts do not matter.
     start, _, after = server.printed().partition(ready)
     ours = [found for found in re.findall(r"Traceback.*\n(?:\s.*\n)*.*", start) if "giant" in found.lower()]
     assert "Traceback" not in after and not ours, server.printed()

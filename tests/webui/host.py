@@ -1,9 +1,10 @@
-"""The project's own host page: as much of AUTOMATIC1111's `modules` as the extension uses, around a small model.
+"""A stand-in for AUTOMATIC1111, with the `modules` that our extension uses and a small model.
 
     host.py EXTENSION --port N [--late] [--api] [--settings FILE] [--preload]
 
-On real gradio; the extension's preload.py, script, settings, callbacks, javascript and routes are used as the WebUIs
-use them. `--late` starts CUDA before the extension is looked at.
+The page is built by real gradio. The extension's preload.py, script, settings, callbacks,
+JavaScript and routes are used in the way of the WebUIs. `--late` starts CUDA before the extension
+is loaded.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class Processed:
 
     def __init__(self, p: Any, images: list[Any], seed: int = -1, info: str = "", infotexts: Any = None) -> None:
         self.images, self.info = images, info
-        # As in the versions of today.
+        # Like current versions.
         self.infotexts = infotexts or [info] * len(images)
 
 
@@ -109,7 +110,7 @@ class Callbacks:
 
 
 def make_model(width: int, blocks: int) -> Any:
-    """A UNet in little: convolutions and attention."""
+    """A small UNet: convolutions and attention."""
     import torch
     from torch import nn
 
@@ -144,7 +145,7 @@ def make_model(width: int, blocks: int) -> Any:
 
 
 class Host:
-    """The page and what lies behind it."""
+    """The page, its model and its settings."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         import torch
@@ -163,7 +164,7 @@ class Host:
         self.modules()
 
     def modules(self) -> None:
-        """Everything that the extension imports."""
+        """Creates all modules that the extension imports."""
         module("modules").__path__ = []
         module("modules.scripts", Script=Script, AlwaysVisible=object())
         hooks = {f"on_{name}": self.callbacks.known[name].append for name in Callbacks.NAMES}
@@ -187,7 +188,7 @@ class Host:
         self.callbacks.call("model_loaded", self.model_data.sd_model)
 
     def load_scripts(self) -> None:
-        """The extension's script, as at every start of the UI."""
+        """Loads the extension's script, as at every start of the UI."""
         for known in self.callbacks.known.values():
             known.clear()
         found = load(self.extension / "scripts" / "giant_kitten.py", "giant_kitten.py")
@@ -199,12 +200,12 @@ class Host:
         self.selectable = [script for script in self.scripts if not script.alwayson]
         self.callbacks.call("ui_settings")
 
-    # ---- Generating -------------------------------------------------------------------------------------------------
+    # ---- Generating -----------------------------------------------------------------------------
 
     def generate(
         self, chosen: int, values: list[Any], steps: int, width: int, height: int, batch: int = 1
     ) -> Processed:
-        """As txt2img of the WebUI: the script that was chosen, and the generation unless that has taken its place."""
+        """Like txt2img: runs the chosen script, and generates unless that returns a result."""
         p = types.SimpleNamespace(
             steps=steps, width=width, height=height, batch_size=batch, seed=1, extra_generation_params={}
         )
@@ -238,10 +239,10 @@ class Host:
         torch.cuda.empty_cache()
         return done
 
-    # ---- The page ---------------------------------------------------------------------------------------------------
+    # ---- The page -------------------------------------------------------------------------------
 
     def build(self) -> Any:
-        """The page, as far as the extension is concerned."""
+        """The parts of the page that the extension needs."""
         import gradio as gr
 
         values: list[Any] = []
@@ -301,7 +302,7 @@ class Host:
         return f"<p>{html.escape(done.info)}</p>"
 
     def add_api(self, app: Any) -> None:
-        """The API as far as the tests use it, and a way to do from outside what users do with menus."""
+        """The parts of the API that the tests use, and routes for actions of menus."""
         from fastapi import Body
 
         given = Body(...)
@@ -331,7 +332,7 @@ class Host:
         app.add_api_route("/host/unload", unload, methods=["POST"])
 
     def serve(self) -> None:
-        """Serves until the process is ended."""
+        """Serves until the process ends."""
         import gradio
 
         scripts = sorted((self.extension / "javascript").glob("*.js"))

@@ -1,7 +1,7 @@
-"""Files of models for the genuine WebUIs, in the shapes of a checkpoint that is at hand.
+"""Model files for the genuine WebUIs, in the shapes of a given checkpoint.
 
-Another checkpoint, a LoRA, a ControlNet. Their weights are zeros, which are a hole in the file: it takes next to no
-room on a disk.
+These are another checkpoint, a LoRA and a ControlNet. Their weights are zeros and a hole in the
+file, which takes almost no room on the disk.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pathlib import Path
 Shapes = dict[str, list[int]]
 
 UNET = "model.diffusion_model."
-# The channels that each of the blocks on the way down has at its end, in Stable Diffusion 1.5.
+# The output channels of the down blocks in Stable Diffusion 1.5.
 CHANNELS = (320, 320, 320, 320, 640, 640, 640, 1280, 1280, 1280, 1280, 1280)
-# The convolutions that bring a hint's picture to the size of the latent one: what comes in, what goes out.
+# The convolutions that reduce a hint's picture to the latent size: input and output channels.
 HINT = {0: (3, 16), 2: (16, 16), 4: (16, 32), 6: (32, 32), 8: (32, 96), 10: (96, 96), 12: (96, 256), 14: (256, 320)}
 
 
 def header(file: Path) -> Shapes:
-    """The names and shapes of a file of safetensors."""
+    """The names and shapes of a safetensors file."""
     with file.open("rb") as opened:
         (length,) = struct.unpack("<Q", opened.read(8))
         found = json.loads(opened.read(length))
@@ -29,12 +29,12 @@ def header(file: Path) -> Shapes:
 
 
 def size(shapes: Shapes) -> int:
-    """The bytes of such shapes in half precision."""
+    """The bytes of tensors of these shapes in half precision."""
     return sum(2 * math.prod(shape) for shape in shapes.values())
 
 
 def write(file: Path, shapes: Shapes) -> Path:
-    """A file of safetensors with half-precision zeros."""
+    """Writes a safetensors file with half-precision zeros."""
     at, entries = 0, {}
     for name, shape in shapes.items():
         end = at + 2 * math.prod(shape)
@@ -48,7 +48,7 @@ def write(file: Path, shapes: Shapes) -> Path:
 
 
 def lora(rank: int = 4) -> Shapes:
-    """A LoRA of the queries in the first attentions of a UNet."""
+    """Writes a LoRA of the queries in the first attention layers of a UNet."""
     shapes: Shapes = {}
     for block, channels in ((0, 320), (1, 640), (2, 1280)):
         for one in (0, 1):
@@ -60,7 +60,7 @@ def lora(rank: int = 4) -> Shapes:
 
 
 def controlnet(checkpoint: Shapes) -> Shapes:
-    """A ControlNet beside a checkpoint of Stable Diffusion 1.5: its UNet's way down, and what ties it to that."""
+    """Writes a ControlNet for Stable Diffusion 1.5: the UNet's down blocks, and its connections."""
     parts = tuple(f"{UNET}{part}" for part in ("time_embed.", "input_blocks.", "middle_block."))
     shapes = {name.removeprefix(UNET): shape for name, shape in checkpoint.items() if name.startswith(parts)}
     for at, (into, out) in HINT.items():

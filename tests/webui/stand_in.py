@@ -1,4 +1,4 @@
-"""What the host pages stand in for a WebUI by: modules of its names, and files run as it runs them."""
+"""Help for the stand-ins: modules with a WebUI's names, and files run like by a WebUI."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def module(name: str, **contents: Any) -> types.ModuleType:
-    """A module of a WebUI's, by the name that its extensions import."""
+    """Creates a module under the name that extensions of a WebUI import."""
     made = types.ModuleType(name)
     made.__dict__.update(contents)
     sys.modules[name] = made
@@ -21,7 +21,7 @@ def module(name: str, **contents: Any) -> types.ModuleType:
 
 
 def load(path: Path, name: str) -> types.ModuleType:
-    """Runs a file as the WebUIs do: as a module that nobody can import."""
+    """Runs a file like the WebUIs: as a module that cannot be imported."""
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader
     found = importlib.util.module_from_spec(spec)

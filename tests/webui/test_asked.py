@@ -1,4 +1,4 @@
-"""Who may ask the routes for an action, and with what."""
+"""Requests to the routes: who may ask, and with which bodies."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from typing import Any
 
 import pytest
 from bad_bodies import BAD_BODIES
-from giant_kitten.webui.asked import LARGEST, Unwanted, body_of
-from giant_kitten.webui.session import Host, Refused, Session, act_of, parse_action
+from giant_kitten.webui.actions import Refused, parse_action
+from giant_kitten.webui.asked import LARGEST, Unwanted, act_of, body_of
+from giant_kitten.webui.session import Host, Session
 
 JSON = {"content-type": "application/json", "host": "localhost:7860"}
 
 
 def awaited(work: Coroutine[Any, Any, Any]) -> Any:
-    """What a coroutine returns. In a thread of its own: Chromium's tests have a loop that runs in this one."""
+    """The result of a coroutine, run in another thread.
+
+    The tests in Chromium have an event loop in this one.
+    """
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, work).result()
 
@@ -111,7 +115,7 @@ def test_a_body_has_an_end() -> None:
 
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Session:
-    """A session whose allocator is in use and does nothing."""
+    """A session that believes in an allocator and does nothing."""
     made = Session(Host("test"))
     monkeypatch.setattr(made, "problem", lambda: None)
     monkeypatch.setattr(made, "capacity", lambda: 8 << 30)

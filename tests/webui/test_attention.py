@@ -1,4 +1,4 @@
-"""AUTOMATIC1111's own attention, as far as it goes by free memory: cut to the card, and to both tiers where it must."""
+"""AUTOMATIC1111's own attention is limited to the card, and to both tiers if it must be."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import types
 from typing import Any
 
 import pytest
-from giant_kitten.webui.attention import fit
+from giant_kitten.webui.automatic1111.attention import fit
 
 GIB = 1 << 30
 BOTH = 16 * GIB
 
 
 def theirs(tells: bool = True) -> Any:
-    """Their module: attention returns the size of the pieces that it works in, or tells what it needs and gives up."""
+    """Their module, with an attention that returns the size of its slices.
+
+    If it gives up, it says how much memory it needs.
+    """
     module = types.SimpleNamespace(get_available_vram=lambda: BOTH)
 
     def split(need: int, broken: str = "") -> float:
@@ -65,7 +68,7 @@ def test_it_is_undone_and_done_again_where_a_model_has_taken_it() -> None:
     undo()
     assert {name: vars(module)[name] for name in before} == before
     assert taken(20 * GIB) == 10 * GIB, "as without us"
-    # As "Reload UI" does: the model goes on with what it has taken.
+    # Like "Reload UI": the model continues with the attention that it has taken.
     fit(module, lambda: GIB)
     assert taken(20 * GIB) == 20 * GIB / 32 and taken(129 * GIB) == 129 * GIB / 64
     assert module.split_cross_attention_forward is taken

@@ -1,12 +1,12 @@
-"""The ComfyUI package in real Chromium: on the project's own host, and in a genuine ComfyUI where one is at hand.
+"""The ComfyUI package in real Chromium: in our stand-in, and in a genuine ComfyUI if given.
 
     GIANT_KITTEN_COMFYUI=/path/to/ComfyUI scripts/webui-test tests/webui/test_comfyui.py
 
-The genuine one runs on the rig's PyTorch (2.15.0), or on its own environment. Besides:
+The genuine one runs on the rig's PyTorch (2.15.0), or in its own environment. Also:
 
     GIANT_KITTEN_WEBUI_CHECKPOINT  a checkpoint in the shapes of Stable Diffusion 1.5
     GIANT_KITTEN_COMFYUI_ARGS      more arguments for its main.py
-    GIANT_KITTEN_COMFYUI_PATH      where packages of its own are, besides its environment
+    GIANT_KITTEN_COMFYUI_PATH      more folders of its packages, in addition to its environment
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ import models
 import pytest
 from bad_bodies import BAD_BODIES
 from conftest import HERE, Server, contrast, free_port, picture, serving
-from giant_kitten.webui.extensions import find
+from giant_kitten.webui.extensions.kinds import find
 from playwright.sync_api import Locator, Page
 
 FOLDER = os.environ.get("GIANT_KITTEN_COMFYUI", "")
 CHECKPOINT = os.environ.get("GIANT_KITTEN_WEBUI_CHECKPOINT", "")
-# Of a genuine one's page, what has nothing of ours in its text or its place.
+# Console errors of a genuine page that do not mention our files.
 THEIRS = r"(?s)^(?!.*(giant|kitten))"
 
 
@@ -50,7 +50,7 @@ def genuine(folder: Path, *flags: str) -> Any:
     port, comfyui = free_port(), find(FOLDER)
     for name in ("models/checkpoints", "models/controlnet", "output", "input", "user", "temp", "custom_nodes"):
         (folder / name).mkdir(parents=True)
-    # Without the dialogs that greet newcomers.
+    # The dialogs for new users are switched off.
     settings = folder / "user" / "default" / "comfy.settings.json"
     settings.parent.mkdir()
     settings.write_text('{"Comfy.TutorialCompleted": true, "Comfy.Workflow.ShowMissingModelsWarning": false}')
@@ -77,7 +77,7 @@ WAYS = {"host": (), "cudaMallocAsync": (), "disable-cuda-malloc": ("--disable-cu
 
 @contextlib.contextmanager
 def installed() -> Iterator[None]:
-    """The package in the genuine ComfyUI, by the command, and out of it again."""
+    """Installs the package into the genuine ComfyUI by the command, and removes it."""
     if not (FOLDER and CHECKPOINT):
         pytest.skip("GIANT_KITTEN_COMFYUI and GIANT_KITTEN_WEBUI_CHECKPOINT name no genuine ComfyUI with a checkpoint")
     command = [sys.executable, "-m", "giant_kitten", "webui"]
@@ -105,7 +105,7 @@ def comfyui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def workflow(comfyui: Server, action: str, **values: Any) -> dict[str, Any]:
-    """Loads, acts, samples, tells."""
+    """A prompt that loads a model, does an action, samples, and reports the status."""
 
     def node(kind: str, **inputs: Any) -> dict[str, Any]:
         return {"class_type": kind, "inputs": inputs}
@@ -153,14 +153,14 @@ def send(comfyui: Server, prompt: dict[str, Any]) -> str:
 
 
 def open_tab(page: Page) -> Locator:
-    # The genuine one's frontend is megabytes of script.
+    # The genuine frontend is megabytes of script.
     page.locator(".giant-kitten-tab-button").first.click(timeout=120000)
     found = page.locator("giant-kitten-map")
     found.get_by_role("region").wait_for()
     return found
 
 
-# The first test: later the package is in the genuine one already.
+# This is the first test, because later the package is already in the genuine ComfyUI.
 def test_dynamic_vram_is_told_of_and_prompts_run(tmp_path: Path) -> None:
     with installed():
         if not has_dynamic_vram():
@@ -169,7 +169,7 @@ def test_dynamic_vram_is_told_of_and_prompts_run(tmp_path: Path) -> None:
             assert "DynamicVRAM support detected and enabled" in server.printed()
             draw(server, "activate", reserve=0.5)
             assert "start with --disable-dynamic-vram" in server.get("giant-kitten/state")["problem"]
-            # The weights are none of ours; what is needed besides is.
+            # We do not allocate the weights, only the other memory.
             kinds, stats = server.device()["map"]["bytes"], server.device()["stats"]
             assert kinds["dedicated"]["model"] == kinds["shared"]["model"] == 0 < stats["allocated_peak"]
             assert stats["out_of_memory"] == 0
@@ -229,15 +229,15 @@ def test_the_panel_fits_the_side_bar(comfyui: Server, open_page: Callable[..., P
     kind = "comfyui" if "CheckpointLoaderSimple" in comfyui.get("object_info") else "comfyui-host"
     picture(page, kind if width > 360 else f"{kind}-narrow")
     inside, room = panel.evaluate("(found) => [found.scrollWidth, found.clientWidth]")
-    # No narrower than this, where ComfyUI leaves a side bar less.
+    # It is never narrower than this, even if ComfyUI leaves a sidebar less room.
     assert inside <= max(room, 190) and contrast(page) >= 4.5
 
 
 def test_wrong_values_are_answered_in_a_sentence(comfyui: Server) -> None:
     for body, said in (
-        (b"no JSON", "A JSON object is wanted"),
+        (b"no JSON", "Expected a JSON object"),
         ({"action": "dance"}, "There is no action 'dance'"),
-        ({"action": "activate", "reserve": "x"}, "“reserve” is a number"),
+        ({"action": "activate", "reserve": "x"}, "“reserve” must be a number"),
         ({"action": "activate", "colour": 1}, "There is no field 'colour'"),
     ):
         status, answer = comfyui.post("giant-kitten/act", body)
@@ -260,12 +260,13 @@ def test_a_page_of_somebody_elses_cannot_act(comfyui: Server, route: str) -> Non
         (200, {"Origin": comfyui.url.rstrip("/")}),
     ):
         found, answer = comfyui.post(f"giant-kitten/{route}", {"action": "free VRAM", "ignored_model": True}, headers)
-        # A genuine one refuses some of these itself, in words of its own.
+        # A genuine ComfyUI refuses some of these itself, in its own words.
         assert found == status and (FOLDER or answer["detail"]), headers
         assert (comfyui.device()["stats"]["phase_name"] == "freed") == (status == 200)
 
 
-# The last on a server: kernels do nothing, and what it leaves in memory is taken for steps beyond the last one.
+# This is the last test on a server. Kernels do nothing, so it leaves values in memory that count as
+# steps beyond the last one.
 def test_a_controlnet_belongs_to_the_model_while_it_works(comfyui: Server) -> None:
     if "ControlNetLoader" not in comfyui.get("object_info"):
         pytest.skip("the host page has no ControlNet")
@@ -287,12 +288,12 @@ def test_a_controlnet_belongs_to_the_model_while_it_works(comfyui: Server) -> No
     found = comfyui.device()["map"]["bytes"]
     size = models.size(models.controlnet(models.header(Path(CHECKPOINT))))
     more = sum(found[tier]["model"] - marked[tier]["model"] for tier in ("dedicated", "shared"))
-    # Blocks are rounded up.
+    # The sizes of blocks are rounded up.
     assert size <= more < size + (8 << 20)
 
 
 def test_too_late_is_told_in_one_sentence(tmp_path: Path, open_page: Callable[..., Page]) -> None:
-    # The prestartup script only waits for torch: without it nobody comes early enough.
+    # Without the prestartup script, which waits for torch, nothing is early enough.
     with host_without_prestartup(tmp_path) as server:
         page = open_page(server.url)
         page.locator(".giant-kitten-tab-button").click()

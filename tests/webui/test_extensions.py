@@ -1,4 +1,4 @@
-"""`python -m giant_kitten webui install|remove`: into the folders of WebUIs, and out again without a trace."""
+"""`python -m giant_kitten webui install|remove` on folders of WebUIs, without a trace."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from giant_kitten.webui import extensions, pth
-from giant_kitten.webui.extensions import MARK, NAME, Refused, find, install, remove
+from giant_kitten.webui.actions import Refused
+from giant_kitten.webui.extensions import kinds, pth
+from giant_kitten.webui.extensions.commands import install, remove
+from giant_kitten.webui.extensions.folder import MARK
+from giant_kitten.webui.extensions.kinds import NAME, find
 
 FOLDERS = {
     "AUTOMATIC1111": ("webui.py", "modules/x.py", "extensions/x"),
@@ -56,7 +59,7 @@ def test_in_and_out_leaves_no_trace(webui: Path) -> None:
     extension = find(webui).extension
     assert (extension / MARK).exists() and (extension / "package" / "giant_kitten" / "map.js").exists()
     assert any("start" in line for line in done)
-    # A second time is as the first.
+    # The second time is like the first.
     assert install(webui)[1:] == done
     assert (extension / "package" / "giant_kitten" / "map.js").exists()
     settings = json.loads((webui / "config.json").read_text())
@@ -66,7 +69,7 @@ def test_in_and_out_leaves_no_trace(webui: Path) -> None:
     (webui / "config.json").write_text(json.dumps(settings, indent=4, ensure_ascii=False))
     remove(webui)
     assert tree(webui) == before
-    with pytest.raises(Refused, match="nothing is to be removed"):
+    with pytest.raises(Refused, match="there is nothing to remove"):
         remove(webui)
 
 
@@ -116,7 +119,7 @@ def test_what_somebody_else_put_there_is_left_alone(webui: Path) -> None:
     assert (there / "file").read_text() == "mine"
 
 
-# Names as people have them, and names that would be code if they were written down as they are.
+# Names that people have, and names that would be code if they were written without quoting.
 NAMES = (
     "Jörg Иван 小猫", "a 'quoted' \"one\"", "back\\slash", "g\nimport os; os.system('touch pwned')", "\udcff\udcfe",
     "#", "%s {x}",
@@ -127,7 +130,7 @@ LOCALES = ({"LC_ALL": "C"}, {"LC_ALL": "POSIX"}, {"LC_ALL": "C.UTF-8"}, {"LC_ALL
 @pytest.mark.parametrize("name", NAMES)
 def test_folders_of_any_name_in_any_locale(tmp_path: Path, name: str) -> None:
     webui = make(tmp_path / name, "AUTOMATIC1111")
-    # Not there at once: the module venv fails at some of the names.
+    # The folder is renamed afterwards, because the module venv fails for some of the names.
     venv.create(tmp_path / "venv", with_pip=False)
     (tmp_path / "venv").rename(webui / "venv")
     (webui / "launch.py").write_text(SEEN)
@@ -144,7 +147,7 @@ def test_folders_of_any_name_in_any_locale(tmp_path: Path, name: str) -> None:
 
 
 def old_pth(folder: Path) -> str:
-    """What earlier versions wrote."""
+    """The .pth file of earlier versions."""
     inside = f"os.path.abspath(a).startswith({str(folder) + os.sep!r}) for a in getattr(sys, 'orig_argv', ())[1:]"
     start = '__import__("importlib.util").util.find_spec("giant_kitten") and __import__("giant_kitten._startup")'
     mine = f"any({inside}) or os.getcwd() == {str(folder)!r}"
@@ -161,7 +164,7 @@ def test_the_file_of_an_earlier_version_goes_also_where_python_does_not_start_wi
     install(folder)
     (new,) = folder.glob("venv/lib/*/site-packages/giant-kitten-*.pth")
     old = new.with_name("giant-kitten-webui.pth")
-    # As if read in another locale's encoding.
+    # As if it had been read in the encoding of another locale.
     for text in (old_pth(folder), old_pth(folder).replace("import os, sys", "raise SystemExit(7); import os, sys")):
         old.write_text(text)
         action(folder)
@@ -171,7 +174,7 @@ def test_the_file_of_an_earlier_version_goes_also_where_python_does_not_start_wi
         else:
             assert not old.exists()
         install(folder)
-    # Another WebUI's.
+    # The file of another WebUI.
     old.write_text(old_pth(folder.with_name("another")))
     action(folder)
     assert old.exists()
@@ -219,7 +222,7 @@ def test_only_our_own_files_are_removed_whatever_the_mark_says(webui: Path, tmp_
     mark.write_text(json.dumps({"written": [*map(str, precious)], "files": [*named["files"], *outside, 7]}))
     said = remove(webui)
     assert all(file.read_text() == "precious" for file in (*precious, elsewhere / "scripts" / "giant_kitten.py"))
-    assert any("which is not from here" in line for line in said)
+    assert any("which is not ours" in line for line in said)
     assert (webui / "webui.py").exists() and not (extension / "preload.py").exists() and not mark.exists()
 
 
@@ -230,7 +233,7 @@ def test_an_update_keeps_what_is_not_ours(webui: Path) -> None:
     (extension / "mine.txt").write_text("mine")
     (extension / "scripts" / "giant_kitten.py").write_text("older")
     (webui / "config.json").write_text('{"giant_kitten_mode": "by hand"}')
-    # Marks of earlier versions did not say what was written.
+    # Marks of earlier versions had no names of files.
     (extension / MARK).write_text('{"written": []}')
     install(webui)
     assert (extension / "mine.txt").read_text() == "mine"
@@ -248,7 +251,7 @@ class Full:
     def __call__(self, source: Path, to: Path) -> object:
         self.left -= 1
         if self.left < 0:
-            # As much as there was room for.
+            # The part for which there was room.
             Path(to).write_bytes(Path(source).read_bytes()[:10])
             raise OSError(errno.ENOSPC, "No space left on device", str(to))
         return self.copy(source, to)
@@ -306,7 +309,7 @@ def test_the_half_copy_of_an_earlier_version_is_taken_for_ours(webui: Path, cut:
 @pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)
 def test_a_copy_made_by_hand_is_not_ours(webui: Path) -> None:
     extension = find(webui).extension
-    shutil.copytree(Path(extensions.__file__).parent / "folders" / "automatic1111", extension)
+    shutil.copytree(Path(kinds.__file__).parents[1] / "folders" / "automatic1111", extension)
     for action in (install, remove):
         with pytest.raises(Refused, match="not put there by this command"):
             action(webui)
@@ -424,5 +427,5 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
 
 
 def test_the_package_has_the_extensions_with_it() -> None:
-    for kind in extensions.KINDS:
-        assert (Path(extensions.__file__).parent / "folders" / kind.source).is_dir()
+    for kind in kinds.KINDS:
+        assert (Path(kinds.__file__).parents[1] / "folders" / kind.source).is_dir()

@@ -1,4 +1,4 @@
-"""The gate: what works beside a generation, and what wants quiet."""
+"""The gate between concurrent work and actions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import giant_kitten
 import torch
+from giant_kitten.webui.actions import Action
 from giant_kitten.webui.gate import Gate
-from giant_kitten.webui.session import Action, Host, Session
+from giant_kitten.webui.session import Host, Session
 
 MIB = 1 << 20
 
@@ -78,7 +79,10 @@ def test_an_error_inside_leaves_the_gate_open() -> None:
 
 
 def test_previews_asked_for_at_every_step_lose_nothing_while_memory_moves() -> None:
-    """Previews that allocate nothing: they copy the decoder's weights on streams of their own, in three tabs."""
+    """Previews in three tabs, which copy the decoder's weights on streams of their own.
+
+    They allocate nothing.
+    """
     unet = torch.nn.Sequential(*(torch.nn.Linear(1024, 1024) for _ in range(16))).cuda()
     decoder = torch.nn.Parameter(torch.arange(32 * MIB, dtype=torch.uint8).pin_memory().cuda(), requires_grad=False)
     known = decoder.cpu()

@@ -1,15 +1,16 @@
-"""The genuine AUTOMATIC1111 or Forge, where a checkout is at hand: installed into, driven, and left without a trace.
+"""The genuine AUTOMATIC1111 or Forge, if a checkout is given: installed into, driven, restored.
 
-    export GIANT_KITTEN_WEBUI=/path/to/stable-diffusion-webui GIANT_KITTEN_WEBUI_CHECKPOINT=/path/to/sd15.safetensors
+    export GIANT_KITTEN_WEBUI=/path/to/stable-diffusion-webui
+    export GIANT_KITTEN_WEBUI_CHECKPOINT=/path/to/sd15.safetensors
     scripts/webui-test tests/webui/test_genuine.py
 
-The folder needs an environment (`venv`) and its repositories, as after its own first start, and the checkpoint the
-shapes of Stable Diffusion 1.5. What else is needed of models is made here. Besides:
+The folder needs an environment (`venv`) and its repositories, as after its own first start, and the
+checkpoint needs the shapes of Stable Diffusion 1.5. Other models are created here. Also:
 
-    GIANT_KITTEN_WEBUI_RIG         the release of the rig whose fake libraries its PyTorch runs on, a card of 4 GiB;
-                                   with a GPU, none
-    GIANT_KITTEN_WEBUI_ARGS        more arguments for its launch.py, as in "--opt-sdp-attention"
-    GIANT_KITTEN_WEBUI_PYTHONPATH  where packages of its own are, besides its environment
+    GIANT_KITTEN_WEBUI_RIG         the release of the rig with the fake libraries for its PyTorch,
+                                   with a card of 4 GiB; not set with a GPU
+    GIANT_KITTEN_WEBUI_ARGS        more arguments for its launch.py, such as "--opt-sdp-attention"
+    GIANT_KITTEN_WEBUI_PYTHONPATH  more folders of its packages, in addition to its environment
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from typing import Any
 import models
 import pytest
 from conftest import Server, contrast, free_port, picture, serving
-from giant_kitten.webui.extensions import find
+from giant_kitten.webui.extensions.kinds import find
 from playwright.sync_api import Page
 
 FOLDER = os.environ.get("GIANT_KITTEN_WEBUI", "")
@@ -62,7 +63,7 @@ def command(action: str) -> None:
 
 
 def traces() -> list[str]:
-    """Every file of ours in the folder and in its Python."""
+    """All files of ours in the folder and in its Python."""
     webui = find(FOLDER)
     places = [webui.folder / webui.kind.extensions, *webui.python().parent.parent.glob("lib/python*/site-packages")]
     found = [str(path) for place in places for path in place.glob("giant-kitten*")]
@@ -80,10 +81,10 @@ def traces() -> list[str]:
 
 @contextlib.contextmanager
 def started(folder: Path) -> Iterator[Server]:
-    """The WebUI, once it answers."""
+    """Starts the WebUI and waits until it answers."""
     port, webui = free_port(), find(FOLDER)
     variables = {"GIANT_KITTEN": "", "IGNORE_CMD_ARGS_ERRORS": "1"}
-    # Its own packages, and nothing of the rig's but the fake libraries.
+    # It uses its own packages, and only the fake libraries of the rig.
     variables["PYTHONPATH"] = os.environ.get("GIANT_KITTEN_WEBUI_PYTHONPATH", "")
     rig = os.environ.get("GIANT_KITTEN_WEBUI_RIG")
     if rig:
@@ -100,10 +101,11 @@ def started(folder: Path) -> Iterator[Server]:
         *os.environ.get("GIANT_KITTEN_WEBUI_ARGS", "").split(),
     ]  # fmt: skip
     address, log = f"http://127.0.0.1:{port}/", folder / "log"
-    # As its users would end it. Forge never does by itself.
+    # Users would end it like this. Forge never ends by itself.
     ends = webui.kind.name != "Forge"
     with serving(line, address, "Startup time", log, webui.folder, **variables) as found:
-        # Only once it has loaded one: while that lasts, AUTOMATIC1111 cannot load another.
+        # This waits for the first checkpoint. AUTOMATIC1111 cannot load another one at the same
+        # time.
         generate(found)
         assert found.post("sdapi/v1/options", {"sd_model_checkpoint": "one.safetensors"})[0] == 200
         yield found
@@ -114,7 +116,7 @@ def started(folder: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def installed(folder: Path) -> Iterator[None]:
-    """The extension in it by nothing but the command, and out again; its own settings stay what they were."""
+    """Installs the extension by the command only, and removes it; the settings stay the same."""
     make_models(folder)
     settings = find(FOLDER).folder / "config.json"
     before = settings.read_bytes() if settings.exists() else None
@@ -155,21 +157,22 @@ def make_models(folder: Path) -> None:
 
 
 def generate(server: Server, **body: Any) -> tuple[list[Any], str]:
-    """The pictures, and what is said of them."""
+    """The pictures of a generation, and their description."""
     wanted = {"prompt": "a kitten", "width": 512, "height": 512, "steps": 3, **body}
     status, answer = server.post("sdapi/v1/txt2img", wanted)
     assert status == 200, answer
     return answer["images"], json.loads(answer["info"])["infotexts"][0]
 
 
-# The first test: there is memory for one WebUI at a time.
+# This is the first test, because there is only memory for one WebUI at a time.
 def test_where_cuda_has_started_before_it_is_told_in_one_sentence(
     tmp_path: Path, open_page: Callable[..., Page]
 ) -> None:
     webui = find(FOLDER)
     early = webui.folder / webui.kind.extensions / "a-program-that-comes-early"
     with installed(tmp_path):
-        # As where the folder was copied by hand, beside an extension that uses the GPU in its own preload.
+        # As if the folder had been copied by hand, next to an extension that uses the GPU in its
+        # preload.
         for file in webui.python().parent.parent.glob("lib/python*/site-packages/giant-kitten*.pth"):
             file.unlink()
         try:
@@ -229,7 +232,7 @@ MODES = ({"action": "automatic"}, {"action": "activate", "reserve": 0.5})
 
 @pytest.fixture(params=MODES, ids=("automatic", "by hand"))
 def placed(genuine: Server, request: pytest.FixtureRequest) -> Iterator[Server]:
-    """The server in one mode or the other; and at the end the model lies in dedicated memory while it works."""
+    """The server in each mode; at the end, the model must be dedicated while it works."""
     assert genuine.post("giant-kitten/v1/act", request.param)[0] == 200
     assert genuine.device()["stats"]["out_of_memory"] == 0
     yield genuine
@@ -240,7 +243,7 @@ def placed(genuine: Server, request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 def look_on(server: Server, **body: Any) -> tuple[list[Any], str, list[Any]]:
-    """Generates, and looks at the device again and again while steps are made."""
+    """Generates, and looks at the device repeatedly during the steps."""
 
     def looks() -> Iterator[Any]:
         until, began = time.monotonic() + 120, False
@@ -260,14 +263,15 @@ def look_on(server: Server, **body: Any) -> tuple[list[Any], str, list[Any]]:
 
 
 def is_all_dedicated(device: Any, *beside: int) -> bool:
-    """Whether the UNet of one checkpoint, and of no other, is marked as the model and dedicated.
+    """Whether only the UNet of one checkpoint is marked as the model, and is dedicated.
 
-    `beside` are the bytes of what is marked with it: of nothing, or of a ControlNet that is kept, if it is not given.
-    As much as that has may give way: the card is too small for both and what a generation needs.
+    `beside` are the bytes of what is marked with it; by default of nothing, or of a ControlNet that
+    is still loaded. So many bytes may be shared, because the card is too small for both and for the
+    other memory of a generation.
     """
     kinds = device["map"]["bytes"]
     near, far = kinds["dedicated"]["model"], kinds["shared"]["model"]
-    # Blocks are rounded up.
+    # The sizes of blocks are rounded up.
     known = [size for size in beside or (0, controlnet_size()) if 0 <= near + far - unet_size() - size < 8 * MIB]
     return bool(known and far < max(known[0], 4 * MIB))
 
@@ -310,12 +314,12 @@ def test_a_controlnet(placed: Server) -> None:
         pytest.skip("this WebUI has no ControlNet: it is an extension of its own in AUTOMATIC1111")
     unit = {"enabled": True, "module": "none" if "none" in modules(placed) else "None", "weight": 1.0}
     unit["model"] = next(name for name in known if name.startswith("control_zero"))
-    # Its own API takes the name of the picture that it has in this version.
+    # The name of the picture in its API depends on the version.
     unit["image"] = generate(placed)[0][0]
     for _ in range(2):
         images, said, seen = look_on(placed, steps=20, alwayson_scripts={"controlnet": {"args": [unit]}})
         assert images and "control_zero" in said
-        # It belongs to the model while it works beside it.
+        # It is part of the model while it runs with it.
         assert any(is_all_dedicated(device, controlnet_size()) for device in seen), seen[-1]["map"]["bytes"]
     assert len(generate(placed)[0]) == 1
 
@@ -327,7 +331,7 @@ def modules(server: Server) -> list[str]:
 def test_batches_hires_fix_and_image_to_image(placed: Server) -> None:
     assert len(generate(placed, batch_size=2, n_iter=2)[0]) >= 4
     hires = {"enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0.5, "hr_upscaler": "Latent"}
-    # Forge's API fails without the last, on any allocator; AUTOMATIC1111's does not know it.
+    # Without the last one, Forge's API fails on any allocator; AUTOMATIC1111's does not know it.
     assert len(generate(placed, **hires, hr_additional_modules=[])[0]) == 1
     image = generate(placed)[0][0]
     body = {"init_images": [image], "denoising_strength": 0.5, "steps": 4, "width": 512, "height": 512}
@@ -361,23 +365,23 @@ def test_an_interrupted_generation_ends_and_the_next_is_whole(genuine: Server) -
 def test_what_a_large_picture_drove_out_comes_back_before_the_next(genuine: Server) -> None:
     assert genuine.post("giant-kitten/v1/act", {"action": "automatic"})[0] == 200
     generate(genuine)
-    # The decoder has need of more than the card.
+    # The decoder needs more than the card.
     assert len(generate(genuine, width=1536, height=1536)[0]) == 1
     stats = genuine.device()["stats"]
     assert stats["fell_to_shared"] > 0 and stats["out_of_memory"] == 0
-    # Of a size that is new, too: nothing is known of what it will need.
+    # The size is new too, so nothing is known about its needs.
     generate(genuine, width=576, height=512)
     assert is_all_dedicated(genuine.device()), genuine.device()["map"]["bytes"]
 
 
 def test_its_own_attention_stays_on_the_card(genuine: Server) -> None:
-    """Which wants 24 GiB at once for this size, and works in pieces as large as it is told is free."""
+    """The attention needs 24 GiB for this size, or works in slices of the reported free memory."""
     assert genuine.post("giant-kitten/v1/act", {"action": "automatic"})[0] == 200
     generate(genuine)
     before = genuine.device()["stats"]
     generate(genuine, width=1024, height=1024)
     after = genuine.device()["stats"]
-    # What is kept of the decoder's needs for the size before may be too little for this one.
+    # The reserve for the decoder at the size before may be too small for this one.
     assert after["fell_to_shared_bytes"] - before["fell_to_shared_bytes"] < 2048 * MIB and after["out_of_memory"] == 0
 
 
@@ -393,7 +397,7 @@ def test_each_of_the_originals_options_has_its_effect(genuine: Server) -> None:
     act(2, 2.5, 0, False, False, True)
     kinds = genuine.device()["map"]["bytes"]
     assert kinds["dedicated"]["other"] > 64 * MIB, "all tensors are equal"
-    # Small tensors share their granules with the UNet's, and go where it goes.
+    # Small tensors share granules with those of the UNet, and move with them.
     assert first["model"] > kinds["dedicated"]["model"] and first["other"] < 32 * MIB, "the UNet goes first"
     small_first = genuine.device()["stats"]["shared_allocated"]
     act(2, 2.5, 0, False, True, True)
@@ -417,12 +421,12 @@ def test_two_tabs_of_the_page(genuine: Server, open_page: Callable[..., Page]) -
     other.get_by_text("disabled, by hand").wait_for()
 
 
-# What its own page cannot load here, and what gradio 4.40 says of itself.
+# Files that its own page cannot load here, and messages of gradio 4.40.
 THEIRS = r"Element is not in the DOM|ERR_NAME_NOT_RESOLVED|404|webui-assets"
 
 
 def shown(page: Page) -> None:
-    """Waits for the page: megabytes of script, beside a server that may be busy."""
+    """Waits for the page: megabytes of script, from a server that may be busy."""
     page.locator("#txt2img_generate").wait_for(timeout=60000)
 
 
@@ -440,7 +444,7 @@ def choose_script(page: Page) -> None:
 
 
 def from_the_script_on(page: Page) -> dict[str, float]:
-    """Where on the page the choice of scripts is, and what the chosen one has."""
+    """The menu of scripts on the page, and the controls of the chosen one."""
     found: dict[str, float] = page.evaluate(
         """() => {
             const [all, from] = ["#txt2img_script_container", "#tab_txt2img #script_list"].map(
@@ -453,7 +457,7 @@ def from_the_script_on(page: Page) -> dict[str, float]:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_pictures_of_the_page(genuine: Server, open_page: Callable[..., Page], theme: str) -> None:
-    """What the documents show: after one picture that needs more than the card has and one that does not."""
+    """Takes the pictures of the docs after a generation that exceeds the card and one that fits."""
     assert genuine.post("giant-kitten/v1/act", {"action": "automatic"})[0] == 200
     generate(genuine, width=1536, height=1536)
     generate(genuine, width=768, height=768)
@@ -490,11 +494,11 @@ def test_the_page_and_a_reload_of_the_ui(genuine: Server, open_page: Callable[..
         page.locator("#tab_txt2img [id*=giant_kitten_memory_said]").first.get_by_text(said).wait_for()
     assert genuine.post("giant-kitten/v1/act", {"action": "activate", "persist": 0.5})[0] == 200
     starts = genuine.printed().count("Startup time")
-    # The page goes on asking while the server is away, and so does gradio: what that one says does not count.
+    # The page and gradio continue to ask while the server is away; gradio's errors do not count.
     page.close()
     page = open_page(genuine.url, ignored=".")
     shown(page)
-    # Its buttons do nothing before gradio has bound them.
+    # Its buttons have no effect before gradio has bound them.
     page.wait_for_timeout(3000)
     page.get_by_text("Reload UI").last.click()
     for _ in range(360):
@@ -502,11 +506,12 @@ def test_the_page_and_a_reload_of_the_ui(genuine: Server, open_page: Callable[..
             break
         page.wait_for_timeout(500)
     assert genuine.printed().count("Startup time") > starts, "the UI did not start again"
-    # It comes back by itself. Nobody closes it while it does: its server would wait for it for ever when it ends.
+    # The page returns by itself. It must not be closed meanwhile, because its server would wait for
+    # it forever at its end.
     shown(page)
     page.wait_for_load_state("load")
     stats = genuine.device()["stats"]
     assert (stats["automatic"], stats["persist"]) == (1, 0), "unloading the script restores everything"
     open_panel(open_page(genuine.url, ignored=THEIRS))
-    # The model is the one from before, with the attention that it has been given.
+    # The model is still the same, with the attention that it was given.
     assert len(generate(genuine, width=1536, height=1536)[0]) == 1

@@ -1,4 +1,4 @@
-"""What the monitor's servers do with connections and notes that are none of theirs, without a browser."""
+"""The monitor's servers with hostile connections and foreign notes, without a browser."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from giant_kitten import _library, _monitor, _notes
+from giant_kitten import _library
+from giant_kitten._monitor import notes, own, server, watch
 
 TOKEN = "t" * 32
 
 
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where programs note their addresses."""
+    """The folder in which programs note their addresses."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     (tmp_path / "run").mkdir(mode=0o700)
     (tmp_path / "temporary").mkdir(mode=0o700)
@@ -35,15 +36,15 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def watcher(base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The server of the page of all programs, in this process, and not as patient as it is."""
-    monkeypatch.setattr(_monitor, "PATIENCE", 1.0)
-    monkeypatch.setattr(_monitor, "ANSWER", 1.0)
-    server = _monitor.watch()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    """The server of the page of all programs, in this process and with short time limits."""
+    monkeypatch.setattr(server, "PATIENCE", 1.0)
+    monkeypatch.setattr(watch, "ANSWER", 1.0)
+    serving = watch.watch()
+    thread = threading.Thread(target=serving.serve_forever, daemon=True)
     thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    yield serving
+    serving.shutdown()
+    serving.server_close()
     thread.join()
 
 
@@ -72,17 +73,17 @@ def is_closed(connection: socket.socket) -> bool:
         return True
 
 
-# ---- Connections ---------------------------------------------------------------------------------------------------
+# ---- Connections -------------------------------------------------------------------------------
 
 
 def test_connections_that_say_nothing_are_few_and_do_not_last(watcher: Any) -> None:
     began, threads = time.monotonic(), threading.active_count()
-    held = [connect(watcher, b"GET /") for _ in range(5 * _monitor.MOST)]
-    assert all(is_closed(one) for one in held[_monitor.MOST :])
-    assert time.monotonic() - began < _monitor.PATIENCE
-    assert threading.active_count() - threads <= _monitor.MOST
+    held = [connect(watcher, b"GET /") for _ in range(5 * server.MOST)]
+    assert all(is_closed(one) for one in held[server.MOST :])
+    assert time.monotonic() - began < server.PATIENCE
+    assert threading.active_count() - threads <= server.MOST
     assert all(is_closed(one) for one in held)
-    assert time.monotonic() - began < 3 * _monitor.PATIENCE
+    assert time.monotonic() - began < 3 * server.PATIENCE
     assert "No program to show" in get(watcher)
 
 
@@ -98,7 +99,7 @@ def test_a_request_that_comes_by_drops_is_not_waited_for(watcher: Any, said: byt
                     break
             except TimeoutError:
                 continue
-    assert time.monotonic() - began < 4 * _monitor.PATIENCE
+    assert time.monotonic() - began < 4 * server.PATIENCE
 
 
 def test_an_answer_that_nobody_takes_is_not_waited_for(watcher: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,9 +134,9 @@ def test_who_asks_by_another_name_is_told_nothing(watcher: Any, head: str) -> No
 
 BUSY = """
 import os, resource, sys, threading, time
-from giant_kitten import _monitor
+from giant_kitten._monitor import own
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-print(_monitor.monitor(), flush=True)
+print(own.monitor(), flush=True)
 held = []
 try:
     while True:
@@ -175,11 +176,11 @@ def test_a_program_without_descriptors_is_not_kept_busy_by_who_connects(base: Pa
 def test_a_forked_child_does_not_keep_the_port_and_serves_by_itself(base: Path) -> None:
     program = """
 import os, sys
-from giant_kitten import _monitor
-first = _monitor.monitor()
+from giant_kitten._monitor import own
+first = own.monitor()
 child = os.fork()
 if child == 0:
-    second = _monitor.monitor()
+    second = own.monitor()
     os._exit(int(second == first))
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
@@ -220,18 +221,18 @@ def test_looking_begins_nothing(base: Path) -> None:
 )  # fmt: skip
 def test_the_variable_is_read_by_the_same_table(monkeypatch: pytest.MonkeyPatch, text: str, port: int | None) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(_monitor, "monitor", asked.append)
+    monkeypatch.setattr(own, "monitor", asked.append)
     monkeypatch.setenv("GIANT_KITTEN_MONITOR", text)
-    _monitor.from_environment()
+    own.from_environment()
     assert asked == ([] if port is None else [port])
 
 
-# ---- Notes ---------------------------------------------------------------------------------------------------------
+# ---- Notes -------------------------------------------------------------------------------------
 
 
 def note(base: Path, url: str, title: str = "a program", **changed: Any) -> Path:
-    """Notes an address as this process would."""
-    made = {"giant-kitten": "monitor", **vars(_notes.own(title, url)), **changed}
+    """Writes a note like that of this process."""
+    made = {"giant-kitten": "monitor", **vars(notes.own(title, url)), **changed}
     file = base / "giant-kitten" / f"{made['process']}.json"
     file.parent.mkdir(mode=0o700, exist_ok=True)
     file.write_text(json.dumps(made))
@@ -240,7 +241,7 @@ def note(base: Path, url: str, title: str = "a program", **changed: Any) -> Path
 
 @contextlib.contextmanager
 def listening(answer: Callable[[socket.socket], None]) -> Iterator[tuple[str, list[bytes]]]:
-    """Something else that listens: the address of it, and what it was asked."""
+    """Another server: its address, and the requests that it got."""
     asked: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -282,7 +283,7 @@ FOREIGN = {
     "not UTF-8": saying(OK + b"\xff\xfe"),
     "an error": saying(b"HTTP/1.1 500 No\r\n\r\n"),
     "elsewhere": saying(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/x\r\n\r\n"),
-    "long": saying(OK + b'{"devices": [], "x": "' + b"x" * (_monitor.LARGEST + 10)),
+    "long": saying(OK + b'{"devices": [], "x": "' + b"x" * (watch.LARGEST + 10)),
 }
 
 
@@ -292,7 +293,7 @@ def test_a_program_that_does_not_answer_is_not_forgotten(watcher: Any, base: Pat
         file = note(base, url)
         began = time.monotonic()
         assert "does not answer" in problem(watcher, os.getpid())
-        assert time.monotonic() - began < 4 * _monitor.ANSWER
+        assert time.monotonic() - began < 4 * watch.ANSWER
         assert "a program" in get(watcher) and file.exists()
     assert "does not answer" in problem(watcher, os.getpid()) and file.exists()
 
@@ -311,7 +312,7 @@ def test_no_proxy_is_asked(watcher: Any, base: Path, monkeypatch: pytest.MonkeyP
 def test_what_is_certainly_gone_is_forgotten_and_nothing_else(watcher: Any, base: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     url = f"http://127.0.0.1:1/{TOKEN}/"
-    boot, space, began = _notes.own("", url).born.split(" ")
+    boot, space, began = notes.own("", url).born.split(" ")
     waiting = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, waiting.pid, os.WEXITED | os.WNOWAIT)
     ended.wait()
@@ -378,11 +379,11 @@ def test_a_folder_that_is_not_the_users_own_is_not_looked_into(
         folder.chmod(0o755)
     page = get(watcher)
     assert "remove it" in page and folder.name in page
-    with pytest.raises(_library.Error, match="remove it"), _notes.Folder():
+    with pytest.raises(_library.Error, match="remove it"), notes.Folder():
         pass
     assert sorted(os.listdir(victim)) == ["1.json", "credentials.json"]
-    # A program goes on without a note.
-    _monitor._note(f"http://127.0.0.1:1/{TOKEN}/")
+    # The program continues without a note.
+    own._note(f"http://127.0.0.1:1/{TOKEN}/")
     assert sorted(os.listdir(victim)) == ["1.json", "credentials.json"]
 
 
@@ -399,25 +400,25 @@ def test_a_runtime_folder_that_is_not_the_users_own_is_not_used(
     monkeypatch.chdir(tmp_path)
     for text in ("run",) if how == "not absolute" else (str(given), f"{given}/"):
         monkeypatch.setenv("XDG_RUNTIME_DIR", text)
-        with _notes.Folder() as folder:
+        with notes.Folder() as folder:
             assert folder.path == str(tmp_path / "temporary" / f"giant-kitten-{os.geteuid()}")
     assert os.listdir(base) == []
 
 
 def test_a_note_takes_the_place_of_an_old_one_alone_and_goes_with_its_program(base: Path) -> None:
-    own = _notes.own("now", f"http://127.0.0.1:2/{TOKEN}/")
+    mine = notes.own("now", f"http://127.0.0.1:2/{TOKEN}/")
     file = note(base, f"http://127.0.0.1:1/{TOKEN}/", "before")
-    with _notes.Folder() as folder:
-        folder.write(own)
-        assert list(folder.notes()) == [own] and file.stat().st_mode & 0o777 == 0o600
-        folder.remove(_notes.own("another", own.url))
+    with notes.Folder() as folder:
+        folder.write(mine)
+        assert list(folder.notes()) == [mine] and file.stat().st_mode & 0o777 == 0o600
+        folder.remove(notes.own("another", mine.url))
         assert file.exists()
-        folder.remove(own)
+        folder.remove(mine)
         assert not file.exists()
         file.write_text("mine")
         with pytest.raises(FileExistsError):
-            folder.write(own)
-        folder.remove(own)
+            folder.write(mine)
+        folder.remove(mine)
     assert file.read_text() == "mine"
 
 

@@ -81,10 +81,10 @@ def test_the_page_shows_what_the_program_has(program: Server, open_page: Callabl
     rows = card.get_by_role("row").all_inner_texts()
     assert any(row.split() == ["weights", "3.13", "GiB", "\u2013"] for row in rows), rows
     assert page.get_by_text("Reserve 1.00 GiB (given).").is_visible()
-    card.get_by_text("granule by granule").click()
+    card.get_by_text("All granules").click()
     page.get_by_text("resident, large blocks").first.wait_for()
     picture(page, "monitor")
-    # It stays open when the figures change.
+    # It stays open when the statistics change.
     page.wait_for_timeout(1500)
     assert page.get_by_text("resident, large blocks").first.is_visible()
 
@@ -120,7 +120,8 @@ def test_colours_differ_for_every_kind_of_colour_vision(program: Server, open_pa
                     assert sum((a - b) ** 2 for a, b in zip(one, other)) ** 0.5 > 40, (scheme, matrix, colours)
 
 
-# How people without one kind of cone see red, green and blue: Viénot et al. (1999); blue: Machado et al. (2009).
+# Red, green and blue as seen without one kind of cone, after Viénot et al. (1999); without the blue
+# one, after Machado et al. (2009).
 DICHROMATS = (
     ((0.112, 0.888, 0.0), (0.112, 0.888, 0.0), (0.004, -0.004, 1.0)),
     ((0.292, 0.708, 0.0), (0.292, 0.708, 0.0), (-0.022, 0.022, 1.0)),
@@ -136,7 +137,7 @@ def test_a_program_that_has_ended_is_said_to_have(open_page: Callable[..., Page]
 
 
 def report(folder: Path, state: Any) -> Path:
-    """A page that has its state in it, as a report has."""
+    """A page that contains its state, like a report."""
     import giant_kitten
 
     script = Path(giant_kitten.__file__).with_name("map.js").read_text()
@@ -172,7 +173,7 @@ def test_the_legend_stands_beside_its_boxes_however_narrow(
 
 FRAME = """() => ["table", ".card"].map((name) => document.querySelector("giant-kitten-map").shadowRoot
   .querySelector(name).getBoundingClientRect().toJSON())"""
-# Where the box and the first line of each row's name are.
+# The positions of the box and of the first line of each row's name.
 LEGEND = """() => [...document.querySelector("giant-kitten-map").shadowRoot.querySelectorAll("tbody th")].map(head => {
   const words = document.createRange();
   words.selectNodeContents(head.lastChild);
@@ -207,7 +208,7 @@ def test_pages_that_go_away_in_the_middle_of_an_answer_are_nobodys_fault(program
     name, port = host.split(":")
     for _ in range(30):
         with socket.create_connection((name, int(port))) as page:
-            # Closed without waiting for what is to come: the server's answer meets a reset.
+            # The connection is closed without reading, so that the server's answer meets a reset.
             page.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             page.sendall(f"GET /{path}state HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
     assert status(program.url) == 200
@@ -227,4 +228,4 @@ def test_a_program_that_has_not_used_the_gpu_says_so(open_page: Callable[..., Pa
     with serving(command, "", "the program runs", tmp_path / "log", tmp_path, **variables) as server:
         page = open_page(address(server))
         page.get_by_text("Nothing has used the GPU yet.").wait_for()
-        assert page.get_by_text("Waiting for the first figures.").count() == 0
+        assert page.get_by_text("Waiting for the first statistics.").count() == 0

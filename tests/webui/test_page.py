@@ -1,4 +1,4 @@
-"""The extension on the project's own host page: real gradio, as AUTOMATIC1111 and Forge pin it, in real Chromium."""
+"""The extension in our stand-in, with gradio as AUTOMATIC1111 and Forge pin it, in Chromium."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def server(host: Any, gradio: str) -> Iterator[Server]:
 
 @pytest.fixture
 def fresh(server: Server) -> Server:
-    """The server with nothing done by hand."""
+    """The server after everything that was done by hand is undone."""
     assert server.post("giant-kitten/v1/act", {"action": "automatic"})[0] == 200
     return server
 
 
 def unfold(page: Page) -> Locator:
-    """The panel, open."""
+    """Opens the panel."""
     page.locator("#generate").wait_for()
     page.get_by_text("Giant kitten: memory").first.click()
     found = page.locator("giant-kitten-map")
@@ -152,7 +152,7 @@ def test_too_large_a_value_is_answered_in_a_sentence(fresh: Server, open_page: C
     page.locator("#generate").click()
     page.wait_for_timeout(1500)
     said = page.locator("#result").first.inner_text()
-    # gradio may put the value right by itself; if it does not, we say what is wrong with it.
+    # gradio may correct the value itself; if it does not, we report the error.
     assert "Activated" in said or "the card has 0.2 GiB" in said or "the card has 0.3 GiB" in said
 
 
@@ -165,7 +165,7 @@ def test_too_large_a_value_is_answered_in_a_sentence(fresh: Server, open_page: C
         ([0, 0, 0, False, False, True], "Disabled"),
         ([2, 0.1, 0, True, False, False], "Steps: 4"),
         ([7, 0, 0, False, False, False], "There is no action 7"),
-        ([2, "a lot", 0, False, False, False], "“reserve” is a number of GiB"),
+        ([2, "a lot", 0, False, False, False], "“reserve” must be a number of GiB"),
         ([2, 99, 0, False, False, False], "the card has"),
         ([2, None, None, None, None, None], "Activated"),
         ([None], "There is no action None"),
@@ -185,12 +185,12 @@ def test_the_routes_of_the_actions(fresh: Server) -> None:
     assert status == 200 and answer["detail"].startswith("Activated") and answer["state"]["by_hand"]
     assert fresh.get("giant-kitten/v1/state")["devices"][0]["stats"]["phase_name"] == "active"
     for body, said in (
-        (b"no JSON", "A JSON object is wanted"),
-        ([1], "A JSON object is wanted"),
-        ({}, "A JSON object is wanted"),
+        (b"no JSON", "Expected a JSON object"),
+        ([1], "Expected a JSON object"),
+        ({}, "Expected a JSON object"),
         ({"action": "dance"}, "There is no action 'dance'"),
         ({"action": {"a": 1}}, "There is no action"),
-        ({"action": "activate", "reserve": "x"}, "“reserve” is a number"),
+        ({"action": "activate", "reserve": "x"}, "“reserve” must be a number"),
         ({"action": "activate", "colour": 1}, "There is no field 'colour'"),
     ):
         status, answer = fresh.post("giant-kitten/v1/act", body)
@@ -249,7 +249,7 @@ def test_the_panel_by_hand_and_back_to_automatic(fresh: Server, open_page: Calla
     page.locator(panel("said")).first.get_by_text("Activated: the reserve is 102.4 MiB").wait_for()
     found.get_by_text("Reserve 102.4 MiB (given).").wait_for()
     picture(page, f"by-hand-{gradio}")
-    # The settings remember it.
+    # It is saved in the settings.
     open_tab(page, "Settings")
     assert page.locator("#setting_giant_kitten_mode").is_visible()
     open_tab(page, "txt2img")
@@ -383,5 +383,5 @@ def test_too_late_is_told_in_one_sentence_and_nothing_breaks(
         status, answer = server.post("giant-kitten/v1/act", {"action": "activate"})
         assert status == 422 and "GIANT_KITTEN=1" in answer["detail"]
         assert server.post("sdapi/v1/txt2img", {})[1]["images"] == ["picture"]
-        # Before the server goes: gradio's page says on its console that its connection is lost.
+        # The page is closed before the server ends, because gradio's page logs a lost connection.
         page.close()

@@ -1,4 +1,4 @@
-"""The session behind the pages, without a page: values that users give, actions, generations, guidance."""
+"""The session without a page: values of forms, actions, generations, guidance."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 import giant_kitten
 import pytest
 import torch
-from giant_kitten.webui.guide import Observation, chosen, guide, observe
-from giant_kitten.webui.session import NO_MODEL, Action, Host, Refused, Session, parse_action
+from giant_kitten._guide import Observation, chosen, guide, observe
+from giant_kitten.webui.actions import Action, Refused, parse_action
+from giant_kitten.webui.session import NO_MODEL, Host, Session
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -33,17 +34,17 @@ def test_the_originals_values_in_its_order() -> None:
         ((True,), "no action True"),
         ((1.5,), "no action 1.5"),
         (([],), "no action []"),
-        ((2, "much"), "“reserve” is a number of GiB, as in 1.6, not 'much'"),
+        ((2, "much"), "“reserve” must be a number of GiB, such as 1.6, not 'much'"),
         ((2, -1), "from 0 to the card's size, not -1"),
         ((2, float("nan")), "not nan"),
         ((2, float("inf")), "not inf"),
         ((2, True), "not True"),
-        ((2, {}), "as in 1.6, not {}"),
+        ((2, {}), "such as 1.6, not {}"),
         ((2, 9), "9 GiB, but the card has 8.0 GiB"),
         ((2, 1, 9), "“persist” is 9 GiB"),
-        ((2, 1, 0, "maybe"), "“no abort” is yes or no"),
-        ((2, 1, 0, 0, 2), "“sort reversed” is yes or no"),
-        ((2, 1, 0, 0, 0, [1]), "“ignored model” is yes or no"),
+        ((2, 1, 0, "maybe"), "“no abort” must be yes or no"),
+        ((2, 1, 0, 0, 2), "“sort reversed” must be yes or no"),
+        ((2, 1, 0, 0, 0, [1]), "“ignored model” must be yes or no"),
     ],
 )
 def test_wrong_values_are_answered_in_a_sentence(values: tuple[Any, ...], said: str) -> None:
@@ -63,7 +64,7 @@ STATS = {
 
 
 def test_the_sensible_reserves_are_as_the_original_explains_them() -> None:
-    # 0.6 GiB of 8 were free before, and 1 GiB was in shared memory at most: from 0.6 to 1.6 GiB.
+    # 0.6 GiB of 8 were free before, and the peak of shared memory was 1 GiB: from 0.6 to 1.6 GiB.
     before = {**STATS, "dedicated_allocated": int(7.4 * GIB)}
     observation = observe(before, {**STATS, "shared_allocated_peak": GIB})
     found = guide(STATS, observation)
@@ -76,7 +77,7 @@ def test_the_sensible_reserves_are_as_the_original_explains_them() -> None:
 def test_what_fitted_needs_no_reserve_and_before_a_generation_nothing_is_known() -> None:
     assert guide(STATS, None) is None
     found = guide(STATS, Observation(free=GIB, overflow=0))
-    assert found is not None and found.suggested == 0 and "needs no reserve" in found.text
+    assert found is not None and found.suggested == 0 and "no reserve is needed" in found.text
 
 
 def test_a_suggestion_is_never_more_than_the_card() -> None:
@@ -186,7 +187,7 @@ def test_what_comes_to_the_gpu_within_a_generation_is_placed_there(session: Sess
     model.cuda()
     session.iteration()
     assert marked() == all_of_it and giant_kitten.memory_map()["bytes"]["dedicated"]["scratch"] == 0
-    # Another for the later steps, as a refiner is.
+    # Another model for the later steps, like a refiner.
     other = torch.nn.Linear(4096, 4096, bias=False, device="cuda")
     session.host.model = lambda: other
     session.iteration()

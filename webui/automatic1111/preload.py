@@ -1,6 +1,7 @@
-"""Run by the WebUI before it builds anything: in AUTOMATIC1111 early enough for the allocator, in Forge not.
+"""The WebUI runs this before it builds anything.
 
-Where the environment variable GIANT_KITTEN has done it already, or `webui install` has, this does nothing.
+AUTOMATIC1111 runs it early enough to install the allocator, Forge does not. If the environment
+variable GIANT_KITTEN or `webui install` has already done that, this does nothing.
 """
 
 import sys
@@ -8,15 +9,16 @@ from pathlib import Path
 
 
 def preload(parser):
-    """Makes giant-kitten PyTorch's allocator, if it is not. What is wrong is told in the panel."""
+    """Installs giant-kitten unless it is installed; the panel shows a failure."""
     carried = Path(__file__).with_name("package")
     if carried.is_dir() and str(carried) not in sys.path:
-        # Last, so that a giant-kitten of the WebUI's own environment goes before the one that came with the extension.
+        # Appended last, so that a giant-kitten in the WebUI's own environment takes precedence.
         sys.path.append(str(carried))
     try:
-        from giant_kitten import _install, _variable
+        import giant_kitten
+        from giant_kitten import _variable
 
         if _variable.wanted(otherwise="1"):
-            _install.install()
+            giant_kitten.install()
     except Exception as why:
         print(f"giant-kitten is not in use: {why}", file=sys.stderr)

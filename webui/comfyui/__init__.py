@@ -1,4 +1,4 @@
-"""giant-kitten in ComfyUI: nodes for the actions, a node that tells, routes and a panel with the memory map."""
+"""giant-kitten in ComfyUI: nodes, routes, and a panel with the memory map."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ if carried.is_dir() and str(carried) not in sys.path:
 WEB_DIRECTORY = "./web"
 
 try:
-    from giant_kitten.webui.comfyui import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, start
+    from giant_kitten.webui.comfyui.extension import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, start
 except ImportError as why:
     print(
         f"giant-kitten is not in use ({why}): run “python -m giant_kitten webui install FOLDER” with ComfyUI's folder, "

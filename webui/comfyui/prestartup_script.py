@@ -1,7 +1,7 @@
-"""Run by ComfyUI before it imports anything of weight: giant-kitten waits for torch, and is there before CUDA starts.
+"""ComfyUI runs this before it imports anything heavy, and so before CUDA starts.
 
-torch itself is not imported here. ComfyUI's choice of another allocator (cudaMallocAsync) is taken back when torch
-comes.
+giant-kitten waits for the import of torch; torch itself is not imported here. ComfyUI may choose
+another allocator (cudaMallocAsync); that choice is removed when torch is imported.
 """
 
 import sys

@@ -1,1 +1,1 @@
-"""What giant-kitten does inside WebUIs: actions, guidance, the state that the map shows, installing."""
+"""giant-kitten inside WebUIs: actions, generations, and installing the extensions."""

@@ -1,7 +1,8 @@
-"""What is asked of the routes over HTTP, before it is an action: who may ask, and what a body says.
+"""Requests over HTTP for an action: who may ask, what a body says, and what the answer is.
 
-A page of anybody's, open in the user's browser, can send a server on the user's machine what a form can send. It cannot
-send JSON by its content type, unless the server allows it to by CORS, as WebUIs do where their user has told them to.
+A page of anybody, open in the user's browser, can send a server on the user's machine everything
+that a form can send. It cannot send the content type of JSON unless the server allows it by CORS,
+as WebUIs do if their user has told them to.
 """
 
 from __future__ import annotations
@@ -10,56 +11,91 @@ import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from .session import shown
+from .actions import Refused, parse_action, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-# Bytes of a body, and digits of a whole number in it, at most.
+    from .session import Session
+
+# The maximum bytes of a body, and the maximum digits of a whole number in it.
 LARGEST, _DIGITS = 1 << 16, 300
+
+_EXAMPLE = 'Expected a JSON object, for example {"action": "activate", "reserve": 1.6}.'
+_FIELDS = ("action", "reserve", "persist", "sort_reversed", "ignored_model")
 
 
 class Unwanted(Exception):
-    """What was asked is none of what the routes take: the status and the sentence to answer."""
+    """A request that the routes do not accept: the status and the sentence to answer."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
         self.status = status
 
 
+def act_of(session: Session, body: Any, in_turn: Callable[[Callable[[], str]], str]) -> tuple[int, dict[str, Any]]:
+    """Does the action of a JSON body; returns the status and the content of the answer.
+
+    `in_turn` calls a function between two generations.
+    """
+    if not isinstance(body, dict) or "action" not in body:
+        return 422, {"detail": _EXAMPLE}
+    unknown = sorted(set(body) - set(_FIELDS))
+    if unknown:
+        return 422, {"detail": f"There is no field {shown(unknown[0])}: choose from {', '.join(_FIELDS)}."}
+    refused: list[str] = []
+
+    def work() -> str:
+        try:
+            if body["action"] == "automatic":
+                # The other fields have no effect here, but must be valid all the same.
+                parse_action(**{**body, "action": "activate"})
+                return session.automatic()
+            return session.act(parse_action(**body, most=session.capacity()))
+        except Refused as why:
+            refused.append(str(why))
+            return ""
+
+    said = in_turn(work)
+    if refused:
+        return 422, {"detail": refused[0]}
+    return 200, {"detail": said, "state": session.state()}
+
+
 async def body_of(
     headers: Mapping[str, str], chunks: AsyncIterator[bytes], trusted: Callable[[str], bool] = lambda origin: False
 ) -> Any:
-    """The JSON that is asked with. `headers` finds names in any case; `trusted` says of which origins pages may ask.
+    """The JSON body of a request. Raises `Unwanted`.
 
-    Raises `Unwanted`.
+    `headers` finds names in any case; `trusted` says whether pages of an origin may ask.
     """
     _check(headers, trusted)
     received = b""
     async for chunk in chunks:
         received += chunk
         if len(received) > LARGEST:
-            raise Unwanted(413, f"That is too much: an action takes {LARGEST} bytes of JSON at most.")
+            raise Unwanted(413, f"The body is too large: an action takes at most {LARGEST} bytes of JSON.")
     return _parse(received)
 
 
 def _check(headers: Mapping[str, str], trusted: Callable[[str], bool]) -> None:
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if not (kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))):
-        named = f"not {shown(kind)}" if kind else "and none is named"
-        raise Unwanted(415, f"JSON is wanted, with “Content-Type: application/json”, {named}.")
+        named = f"not {shown(kind)}" if kind else "but the request names none"
+        raise Unwanted(415, f"The body must be JSON, with “Content-Type: application/json”, {named}.")
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
     if site is not None:
-        # The browser's own word, also where a proxy has changed the host's name.
+        # The browser says it itself, so this also holds behind a proxy that changes the host's
+        # name.
         own = site.strip().lower() in ("same-origin", "none")
     else:
         own = origin is None or _host(origin) == headers.get("host", "").strip().lower()
     if not own and not (origin and trusted(origin)):
-        raise Unwanted(403, f"A page of {shown(origin or site)} may not ask this: use the WebUI's own.")
+        raise Unwanted(403, f"A page of {shown(origin or site)} may not ask this: use the WebUI's own page.")
 
 
 def _host(origin: str) -> str:
-    """What a browser sends as Host to the server that a page of this origin came from."""
+    """The Host header that a browser sends to the server from which a page of this origin came."""
     try:
         parts = urlsplit(origin.strip().lower())
         port = {"http": 80, "https": 443}.get(parts.scheme)
@@ -74,17 +110,17 @@ def _parse(received: bytes) -> Any:
             received.decode(), parse_int=_whole, parse_constant=_constant, object_pairs_hook=_without_doubles
         )
     except (ValueError, RecursionError):
-        raise Unwanted(422, 'A JSON object is wanted, as in {"action": "activate", "reserve": 1.6}.') from None
+        raise Unwanted(422, _EXAMPLE) from None
 
 
 def _whole(text: str) -> int:
     if len(text) > _DIGITS:
-        raise Unwanted(422, f"{text[:20]}… is no number of anything here: it has {len(text)} digits.")
+        raise Unwanted(422, f"The number {text[:20]}… is invalid: it has {len(text)} digits.")
     return int(text)
 
 
 def _constant(text: str) -> Any:
-    raise Unwanted(422, f"{text} is no number: write one as in 1.6.")
+    raise Unwanted(422, f"{text} is not a number: write one such as 1.6.")
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

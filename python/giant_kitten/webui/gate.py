@@ -1,7 +1,8 @@
-"""Who works beside a generation, and who wants it quiet.
+"""The gate between work that runs concurrently with a generation and actions that move memory.
 
-A WebUI may decode previews in threads of its own while a generation runs, outside the lock that keeps generations
-apart. Such work goes through the gate: nothing moves memory under it, and whoever wants quiet waits until it is over.
+A WebUI may decode previews in threads of its own while a generation runs, outside the lock that
+separates generations. Such work passes the gate: no memory moves during it, and actions wait until
+it is over.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from .. import _automatic, _install
+from .. import _follow, _status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,18 +25,18 @@ class Gate:
         self._device = device
         self._changed = threading.Condition()
         self._beside = 0
-        # The thread that has it quiet, and how often it has asked for that.
+        # The thread that keeps the gate closed, and how often it has closed it.
         self._quiet: int | None = None
         self._depth = 0
 
     @contextlib.contextmanager
     def beside(self) -> Iterator[None]:
-        """Work beside a generation: begins when nobody wants quiet, and no memory moves before it ends."""
+        """Concurrent work: waits until the gate is open; no memory moves before the work ends."""
         with self._changed:
             self._changed.wait_for(lambda: self._quiet in (None, threading.get_ident()))
             self._beside += 1
         try:
-            with _automatic.working(self._device) if _install.is_installed() else contextlib.nullcontext():
+            with _follow.working(self._device) if _status.is_installed() else contextlib.nullcontext():
                 yield
         finally:
             with self._changed:
@@ -44,9 +45,9 @@ class Gate:
 
     @contextlib.contextmanager
     def quiet(self, seconds: float | None = None) -> Iterator[bool]:
-        """Quiet: waits, so many seconds at most, until no work is beside, and keeps more from beginning.
+        """Closes the gate, and waits until all concurrent work has ended, at most so many seconds.
 
-        Yields whether it is quiet. A thread that has it quiet already goes on.
+        Yields whether it has ended. A thread that has already closed the gate passes at once.
         """
         own, until = threading.get_ident(), None if seconds is None else time.monotonic() + seconds
 

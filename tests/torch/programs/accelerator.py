@@ -1,4 +1,4 @@
-"""The functions of `torch.accelerator` about memory, where the release has them, and where they meet `torch.cuda`'s."""
+"""The functions of `torch.accelerator` about memory, compared with those of `torch.cuda`."""
 
 import torch
 from sampled import sample
@@ -13,7 +13,7 @@ if accelerator:
         layer(torch.zeros(64, 512, device=layer.weight.device)).sum().backward()
     sample("worked")
     stats = accelerator.memory_stats()
-    # The last is among `torch.cuda`'s alone.
+    # Only `torch.cuda` has the last one.
     print(sorted({name.partition(".")[0] for name in stats} - {"giant_kitten", "num_oom_rejections"}))
     print(accelerator.memory_allocated(0), accelerator.max_memory_allocated("cuda:0"))
     print(accelerator.memory_reserved() == torch.cuda.memory_reserved() > 0, all(accelerator.get_memory_info()))

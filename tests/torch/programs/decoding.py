@@ -1,4 +1,4 @@
-"""Decoding: a cache that grows and one written in place, sampling, beams re-ordered, a step as a graph."""
+"""Decoding: a growing cache, one written in place, sampling, beams, and a step as a graph."""
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +78,7 @@ def main():
             if turn % 8 == 0:
                 sample(f"{name} {turn}")
         if kind is Growing:
-            # As beams are: which rows go on is known on the host.
+            # As for beams, the host knows which rows continue.
             order = torch.tensor([0, 0, 2], device="cuda")
             for cache in caches:
                 cache.key, cache.value = cache.key.index_select(0, order), cache.value.index_select(0, order)

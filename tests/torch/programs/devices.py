@@ -1,4 +1,4 @@
-"""Two devices: copies between them, streams, graphs and figures of each, models in halves and copies, threads."""
+"""Two devices: copies, streams, graphs, statistics, models split and replicated, threads."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Graphs: successive ones, a common pool, a step of training, callables, captures that fail, streams inside one."""
+"""Graphs: several, a common pool, a training step, callables, failing captures, inner streams."""
 
 import torch
 from sampled import sample
@@ -49,7 +49,8 @@ del graph, graphs, eager
 cuda.empty_cache()
 sample("its graphs are gone")
 if torch.__version__ >= "2.2":
-    # Before, one that was reset releases its pool once more at its end, which PyTorch's own does not survive.
+    # In earlier releases, a graph that was reset releases its pool again when it is deleted, which
+    # crashes PyTorch's own allocator.
     first.reset()
 del first, out, second, again
 cuda.empty_cache()

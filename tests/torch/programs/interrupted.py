@@ -1,4 +1,4 @@
-"""Work that does not go its way: tasks in turns, an interrupt, a thread that dies, what goes with the interpreter."""
+"""Disturbed work: interleaved tasks, an interrupt, a dying thread, the interpreter's end."""
 
 import asyncio
 import signal
@@ -42,7 +42,7 @@ try:
 except KeyboardInterrupt:
     kept = None
 cuda.synchronize()
-# How often it went round is nobody's affair.
+# The number of rounds does not matter.
 cuda.reset_peak_memory_stats()
 cuda.reset_accumulated_memory_stats()
 sample("interrupted")

@@ -1,4 +1,4 @@
-"""Weights that come and go: by hooks, whole, a layer ahead on a side stream from pinned memory; files, other types."""
+"""Offloading of weights: by hooks, as a whole, a layer ahead on a side stream; files, types."""
 
 import os
 import tempfile
@@ -11,7 +11,7 @@ cuda = torch.cuda
 layers = nn.Sequential(*(nn.Sequential(nn.Linear(512, 512), nn.GELU()) for _ in range(8))).half()
 given = torch.zeros(16, 512, dtype=torch.half)
 
-# One module on the card at a time, by hooks, as accelerate does.
+# One module at a time on the card, by hooks, like accelerate.
 handles = []
 for layer in layers:
     handles.append(layer.register_forward_pre_hook(lambda module, args: (module.to("cuda"), args)[1]))
@@ -23,7 +23,7 @@ for turn in range(3):
 for handle in handles:
     handle.remove()
 
-# The whole on the card for its turn; kept on the host otherwise, the same storage each time.
+# The whole model on the card for its turn, and otherwise on the host, always in the same storage.
 known = {name: weight.clone() for name, weight in layers.state_dict().items()}
 for turn in range(3):
     layers.to("cuda")
@@ -35,7 +35,7 @@ for turn in range(3):
     sample(f"whole {turn} gone")
 print(all(torch.equal(weight, known[name]) for name, weight in layers.state_dict().items()))
 
-# The next layer's weights come on a side stream while this one works.
+# The weights of the next layer are copied on a side stream while this one works.
 pinned = [[weight.data.pin_memory() for weight in layer.parameters()] for layer in layers]
 loading, computing = cuda.Stream(), cuda.current_stream()
 
@@ -61,7 +61,7 @@ for turn in range(3):
     cuda.synchronize()
     sample(f"ahead {turn}")
 
-# Files: mapped, to the card directly, and back from it.
+# Files: mapped, loaded directly to the card, and saved from it.
 with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, "weights")
     torch.save(known, path)
@@ -82,7 +82,7 @@ with tempfile.TemporaryDirectory() as folder:
         sample("safetensors")
         del loaded
 
-# A model made on the meta device and given its weights piece by piece.
+# A model that is created on the meta device and gets its weights one by one.
 with torch.device("meta"):
     empty = nn.Sequential(*(nn.Sequential(nn.Linear(512, 512), nn.GELU()) for _ in range(8))).half()
 empty.load_state_dict({name: weight.cuda() for name, weight in known.items()}, assign=True)

@@ -1,4 +1,4 @@
-"""Out of memory again and again: a search for the batch that fits, limits, and what is left afterwards."""
+"""Repeated out-of-memory errors: a search for the largest batch, limits, and the state after."""
 
 import torch
 
@@ -10,7 +10,8 @@ while True:
         work = torch.empty(batch, 1 << 17, dtype=torch.float16, device="cuda")
         break
     except torch.cuda.OutOfMemoryError as why:
-        # PyTorch 2.1 spells it otherwise, and 2.3 ends where it prints the number as a character.
+        # PyTorch 2.1 has another text, and that of 2.3 ends where it prints the number as a
+        # character.
         said = ("GPU 0 has a total capac" in str(why) or str(why).endswith("GPU ")) and isinstance(why, RuntimeError)
         tries, batch = tries + 1, batch // 2
         cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""MemPool: what comes of it, what it keeps, pools inside pools, threads, graphs, and its end."""
+"""MemPool: allocations, cached memory, nested pools, threads, graphs, and its end."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""What the programs print of memory: figures that no allocator may change."""
+"""The statistics that the programs print; they must be the same on every allocator."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ KINDS = ("requested_bytes", "allocated_bytes", "active_bytes", "allocation", "ac
 FIELDS = ("current", "peak", "allocated", "freed")
 
 
-# Without what a block has beyond its request: where PyTorch's own keeps what is left of a block, up to 1 MiB, in it.
+# The excess of blocks over their requests is left out: PyTorch's own allocator leaves remainders of
+# up to 1 MiB in a block.
 EXACT = ("requested_bytes", "allocation", "active")
 
 
 def sample(label: object, kinds: tuple[str, ...] = KINDS) -> None:
-    """Prints PyTorch's figures of the current device, without what only waits for Python's collector."""
+    """Prints PyTorch's statistics of the current device, after a garbage collection."""
     gc.collect()
     stats = torch.cuda.memory_stats()
     figures = {kind: [stats[f"{kind}.all.{field}"] for field in FIELDS] for kind in kinds}

@@ -1,4 +1,4 @@
-"""Tensors of uncommon makes: ragged, nested, sparse, complex, padded, resized, of sizes around every limit."""
+"""Uncommon tensors: ragged, nested, sparse, complex, padded, resized, and sizes around limits."""
 
 import torch
 import torch.nn.functional as F

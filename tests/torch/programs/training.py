@@ -1,4 +1,4 @@
-"""Training: autocast, scaled gradients, three forms of AdamW, checkpointing, a loader with workers, pinned memory."""
+"""Training: autocast, scaled gradients, AdamW, checkpointing, loader workers, pinned memory."""
 
 import io
 
@@ -51,7 +51,8 @@ def main() -> None:
                 loss = F.cross_entropy(model(given).view(-1, 1000), wanted.view(-1))
             scaler.scale(loss).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            # Not by the scaler: whether it steps is said by a kernel, and kernels do nothing here.
+            # The scaler is not used for it: a kernel decides whether it steps, and kernels do
+            # nothing here.
             optimizer.step()
             optimizer.zero_grad(set_to_none=turn % 2 == 0)
             sample(f"{form} {turn}")

@@ -1,4 +1,4 @@
-"""Fine-tuning: low-rank adapters, micro-batches, checkpoints, an average, gradients used up at once, transforms."""
+"""Fine-tuning: adapters, micro-batches, checkpoints, an average, fused gradients, transforms."""
 
 import copy
 
@@ -57,7 +57,7 @@ del trained, optimizer, average, x, loss, part
 sample("merged")
 del model
 
-# Gradients that are used up as they come, saved tensors in host memory, parametrised weights.
+# Gradients that are consumed immediately, saved tensors in host memory, parametrised weights.
 model = network(adapted=False)
 steps = {weight: torch.optim.SGD([weight], lr=0.1, momentum=0.9) for weight in model.parameters()}
 
@@ -77,7 +77,7 @@ for turn in range(3):
     sample(f"used up {turn}")
 model = steps = weight = loss = None
 
-# Functional transforms, second derivatives, and what only looks like memory.
+# Functional transforms, second derivatives, and tensors without memory.
 model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1)).cuda()
 weights = {name: weight.detach() for name, weight in model.named_parameters()}
 given = torch.randn(10, 64).cuda()

@@ -1,4 +1,4 @@
-/* Brings the memory map's element into the page, once the page has one: the server has it under giant-kitten/map.js. */
+/* Loads giant-kitten/map.js, which draws the memory map, as soon as the page has an element for it. */
 (() => {
   "use strict";
   const load = (wait) => {
@@ -8,7 +8,7 @@
     }
     const script = document.createElement("script");
     script.src = "giant-kitten/map.js";
-    /* A server that has only just started may not have it yet. */
+    /* A server that has just started may not serve it yet. */
     script.onerror = () => {
       script.remove();
       setTimeout(() => load(Math.min(2 * wait, 30000)), wait);

@@ -1,7 +1,6 @@
-"""giant-kitten in AUTOMATIC1111's WebUI and in Forge: the custom script, the panel, settings, routes.
+"""giant-kitten in AUTOMATIC1111's WebUI and in Forge: custom script, panel, settings, routes.
 
-What the actions mean, what is sensible and what the map shows is the package's (`giant_kitten.webui`); here is only
-what ties it to these WebUIs.
+This file only builds the controls. The package does the rest (`giant_kitten.webui.automatic1111`).
 """
 
 import html
@@ -16,7 +15,7 @@ if (ROOT / "package").is_dir() and str(ROOT / "package") not in sys.path:
     sys.path.append(str(ROOT / "package"))
 
 try:
-    from giant_kitten.webui import automatic1111 as kitten
+    from giant_kitten.webui.automatic1111 import extension as kitten
 
     MISSING = None
 except ImportError:
@@ -30,7 +29,7 @@ GIB = 1 << 30
 
 
 class GiantKitten(scripts.Script):
-    """The custom script: an action, done before the generation, which goes on only with “no abort”."""
+    """The custom script: an action before the generation, which continues only with “no abort”."""
 
     def title(self):
         return "Giant kitten"
@@ -68,12 +67,12 @@ class GiantKitten(scripts.Script):
         from modules.processing import Processed, process_images
 
         said, goes_on = kitten.run_script(*values) if kitten else (MISSING, False)
-        # Later versions put into the answer what is said of pictures only.
+        # Later versions only put the texts of pictures into the answer.
         return process_images(p) if goes_on else Processed(p, [], p.seed, said, infotexts=[said])
 
 
 class GiantKittenPanel(scripts.Script):
-    """The panel: always there, folded; the mode, the reserve, and the memory map."""
+    """The panel with the mode, the reserve and the memory map: always visible, folded at first."""
 
     def title(self):
         return "Giant kitten memory"
@@ -120,7 +119,7 @@ class GiantKittenPanel(scripts.Script):
         return [mode, reserve, apply, suggest, free, disable, said]
 
     def process(self, p, *values):
-        # Not before_process: the checkpoint that the generation asks for is loaded between the two.
+        # before_process would be too early: the checkpoint of the generation is loaded after it.
         if kitten:
             kitten.begin(p)
 
@@ -130,19 +129,19 @@ class GiantKittenPanel(scripts.Script):
 
 
 def explanation():
-    """What each option does."""
+    """A description of each option, as HTML."""
     lines = [f"<b>{html.escape(name)}</b> {html.escape(text)}" for name, text in kitten.HELP.items()]
     inside = "".join(f"<p>{line}</p>" for line in [*lines, html.escape(kitten.WHICH_RESERVE)])
     return f'<div style="padding: 8px 12px">{inside}</div>'
 
 
 def note(text):
-    """A sentence under the buttons."""
+    """A sentence under the buttons, as HTML."""
     return f"<p>{html.escape(text)}</p>" if text else ""
 
 
 def answer(said):
-    """What an action has to say, and the controls as they are now."""
+    """The result of an action, and the new values of the controls."""
     return note(said), kitten.mode(), kitten.reserve_gib()
 
 

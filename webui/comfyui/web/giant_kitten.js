@@ -1,4 +1,4 @@
-/* The panel in ComfyUI's side bar: the memory map, the mode and the actions. */
+/* The panel in ComfyUI's sidebar: the memory map, the mode and the actions. */
 import { app } from "../../scripts/app.js";
 
 const STYLE = `
@@ -17,14 +17,14 @@ function part(name, attributes, ...children) {
   return made;
 }
 
-/** Builds the panel inside an element of ComfyUI's. */
+/** Builds the panel inside an element of ComfyUI. */
 function build(element) {
   if (element.querySelector(".giant-kitten")) return;
   const said = part("p", { role: "status" });
   const map = part("giant-kitten-map", { src: "giant-kitten/state" });
   const reserve = part("input", { type: "number", min: 0, step: 0.1, value: 0, "aria-label": "Reserve by hand in GiB" });
   const act = async (body) => {
-    said.textContent = "When the queue has room for it…";
+    said.textContent = "Waiting for the queue…";
     const answer = await fetch("giant-kitten/panel", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
@@ -64,7 +64,7 @@ app.registerExtension({
       id: "giant-kitten",
       icon: "pi pi-chart-bar",
       title: "Giant kitten",
-      tooltip: "Giant kitten: what lies in which memory",
+      tooltip: "Giant kitten: the memory map",
       type: "custom",
       render: build,
     });

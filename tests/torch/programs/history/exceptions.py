@@ -1,4 +1,4 @@
-"""Exceptions that unwind over tensors, with each kind of history: what is freed and allocated changes none."""
+"""Exceptions that unwind over tensors, with each kind of history, arrive unchanged."""
 
 import contextlib
 import inspect
@@ -19,7 +19,7 @@ def together(*_):
 
 
 class Leaving:
-    """Allocates while an exception flies, and lets it fly on."""
+    """Allocates while an exception propagates, and lets it continue."""
 
     def __enter__(self):
         return tensor()
@@ -30,7 +30,7 @@ class Leaving:
 
 
 class Dying:
-    """Allocates, raises and swallows as it goes."""
+    """Allocates, raises exceptions and catches them."""
 
     def __init__(self):
         self.held = tensor()

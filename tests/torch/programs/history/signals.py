@@ -1,4 +1,4 @@
-"""Signals that come while a program allocates, with a history on: the program sees each of them once."""
+"""Signals during allocations with a history: the program sees each of them once."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ def deeper(left):
 
 
 def seen(expected, send):
-    """How many of 100 signals raise what is expected where the program allocates."""
+    """The number of 100 signals that raise the expected exception at an allocation."""
     arrived = 0
     for number in range(100):
         sent = threading.Event()
@@ -33,7 +33,7 @@ def seen(expected, send):
             sender.start()
             while not sent.is_set():
                 deeper(5)
-            # It comes with the next lines at the latest.
+            # It arrives during the next lines at the latest.
             for _ in range(1000):
                 deeper(1)
         except expected:
@@ -43,7 +43,7 @@ def seen(expected, send):
 
 
 class Late(Exception):
-    """What tools for timeouts raise."""
+    """An exception like those of timeout tools."""
 
 
 def handler(*_):
@@ -56,7 +56,7 @@ print(seen(Late, lambda: os.kill(os.getpid(), signal.SIGALRM)), "alarms")
 
 
 def raise_in_main():
-    """As debuggers and notebooks stop a thread."""
+    """This is how debuggers and notebooks stop a thread."""
     import ctypes
 
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threading.main_thread().ident), ctypes.py_object(Late))

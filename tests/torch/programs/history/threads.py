@@ -1,4 +1,4 @@
-"""Who allocates in the threads of autograd, in those of a program, and at its end, with a history on to the last."""
+"""Stacks from threads of autograd and of a program, and at its end, with a history."""
 
 import atexit
 import threading
@@ -9,7 +9,7 @@ memory = torch.cuda.memory
 
 
 class Held:
-    """Frees when everything else has gone."""
+    """Frees memory after everything else is gone."""
 
     def __init__(self):
         self.tensor = torch.empty(1000, device="cuda")
@@ -19,7 +19,7 @@ class Held:
 
 
 def innermost(size):
-    """Who was at work where so many bytes were asked for."""
+    """The functions that requested a block of so many bytes."""
     events = (event for trace in memory._snapshot()["device_traces"] for event in trace)
     found = {event["frames"][0]["name"] for event in events if event["action"] == "alloc" and event["size"] == size}
     return sorted(found)
@@ -55,7 +55,7 @@ for worker in workers:
 for worker in workers:
     worker.join()
 print("workers", innermost(1234))
-# Still at work when the main thread has come to its end.
+# This thread still works when the main thread has ended.
 threading.Thread(target=work).start()
 forever = Held()
 forever.me = forever

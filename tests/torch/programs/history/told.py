@@ -1,4 +1,4 @@
-"""What a snapshot tells of events and blocks, with each kind of history, but for how memory was got from the driver."""
+"""The events and blocks of a snapshot with each kind of history, without segment events."""
 
 import inspect
 
@@ -16,7 +16,7 @@ def outer(size):
 
 
 def names(told):
-    """The functions of this file; nothing where no frames are told of."""
+    """The functions of this file; nothing if there are no frames."""
     found = told.get("frames")
     return found and [frame["name"] for frame in found if frame["filename"] == __file__][:2]
 
@@ -58,7 +58,7 @@ for kind in kinds:
     del kept, elsewhere
     torch.cuda.synchronize()
 if keeps:
-    # One kind after the other, and fewer entries.
+    # One kind after another, and then fewer entries.
     for kind in ({"context": "all"}, {"context": None}, {"context": "state"}, {"context": "alloc"}):
         memory._record_memory_history(stacks="python", max_entries=100, **kind)
         kept = outer(2 << 20)

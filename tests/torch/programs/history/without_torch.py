@@ -1,4 +1,4 @@
-"""Stacks of Python where there is no PyTorch: the library alone, with and without Python's lock, to its end."""
+"""Python stacks without PyTorch: the library alone, with and without Python's lock."""
 
 import atexit
 import ctypes
@@ -45,7 +45,7 @@ for library in (WITH_LOCK, WITHOUT):
 
 
 class Freeing:
-    """Finalizers run wherever the garbage collector begins, which must not be in the library."""
+    """Finalizers run where the garbage collector starts, which must not be inside the library."""
 
     def __init__(self):
         self.me = self
@@ -61,7 +61,7 @@ for _ in range(5000):
     cycle(WITHOUT)
 gc.set_threshold(700)
 
-# A thread that Python does not know: it begins in the C library and ends in ours.
+# A thread that Python does not know: it starts in the C library and ends in ours.
 libc = ctypes.CDLL(None)
 thread, returned = ctypes.c_ulong(), ctypes.c_void_p()
 libc.pthread_create.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
@@ -73,7 +73,7 @@ assert libc.pthread_create(ctypes.byref(thread), None, ctypes.cast(WITH_LOCK.gk_
 libc.pthread_join(thread, ctypes.byref(returned))
 assert [stack for action, stack in history() if action == "free_requested"] == [[]]
 
-# A code object that has gone, and another with its text.
+# A code object that is gone, and another one with the same text.
 for name in ("one.py", "other.py"):
     code = compile("cycle(library)", name, "exec")
     exec(code, {"cycle": cycle, "library": WITHOUT})

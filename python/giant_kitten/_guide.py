@@ -1,6 +1,6 @@
-"""The guidance that users would otherwise work out by hand: which reserve is sensible.
+"""Guidance about the reserve: which sizes are sensible.
 
-Pure functions of what was observed.
+These are pure functions of what was observed during a generation.
 """
 
 from __future__ import annotations
@@ -8,25 +8,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .._report import size
+from ._report import size
 
-# Reserves are suggested in tenths of a GiB, as the sliders have them.
+# Suggested reserves are rounded to tenths of a GiB, the step of the sliders.
 STEP = (1 << 30) // 10
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What one generation did to a device. Bytes."""
+    """The memory use of one generation on a device, in bytes."""
 
     free: int
     """Dedicated memory that was free before it began."""
     overflow: int
-    """What it had in shared memory at most, beyond what lay there before."""
+    """Peak of its shared memory, without the shared memory that was in use before."""
 
 
 @dataclass(frozen=True)
 class Guide:
-    """The sensible reserves, and what to say of them."""
+    """The range of sensible reserves, in bytes, and a text about it."""
 
     smallest: int
     largest: int
@@ -35,35 +35,36 @@ class Guide:
 
 
 def observe(before: dict[str, Any], after: dict[str, Any]) -> Observation:
-    """The observation between the statistics before a generation, when the peaks were reset, and after it."""
+    """Compares the statistics before a generation, when the peaks were reset, and after it."""
     free = before["dedicated_capacity"] - before["persist"] - before["dedicated_allocated"]
     overflow = after["shared_allocated_peak"] - before["shared_allocated"]
     return Observation(free=max(0, free), overflow=max(0, overflow))
 
 
 def guide(stats: dict[str, Any], observation: Observation | None) -> Guide | None:
-    """Which reserves are sensible, as far as the last generation told; None before there was one.
+    """Which reserves are sensible, judged by the last generation; None if there was none.
 
-    The smallest sensible reserve is what was free before the generation: it moves nothing. The largest is that and what
-    overflowed: with it, all of the generation's own memory is dedicated.
+    The smallest sensible reserve is the memory that was free before the generation: it moves
+    nothing. The largest also covers the overflow: with it, all scratch of the generation is
+    dedicated.
     """
     if observation is None:
         return None
     smallest = observation.free
     largest = min(smallest + observation.overflow, stats["dedicated_capacity"])
     if observation.overflow == 0:
-        return Guide(0, smallest, 0, "The last generation fitted into dedicated memory: it needs no reserve at all.")
+        return Guide(0, smallest, 0, "The last generation fitted into dedicated memory: no reserve is needed.")
     suggested = min(-(-largest // STEP) * STEP, stats["dedicated_capacity"])
     return Guide(
         smallest,
         largest,
         suggested,
         f"Sensible reserves for work like the last are from {size(smallest)} (dedicated memory that was free before "
-        f"it) to {size(largest)} (that, and the {size(observation.overflow)} that overflowed during it, "
-        "as far as the card goes).",
+        f"it) to {size(largest)} (that plus the {size(observation.overflow)} that overflowed during it, "
+        "limited by the card).",
     )
 
 
 def chosen(stats: dict[str, Any]) -> str:
-    """Which reserve is in force, and why."""
+    """The reserve in force, and the reason for it."""
     return f"Reserve {size(stats['reserve'])} ({stats['reserve_reason']})."

@@ -1,20 +1,24 @@
-"""PyTorch's `MemPool` over ours: PyTorch makes its own by a call that it refuses for every allocator but its own."""
+"""A `torch.cuda.MemPool` over our pools.
+
+PyTorch creates its own by a call that it refuses to every other allocator.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from . import _library
+from .. import _library
 
 
 class MemPool:
-    """A pool of memory, as `torch.cuda.MemPool`: what is allocated inside `use_mem_pool` comes of it alone.
+    """A pool of memory like `torch.cuda.MemPool`: allocations inside `use_mem_pool` come from it.
 
-    It serves on every device. At its end what is idle in it goes back to the driver.
+    A pool works on every device. When it is deleted, its free memory is returned to the driver.
 
-    `use_on_oom` and `no_split` are accepted and change nothing: what is free in a pool stays its own, and is divided.
+    `use_on_oom` and `no_split` are accepted and have no effect: free memory of a pool is never lent
+    to others, and may be split.
 
-    Raises `RuntimeError` with an allocator: memory of others cannot be moved between tiers.
+    Raises `RuntimeError` for an allocator of its own, whose memory could not move between tiers.
     """
 
     def __init__(self, allocator: Any = None, use_on_oom: bool = False, no_split: bool = False) -> None:
@@ -28,7 +32,7 @@ class MemPool:
         torch.cuda.init()
         self._id: tuple[int, int] = torch.cuda.graph_pool_handle()
         _library.call("gk_keep_pool", *self._id)
-        # Modules may be gone when the interpreter ends before the object does.
+        # At the end of the interpreter, modules may be gone before this object is.
         self._drop = _library.library().gk_drop_pool
 
     def __del__(self) -> None:
@@ -37,27 +41,27 @@ class MemPool:
 
     @property
     def id(self) -> tuple[int, int]:
-        """By which PyTorch knows the pool."""
+        """The pair of numbers by which PyTorch identifies the pool."""
         return self._id
 
     @property
     def allocator(self) -> None:
-        """None: a pool of ours has no allocator of its own."""
+        """None, because our pools have no allocator of their own."""
         return None
 
     def use_count(self) -> int:
-        """How many hold the pool: this object, those that are inside `use_mem_pool`, captured graphs."""
+        """The number of holders: this object, the `use_mem_pool` contexts, and captured graphs."""
         return int(_library.library().gk_pool_holds(0, *self._id))
 
     def snapshot(self, include_traces: bool = True) -> Any:
-        """The pool's segments, as in `torch.cuda.memory_snapshot`."""
+        """The pool's segments in the format of `torch.cuda.memory_snapshot`."""
         import torch
 
         return torch._C._cuda_memorySnapshot(self._id, include_traces)["segments"]
 
 
 def complete(torch: Any) -> None:
-    """Puts ours in the place of PyTorch's, where PyTorch can use it."""
+    """Replaces PyTorch's class by ours, in the releases of PyTorch that can use it."""
     cuda = torch.cuda
     if not hasattr(cuda, "MemPool"):
         return
@@ -67,7 +71,8 @@ def complete(torch: Any) -> None:
     MemPool.__module__ = cuda.MemPool.__module__
     cuda.MemPool = cuda.memory.MemPool = MemPool
     if hasattr(cuda.CUDAGraph, "_retain_pool"):
-        # A graph holds the pools that its capture used; PyTorch's way to say so is one of the calls that it refuses.
+        # A graph holds the pools that its capture used. PyTorch's own call for that is one of
+        # those that it refuses.
         cuda.CUDAGraph._retain_pool = lambda graph, pool: graph.retain_object(pool)
 
 

@@ -1,8 +1,9 @@
-"""AUTOMATIC1111's own attention cut to the card.
+"""Limits AUTOMATIC1111's own attention to the card's memory.
 
-It works in pieces as large as the memory that it is told is free. Of both tiers, pieces would be as large as both, and
-lie in shared memory where smaller ones had fitted the card. So it is told what is idle of the card; and only where it
-finds no piece small enough, and would give up, as much more as it needs for its smallest.
+It works in slices as large as the memory that is reported as free. With the memory of both tiers,
+slices would be so large that they lie in shared memory where smaller ones would fit the card. So
+only the card's idle memory is reported here. If even its smallest slice does not fit, the attention
+would give up; then as much more is reported as it needs for that slice.
 """
 
 from __future__ import annotations
@@ -16,24 +17,28 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 GIB = 1 << 30
 
-# How AUTOMATIC1111's error begins where 64 pieces are too few, and how it says what would do, to a tenth.
+# AUTOMATIC1111's error if 64 slices are too few: its beginning, and the memory that would suffice,
+# in tenths of its GB.
 GIVES_UP = "Not enough memory"
 NEEDS = re.compile(r"Need: ([\d.]+)GB free")
 
 
 class _Fitted:
-    """What is theirs, and what it is told. A model keeps the attention that it was given, so this outlives an undo."""
+    """The original functions, and the memory that is reported to them.
+
+    A model keeps the attention that it was given, so this object outlives `undo`.
+    """
 
     def __init__(self, theirs: Any) -> None:
         self.free, self.split = theirs.get_available_vram, theirs.split_cross_attention_forward
         self.idle: Callable[[], int] | None = None
-        # Of nothing at all it can take no share.
+        # The attention divides by the free memory, so that must never be 0.
         self.least = MIB
 
         def attend(*arguments: Any, **named: Any) -> Any:
             return self.attend(*arguments, **named)
 
-        # A function, which becomes a method of their class.
+        # It must be a function, because it becomes a method of their class.
         self.attention = attend
 
     def available(self) -> int:
@@ -55,10 +60,11 @@ class _Fitted:
 
 
 def fit(theirs: Any, idle: Callable[[], int]) -> Callable[[], None]:
-    """Cuts the attention in `theirs`, the module `sd_hijack_optimizations`, to the bytes that `idle` tells.
+    """Limits the attention in `theirs`, the module `sd_hijack_optimizations`, to `idle()` bytes.
 
-    Returns what undoes it. To be called before a model is loaded, which takes its attention from the module. One
-    generation runs at a time. A module without that attention (Forge has none) is left alone.
+    Returns a function that undoes it. Call this before a model is loaded, because the model takes
+    its attention from the module. Only one generation may run at a time. A module without that
+    attention (Forge has none) is not changed.
     """
     if not (hasattr(theirs, "get_available_vram") and hasattr(theirs, "split_cross_attention_forward")):
         return lambda: None

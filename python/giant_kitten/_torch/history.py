@@ -1,4 +1,7 @@
-"""PyTorch's history of what is allocated by whom: kept in the library, told in the words of PyTorch's viewer."""
+"""PyTorch's history of allocations.
+
+The library records it; here it gets the format of PyTorch's viewer.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,15 @@ import atexit
 import sys
 from typing import Any
 
-from . import _library
+from .. import _library
 
-# Whose stacks the library keeps, by PyTorch's words: those of live blocks, of requests too, of what is given back too.
+# The stacks that the library keeps, by PyTorch's names: those of live blocks (1), also those of
+# past allocations (2), also those of frees (3).
 _STACKS = {None: 0, "state": 1, "alloc": 2, "all": 3}
 _CONTEXTS = ("state", "alloc", "all")
 _KINDS = ("state", "all")
-# The actions that can be left out, by the numbers of their bits. Ours maps segments where PyTorch's own allocates them.
+# The actions that can be skipped, with the numbers of their bits. We map segments where PyTorch's
+# own allocator allocates them.
 _ACTIONS = {
     "alloc": 0, "free_requested": 1, "free_completed": 2, "segment_map": 3, "segment_alloc": 3, "segment_unmap": 4,
     "segment_free": 4, "oom": 5,
@@ -20,11 +25,11 @@ _ACTIONS = {
 
 
 class History:
-    """Whether a history is kept, and how it is told."""
+    """Whether a history is recorded, and its events."""
 
     def __init__(self) -> None:
         self.enabled = False
-        # Whether the interpreter is about to end: it must not be asked for stacks then.
+        # The interpreter is about to end and must not be asked for stacks any more.
         self._over = False
         self._ends_with_python = False
 
@@ -42,11 +47,11 @@ class History:
     ) -> None:
         """Replaces `_cuda_record_memory_history`.
 
-        What was recorded before is kept, unless `clear_history` says otherwise or there is room for fewer entries.
+        Earlier entries are kept, unless `clear_history` says otherwise or fewer entries are wanted.
         """
         for name, value, known in (("enabled", enabled, _KINDS), ("context", context, _CONTEXTS)):
             if value is not None and value not in known:
-                raise ValueError(f"{name} of a history is None or one of {', '.join(known)}, not {value!r}")
+                raise ValueError(f"{name} of a history must be None or one of {', '.join(known)}, not {value!r}")
         self._record(enabled is not None, max_entries if enabled == "all" else 1, context, skip_actions, clear_history)
 
     def record_legacy(
@@ -70,7 +75,7 @@ class History:
         import torch
 
         if clear or torch.__version__ < "2.2":
-            # PyTorch 2.1 begins anew each time.
+            # PyTorch 2.1 starts a new history each time.
             _library.call("gk_record", 0, 0, 0)
         if enabled and not self._ends_with_python:
             atexit.register(self._end)
@@ -85,32 +90,21 @@ class History:
         _library.call("gk_record", 0, 0, 0)
 
     def events(self, device: int) -> list[dict[str, Any]]:
-        """What happened on a device, the oldest first."""
+        """The events of a device, oldest first."""
         if not self.enabled:
             return []
-        told = _library.read_json("gk_history_json", device)
-        for event in told["events"]:
+        recorded = _library.read_json("gk_history_json", device)
+        for event in recorded["events"]:
             event["pool_id"] = tuple(event["pool_id"])
             event["compile_context"], event["user_metadata"] = "N/A", ""
             stack = event.pop("stack", None)
             if stack is not None:
-                event["frames"] = told["stacks"][stack]
+                event["frames"] = recorded["stacks"][stack]
             elif event["action"].startswith("segment_"):
-                # Nobody is known to have asked for it.
+                # No allocation is known to have caused it.
                 event["frames"] = []
-        events: list[dict[str, Any]] = told["events"]
+        events: list[dict[str, Any]] = recorded["events"]
         return events
 
 
 history = History()
-
-
-def segments(device: int) -> list[dict[str, Any]]:
-    """The segments of a device with their blocks, and the frames of those who asked for what lives, where known."""
-    told = _library.read_json("gk_snapshot_json", device)
-    for segment in told["segments"]:
-        for block in segment["blocks"]:
-            stack = block.pop("stack", None)
-            block["frames"] = [] if stack is None else told["stacks"][stack]
-    found: list[dict[str, Any]] = told["segments"]
-    return found

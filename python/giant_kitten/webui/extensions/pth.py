@@ -1,23 +1,27 @@
-"""The .pth file of a WebUI's Python: it makes the allocator come before CUDA starts, for programs of that WebUI alone.
+"""The .pth file in a WebUI's Python, which installs the allocator before CUDA starts.
 
-Python runs its one line at each start. It is ASCII whatever the folder is called: Python up to 3.12.3 reads it in the
-encoding of the locale, and does not start where it cannot. Paths are bytes, which are the same in all of them.
+It does so only for programs of that WebUI. Python runs its one line at each start. The line is
+ASCII, whatever the folder is called, because Python up to 3.12.3 reads it in the encoding of the
+locale and fails to start if it cannot. Paths are bytes, which are the same in every locale.
 """
 
 from __future__ import annotations
 
 import ast
-import contextlib
 import hashlib
 import os
 from pathlib import Path
 
-from .. import _variable
+from ... import _variable
+from ..actions import Refused
+from . import files
+from .kinds import WebUI
 
-# What earlier versions called it, of whatever WebUI.
+# The name of the file of earlier versions, for any WebUI.
 OLD_NAME = "giant-kitten-webui.pth"
 
-# sys.argv is not there yet when it runs. Where somebody has removed the extension's folder by hand, it does nothing.
+# It runs before sys.argv exists. If somebody has removed the extension's folder by hand, it does
+# nothing.
 _PROGRAM = """\
 import os, sys
 def inside():
@@ -28,7 +32,7 @@ def inside():
         return any(part.startswith(folder + os.fsencode(os.sep)) for part in parts)
     except (OSError, ValueError):
         return False
-if os.environ.get("GIANT_KITTEN", "1").strip().lower() not in off and inside():
+if not (OFF) and inside():
     try:
         if package and os.fsdecode(package) not in sys.path:
             sys.path.append(os.fsdecode(package))
@@ -37,22 +41,22 @@ if os.environ.get("GIANT_KITTEN", "1").strip().lower() not in off and inside():
             import giant_kitten._startup
     except Exception as why:
         print("giant-kitten is not in use:", why, file=sys.stderr)
-"""
+""".replace("OFF", _variable.off_in_source("1"))
 
 
 def name(folder: Path) -> str:
-    """The name of the file for a WebUI's folder: each has its own, for WebUIs can share a Python."""
+    """The name of the file for a WebUI's folder; WebUIs can share a Python, so each has its own."""
     return f"giant-kitten-webui-{hashlib.sha256(_bytes(folder)).hexdigest()[:12]}.pth"
 
 
 def text(folder: Path, package: Path | None) -> str:
-    """What is in it; `package` is where the package is, if it came with the extension."""
-    known = {"folder": _bytes(folder), "package": package and os.fsencode(package), "off": _variable.OFF}
+    """The content of the file; `package` is the package's folder if it came with the extension."""
+    known = {"folder": _bytes(folder), "package": package and os.fsencode(package)}
     return f"import sys; exec({_PROGRAM!a}, {known!a})\n"
 
 
 def is_ours(file: Path, folder: Path, package: Path) -> bool:
-    """Whether a file is one of these, of this version or another, for this folder."""
+    """Whether a file is such a file for this folder, of this version or an earlier one."""
     if file.is_symlink() or not file.is_file():
         return False
     content = file.read_bytes().decode("utf-8", "surrogateescape").replace("\r\n", "\n")
@@ -63,15 +67,31 @@ def is_ours(file: Path, folder: Path, package: Path) -> bool:
 
 
 def write(file: Path, content: str) -> None:
-    """Writes it whole or not at all."""
-    unfinished = file.with_name(f"{file.name}.unfinished")
+    """Writes the file completely or not at all."""
+    files.write(file, content.encode("ascii"))
+
+
+def places(webui: WebUI) -> list[Path]:
+    """The paths at which the file of a WebUI can be."""
+    if not webui.kind.starts_cuda_first:
+        return []
+    names = (name(webui.folder), OLD_NAME)
     try:
-        unfinished.write_bytes(content.encode("ascii"))
-        os.replace(unfinished, file)
-    except OSError:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
-        raise
+        sites = [webui.ask_python()[0]]
+    except Refused:
+        # An old file can keep Python from starting. Then it is looked for in the environment's
+        # usual folders.
+        environment = webui.python().parent.parent
+        sites = [*environment.glob("lib/python*/site-packages"), environment / "Lib/site-packages"]
+    return [site / one for site in sites for one in names]
+
+
+def remove(file: Path, webui: WebUI) -> bool:
+    """Removes a file if it is such a file for this WebUI; returns whether it was."""
+    if not is_ours(file, webui.folder, webui.extension / "package"):
+        return False
+    file.unlink()
+    return True
 
 
 def _bytes(folder: Path) -> bytes:
@@ -79,7 +99,7 @@ def _bytes(folder: Path) -> bytes:
 
 
 def _folder_of(content: str) -> object:
-    """The folder that a text of ours names, or None."""
+    """The folder that is named in a text of ours; None for other texts."""
     try:
         line = ast.parse(content).body[-1]
         if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Call) and len(line.value.args) == 2):

@@ -1,7 +1,8 @@
-"""Where programs note the addresses of their monitors, so that `python -m giant_kitten monitor` finds them.
+"""The folder in which programs note the addresses of their monitors, for `watch.py` to find.
 
-A folder that only its user can read, for the tokens are in there. It is opened once, no link leads to it or is followed
-inside, and nothing is read, written or removed but what is a note of ours by its name and its content.
+Only its user may read it, because the addresses contain the tokens. It is opened once, no symbolic
+link is followed to it or inside it, and only files that are notes by name and content are read,
+written or removed.
 """
 
 from __future__ import annotations
@@ -16,66 +17,75 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from . import _library
+from .. import _library
 
 _POSIX = os.name == "posix"
-# No note is longer, and no title.
+# The longest note in bytes, and the longest title.
 _LONGEST, _LONGEST_TITLE = 4096, 200
 _URL = re.compile(r"http://127\.0\.0\.1:([0-9]{1,5})/([A-Za-z0-9_-]{20,100})/")
 
 
 @dataclass(frozen=True)
 class Note:
-    """What a program notes of itself."""
+    """The note of a program about itself."""
 
     process: int
     born: str
-    """When and where its process began; a process that has its number later began at another time."""
+    """When and where its process began.
+
+    It tells the process from a later one that has the same number.
+    """
     title: str
     url: str
 
     @property
     def port(self) -> int:
-        """The port of 127.0.0.1 that it listens on."""
+        """The port of 127.0.0.1 on which the program listens."""
         found = _URL.fullmatch(self.url)
         return int(found[1]) if found else 0
 
     def is_here(self) -> bool:
-        """Whether it was noted since this machine was started. What else there is, on a shared disk, is not ours."""
+        """Whether it was written on this machine since its last start.
+
+        On a shared disk there may be others, which are not ours.
+        """
         return self.born.split(" ")[0] == _boot()
 
     def is_gone(self) -> bool:
-        """Whether its process has certainly ended. That it does not answer is not enough."""
+        """Whether its process has certainly ended; a missing answer is not enough."""
         boot, _, rest = self.born.partition(" ")
         space, _, began = rest.partition(" ")
         if (boot, space) != (_boot(), _space()):
-            # Within a container, a process has another number.
+            # A process has another number within a container.
             return False
         found = _began(self.process)
         return found == "" or (found is not None and found.isdigit() and began.isdigit() and found != began)
 
 
 def own(title: str, url: str) -> Note:
-    """The note of this process."""
+    """A note about this process."""
     return Note(os.getpid(), f"{_boot()} {_space()} {_began(os.getpid())}", title[:_LONGEST_TITLE], url)
 
 
 def _boot() -> str:
-    """The start of this machine that is now."""
+    """An identifier of the machine's current start."""
     with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()
     return sys.platform
 
 
 def _space() -> str:
-    """What the numbers of processes belong to: a container has its own."""
+    """The namespace of process numbers: each container has its own."""
     with contextlib.suppress(OSError, AttributeError):
         return os.readlink("/proc/self/ns/pid")
     return "-"
 
 
 def _began(process: int) -> str | None:
-    """When a process began, or "alive" where no more can be told; "" where there is none any more, None if unknown."""
+    """When a process began, or "alive" if the system does not say; "" if it has ended.
+
+    None if nothing is known.
+    """
     if os.path.isdir("/proc/self"):
         try:
             with open(f"/proc/{process}/stat", "rb") as file:
@@ -101,19 +111,19 @@ def _began_on_windows(process: int) -> str | None:
 
     kernel = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined]
     kernel.OpenProcess.restype = ctypes.c_void_p
-    # SYNCHRONIZE; there is no such process: ERROR_INVALID_PARAMETER.
+    # The access right is SYNCHRONIZE. ERROR_INVALID_PARAMETER (87): there is no such process.
     handle = kernel.OpenProcess(0x00100000, False, process)
     if not handle:
         return "" if ctypes.get_last_error() == 87 else None  # type: ignore[attr-defined]
     try:
-        # WAIT_TIMEOUT: it has not ended.
+        # WAIT_TIMEOUT (258): the process has not ended.
         return "alive" if kernel.WaitForSingleObject(ctypes.c_void_p(handle), 0) == 258 else ""
     finally:
         kernel.CloseHandle(ctypes.c_void_p(handle))
 
 
 class Folder:
-    """The folder of this user's notes, open."""
+    """The folder of this user's notes, open inside the context."""
 
     def __init__(self) -> None:
         self.path, self._descriptor = "", -1
@@ -122,10 +132,10 @@ class Folder:
         base, name, flags = _base()
         self.path = os.path.join(base, name)
         if not _POSIX:
-            # The folder for temporary files is the user's own there.
+            # On Windows, each user has an own folder for temporary files.
             os.makedirs(self.path, exist_ok=True)
             if not stat.S_ISDIR(os.lstat(self.path).st_mode):
-                raise _library.Error(f"{self.path} is no folder: remove it")
+                raise _library.Error(f"{self.path} is not a folder: remove it")
             return self
         where = os.open(base, flags | os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -134,13 +144,13 @@ class Folder:
             own = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             self._descriptor = os.open(name, own, dir_fd=where)
         except OSError as why:
-            raise _library.Error(f"{self.path} is no folder of this user's own ({why.strerror}): remove it") from why
+            raise _library.Error(f"{self.path} is not a folder of this user ({why.strerror}): remove it") from why
         finally:
             os.close(where)
         found = os.fstat(self._descriptor)
         if found.st_uid != os.geteuid() or found.st_mode & 0o077:
             self.__exit__()
-            raise _library.Error(f"{self.path} belongs to another user, or is open to others: remove it")
+            raise _library.Error(f"{self.path} belongs to another user, or others may access it: remove it")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -149,7 +159,7 @@ class Folder:
             self._descriptor = -1
 
     def write(self, note: Note) -> None:
-        """Writes a note, in place of an old one. A file of its name that is no note is left, and raises."""
+        """Writes a note, replacing an old one. Raises if a file of its name is not a note."""
         name = f"{note.process}.json"
         if self._read(name) is not None:
             self._unlink(name)
@@ -158,13 +168,13 @@ class Folder:
             json.dump({"giant-kitten": "monitor", **asdict(note)}, file)
 
     def remove(self, note: Note) -> None:
-        """Removes a note, if it is this one still."""
+        """Removes a note, unless another one has replaced it."""
         name = f"{note.process}.json"
         if self._read(name) == note:
             self._unlink(name)
 
     def notes(self) -> Iterator[Note]:
-        """The notes of programs that may be running. Those of processes that are certainly gone are removed."""
+        """The notes of programs that may be running; removes those of processes that have ended."""
         names = os.listdir(self._descriptor if _POSIX else self.path)
         for name in sorted(name for name in names if re.fullmatch(r"[0-9]+\.json", name)):
             note = self._read(name)
@@ -176,9 +186,9 @@ class Folder:
                 yield note
 
     def _read(self, name: str) -> Note | None:
-        """A note, or None of what is none."""
+        """The note in a file, or None if the file is not a note."""
         try:
-            # A pipe would be waited for.
+            # Opening a named pipe must not wait for a writer.
             descriptor = self._open(name, os.O_RDONLY | _flag("O_NOFOLLOW") | _flag("O_NONBLOCK") | _flag("O_CLOEXEC"))
         except OSError:
             return None
@@ -206,12 +216,16 @@ class Folder:
 
 
 def _flag(name: str) -> int:
-    """A flag of `os.open`, 0 on systems without it."""
+    """A flag of `os.open`; 0 on systems without it."""
     return int(getattr(os, name, 0))
 
 
 def _base() -> tuple[str, str, int]:
-    """Where the folder goes (what is the user's alone, or else the temporary folder), its name, how to open that."""
+    """The parent of the folder, the folder's name, and the flags with which to open the parent.
+
+    The parent is the user's runtime folder if it belongs to this user alone, or else the folder for
+    temporary files.
+    """
     base = os.environ.get("XDG_RUNTIME_DIR", "").rstrip("/")
     if _POSIX and os.path.isabs(base):
         with contextlib.suppress(OSError):

@@ -1,0 +1,118 @@
+"""`python -m giant_kitten doctor`: checks the installation and suggests remedies."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from . import _library, _status, _variable
+from ._report import size
+from ._torch import alloc_conf, install
+
+
+class _Findings:
+    """Prints findings, and counts those that need a remedy."""
+
+    def __init__(self) -> None:
+        self.problems = 0
+
+    def say(self, name: str, found: str, remedy: str = "") -> None:
+        self.problems += bool(remedy)
+        print(f"{'!' if remedy else ' '} {name:12} {found}")
+        if remedy:
+            print(f"{'':15}{remedy}")
+
+
+def doctor() -> int:
+    """Prints what was found and how to solve each problem; returns the number of problems."""
+    findings = _Findings()
+    if _check_library(findings):
+        _check_variables(findings)
+        torch = _check_torch(findings)
+        if torch is not None:
+            for device in range(torch.cuda.device_count()):
+                _check_device(findings, device)
+            print(_counted(findings.problems))
+    return findings.problems
+
+
+def _counted(problems: int) -> str:
+    if problems == 0:
+        return "no problems found"
+    return "1 problem found" if problems == 1 else f"{problems} problems found"
+
+
+def _check_library(findings: _Findings) -> bool:
+    try:
+        version = _library.library().gk_version().decode()
+    except _library.Error as why:
+        findings.say("library", "cannot be loaded", str(why))
+        return False
+    findings.say("library", f"giant-kitten {version}, {_library.library_path()}")
+    return True
+
+
+def _check_variables(findings: _Findings) -> None:
+    findings.say("variable", _variable.meaning())
+    ignored = _status.variable_ignored()
+    if ignored:
+        findings.say("", "giant-kitten is not in use", ignored)
+    for name in alloc_conf.VARIABLES:
+        text = os.environ.get(name, "")
+        if "backend" in text:
+            findings.say(name, text, "the choice of a backend is ignored while giant-kitten is in use: remove it")
+        if "expandable_segments" in text:
+            findings.say(name, f"{text}: no effect, giant-kitten's segments are always expandable")
+
+
+def _check_torch(findings: _Findings) -> Any:
+    """PyTorch, with giant-kitten installed and a GPU; None if one of them is missing."""
+    try:
+        import torch
+
+        findings.say("torch", f"{torch.__version__}, CUDA {torch.version.cuda}")
+        install.install()
+    except ImportError as why:
+        findings.say("torch", f"cannot be imported ({why})", "install a CUDA build of PyTorch next to giant-kitten")
+        return None
+    except _library.Error as why:
+        findings.say("torch", "cannot be used", str(why))
+        return None
+    if not torch.cuda.is_available():
+        remedy, seen = "is the NVIDIA driver installed, and recent enough for this PyTorch?", "CUDA_VISIBLE_DEVICES"
+        if seen in os.environ:
+            remedy = f"{seen}={os.environ[seen]} hides every GPU that it does not name: unset it, or name a GPU"
+        findings.say("driver", "PyTorch finds no GPU", remedy)
+        return None
+    return torch
+
+
+def _check_device(findings: _Findings, device: int) -> None:
+    try:
+        # This only queries the device. Other programs may need it, so no heap or reserve is made.
+        found = _library.read_json("gk_device_json", device)
+    except _library.Error as why:
+        findings.say(f"cuda:{device}", "cannot be used", str(why))
+        return
+    findings.say(f"cuda:{device}", f"{found['device']}: dedicated {size(found['dedicated_capacity'])}")
+    remedy = ""
+    if found["rung"] == "none":
+        reasons = "; ".join(found["rungs_refused"])
+        remedy = f"the driver offers no shared memory (it needs CUDA 12.2 or later): {reasons}"
+    elif found["shared_capacity"] == 0:
+        remedy = 'the host has no memory to spare: close programs, or set the option "shared"'
+    findings.say("", f"shared {size(found['shared_capacity'])} by {found['rung']}", remedy)
+    if found["rung"] != "none":
+        findings.say("", _budget(found))
+    if found["rung"] == "pinned":
+        findings.say("", "memory cannot change tier on this driver: actions take tensors out and back instead, because")
+        for reason in found["rungs_refused"]:
+            findings.say("", f"  {reason}")
+
+
+def _budget(found: dict[str, Any]) -> str:
+    left = max(0, min(found["shared_budget"], found["shared_total"] // 2 - found["shared_others"]))
+    return (
+        f"half of the host's {size(found['shared_total'])} is for all processes of this user: others hold "
+        f"{size(found['shared_others'])}, so this process may take {size(left)} on all devices together"
+    )

@@ -1,0 +1,6 @@
+"""The monitor: a local page with the memory maps of PyTorch programs while they run.
+
+A program serves its own state on 127.0.0.1, under a token that nobody can guess, from a thread of
+its own (`own.py` over `server.py`). It notes the address in a folder that only its user can read
+(`notes.py`). `watch.py` finds it there and shows all programs on one page.
+"""

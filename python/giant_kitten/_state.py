@@ -1,0 +1,48 @@
+"""The state of this process as JSON: the interface between the package and `map.js`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import _guide, _library, _report, _status
+
+UNUSED = "Nothing has used the GPU yet."
+
+
+def state(devices: Any = None, observation: _guide.Observation | None = None) -> dict[str, Any]:
+    """The state that `map.js` draws; of all devices unless some are named.
+
+    `observation` is that of the last generation, for the guidance about the reserve.
+    """
+    if not _status.is_installed():
+        return {"problem": _status.problem(), "devices": []}
+    if devices is None:
+        import torch
+
+        if not torch.cuda.is_initialized():
+            # Counting the devices would initialise CUDA, and the program could no longer fork.
+            return {"problem": None, "note": UNUSED, "devices": []}
+        devices = range(torch.cuda.device_count())
+    shown: list[dict[str, Any]] = []
+    problem = None
+    for device in devices:
+        try:
+            stats = _report.stats(device)
+            if stats["in_use"]:
+                shown.append(_device(device, stats, observation))
+        except _library.Error as why:
+            problem = str(why)
+    return {"problem": problem, "note": None if shown or problem else UNUSED, "devices": shown}
+
+
+def _device(device: int, stats: dict[str, Any], observation: _guide.Observation | None) -> dict[str, Any]:
+    mode = "automatic" if stats["automatic"] else "by hand"
+    advice = _guide.guide(stats, observation)
+    return {
+        "index": device,
+        "phase": f"{stats['phase_name']}, {mode}",
+        "stats": stats,
+        "map": _report.memory_map(device),
+        "chosen": _guide.chosen(stats),
+        "guide": vars(advice) if advice else None,
+    }

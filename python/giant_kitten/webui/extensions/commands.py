@@ -1,0 +1,148 @@
+"""`python -m giant_kitten webui install|remove FOLDER`: installs the extension, or removes it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..actions import Refused
+from . import folder as ours
+from . import pth, traces
+from .files import reason, shown
+from .kinds import WebUI, find
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def _in_words(command: Callable[[str | Path], list[str]]) -> Callable[[str | Path], list[str]]:
+    """Makes a command raise `Refused` for errors of the system."""
+
+    @functools.wraps(command)
+    def worded(folder: str | Path) -> list[str]:
+        try:
+            return command(folder)
+        except OSError as why:
+            raise Refused(f"this failed: {reason(why)}") from why
+
+    return worded
+
+
+@_in_words
+def install(folder: str | Path) -> list[str]:
+    """Installs the extension into a WebUI, replacing an older one; returns what was done.
+
+    If it raises `Refused`, everything is as it was.
+    """
+    webui = find(folder)
+    ours.clear_up(webui)
+    older = ours.is_ours(webui)
+    site, has_package = _ask_python(webui)
+    starts = site / pth.name(webui.folder)
+    if os.path.lexists(starts) and not pth.is_ours(starts, webui.folder, webui.extension / "package"):
+        raise Refused(f"{shown(starts)} already exists and was not put there by this command: remove it")
+    done = ["removed the extension that was there"] if older else []
+    with _undoing() as undo:
+        _put_in_place(webui, older, package=not has_package, undo=undo)
+        done.append(f"put the extension into {shown(webui.extension)}")
+        if not has_package:
+            done.append(f"with the package, because {shown(webui.python())} has no giant-kitten")
+        if webui.kind.starts_cuda_first:
+            _write_pth(starts, pth.text(webui.folder, None if has_package else webui.extension / "package"))
+            done.append(f"wrote {shown(starts)}, so that the allocator is installed before CUDA starts")
+    with contextlib.suppress(OSError):
+        ours.clear_up(webui)
+        pth.remove(site / pth.OLD_NAME, webui)
+    done.append(f"start {webui.kind.name} as usual; GIANT_KITTEN=0 in its environment leaves giant-kitten out")
+    return done
+
+
+def _ask_python(webui: WebUI) -> tuple[Path, bool]:
+    try:
+        return webui.ask_python()
+    except Refused:
+        # An old .pth file of ours could keep Python from starting.
+        if not any([pth.remove(file, webui) for file in pth.places(webui)]):
+            raise
+        return webui.ask_python()
+
+
+def _put_in_place(webui: WebUI, older: bool, package: bool, undo: list[Callable[[], object]]) -> None:
+    """Puts the extension together, then replaces the older one by it."""
+    to, new, old = webui.extension, ours.unfinished(webui), ours.before(webui)
+    if not to.parent.is_dir():
+        to.parent.mkdir()
+        undo.append(to.parent.rmdir)
+    new.mkdir()
+    undo.append(lambda: shutil.rmtree(new, ignore_errors=True))
+    ours.put_together(new, webui, package)
+    if older:
+        ours.keep_others(webui, new)
+        to.rename(old)
+        undo.append(lambda: old.rename(to))
+    new.rename(to)
+    undo.append(lambda: to.rename(new))
+
+
+def _write_pth(file: Path, text: str) -> None:
+    try:
+        pth.write(file, text)
+    except OSError as why:
+        raise Refused(
+            f"{shown(file)} cannot be written ({why.strerror}): run this as the user who installed the WebUI"
+        ) from why
+
+
+@_in_words
+def remove(folder: str | Path) -> list[str]:
+    """Removes the extension from a WebUI completely; returns what was done."""
+    webui = find(folder)
+    to = webui.extension
+    ours.clear_up(webui)
+    there = ours.is_ours(webui)
+    done = []
+    for file in pth.places(webui):
+        if pth.remove(file, webui):
+            done.append(f"removed {shown(file)}")
+    if there:
+        left = ours.remove_ours(webui)
+        done.append(f"removed {shown(to)}" if not left else f"left {shown(to / left[0])}, which is not ours")
+    if not done:
+        raise Refused(f"{shown(to)} does not exist: there is nothing to remove")
+    return done + traces.remove(webui.folder)
+
+
+@contextlib.contextmanager
+def _undoing() -> Iterator[list[Callable[[], object]]]:
+    """A list of the functions that undo each step; they are called if a later step fails."""
+    undo: list[Callable[[], object]] = []
+    try:
+        yield undo
+    except BaseException as why:
+        for step in reversed(undo):
+            with contextlib.suppress(OSError):
+                step()
+        if isinstance(why, OSError):
+            raise Refused(f"this failed, and everything is as it was: {reason(why)}") from why
+        raise
+
+
+def main(action: str, folder: str) -> int:
+    """The command: prints what was done, or why it failed. Returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # Names of folders can have letters that the terminal lacks.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        done = install(folder) if action == "install" else remove(folder)
+    except Refused as why:
+        print(f"giant-kitten: {why}", file=sys.stderr)
+        return 1
+    for line in done:
+        print(line)
+    return 0

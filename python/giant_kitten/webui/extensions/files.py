@@ -1,0 +1,34 @@
+"""Files of WebUIs: how they are written, and how sentences name them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+
+def write(file: Path, content: bytes) -> None:
+    """Writes a file completely or not at all; an existing one keeps its mode."""
+    unfinished = file.with_name(f"{file.name}.unfinished")
+    try:
+        unfinished.write_bytes(content)
+        if file.exists():
+            shutil.copymode(file, unfinished)
+        os.replace(unfinished, file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        raise
+
+
+def shown(path: str | Path) -> str:
+    """A path for use in a sentence: on one line, whatever it is called."""
+    text = str(path)
+    return text if text and text.isprintable() else ascii(text)
+
+
+def reason(why: OSError) -> str:
+    """An error of the system for use in a sentence."""
+    where = f"{shown(why.filename)}: " if isinstance(why.filename, str) else ""
+    return f"{where}{why.strerror or why}"
