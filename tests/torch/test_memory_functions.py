@@ -71,7 +71,7 @@ print("ANSWERS" + json.dumps(answers))
 DOCUMENTED = {
     "backend": "pluggable",
     "ipc": "RuntimeError: CUDA tensors cannot be shared between processes",
-    "observer": "RuntimeError: an observer of out of memory cannot be attached",
+    "observer": "RuntimeError: an out-of-memory observer cannot be attached",
 }
 
 
