@@ -82,7 +82,7 @@ def test_the_layout_is_the_originals_and_the_reserve_is_handed_out_first() -> No
     model.check()
 
 
-def test_what_is_in_place_already_stays_where_it_is() -> None:
+def test_tensors_in_the_right_place_stay_there() -> None:
     model = Model([4, 8, 12])
     addresses = [weight.data_ptr() for weight in model.weights]
     giant_kitten.activate(reserve="16MiB", model=model)
@@ -175,7 +175,7 @@ def test_a_host_without_memory_for_the_copies_leaves_everything_usable(monkeypat
     model.check()
 
 
-def test_what_finds_no_memory_again_is_not_lost(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storages_that_get_no_memory_again_are_not_lost(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Model([20, 20, 20])
     filling = torch.zeros(230 * MIB, dtype=torch.uint8, device="cuda")
     copy, copies = torch.UntypedStorage.cpu, 0
@@ -222,7 +222,7 @@ def test_a_graph_that_is_alive_or_captured_is_in_the_way() -> None:
     model.check()
 
 
-def test_streams_go_on_to_own_what_they_owned(machine: Machine) -> None:
+def test_blocks_keep_their_streams(machine: Machine) -> None:
     side, other = torch.cuda.Stream(), torch.cuda.Stream()
     part = known(30, 1)
     with torch.cuda.stream(side):

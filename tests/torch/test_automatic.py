@@ -99,7 +99,7 @@ def test_empty_cache_moves_nothing() -> None:
     assert run(EMPTYING).splitlines()[:-1] == ["shared False", "shared False", "shared False", "unchanged"]
 
 
-def test_empty_cache_is_a_safe_point_for_who_asks_for_it() -> None:
+def test_empty_cache_is_a_safe_point_if_the_option_says_so() -> None:
     printed = python(PROGRAM + EMPTYING, GIANT_KITTEN="dedicated:512MiB,shared:2GiB,safe_points:empty_cache")
     assert printed.splitlines() == ["shared False", "dedicated True", "dedicated True", "unchanged"]
 
@@ -182,7 +182,7 @@ def test_the_second_start_is_right_from_its_first_step(tmp_path: Path) -> None:
     assert told.strip() == "nothing was remembered"
 
 
-def test_what_overflowed_is_said_once_at_the_end(tmp_path: Path) -> None:
+def test_an_overflow_is_reported_once_at_the_end(tmp_path: Path) -> None:
     script = tmp_path / "generate.py"
     script.write_text(PROGRAM + REMEMBERED)
     last = start(script, tmp_path, "reserve:auto").splitlines()[-1]

@@ -40,7 +40,7 @@ def run_beside_native(program: str) -> list[str]:
     return ours.splitlines()
 
 
-def test_exceptions_over_temporaries_arrive_whatever_is_freed_and_allocated_meanwhile() -> None:
+def test_exceptions_over_temporaries_arrive_despite_frees_and_allocations() -> None:
     told = run_beside_native("exceptions.py")
     assert len(told) == 4 * 9 and all(line.endswith("100 of 100") for line in told), told
 
@@ -49,7 +49,7 @@ def test_no_signal_and_no_exception_of_a_handler_is_lost() -> None:
     assert run_beside_native("signals.py") == ["100 of 100 Ctrl-C", "100 of 100 alarms", "100 of 100 of a library"]
 
 
-def test_events_and_blocks_are_told_as_by_pytorchs_own() -> None:
+def test_events_and_blocks_are_reported_as_by_pytorchs_own() -> None:
     told = run_beside_native("told.py")
     assert any("'free_requested'" in line for line in told) and any("'blocks'" in line for line in told)
 
@@ -78,7 +78,7 @@ def test_two_files_with_the_same_text_are_told_apart(recording: Any) -> None:
     assert [blocks[tensor.data_ptr()]["frames"][0]["line"] for tensor in kept] == [2] * len(files)
 
 
-def test_a_name_of_a_file_that_is_no_unicode_is_told(recording: Any) -> None:
+def test_a_file_name_that_is_not_unicode_is_reported(recording: Any) -> None:
     recording(max_entries=1000)
     exec(compile("torch.empty(1000, device='cuda')", 'a "\udcff"\n\u65e5.py', "exec"), {"torch": torch})
     (event,) = allocations(memory._snapshot())
@@ -91,7 +91,7 @@ def resident() -> int:
 
 
 @pytest.mark.parametrize("alike", [True, False])
-def test_a_history_stays_as_small_as_it_is_told_to_be(alike: bool, recording: Any) -> None:
+def test_a_history_stays_within_its_limit(alike: bool, recording: Any) -> None:
     def cells(first: int, count: int) -> None:
         for number in range(first, first + count):
             text = f"t = torch.empty(1000, device='cuda'); v = {0 if alike else number}"
@@ -117,7 +117,7 @@ def test_no_code_is_held_by_a_history(recording: Any) -> None:
     assert allocations(memory._snapshot())[-1]["frames"][0]["filename"] == "cell"
 
 
-def test_who_asked_for_a_block_is_known_as_long_as_it_lives(recording: Any) -> None:
+def test_the_stack_of_a_block_is_known_as_long_as_it_lives(recording: Any) -> None:
     def make() -> torch.Tensor:
         return torch.empty(1 << 20, dtype=torch.uint8, device="cuda")
 
@@ -169,7 +169,7 @@ def test_events_say_in_which_pool_they_were(recording: Any) -> None:
     del inside, outside
 
 
-def test_what_is_no_kind_of_history_is_said() -> None:
+def test_an_invalid_kind_of_history_is_reported() -> None:
     for wrong in ({"enabled": "yes"}, {"context": "some"}):
         with pytest.raises((ValueError, RuntimeError)):
             memory._record_memory_history(**wrong)
@@ -177,7 +177,7 @@ def test_what_is_no_kind_of_history_is_said() -> None:
         _library.call("gk_record", 10, 7, 0)
 
 
-def test_deep_recursion_is_told_whole(recording: Any) -> None:
+def test_deep_recursion_is_reported_completely(recording: Any) -> None:
     def deeper(left: int) -> torch.Tensor:
         return deeper(left - 1) if left else torch.empty(1000, device="cuda")
 

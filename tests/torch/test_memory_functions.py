@@ -93,7 +93,7 @@ def test_every_function_answers_as_pytorchs_own() -> None:
         assert str(ours[name]).startswith(said)
 
 
-def test_what_empty_cache_leaves_is_in_use_or_an_inactive_split() -> None:
+def test_empty_cache_leaves_only_used_memory_and_inactive_splits() -> None:
     program = """
 import torch
 def sample():
@@ -149,7 +149,7 @@ def test_a_snapshot_is_a_file_that_names_every_block_and_its_tier(tmp_path: Path
     assert sum(block["size"] for block in segment["blocks"]) == segment["total_size"]
 
 
-def test_free_memory_counts_both_tiers_unless_told_otherwise() -> None:
+def test_free_memory_counts_both_tiers_by_default() -> None:
     program = "import torch; print(torch.cuda.mem_get_info()[1], torch.cuda.get_device_properties(0).total_memory)"
     both, card = map(int, python(program).split())
     alone, same = map(int, python(program, GIANT_KITTEN_MEM_GET_INFO="dedicated").split())
@@ -158,7 +158,7 @@ def test_free_memory_counts_both_tiers_unless_told_otherwise() -> None:
     assert both <= stats["dedicated_capacity"] + stats["shared_capacity"] + (1 << 30)
 
 
-def test_what_a_program_offloads_by_free_memory_reaches_us() -> None:
+def test_programs_that_offload_by_free_memory_reach_us() -> None:
     # Like ComfyUI and Forge, it loads as long as there is free memory by its own account.
     layers: list[torch.Tensor] = []
     while torch.cuda.mem_get_info()[0] > (8 << 30) and len(layers) < 60:
@@ -166,7 +166,7 @@ def test_what_a_program_offloads_by_free_memory_reaches_us() -> None:
     assert {giant_kitten.tier(layer) for layer in layers} >= {"dedicated", "shared"}
 
 
-def test_the_history_of_what_was_allocated_by_whom(tmp_path: Path) -> None:
+def test_the_history_of_allocations_and_their_stacks(tmp_path: Path) -> None:
     torch.cuda.memory._record_memory_history(max_entries=1000)
     try:
         gone = torch.empty(3 << 20, dtype=torch.uint8, device="cuda")

@@ -24,7 +24,7 @@ def thawed() -> Iterator[None]:
     yield
 
 
-def test_placements_leave_what_was_put_somewhere() -> None:
+def test_placements_respect_pins() -> None:
     away, here, other = block(8), block(6), block(10)
     assert giant_kitten.to_shared(away) is away
     giant_kitten.to_dedicated(here)
@@ -50,7 +50,7 @@ def test_free_vram_goes_before_a_pin_for_as_long_as_it_lasts() -> None:
     assert giant_kitten.tier(here) == "dedicated"
 
 
-def test_what_is_unpinned_or_never_was_pinned_is_placed() -> None:
+def test_tensors_without_a_pin_are_placed() -> None:
     tensor = block(8)
     assert giant_kitten.residency(tensor) == {"dedicated": 8 * MIB, "shared": 0, "pinned": 0}
     giant_kitten.to_shared(tensor)
@@ -83,7 +83,7 @@ def test_a_module_is_pinned_whole_and_a_block_that_goes_takes_its_pin_with_it() 
     assert giant_kitten.residency(again)["pinned"] == 0
 
 
-def test_the_automatic_mode_leaves_what_was_put_in_shared_memory() -> None:
+def test_the_automatic_mode_respects_pins_in_shared_memory() -> None:
     giant_kitten.activate(reserve="auto")
     away, model = block(8), torch.nn.Linear(1024, 1024, device="cuda")
     giant_kitten.to_shared([away, model])

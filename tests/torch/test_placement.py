@@ -151,7 +151,7 @@ def test_the_reserve_is_handed_out_first() -> None:
         (lambda: giant_kitten.install("reserve:1GiB"), giant_kitten.Error, "already installed"),
     ],
 )
-def test_what_is_wrong_is_said(wrong: object, kind: type[Exception], said: str) -> None:
+def test_invalid_arguments_are_reported(wrong: object, kind: type[Exception], said: str) -> None:
     with pytest.raises(kind, match=said):
         wrong()  # type: ignore[operator]
 

@@ -153,7 +153,7 @@ print(*(giant_kitten.stats(device)["in_use"] for device in range(3)))
     ]  # fmt: skip
 
 
-def test_what_others_take_is_missing_from_what_is_free() -> None:
+def test_memory_of_others_is_not_reported_as_free() -> None:
     code = (
         BESIDE
         + """

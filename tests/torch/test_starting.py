@@ -31,7 +31,7 @@ def texts(table: tuple[str, ...]) -> list[str]:
     ("text", "seen"),
     [*((on, "pluggable") for on in texts(_variable.ON)), *((off, "native") for off in texts(_variable.OFF))],
 )
-def test_one_table_says_what_is_on_and_off(text: str, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_table_has_the_values_for_on_and_off(text: str, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     program = IS_OURS + "; import sys; print(any('kitten' in name for name in sys.modules))"
     assert python(program, GIANT_KITTEN=text) == f"{seen}\n{seen == 'pluggable'}\n"
     monkeypatch.setenv("GIANT_KITTEN", text)
@@ -53,7 +53,7 @@ def test_a_program_can_set_the_variable_itself_until_it_imports_torch(text: str)
 
 
 @pytest.mark.parametrize("asked", ["import giant_kitten", "giant_kitten.summary()"])
-def test_a_variable_that_comes_too_late_is_told(asked: str) -> None:
+def test_a_variable_that_comes_too_late_is_reported(asked: str) -> None:
     program = f"""
 import os, torch, giant_kitten
 import io, contextlib
@@ -72,7 +72,7 @@ else:
     assert "giant_kitten.install()" in printed and "Traceback" not in printed
 
 
-def test_nothing_is_told_where_nothing_is_wrong() -> None:
+def test_nothing_is_printed_without_a_problem() -> None:
     for program, native in (
         ("import torch, giant_kitten", True),
         ("import torch, giant_kitten; giant_kitten.summary()", False),
@@ -120,18 +120,20 @@ def test_options_in_the_variable() -> None:
 @pytest.mark.parametrize(
     ("variable", "said"), [("reserve:1.6", "1.6GiB"), ("reserv:1GiB", "reserv"), ("maybe", "maybe")]
 )
-def test_an_unreadable_option_is_said_and_the_program_goes_on(variable: str, said: str) -> None:
+def test_an_invalid_option_is_reported_and_the_program_continues(variable: str, said: str) -> None:
     printed = python(IS_OURS, GIANT_KITTEN=variable)
     assert printed.endswith("native\n") and "giant-kitten is not in use" in printed and said in printed
 
 
-def test_what_mem_get_info_shall_tell_is_read_at_the_start() -> None:
+def test_the_choice_for_mem_get_info_is_read_at_the_start() -> None:
     printed = python("import torch", GIANT_KITTEN_MEM_GET_INFO="all")
     assert "GIANT_KITTEN_MEM_GET_INFO=all is invalid" in printed and "both|dedicated" in printed
 
 
 @pytest.mark.parametrize("part", [0.0, 0.05, 0.9, None])
-def test_a_library_that_cannot_be_loaded_is_said_and_the_program_goes_on(part: float | None, tmp_path: Path) -> None:
+def test_a_library_that_cannot_be_loaded_is_reported_and_the_program_continues(
+    part: float | None, tmp_path: Path
+) -> None:
     library = tmp_path / "library.so"
     if part is not None:
         whole = giant_kitten.library_path().read_bytes()
@@ -200,7 +202,7 @@ print(torch.arange(9).cuda().cpu().sum().item())
         ("__version__ = '2.4.0'\nclass version: cuda = None", "built without CUDA"),
     ],
 )
-def test_a_torch_that_cannot_be_served(tmp_path: Path, torch_py: str, said: str) -> None:
+def test_an_unsuitable_torch(tmp_path: Path, torch_py: str, said: str) -> None:
     if torch_py:
         (tmp_path / "torch.py").write_text(torch_py)
     else:
@@ -209,7 +211,7 @@ def test_a_torch_that_cannot_be_served(tmp_path: Path, torch_py: str, said: str)
     assert said in python(program, native=True, code_expected=1)
 
 
-def test_spawned_processes_have_it_and_forked_ones_are_told() -> None:
+def test_spawned_processes_work_and_forked_ones_get_an_error() -> None:
     program = """
 import multiprocessing, sys, torch
 
@@ -267,7 +269,7 @@ late = Late()
     assert "kitten" not in printed and "Segmentation" not in printed
 
 
-def test_doctor_says_what_was_found() -> None:
+def test_doctor_prints_its_findings() -> None:
     healthy = python("", "-m", "giant_kitten", "doctor")
     for part in ("giant-kitten 0.", "torch", "cuda:0", "dedicated 6.9", "by host_numa", "no problems found"):
         assert part in healthy, healthy

@@ -204,7 +204,7 @@ def test_a_pass_that_is_followed_reads_the_parts(
     assert all(read[part.data_ptr()] == part.numel() * part.element_size() for part in parts)
 
 
-def test_what_a_weight_knows_besides_is_none_of_its_parts() -> None:
+def test_other_attributes_of_a_weight_are_not_its_parts() -> None:
     whole, _ = four()
     layer = torch.nn.Linear(1024, 1024, device="cuda")
     layer.weight.main_grad = torch.zeros(2 * MIB, device="cuda")
@@ -216,7 +216,7 @@ def test_what_a_weight_knows_besides_is_none_of_its_parts() -> None:
         assert giant_kitten.residency(other)["dedicated"] > 0
 
 
-def test_what_has_no_memory_is_passed_over() -> None:
+def test_tensors_without_memory_are_skipped() -> None:
     from torch._subclasses import FakeTensorMode
 
     kept = torch.zeros(3 * MIB, dtype=torch.uint8, device="cuda")

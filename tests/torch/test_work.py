@@ -71,7 +71,7 @@ def test_a_block_used_on_a_side_stream_is_not_given_out_before_that_is_done(mach
 
 
 @pytest.mark.parametrize("end", ["", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
-def test_memory_used_too_early_is_told_even_of_a_program_that_is_killed(end: str, tmp_path: Path) -> None:
+def test_early_use_of_memory_is_reported_even_for_a_killed_program(end: str, tmp_path: Path) -> None:
     """The fake runtime detects faults, so their absence in the other tests is meaningful."""
     program = f"""
 import torch
@@ -147,7 +147,7 @@ def test_out_of_memory_is_pytorchs_own_error_again_and_again() -> None:
         assert torch.equal(kept.cpu(), torch.arange(1000)), "and everything goes on"
 
 
-def test_what_overflows_the_card_lies_in_shared_memory() -> None:
+def test_memory_beyond_the_card_is_shared() -> None:
     capacity = giant_kitten.stats()["dedicated_capacity"]
     blocks = [torch.empty(capacity // 4, dtype=torch.uint8, device=DEVICE) for _ in range(5)]
     assert giant_kitten.tier(blocks[0]) == "dedicated"

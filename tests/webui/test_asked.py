@@ -50,7 +50,7 @@ def test_json_by_its_content_type_is_taken(kind: str) -> None:
     ["", "text/plain", "text/plain; x=application/json", "application/x-www-form-urlencoded", "multipart/form-data",
      "application/jsonp", "text/json", "json", "application/octet-stream"],
 )  # fmt: skip
-def test_what_a_form_can_send_is_not(kind: str) -> None:
+def test_content_types_of_forms_are_refused(kind: str) -> None:
     status, said = refused({"content-type": kind} if kind else {}, b'{"action": "disable"}')
     assert status == 415 and "Content-Type: application/json" in said and said.endswith(".")
 
@@ -76,7 +76,7 @@ def test_what_a_form_can_send_is_not(kind: str) -> None:
         ({"sec-fetch-site": "cross-site", "origin": "http://localhost:7860"}, False),
     ],
 )
-def test_a_page_of_somebody_elses_may_not_ask(more: dict[str, str], may: bool) -> None:
+def test_foreign_pages_may_not_ask(more: dict[str, str], may: bool) -> None:
     if may:
         assert body({**JSON, **more}, b"{}") == {}
     else:
@@ -90,7 +90,7 @@ def test_hosts_without_a_port_are_those_of_the_schemes() -> None:
     assert refused({**JSON, "host": "a.example", "origin": "http://a.example:443"}, b"{}")[0] == 403
 
 
-def test_whom_the_user_trusts_may_ask() -> None:
+def test_origins_that_the_user_trusts_may_ask() -> None:
     headers = {**JSON, "origin": "http://trusted.example", "sec-fetch-site": "cross-site"}
     assert body(headers, b"{}", trusted="http://trusted.example") == {}
     assert refused({**headers, "content-type": "text/plain"}, b"{}", trusted="http://trusted.example")[0] == 415
@@ -125,7 +125,7 @@ def session(monkeypatch: pytest.MonkeyPatch) -> Session:
 
 
 @pytest.mark.parametrize("sent", BAD_BODIES, ids=lambda sent: repr(sent[:40]))
-def test_every_bad_body_is_answered_in_a_sentence(session: Session, sent: bytes) -> None:
+def test_every_invalid_body_is_answered_in_a_sentence(session: Session, sent: bytes) -> None:
     try:
         status, answer = act_of(session, body(JSON, sent), lambda work: work())
         said = answer["detail"]

@@ -34,7 +34,7 @@ def theirs(tells: bool = True) -> Any:
 
 
 @pytest.mark.parametrize(("tells", "pieces"), [(True, 64), (False, 16)])
-def test_pieces_fit_the_card_and_what_would_fail_has_the_smallest_that_do(tells: bool, pieces: int) -> None:
+def test_slices_fit_the_card_and_otherwise_are_the_smallest_possible(tells: bool, pieces: int) -> None:
     module = theirs(tells)
     fit(module, lambda: 2 * GIB)
     attention = module.split_cross_attention_forward
@@ -43,14 +43,14 @@ def test_pieces_fit_the_card_and_what_would_fail_has_the_smallest_that_do(tells:
     assert attention(20 * GIB) == 1.25 * GIB, "and only those"
 
 
-def test_a_full_card_is_no_division_by_nothing() -> None:
+def test_a_full_card_causes_no_division_by_zero() -> None:
     module = theirs()
     fit(module, lambda: -5)
     assert module.get_available_vram() == 1 << 20
     assert module.split_cross_attention_forward(20 * GIB) == 20 * GIB / 64
 
 
-def test_what_both_tiers_cannot_hold_fails_as_theirs_and_other_errors_pass() -> None:
+def test_slices_beyond_both_tiers_fail_as_before_and_other_errors_pass() -> None:
     module = theirs()
     fit(module, lambda: 2 * GIB)
     with pytest.raises(RuntimeError, match="Not enough memory, use lower resolution"):

@@ -161,7 +161,7 @@ def open_tab(page: Page) -> Locator:
 
 
 # This is the first test, because later the package is already in the genuine ComfyUI.
-def test_dynamic_vram_is_told_of_and_prompts_run(tmp_path: Path) -> None:
+def test_dynamic_vram_is_reported_and_prompts_run(tmp_path: Path) -> None:
     with installed():
         if not has_dynamic_vram():
             pytest.skip("this ComfyUI has no dynamic VRAM")
@@ -244,7 +244,7 @@ def test_wrong_values_are_answered_in_a_sentence(comfyui: Server) -> None:
         assert status == 422 and said in answer["detail"], (body, answer)
 
 
-def test_no_body_is_too_bad_for_a_sentence(comfyui: Server) -> None:
+def test_every_invalid_body_gets_a_sentence(comfyui: Server) -> None:
     for body in (*BAD_BODIES, b" " * (1 << 17)):
         status, answer = comfyui.post("giant-kitten/act", body)
         assert 400 <= status < 500 and answer["detail"], (body[:100], status, answer)
@@ -292,7 +292,7 @@ def test_a_controlnet_belongs_to_the_model_while_it_works(comfyui: Server) -> No
     assert size <= more < size + (8 << 20)
 
 
-def test_too_late_is_told_in_one_sentence(tmp_path: Path, open_page: Callable[..., Page]) -> None:
+def test_too_late_is_reported_in_one_sentence(tmp_path: Path, open_page: Callable[..., Page]) -> None:
     # Without the prestartup script, which waits for torch, nothing is early enough.
     with host_without_prestartup(tmp_path) as server:
         page = open_page(server.url)

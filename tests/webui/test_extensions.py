@@ -109,7 +109,7 @@ def test_the_allocator_comes_early_in_this_webui_and_nowhere_else(webui: Path, t
 
 
 @pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)
-def test_what_somebody_else_put_there_is_left_alone(webui: Path) -> None:
+def test_files_of_others_are_left_alone(webui: Path) -> None:
     there = webui / "extensions" / NAME
     there.mkdir()
     (there / "file").write_text("mine")
@@ -227,7 +227,7 @@ def test_only_our_own_files_are_removed_whatever_the_mark_says(webui: Path, tmp_
 
 
 @pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)
-def test_an_update_keeps_what_is_not_ours(webui: Path) -> None:
+def test_an_update_keeps_files_of_others(webui: Path) -> None:
     install(webui)
     extension = find(webui).extension
     (extension / "mine.txt").write_text("mine")
@@ -273,7 +273,7 @@ def test_a_full_disk_leaves_everything_as_it_was(webui: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)
-def test_where_pythons_folder_cannot_be_written_everything_is_as_it_was(
+def test_if_pythons_folder_is_not_writable_everything_is_as_it_was(
     webui: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def denied(file: Path, content: str) -> None:
@@ -292,7 +292,7 @@ def test_where_pythons_folder_cannot_be_written_everything_is_as_it_was(
 
 @pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)
 @pytest.mark.parametrize("cut", [0, 1, 4, 12])
-def test_the_half_copy_of_an_earlier_version_is_taken_for_ours(webui: Path, cut: int) -> None:
+def test_an_incomplete_copy_of_an_earlier_version_counts_as_ours(webui: Path, cut: int) -> None:
     install(webui)
     extension = find(webui).extension
     (extension / MARK).unlink()
@@ -367,7 +367,7 @@ def test_links_are_neither_followed_nor_removed(webui: Path, tmp_path: Path, lea
     [b"[1]", b"7", b'"giant_kitten_x"', b"", b'{"giant_kitten_x": ', b'\xff\xfe{"giant_kitten_x": 1}', b"[" * 100000,
      b'{"giant_kitten_x": 1, "y": "\\ud800"}', b"null"],
 )  # fmt: skip
-def test_settings_that_are_none_are_left_alone(webui: Path, config: bytes) -> None:
+def test_invalid_settings_are_left_alone(webui: Path, config: bytes) -> None:
     install(webui)
     (webui / "config.json").write_bytes(config)
     remove(webui)
@@ -388,7 +388,7 @@ def test_settings_that_cannot_be_written_are_left_whole(webui: Path, monkeypatch
     assert (webui / "config.json").read_bytes() == config and not list(webui.glob("*.unfinished"))
 
 
-def test_what_is_no_webui_is_said_to_be_none(tmp_path: Path) -> None:
+def test_other_folders_are_refused(tmp_path: Path) -> None:
     for nothing in (tmp_path / "nowhere", "", __file__):
         with pytest.raises(Refused, match="is not a folder"):
             find(nothing)
@@ -414,7 +414,7 @@ def test_a_webui_without_an_environment_of_its_own_uses_this_one(tmp_path: Path)
     assert not find(webui).extension.exists()
 
 
-def test_the_command_says_what_it_did(tmp_path: Path) -> None:
+def test_the_command_prints_what_it_did(tmp_path: Path) -> None:
     make(tmp_path, "ComfyUI")
     command = [sys.executable, "-m", "giant_kitten", "webui"]
     for action, said in (("install", "put the extension into"), ("remove", "removed")):

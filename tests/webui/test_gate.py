@@ -21,7 +21,7 @@ def started(work: Any) -> threading.Thread:
     return thread
 
 
-def test_quiet_waits_for_what_is_beside_and_keeps_more_from_beginning() -> None:
+def test_quiet_waits_for_concurrent_work_and_delays_more() -> None:
     gate, order = Gate(0), []
     inside, go_on = threading.Event(), threading.Event()
 

@@ -165,9 +165,7 @@ def generate(server: Server, **body: Any) -> tuple[list[Any], str]:
 
 
 # This is the first test, because there is only memory for one WebUI at a time.
-def test_where_cuda_has_started_before_it_is_told_in_one_sentence(
-    tmp_path: Path, open_page: Callable[..., Page]
-) -> None:
+def test_an_early_start_of_cuda_is_reported_in_one_sentence(tmp_path: Path, open_page: Callable[..., Page]) -> None:
     webui = find(FOLDER)
     early = webui.folder / webui.kind.extensions / "a-program-that-comes-early"
     with installed(tmp_path):
@@ -362,7 +360,7 @@ def test_an_interrupted_generation_ends_and_the_next_is_whole(genuine: Server) -
     assert len(generate(genuine)[0]) == 1 and genuine.get("giant-kitten/state")["work"]["iterations"] == 3
 
 
-def test_what_a_large_picture_drove_out_comes_back_before_the_next(genuine: Server) -> None:
+def test_memory_that_a_large_picture_evicted_returns_before_the_next(genuine: Server) -> None:
     assert genuine.post("giant-kitten/v1/act", {"action": "automatic"})[0] == 200
     generate(genuine)
     # The decoder needs more than the card.

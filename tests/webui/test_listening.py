@@ -126,7 +126,7 @@ def test_there_is_one_answer_a_connection_and_to_head_none_but_its_head(watcher:
     "head",
     ["Host: evil.example:{port}\r\n", "", "Host: 127.0.0.1:{port}\r\nHost: evil.example\r\n", "Host: 127.0.0.1\r\n"],
 )  # fmt: skip
-def test_who_asks_by_another_name_is_told_nothing(watcher: Any, head: str) -> None:
+def test_requests_with_another_host_get_nothing(watcher: Any, head: str) -> None:
     head = head.format(port=watcher.server_address[1])
     with connect(watcher, f"GET /{watcher.token}/ HTTP/1.1\r\n{head}\r\n".encode()) as one:
         assert one.recv(20).startswith(b"HTTP/1.1 404")
@@ -153,7 +153,7 @@ sys.stdin.readline()
 """
 
 
-def test_a_program_without_descriptors_is_not_kept_busy_by_who_connects(base: Path) -> None:
+def test_connections_do_not_busy_a_program_without_descriptors(base: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", BUSY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as program:
@@ -309,7 +309,7 @@ def test_no_proxy_is_asked(watcher: Any, base: Path, monkeypatch: pytest.MonkeyP
         assert asked[0].startswith(f"GET /{TOKEN}/state ".encode()) and overheard == []
 
 
-def test_what_is_certainly_gone_is_forgotten_and_nothing_else(watcher: Any, base: Path) -> None:
+def test_only_notes_of_ended_processes_are_removed(watcher: Any, base: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     url = f"http://127.0.0.1:1/{TOKEN}/"
     boot, space, began = notes.own("", url).born.split(" ")
@@ -330,7 +330,7 @@ def test_what_is_certainly_gone_is_forgotten_and_nothing_else(watcher: Any, base
     waiting.wait()
 
 
-def test_what_is_no_note_is_left_alone_and_spoils_nothing(watcher: Any, base: Path, tmp_path: Path) -> None:
+def test_other_files_are_left_alone_and_do_no_harm(watcher: Any, base: Path, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:1/{TOKEN}/"
     file = note(base, url, "<b>the one</b>")
     folder = file.parent

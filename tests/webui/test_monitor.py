@@ -71,7 +71,7 @@ def test_nobody_gets_in_without_the_token_or_by_another_name(program: Server) ->
     assert status(program.url + "elsewhere") == 404
 
 
-def test_the_page_shows_what_the_program_has(program: Server, open_page: Callable[..., Page]) -> None:
+def test_the_page_shows_the_memory_of_the_program(program: Server, open_page: Callable[..., Page]) -> None:
     page = open_page(program.url, width=760, height=500)
     card = page.get_by_role("region", name="Memory of simulated")
     card.wait_for()
@@ -216,7 +216,7 @@ def test_pages_that_go_away_in_the_middle_of_an_answer_are_nobodys_fault(program
 
 
 @pytest.mark.parametrize(("port", "said"), [("99999", "cannot listen on port 99999"), ("x", "is no port")])
-def test_a_port_that_cannot_be_is_said_and_the_program_goes_on(tmp_path: Path, port: str, said: str) -> None:
+def test_an_invalid_port_is_reported_and_the_program_continues(tmp_path: Path, port: str, said: str) -> None:
     with start(tmp_path, GIANT_KITTEN_MONITOR=port) as server:
         assert said in server.printed()
 

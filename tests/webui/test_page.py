@@ -198,7 +198,7 @@ def test_the_routes_of_the_actions(fresh: Server) -> None:
     assert "/giant-kitten/v1/act" in fresh.get("openapi.json")["paths"]
 
 
-def test_no_body_is_too_bad_for_a_sentence(fresh: Server) -> None:
+def test_every_invalid_body_gets_a_sentence(fresh: Server) -> None:
     for body in BAD_BODIES:
         status, answer = fresh.post("giant-kitten/v1/act", body)
         assert 400 <= status < 500 and answer["detail"], (body[:100], status, answer)
@@ -232,7 +232,7 @@ def test_with_a_password_nobody_else_has_the_actions(host: Any) -> None:
 
 
 @pytest.mark.parametrize("given", ["me", "me:", ":", ","])
-def test_a_password_that_is_none_closes_the_actions(host: Any, given: str) -> None:
+def test_a_missing_password_closes_the_actions(host: Any, given: str) -> None:
     with host(GRADIO[0], "--api", "--api-auth", given) as server:
         for login in ("me:", ":", "me:me", ","):
             header = {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
@@ -366,7 +366,7 @@ def test_it_can_be_switched_off(host: Any) -> None:
         assert server.post("sdapi/v1/txt2img", {})[1]["images"] == ["picture"]
 
 
-def test_too_late_is_told_in_one_sentence_and_nothing_breaks(
+def test_too_late_is_reported_in_one_sentence_and_nothing_breaks(
     host: Any, gradio: str, open_page: Callable[..., Page]
 ) -> None:
     with host(gradio, "--late", "--preload", "--api", GIANT_KITTEN="") as server:

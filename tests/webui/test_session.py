@@ -53,7 +53,7 @@ def test_wrong_values_are_answered_in_a_sentence(values: tuple[Any, ...], said: 
     assert said in str(refused.value) and str(refused.value).endswith(".")
 
 
-def test_what_is_not_given_is_as_in_the_original() -> None:
+def test_defaults_are_those_of_the_original() -> None:
     assert parse_action(2, None, "", None, None, "") == Action("activate", 0)
 
 
@@ -74,7 +74,7 @@ def test_the_sensible_reserves_are_as_the_original_explains_them() -> None:
     assert "from 614.4 MiB" in found.text and "to 1.60 GiB" in found.text and "1.00 GiB that overflowed" in found.text
 
 
-def test_what_fitted_needs_no_reserve_and_before_a_generation_nothing_is_known() -> None:
+def test_work_that_fits_needs_no_reserve_and_without_work_nothing_is_known() -> None:
     assert guide(STATS, None) is None
     found = guide(STATS, Observation(free=GIB, overflow=0))
     assert found is not None and found.suggested == 0 and "no reserve is needed" in found.text
@@ -104,7 +104,7 @@ def session(model: Any) -> Any:
     made.restore()
 
 
-def test_actions_say_what_came_of_them_and_lose_nothing(session: Session, model: Any) -> None:
+def test_actions_report_their_results_and_lose_nothing(session: Session, model: Any) -> None:
     known = [torch.arange(2048 * 2048, dtype=torch.float32).view(2048, 2048) + layer for layer in range(8)]
     for layer, values in zip(model, known):
         layer.weight.data.copy_(values)
@@ -178,7 +178,7 @@ def test_a_model_that_was_away_is_marked_again_wherever_it_comes_back_to(session
         session.end()
 
 
-def test_what_comes_to_the_gpu_within_a_generation_is_placed_there(session: Session, model: Any) -> None:
+def test_a_model_that_arrives_during_a_generation_is_placed(session: Session, model: Any) -> None:
     session.act(Action("activate", reserve=0))
     all_of_it = marked()
     model.cpu()
@@ -195,7 +195,7 @@ def test_what_comes_to_the_gpu_within_a_generation_is_placed_there(session: Sess
     session.end()
 
 
-def test_what_works_beside_the_model_belongs_to_it_and_nothing_moves(session: Session) -> None:
+def test_companions_are_marked_and_nothing_moves(session: Session) -> None:
     session.act(Action("activate", reserve=GIB))
     before, moved = marked(), giant_kitten.stats()["migrated_bytes"]
     companion = torch.nn.Linear(4096, 4096, bias=False)
@@ -234,7 +234,7 @@ def test_a_generation_is_observed(session: Session) -> None:
     assert session.state()["work"]["iterations"] == 3
 
 
-def test_steps_that_are_told_of_now_and_then_are_counted(session: Session) -> None:
+def test_steps_that_are_reported_irregularly_are_counted(session: Session) -> None:
     session.begin("work")
     for done, told in ((1, False), (3, True), (20, True), (1, False), (20, True)):
         session.iteration(done)
