@@ -42,7 +42,7 @@ def summary(device: Any = None) -> str:
         lines.append(f"{tier:12}" + "".join(f"{size(found[f'{tier}_{field}']):>12}" for field in fields))
     lines.append(f"reserve {size(found['reserve'])} ({found['reserve_reason']})")
     lines.append(
-        f"in use of it {size(found['reserve_used'])}, at most {size(found['reserve_high_water'])}; fell to shared "
+        f"reserve used {size(found['reserve_used'])}, peak {size(found['reserve_high_water'])}; fell to shared "
         f"{size(found['fell_to_shared_bytes'])} in {found['fell_to_shared']} blocks; "
         f"moved {size(found['migrated_bytes'])}"
     )

@@ -26,7 +26,7 @@ def test_quiet_waits_for_concurrent_work_and_delays_more() -> None:
     inside, go_on = threading.Event(), threading.Event()
 
     def preview() -> None:
-        with gate.beside():
+        with gate.concurrent():
             inside.set()
             go_on.wait()
             order.append("preview")
@@ -50,9 +50,9 @@ def test_quiet_waits_for_concurrent_work_and_delays_more() -> None:
 
 def test_quiet_gives_up_after_its_time_and_a_thread_may_have_it_twice() -> None:
     gate = Gate(0)
-    with gate.beside(), gate.quiet(0.05) as is_quiet:
+    with gate.concurrent(), gate.quiet(0.05) as is_quiet:
         assert not is_quiet
-    with gate.quiet() as outer, gate.quiet() as inner, gate.beside():
+    with gate.quiet() as outer, gate.quiet() as inner, gate.concurrent():
         assert outer and inner
     had = []
 
@@ -68,7 +68,7 @@ def test_quiet_gives_up_after_its_time_and_a_thread_may_have_it_twice() -> None:
 
 def test_an_error_inside_leaves_the_gate_open() -> None:
     gate = Gate(0)
-    for passing in (gate.beside, gate.quiet):
+    for passing in (gate.concurrent, gate.quiet):
         try:
             with passing():
                 raise ValueError
@@ -93,7 +93,7 @@ def test_previews_asked_for_at_every_step_lose_nothing_while_memory_moves() -> N
         stream = torch.cuda.Stream()
         out = torch.empty(32 * MIB, dtype=torch.uint8).pin_memory()
         while not done.is_set():
-            with session.gate.beside(), torch.cuda.stream(stream):
+            with session.gate.concurrent(), torch.cuda.stream(stream):
                 out.copy_(decoder, non_blocking=True)
                 stream.synchronize()
                 if not torch.equal(out, known):

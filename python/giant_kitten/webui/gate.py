@@ -24,23 +24,23 @@ class Gate:
     def __init__(self, device: int) -> None:
         self._device = device
         self._changed = threading.Condition()
-        self._beside = 0
+        self._concurrent = 0
         # The thread that keeps the gate closed, and how often it has closed it.
         self._quiet: int | None = None
         self._depth = 0
 
     @contextlib.contextmanager
-    def beside(self) -> Iterator[None]:
+    def concurrent(self) -> Iterator[None]:
         """Concurrent work: waits until the gate is open; no memory moves before the work ends."""
         with self._changed:
             self._changed.wait_for(lambda: self._quiet in (None, threading.get_ident()))
-            self._beside += 1
+            self._concurrent += 1
         try:
             with _follow.working(self._device) if _status.is_installed() else contextlib.nullcontext():
                 yield
         finally:
             with self._changed:
-                self._beside -= 1
+                self._concurrent -= 1
                 self._changed.notify_all()
 
     @contextlib.contextmanager
@@ -61,7 +61,7 @@ class Gate:
                 self._depth += 1
         try:
             with self._changed:
-                is_quiet = mine and self._changed.wait_for(lambda: self._beside == 0, left())
+                is_quiet = mine and self._changed.wait_for(lambda: self._concurrent == 0, left())
             yield is_quiet
         finally:
             if mine:

@@ -31,7 +31,7 @@ def gate_previews() -> Callable[[], None]:
 
     @functools.wraps(native)
     def gated(*arguments: Any, **named: Any) -> Any:
-        with session.gate.beside():
+        with session.gate.concurrent():
             return native(*arguments, **named)
 
     gated.giant_kittens = True  # type: ignore[attr-defined]
