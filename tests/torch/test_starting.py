@@ -197,7 +197,7 @@ print(torch.arange(9).cuda().cpu().sum().item())
 @pytest.mark.parametrize(
     ("torch_py", "said"),
     [
-        ("", "there is none here"),
+        ("", "PyTorch cannot be imported"),
         ("__version__ = '1.13.1'", "too old"),
         ("__version__ = '2.4.0'\nclass version: cuda = None", "built without CUDA"),
     ],
@@ -278,7 +278,7 @@ def test_doctor_prints_its_findings() -> None:
     both = python(
         "", "-m", "giant_kitten", "doctor", code_expected=1, PYTORCH_CUDA_ALLOC_CONF="backend:cudaMallocAsync"
     )
-    assert "take it out" in both
+    assert "remove it" in both
 
 
 TWO: dict[str, Any] = {"FAKE_CUDA_PROFILE": "nominal-8g,nominal-6g"}
@@ -289,7 +289,7 @@ def test_where_every_gpu_is_hidden_the_processor_is_left(seen: str) -> None:
     program = "import torch; print(torch.cuda.is_available(), torch.cuda.device_count(), torch.ones(3).sum().item())"
     assert python(program, CUDA_VISIBLE_DEVICES=seen, **TWO) == "False 0 3.0\n"
     printed = python("", "-m", "giant_kitten", "doctor", code_expected=1, CUDA_VISIBLE_DEVICES=seen)
-    assert f"CUDA_VISIBLE_DEVICES={seen} hides what it does not name" in printed
+    assert f"CUDA_VISIBLE_DEVICES={seen} hides every GPU that it does not name" in printed
 
 
 def test_the_gpu_that_is_seen_is_the_first() -> None:

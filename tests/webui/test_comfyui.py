@@ -204,7 +204,7 @@ def test_actions_from_the_panel(comfyui: Server, open_page: Callable[..., Page])
         ("Activate", "Activated: the reserve is 512.0 MiB", "active, by hand"),
         ("Free VRAM", "VRAM is free", "freed, by hand"),
         ("Disable", "Disabled", "disabled, by hand"),
-        ("Automatic", "found automatically", "automatic"),
+        ("Automatic", "determined automatically", "automatic"),
     ):
         panel.get_by_role("button", name=name, exact=True).click()
         panel.locator("> [role=status]").get_by_text(said).first.wait_for()
@@ -216,7 +216,7 @@ def test_actions_from_the_panel(comfyui: Server, open_page: Callable[..., Page])
     panel.get_by_role("button", name="Free VRAM", exact=True).click()
     other.get_by_text("freed, by hand").first.wait_for()
     panel.get_by_role("button", name="Automatic", exact=True).click()
-    panel.locator("> [role=status]").get_by_text("found automatically").wait_for()
+    panel.locator("> [role=status]").get_by_text("determined automatically").wait_for()
 
 
 @pytest.mark.parametrize("width", [1200, 360])

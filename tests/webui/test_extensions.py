@@ -301,7 +301,7 @@ def test_an_incomplete_copy_of_an_earlier_version_counts_as_ours(webui: Path, cu
         file.unlink()
     if cut:
         files[cut - 1].write_bytes(files[cut - 1].read_bytes()[:7])
-    assert "took the extension that was there out" in install(webui)
+    assert "removed the extension that was there" in install(webui)
     (extension / MARK).unlink()
     assert f"removed {extension}" in remove(webui)
 
@@ -421,9 +421,8 @@ def test_the_command_prints_what_it_did(tmp_path: Path) -> None:
         done = subprocess.run([*command, action, str(tmp_path)], capture_output=True, text=True, check=True)
         assert said in done.stdout and done.stderr == ""
     done = subprocess.run([*command, "remove", str(tmp_path)], capture_output=True, text=True, check=False)
-    assert (
-        done.returncode == 1 and done.stderr.startswith("giant-kitten: there is no ") and "Traceback" not in done.stderr
-    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("giant-kitten: ") and "there is nothing to remove" in done.stderr
 
 
 def test_the_package_has_the_extensions_with_it() -> None:

@@ -215,7 +215,7 @@ def test_pages_that_go_away_in_the_middle_of_an_answer_are_nobodys_fault(program
     assert "Traceback" not in program.printed()
 
 
-@pytest.mark.parametrize(("port", "said"), [("99999", "cannot listen on port 99999"), ("x", "is no port")])
+@pytest.mark.parametrize(("port", "said"), [("99999", "cannot listen on port 99999"), ("x", "is not a port")])
 def test_an_invalid_port_is_reported_and_the_program_continues(tmp_path: Path, port: str, said: str) -> None:
     with start(tmp_path, GIANT_KITTEN_MONITOR=port) as server:
         assert said in server.printed()

@@ -169,8 +169,8 @@ def test_too_large_a_value_is_answered_in_a_sentence(fresh: Server, open_page: C
         ([2, 99, 0, False, False, False], "the card has"),
         ([2, None, None, None, None, None], "Activated"),
         ([None], "There is no action None"),
-        ([], "has six values"),
-        ([2, 0, 0, False, False, False, "more"], "has six values"),
+        ([], "takes six values"),
+        ([2, 0, 0, False, False, False, "more"], "takes six values"),
     ],
 )
 def test_the_originals_calls_over_the_api(fresh: Server, values: list[Any], said: str) -> None:
@@ -203,7 +203,7 @@ def test_every_invalid_body_gets_a_sentence(fresh: Server) -> None:
         status, answer = fresh.post("giant-kitten/v1/act", body)
         assert 400 <= status < 500 and answer["detail"], (body[:100], status, answer)
     status, answer = fresh.post("giant-kitten/v1/act", b" " * (1 << 17))
-    assert status == 413 and "too much" in answer["detail"]
+    assert status == 413 and "too large" in answer["detail"]
 
 
 def test_a_page_of_somebody_elses_cannot_act(fresh: Server) -> None:
@@ -255,7 +255,7 @@ def test_the_panel_by_hand_and_back_to_automatic(fresh: Server, open_page: Calla
     open_tab(page, "txt2img")
     page.locator(panel("mode")).get_by_text("automatic", exact=True).click()
     page.locator(panel("apply")).click()
-    page.locator(panel("said")).first.get_by_text("found automatically").wait_for()
+    page.locator(panel("said")).first.get_by_text("determined automatically").wait_for()
     assert fresh.device()["stats"]["automatic"] == 1
 
 

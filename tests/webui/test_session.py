@@ -117,7 +117,7 @@ def test_actions_report_their_results_and_lose_nothing(session: Session, model: 
     assert "the reserve is 1.00 GiB" in said
     found = giant_kitten.stats()
     assert (found["phase_name"], found["automatic"], found["reserve"]) == ("active", 0, GIB)
-    assert session.automatic().startswith("Activated: the reserve is found automatically")
+    assert session.automatic().startswith("Activated: the reserve is determined automatically")
     assert giant_kitten.stats()["automatic"] == 1
     assert [layer.weight.data_ptr() for layer in model] == addresses
     assert all(torch.equal(layer.weight.cpu(), values) for layer, values in zip(model, known))
