@@ -8,8 +8,10 @@ use std::sync::Arc;
 use kitten_sim::{Gpu, Profile};
 use shuttle::thread;
 
+use super::{Allocator, Options};
+use crate::core::{Activation, PoolId, Reserve};
 use crate::driver::{Stream, sim::SimDriver};
-use crate::{Activation, Allocator, Error, Options, PoolId, Reserve};
+use crate::error::Error;
 
 const GRANULE: u64 = 1 << 16;
 const RUNS: usize = 3000;
