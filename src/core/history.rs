@@ -1,51 +1,54 @@
-//! What happened, in order: a ring of the last events, kept while somebody wants them; and who asked for what lives.
+//! The history: a ring of the last events, recorded on request, and the callers that allocated the
+//! live blocks.
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-/// What happened.
+/// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// A block was given out.
+    /// A block was allocated.
     Alloc,
-    /// A block was given back.
+    /// A block was freed.
     FreeRequested,
-    /// A block that was given back can be given out again.
+    /// A freed block became available again.
     FreeCompleted,
-    /// Addresses got backing.
+    /// Backing was mapped.
     SegmentMap,
-    /// Addresses lost their backing.
+    /// Backing was unmapped.
     SegmentUnmap,
-    /// A request could not be satisfied. The address is what was free in both tiers.
+    /// A request could not be satisfied. The event's address is the number of bytes that were free
+    /// in both tiers.
     OutOfMemory,
 }
 
-/// Who did something, as the caller knows it. Each event and each live block that names somebody holds it; nothing else does.
+/// The caller of an allocation or of a free, in whatever form the user of this crate knows it. Only
+/// the events and the live blocks that name a caller hold it.
 pub type Who = Arc<dyn Any + Send + Sync>;
 
-/// Who is kept with what. Each keeps all that those before it keep.
+/// For what callers are kept. Each level includes those before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Names {
-    /// Nobody is.
+    /// For nothing.
     #[default]
     None,
-    /// Who asked for it, with each live block.
+    /// For live blocks: the caller that allocated each.
     OfBlocks,
-    /// The same, with each event of the block too.
+    /// For the events of that allocation too.
     OfRequests,
-    /// Who gave a block back, with the events of that.
+    /// For the events of the free as well, with the caller that freed the block.
     OfAll,
 }
 
-/// What is to be recorded.
+/// What is recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recording {
     /// The most events that are kept; 0 for none.
     pub most: usize,
-    /// Who is kept with what.
+    /// For what callers are kept.
     pub names: Names,
-    /// The actions that are left out: of [`Action`] number n, bit n.
+    /// The actions that are left out: bit n is [`Action`] number n.
     pub skipped: u32,
 }
 
@@ -60,34 +63,36 @@ impl Recording {
 pub struct Event {
     /// What happened.
     pub action: Action,
-    /// Where.
+    /// At which address.
     pub address: u64,
-    /// To how many bytes: what was asked for, or the length of the backing.
+    /// The number of bytes: of the request, or of the backing.
     pub bytes: u64,
-    /// On which stream, by its handle.
+    /// The stream, by its handle.
     pub stream: u64,
-    /// In which graph pool; two zeros for none.
+    /// The graph pool; two zeros for none.
     pub pool: (u64, u64),
-    /// When: microseconds since 1970.
+    /// The time, in microseconds since 1970.
     pub time_us: u64,
-    /// Who did it; `None` where nobody wanted to know.
+    /// The caller; `None` where it was not asked for.
     pub who: Option<Who>,
 }
 
-/// The last events, and who asked for the blocks that live.
+/// The last events, and the callers that allocated the live blocks.
 #[derive(Debug, Default)]
 pub struct History {
     recording: Recording,
     ring: VecDeque<Event>,
-    /// By the addresses of live blocks, of those whose askers are known. They outlive the recording, as in PyTorch's own.
+    /// The callers of live blocks, by address, where they are known. They outlive the recording, as
+    /// in PyTorch's own allocator.
     askers: HashMap<u64, Who>,
 }
 
 impl History {
-    /// The most events that are kept, whatever is asked for: 80 MiB of them.
+    /// The most events that are kept, whatever is requested: 80 MiB of them.
     pub const MOST: usize = 1 << 20;
 
-    /// Records in another way from now on. Events that were recorded before are kept, as many as may be, unless there are to be none.
+    /// Records in another way from now on. Earlier events stay, up to the new limit. O(events) if
+    /// that is lower.
     pub fn record(&mut self, recording: Recording) {
         self.recording = Recording { most: recording.most.min(Self::MOST), ..recording };
         let surplus = self.ring.len().saturating_sub(self.recording.most);
@@ -102,12 +107,13 @@ impl History {
         self.recording.most > 0
     }
 
-    /// Whether nothing is recorded and nothing is known of any live block: then nobody has to tell of anything.
+    /// Whether nothing is recorded and no caller of a live block is known, so that nothing needs to
+    /// be reported here.
     pub fn is_idle(&self) -> bool {
         !self.is_on() && self.askers.is_empty()
     }
 
-    /// Keeps an event, and forgets the oldest if there are too many. O(1), amortized.
+    /// Records an event, and forgets the oldest one if there are too many. O(1), amortized.
     pub fn push(&mut self, mut event: Event) {
         if !self.recording.wants(event.action) {
             return;
@@ -121,7 +127,8 @@ impl History {
         self.ring.push_back(event);
     }
 
-    /// Says who asked for a block that lives from now on.
+    /// A block begins to live: notes the caller that allocated it, or that the caller is unknown.
+    /// O(1).
     pub fn begins(&mut self, address: u64, who: Option<Who>) {
         match who {
             Some(who) => self.askers.insert(address, who),
@@ -129,17 +136,17 @@ impl History {
         };
     }
 
-    /// Who asked for the block at an address.
+    /// The caller that allocated the block at an address.
     pub fn asker(&self, address: u64) -> Option<&Who> {
         self.askers.get(&address)
     }
 
-    /// Who asked for the blocks that live, by their addresses, as far as it is known.
+    /// The callers that allocated the live blocks, by address, where they are known.
     pub fn askers(&self) -> &HashMap<u64, Who> {
         &self.askers
     }
 
-    /// Says that a block lives no more; returns who asked for it.
+    /// A block lives no longer. Returns the caller that allocated it. O(1).
     pub fn ends(&mut self, address: u64) -> Option<Who> {
         self.askers.remove(&address)
     }

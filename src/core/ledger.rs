@@ -2,33 +2,33 @@
 //!
 //! ```text
 //!  dedicated  │◀──────────────── capacity ────────────────▶│
-//!             │ mapped │    may still be mapped  │ reserve │      while loading
-//!             │ mapped │      may still be mapped│ persist │      while active: the reserve is for scratch
+//!             │ mapped │    may still be mapped  │ reserve │  while loading
+//!             │ mapped │      may still be mapped│ persist │  while active (open reserve)
 //! ```
 
 use super::activation::Kept;
 use super::size::show_size;
 use super::tier::{PerTier, Tier};
 
-/// Capacities and promises of one device, in bytes.
+/// Capacities and commitments of one device, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
-    /// What may be backed in each tier, at most.
+    /// The most that may be backed in each tier.
     pub capacity: PerTier<u64>,
     /// Dedicated bytes that resident blocks may not use.
     pub kept: Kept,
-    /// Whether the reserve is handed out: after an activation.
+    /// Whether scratch may use the reserve, as it may after an activation.
     pub reserve_open: bool,
-    /// Shared bytes that migrations need as working room, and that nothing else may take.
+    /// Shared bytes that migrations need as working room. Nothing else may take them.
     pub working: u64,
-    /// A further limit of what may be mapped dedicated, set by PyTorch's memory fraction.
+    /// A further limit on mapped dedicated bytes, set by PyTorch's memory fraction.
     pub fraction_limit: Option<u64>,
-    /// Dedicated bytes of the capacity that other libraries and processes have taken, as far as was seen last.
+    /// Dedicated bytes of the capacity that other libraries and processes held when last seen.
     pub taken: u64,
 }
 
 impl Ledger {
-    /// How many bytes may be mapped in `tier` at most, as things stand.
+    /// The most bytes that may be mapped in `tier` as things stand.
     pub fn limit(&self, tier: Tier) -> u64 {
         match tier {
             Tier::Dedicated => {
@@ -39,8 +39,8 @@ impl Ledger {
         }
     }
 
-    /// How many bytes can be had in `tier` at most: the limit, less what others have taken. Plans go by it; an allocation tries
-    /// up to the limit, since the driver knows best.
+    /// The most bytes that can be obtained in `tier`: the limit, less what others have taken. Plans
+    /// go by this. An allocation tries up to the limit, since the driver knows best.
     pub fn reach(&self, tier: Tier) -> u64 {
         match tier {
             Tier::Dedicated => self.limit(tier).min(self.capacity[tier].saturating_sub(self.taken)),
@@ -48,15 +48,15 @@ impl Ledger {
         }
     }
 
-    /// Notes how much is held of the dedicated tier, and how much the driver has free beside that.
+    /// Notes how many dedicated bytes are held here, and how many more the driver reports as free.
     pub fn see_free(&mut self, held: u64, free: u64) {
         self.taken = self.capacity[Tier::Dedicated].saturating_sub(held.saturating_add(free));
     }
 
-    /// How many dedicated bytes resident blocks may have once activated with this reserve and persist.
+    /// Dedicated bytes that resident blocks may use once activated with this reserve and persist.
     ///
     /// # Errors
-    /// Where the two together are more than there is.
+    /// Where the two together exceed the capacity.
     pub fn resident_budget(&self, kept: Kept) -> Result<u64, String> {
         let capacity = self.capacity[Tier::Dedicated];
         let sum = kept.sum().filter(|sum| *sum <= capacity);

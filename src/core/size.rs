@@ -2,13 +2,14 @@
 
 use parse_size::Config;
 
-/// Every block begins at a multiple of this and is a multiple of it long: 512 bytes, as in PyTorch's own allocator.
+/// Blocks begin at multiples of this many bytes and are multiples of it long: 512, as in PyTorch's
+/// own allocator.
 pub const ALIGNMENT: u64 = 512;
 
-/// Requests up to this size go to the arenas of small blocks: 1 MiB, PyTorch's own border.
+/// Requests up to this many bytes go to the arenas of small blocks: 1 MiB, PyTorch's own limit.
 pub const SMALL_LIMIT: u64 = 1 << 20;
 
-/// No single request may be larger: 2^44 bytes, more than any device can address today.
+/// The largest single request: 2^44 bytes, more than any device can address today.
 pub const LARGEST: u64 = 1 << 44;
 
 /// The size of a block: the bytes that were requested, and the same rounded up.
@@ -25,7 +26,7 @@ impl BlockSize {
         (requested <= LARGEST).then(|| BlockSize { rounded: requested.next_multiple_of(ALIGNMENT), requested })
     }
 
-    /// The size of a block that exists.
+    /// The size of a block that exists already. Both sizes are in bytes.
     #[inline]
     pub(super) fn of_block(rounded: u64, requested: u64) -> BlockSize {
         BlockSize { rounded, requested }
@@ -43,20 +44,20 @@ impl BlockSize {
         self.requested
     }
 
-    /// Which arenas the block belongs in.
+    /// The arenas that the block belongs in.
     #[inline]
     pub fn class(self) -> Class {
         if self.rounded <= SMALL_LIMIT { Class::Small } else { Class::Large }
     }
 }
 
-/// Which blocks an arena is for. Small blocks are kept apart, so that they do not break up the space
-/// that large ones reuse.
+/// The blocks that an arena is for. Small blocks are kept apart, so that they do not break up the
+/// space that large ones reuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// Up to [`SMALL_LIMIT`].
+    /// Blocks of up to [`SMALL_LIMIT`] bytes.
     Small,
-    /// Above it.
+    /// Blocks above that.
     Large,
 }
 
@@ -64,7 +65,7 @@ impl Class {
     /// Both classes, the small blocks first.
     pub const ALL: [Class; 2] = [Class::Small, Class::Large];
 
-    /// Its name, as the memory map and PyTorch's snapshots have it.
+    /// The name of the class in the memory map and in PyTorch's snapshots.
     pub fn name(self) -> &'static str {
         match self {
             Class::Small => "small",
@@ -76,8 +77,8 @@ impl Class {
 /// Parses a size: `1.6GiB`, `1600 MiB`, `1.6GB` (10^9), or a whole number of bytes.
 ///
 /// # Errors
-/// A sentence that names the text and says what to write: for a fraction without a unit, a negative number, a
-/// number beyond 16 TiB, or anything else that is not a size.
+/// A sentence that names the text and says what to write: for a fraction without a unit, a negative
+/// number, a number beyond 16 TiB, or anything else that is not a size.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     const HELP: &str = "write a size such as 1.6GiB, 1600MiB, 1.6GB (10^9 bytes) or a whole number of bytes";
     let text = text.trim();

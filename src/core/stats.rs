@@ -4,41 +4,43 @@ use super::phase::Phase;
 use super::size::{BlockSize, Class};
 use super::tier::{PerTier, Tier};
 
-/// A quantity, in bytes unless said otherwise: now, at most since the last reset of the peaks, and all that was ever added.
+/// A quantity, in bytes unless said otherwise: its current value, its peak, and the total ever
+/// added.
 ///
-/// It is kept as two sums that only grow, so that counting a block writes one word, and a second only where the peak rises.
+/// It is two sums that only grow, so that counting a block writes one word, and a second one only
+/// where the peak rises.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gauge {
     added: u64,
     taken: u64,
     peak: u64,
-    /// What had been taken when the totals were last reset.
+    /// The sum of what had been taken when the totals were last reset.
     before: u64,
 }
 
 impl Gauge {
-    /// How much there is now. O(1).
+    /// The current value. O(1).
     #[inline]
     pub fn current(&self) -> u64 {
         self.added - self.taken
     }
 
-    /// The most since the peaks were last reset.
+    /// The largest value since the peaks were last reset.
     pub fn peak(&self) -> u64 {
         self.peak
     }
 
-    /// All that was added since the totals were last reset, with what was there then.
+    /// The total added since the totals were last reset, including the value at that time.
     pub fn total(&self) -> u64 {
         self.added - self.before
     }
 
-    /// All that was taken from it since the totals were last reset.
+    /// The total taken since the totals were last reset.
     pub fn taken(&self) -> u64 {
         self.taken - self.before
     }
 
-    /// Adds to it. O(1).
+    /// Adds to the value. O(1).
     #[inline]
     pub fn add(&mut self, bytes: u64) {
         self.added += bytes;
@@ -48,13 +50,13 @@ impl Gauge {
         }
     }
 
-    /// Takes from it. O(1).
+    /// Takes from the value. O(1).
     #[inline]
     pub fn sub(&mut self, bytes: u64) {
         self.taken += bytes;
     }
 
-    /// Sets it.
+    /// Sets the value. O(1).
     pub fn set(&mut self, bytes: u64) {
         let current = self.current();
         self.add(bytes.saturating_sub(current));
@@ -70,25 +72,25 @@ impl Gauge {
     }
 }
 
-/// The gauges of blocks, whichever tier they lie in.
+/// The gauges of blocks, in whichever tier they lie.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlockStats {
     /// Number of live blocks.
     pub count: Gauge,
-    /// Their bytes, rounded up to 512 each.
+    /// Bytes of live blocks, each rounded up to a multiple of 512.
     pub allocated: Gauge,
-    /// The bytes asked for, before rounding, of live and of retired blocks: as in PyTorch.
+    /// The bytes requested, before rounding, of live and of retired blocks, as PyTorch counts them.
     pub requested: Gauge,
     retired: Retired,
 }
 
-/// What [`BlockStats`] knows of retired blocks. While there are none, which is nearly always, the active blocks are the live ones, so
-/// that counting a block costs nothing more.
+/// The part of [`BlockStats`] about retired blocks. There are hardly ever any. While there are
+/// none, the active blocks are the live ones, so counting a block costs nothing more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Retired {
     count: u64,
     bytes: u64,
-    /// The most active blocks, and bytes of them, while any were retired.
+    /// The most active blocks, and their most bytes, while any were retired.
     active_peak: (u64, u64),
 }
 
@@ -132,17 +134,17 @@ impl BlockStats {
         self.count.current() + self.retired.count
     }
 
-    /// Its peak.
+    /// The peak of [`active_count`](BlockStats::active_count).
     pub fn active_count_peak(&self) -> u64 {
         self.count.peak().max(self.retired.active_peak.0)
     }
 
-    /// Their bytes, rounded up to 512 each.
+    /// Bytes of blocks that are live or retired, each rounded up to a multiple of 512.
     pub fn active(&self) -> u64 {
         self.allocated.current() + self.retired.bytes
     }
 
-    /// Its peak.
+    /// The peak of [`active`](BlockStats::active).
     pub fn active_peak(&self) -> u64 {
         self.allocated.peak().max(self.retired.active_peak.1)
     }
@@ -160,101 +162,107 @@ impl BlockStats {
 /// The gauges of one tier.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TierStats {
-    /// Bytes of live blocks, rounded up to 512 each.
+    /// Bytes of live blocks, each rounded up to a multiple of 512.
     pub allocated: Gauge,
-    /// The same, and blocks given back that still wait for work on other streams.
+    /// The same, and freed blocks that still wait for work on other streams.
     pub active: Gauge,
     /// Bytes of backing mapped at arena addresses.
     pub mapped: Gauge,
-    /// Bytes of backing held from the driver: mapped, in the stock, and as working room.
+    /// Bytes of backing held from the driver: mapped, in the stock, or kept as working room.
     pub reserved: Gauge,
 }
 
-/// Free space that cannot be given back, since it shares granules with blocks: PyTorch's inactive splits.
+/// Free space that cannot be returned to the driver, since it shares granules with blocks. PyTorch
+/// calls it inactive splits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Splits {
     /// Number of stretches.
     pub count: u64,
-    /// Their bytes on such granules.
+    /// Bytes of them on such granules.
     pub bytes: u64,
 }
 
-/// Everything that is counted on one device. Bytes, unless said otherwise.
+/// The statistics of one device. Bytes, unless said otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Whether the device is in use: it has allocated, or was put to use.
+    /// Whether the device is in use: it has allocated, or was initialized for use.
     pub in_use: bool,
     /// The gauges of each tier.
     pub tiers: PerTier<TierStats>,
-    /// Bytes of a granule.
+    /// The size of a granule.
     pub granule: u64,
-    /// What may be backed in each tier, at most.
+    /// The most that may be backed in each tier.
     pub capacity: PerTier<u64>,
     /// All blocks.
     pub blocks: BlockStats,
-    /// The small ones, and the large ones.
+    /// The small blocks, and the large ones.
     pub classes: [BlockStats; 2],
     /// Bytes of backing held from the driver in both tiers.
     pub reserved: Gauge,
-    /// Which part of its life the device is in.
+    /// The device's phase.
     pub phase: Phase,
     /// The reserve in force.
     pub reserve: u64,
     /// Whether the reserve is found automatically.
     pub automatic: bool,
-    /// Safe points at which the automatic mode looked at what there is.
+    /// Safe points at which the automatic mode looked for something to move.
     pub safe_points: u64,
-    /// Times that it moved something.
+    /// Times that the automatic mode moved something.
     pub rebalances: u64,
-    /// Safe points that wanted to move something and did not, because somebody was seen at work.
+    /// Safe points that wanted to move something and did not, because another thread was seen at
+    /// work.
     pub abstained: u64,
-    /// Bytes that it moved to the shared tier.
+    /// Bytes that the automatic mode moved to the shared tier.
     pub rebalanced_demoted: u64,
-    /// Bytes that it moved to the dedicated tier.
+    /// Bytes that the automatic mode moved to the dedicated tier.
     pub rebalanced_promoted: u64,
     /// The most scratch at once since the last safe point.
     pub scratch_peak: u64,
-    /// Dedicated bytes of live scratch: what of the reserve, and beyond it, is in use. The peak is the high-water mark.
+    /// Dedicated bytes of live scratch, inside the reserve and beyond it. The peak is the
+    /// high-water mark.
     pub reserve_used: Gauge,
-    /// Persist in force.
+    /// The persist in force.
     pub persist: u64,
     /// Requests for 0 bytes.
     pub zero_mallocs: u64,
     /// Requests that neither tier could satisfy.
     pub out_of_memory: u64,
-    /// Requests satisfied only after idle backing was taken back.
+    /// Requests satisfied only after idle backing was reclaimed.
     pub retries: u64,
-    /// Bytes of idle dedicated granules that were mapped elsewhere because each run of them was too short.
+    /// Bytes of idle dedicated granules that were mapped elsewhere because each run of them was too
+    /// short.
     pub stitched_bytes: u64,
     /// Calls of `reset` (PyTorch's `empty_cache`).
     pub resets: u64,
     /// Granules that changed tier.
     pub migrations: u64,
-    /// Bytes of them.
+    /// Bytes of those granules.
     pub migrated_bytes: u64,
-    /// Blocks that lay in the shared tier, all or a part of them, from the first.
+    /// Blocks that lay in the shared tier, in whole or in part, when they were allocated.
     pub fell_to_shared: u64,
-    /// Their bytes in the shared tier.
+    /// Bytes of those blocks in the shared tier.
     pub fell_to_shared_bytes: u64,
-    /// Blocks given back that still wait for work on other streams.
+    /// Freed blocks that still wait for work on other streams.
     pub retired_blocks: u64,
-    /// Whether blocks can change tier: not where the driver's shared memory is pinned.
+    /// Whether blocks can change tier. They cannot where the driver's shared memory is pinned.
     pub migrates: bool,
-    /// Bytes of the blocks that the last action would have moved, and that stay where they are because nothing can.
+    /// Bytes of the blocks that the last action would have moved, and that stay in place because
+    /// nothing can move.
     pub stayed: u64,
     /// Pools of graph captures that are not released.
     pub graph_pools: u64,
 }
 
 impl Stats {
-    /// A block came to life, besides what is said of its parts. O(1).
+    /// Counts a block that is allocated; [`allocate_part`](Stats::allocate_part) counts its parts.
+    /// O(1).
     #[inline]
     pub(crate) fn allocate(&mut self, class: Class, size: BlockSize) {
         self.blocks.add(size);
         self.classes[class as usize].add(size);
     }
 
-    /// A part of a block, in one tier, came to life. O(1).
+    /// Counts the part of a block in one tier that is allocated. O(1).
     #[inline]
     pub(crate) fn allocate_part(&mut self, tier: Tier, bytes: u64, scratch: bool) {
         let stats = &mut self.tiers[tier];
@@ -265,7 +273,8 @@ impl Stats {
         }
     }
 
-    /// A part of a block, in one tier, was given back; with `retired` its bytes stay active. O(1).
+    /// Counts the part of a block in one tier that is freed. With `retired`, its bytes stay active.
+    /// O(1).
     #[inline]
     pub(crate) fn free_part(&mut self, tier: Tier, bytes: u64, scratch: bool, retired: bool) {
         let stats = &mut self.tiers[tier];
@@ -278,14 +287,15 @@ impl Stats {
         }
     }
 
-    /// A block was given back, besides what is said of its parts; with `retired` it stays active. O(1).
+    /// Counts a block that is freed; [`free_part`](Stats::free_part) counts its parts. With
+    /// `retired`, it stays active. O(1).
     #[inline]
     pub(crate) fn free(&mut self, class: Class, size: BlockSize, retired: bool) {
         self.blocks.sub(size, retired);
         self.classes[class as usize].sub(size, retired);
     }
 
-    /// A retired block, with these bytes in each tier, is free. O(1).
+    /// Counts a retired block, with these bytes in each tier, that becomes free. O(1).
     pub(crate) fn release(&mut self, class: Class, parts: PerTier<u64>, requested: u64) {
         Tier::ALL.into_iter().for_each(|tier| self.tiers[tier].active.sub(parts[tier]));
         let bytes = parts.iter().sum();
@@ -297,20 +307,20 @@ impl Stats {
         std::iter::once(&mut self.blocks).chain(&mut self.classes)
     }
 
-    /// The gauges besides those of blocks.
+    /// The gauges other than those of blocks.
     fn gauges(&mut self) -> impl Iterator<Item = &mut Gauge> {
         let tiers =
             self.tiers.iter_mut().flat_map(|t| [&mut t.allocated, &mut t.active, &mut t.mapped, &mut t.reserved]);
         tiers.chain([&mut self.reserved, &mut self.reserve_used])
     }
 
-    /// Forgets all peaks.
+    /// Resets all peaks to the current values.
     pub fn reset_peaks(&mut self) {
         self.gauges().for_each(Gauge::reset_peak);
         self.blocks().for_each(BlockStats::reset_peaks);
     }
 
-    /// Forgets what was counted since the beginning; what is true now stays.
+    /// Resets all totals and counters. Current values and peaks stay.
     pub fn reset_totals(&mut self) {
         self.gauges().for_each(Gauge::reset_total);
         self.blocks().flat_map(BlockStats::gauges).for_each(Gauge::reset_total);

@@ -1,38 +1,42 @@
-//! Who uses a device: the threads that allocate and free on it, as far as an allocator can see them.
+//! Who uses a device: the threads that allocate and free on it, as far as an allocator can see
+//! them.
 //!
-//! A safe point is a caller's word that nobody launches work. This is the check behind that word: a thread that has
-//! allocated or freed since the last safe point, or that is inside a piece of work, may still be launching.
+//! At a safe point the caller gives its word that nobody launches work. The witness checks that
+//! word: a thread that has allocated or freed since the last safe point, or that is inside a piece
+//! of work, may still be launching.
 //!
 //! ```text
 //!   safe point          safe point          safe point
 //!   thread A ──┬──a──f────────┬──a──a──f───────────┬──▶
-//!   thread B   │              │     a              │      B is seen: A's next safe point moves nothing
+//!   thread B   │              │     a              │    B is seen: A's safe point moves nothing
 //! ```
 
 /// A thread of this process, by a number that no other living thread has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ThreadId(pub u64);
 
-/// So many threads are told apart in one interval; more are many.
+/// The most threads that are told apart in one interval. Beyond that there are only "many".
 const MOST: usize = 64;
 
-/// The threads that one device has seen.
+/// The threads seen on one device.
 #[derive(Debug, Default)]
 pub struct Witness {
     /// The thread seen last. The hot path compares with it and does no more.
     last: Option<ThreadId>,
-    /// The threads seen since the last safe point, and whether there were more than are told apart.
+    /// The threads seen since the last safe point.
     since: Vec<ThreadId>,
+    /// Whether there were more of them than are told apart.
     many: bool,
-    /// The threads inside a piece of work, once for each.
+    /// The threads inside a piece of work, once for each piece.
     at_work: Vec<ThreadId>,
-    /// The first thread ever seen, and whether there was a second.
+    /// The first thread ever seen.
     first: Option<ThreadId>,
+    /// Whether there was a second.
     several: bool,
 }
 
 impl Witness {
-    /// Sees a thread allocate or free. O(1) for the thread seen last; O(threads) otherwise.
+    /// Sees a thread allocate or free. O(1) for the thread seen last, O(threads) otherwise.
     #[inline]
     pub fn see(&mut self, thread: ThreadId) {
         if self.last != Some(thread) {
@@ -53,7 +57,8 @@ impl Witness {
         }
     }
 
-    /// Whether a thread other than `own` was seen since the last safe point, or is inside a piece of work.
+    /// Whether a thread other than `own` was seen since the last safe point, or is inside a piece
+    /// of work.
     pub fn others(&self, own: ThreadId) -> bool {
         self.many || self.since.iter().chain(&self.at_work).any(|thread| *thread != own)
     }
@@ -63,7 +68,8 @@ impl Witness {
         self.several
     }
 
-    /// A safe point of `own`: from here on threads are seen anew, and the caller goes on to work.
+    /// A safe point of `own`. Threads are seen anew from here on; the caller is, since it goes on
+    /// to work.
     pub fn begin_interval(&mut self, own: ThreadId) {
         self.since.clear();
         self.many = false;
@@ -71,20 +77,20 @@ impl Witness {
         self.meet(own);
     }
 
-    /// A thread begins a piece of work, which may launch without allocating. Pieces may lie inside each other.
+    /// A thread begins a piece of work, in which it may launch without allocating. Pieces may nest.
     pub fn begin_work(&mut self, thread: ThreadId) {
         self.meet(thread);
         self.at_work.push(thread);
     }
 
-    /// A thread ends the piece of work that it began last. Nothing happens where it began none.
+    /// A thread ends the piece of work that it began last. Does nothing if it began none.
     pub fn end_work(&mut self, thread: ThreadId) {
         if let Some(at) = self.at_work.iter().rposition(|known| *known == thread) {
             self.at_work.remove(at);
         }
     }
 
-    /// A thread is at rest: it launches nothing more before it is seen again.
+    /// A thread is at rest: it launches nothing more until it is seen again.
     pub fn rest(&mut self, thread: ThreadId) {
         self.since.retain(|known| *known != thread);
         if self.last == Some(thread) {
@@ -92,7 +98,7 @@ impl Witness {
         }
     }
 
-    /// The word of `own` that all others are at rest, those inside a piece of work excepted.
+    /// Takes the word of `own` that all others are at rest, except those inside a piece of work.
     pub fn vouch(&mut self, own: ThreadId) {
         self.since.retain(|known| *known == own);
         self.many = false;
@@ -143,7 +149,7 @@ mod tests {
         witness.begin_interval(A);
         assert!(witness.others(A));
         witness.vouch(A);
-        assert!(witness.others(A), "what is known to be at work is not vouched away");
+        assert!(witness.others(A), "vouching does not end a piece of work");
         witness.end_work(B);
         assert!(witness.others(A));
         witness.end_work(B);

@@ -1,73 +1,76 @@
-//! Balance: which resident granules ought to give way to scratch, and which ought to come back, as a pure function.
+//! Balance: which resident granules should give way to scratch, and which should come back, as a
+//! pure function.
 //!
-//! Dedicated memory is divided between resident granules and the levels of scratch. Everything is counted in one unit, a
-//! granule over the link: what lies in the shared tier costs its reads and writes, in every interval of the run to come; a move costs
-//! once.
+//! Dedicated memory is divided between resident granules and the levels of scratch. All costs are
+//! in one unit, a granule over the link. A granule in the shared tier costs its reads and writes in
+//! every interval of the run to come. A move costs once.
 //!
 //! ```text
 //!   dedicated │ residents, by reads        │ room for scratch, by level │
-//!             │ most ………………………… fewest │ room-1 ………………… 0 │   then levels room, room+1 … overflow
+//!             │ most ………………………… fewest │ room-1 ………………… 0 │  levels from room on overflow
 //!                                   ◀───────┼──▶
-//!                            demote while the next level gains more, or promote while the last gains less
+//!            demote while the next level gains more, promote while the last gains less
 //! ```
 
 use crate::core::place::GranuleId;
 use crate::core::tier::Tier;
 
-/// How often scratch crosses the link for each time that it is allocated, in the shared tier: it is written and read at least once.
+/// How often shared scratch crosses the link each time it is allocated: it is written and read at
+/// least once.
 pub const SCRATCH_TOUCHES: f64 = 2.0;
 
-/// What moving a granule costs: it crosses the link once, and the calls for it take about half as long (some 100 microseconds by
-/// published figures, beside 160 for 2 MiB at 13 GB/s).
+/// The cost of moving a granule. It crosses the link once, and the driver calls take about half as
+/// long again (some 100 microseconds by published figures, compared with 160 for 2 MiB at 13 GB/s).
 pub const MOVE: f64 = 1.5;
 
-/// What it costs to take the backing of an idle granule back and to map it anew elsewhere: some 50 microseconds of calls.
+/// The cost of unmapping the backing of an idle granule and mapping it elsewhere: some 50
+/// microseconds of calls.
 pub const REMAP: f64 = 0.3;
 
 /// A resident granule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
-    /// Which one.
+    /// Its arena and number.
     pub id: GranuleId,
-    /// Where it lies.
+    /// The tier it lies in.
     pub tier: Tier,
     /// How often it is read in an interval of the coming run.
     pub reads: f64,
-    /// Whether other work will want it back.
+    /// Whether other work reads it later.
     pub wanted_later: bool,
 }
 
-/// What the coming run is.
+/// The coming run.
 #[derive(Clone, Copy, Debug)]
 pub struct Outlook<'a> {
     /// Uses of each granule of scratch in an interval, by level, from the lowest up.
     pub uses: &'a [f64],
-    /// How many intervals are to come.
+    /// The number of intervals to come.
     pub horizon: f64,
     /// Granules of dedicated memory that residents and scratch share.
     pub capacity: u64,
-    /// Granules that the shared tier can take on.
+    /// Granules that fit the shared tier in addition to those there.
     pub shared_room: u64,
-    /// What the moves must gain besides their own cost, in granules over the link: what has to be done before anything can move, and
-    /// what earlier moves have lost.
+    /// What the moves must gain beyond their own cost, in granules over the link: the work needed
+    /// before anything can move, and the loss from earlier moves.
     pub debt: f64,
 }
 
-/// What ought to move.
+/// The moves before a run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decision {
-    /// To the shared tier.
+    /// The granules to demote to the shared tier.
     pub demote: Vec<GranuleId>,
-    /// To the dedicated tier.
+    /// The granules to promote to the dedicated tier.
     pub promote: Vec<GranuleId>,
-    /// What that gains over the run, less what it costs: granules over the link.
+    /// What the moves gain over the run, less their cost: granules over the link.
     pub gain: f64,
-    /// What it costs, of that.
+    /// Their cost, in the same unit.
     pub cost: f64,
 }
 
 impl Decision {
-    /// Whether nothing ought to move.
+    /// Whether nothing should move.
     pub fn is_empty(&self) -> bool {
         self.demote.is_empty() && self.promote.is_empty()
     }
@@ -83,7 +86,7 @@ impl Outlook<'_> {
 pub fn decide(candidates: &[Candidate], outlook: &Outlook<'_>) -> Decision {
     let in_tier = |tier| candidates.iter().copied().filter(move |candidate| candidate.tier == tier);
     let mut dedicated: Vec<Candidate> = in_tier(Tier::Dedicated).collect();
-    // Fewest reads first; of equals those that nobody will want back, and then the last in memory.
+    // Fewest reads first. Among equals, granules that no later work reads, then the last in memory.
     dedicated
         .sort_by(|a, b| a.reads.total_cmp(&b.reads).then(a.wanted_later.cmp(&b.wanted_later)).then(b.id.cmp(&a.id)));
     let mut shared: Vec<Candidate> = in_tier(Tier::Shared).collect();
@@ -117,7 +120,8 @@ pub fn decide(candidates: &[Candidate], outlook: &Outlook<'_>) -> Decision {
     if decision.gain > outlook.debt { decision } else { Decision::default() }
 }
 
-/// How many of the first of a row of (gain, cost) make the most gain together; that gain, and their cost.
+/// Finds the prefix of a row of (gain, cost) with the largest total gain. Returns its length, its
+/// gain and its cost.
 fn best_prefix(row: impl Iterator<Item = (f64, f64)>) -> (usize, f64, f64) {
     let (mut best, mut gain, mut cost) = ((0, 0.0, 0.0), 0.0, 0.0);
     for (i, (more, price)) in row.enumerate() {
@@ -175,7 +179,7 @@ mod tests {
         let shared: Vec<_> = (0..4).map(|i| candidate(i, Tier::Shared, f64::from(i), false)).collect();
         let decision = decide(&shared, &outlook(&[9.0], 2.0, 4));
         assert_eq!(numbers(&decision.promote), [3, 2, 1], "the level that is used keeps its room");
-        assert!(decide(&shared[..1], &outlook(&[], 5.0, 9)).is_empty(), "what nobody reads may stay");
+        assert!(decide(&shared[..1], &outlook(&[], 5.0, 9)).is_empty(), "unread granules may stay");
         assert!(decide(&shared[1..2], &outlook(&[], 1.0, 9)).is_empty(), "a single read in place costs less");
     }
 

@@ -1,51 +1,58 @@
-//! Demand: what scratch asks for between two safe points, by the level it lies at.
+//! Demand: how much scratch is allocated between two safe points, by the level at which it lies.
 //!
 //! ```text
-//!  level │            ┌──┐                 the fourth block lies between its level before and after;
-//!        │      ┌──┐  │4 │  ┌──┐           each bucket adds up the bytes allocated at its levels:
-//!        │   ┌──┤3 │  ├──┤  │6 │           how often a byte of memory at that level is used
+//!  level │            ┌──┐              the fourth block lies between its level before and after;
+//!        │      ┌──┐  │4 │  ┌──┐        each bucket adds up the bytes allocated at its levels:
+//!        │   ┌──┤3 │  ├──┤  │6 │        how often a byte of memory at that level is used
 //!        │ ┌─┤2 │  ├──┘  └──┤5 ├──
 //!      0 └─┴─┴──┴──┴────────┴──┴──▶ time
 //! ```
 //!
-//! With a reserve of R, what is allocated below level R finds dedicated memory, and what is allocated above it does not. So the bytes
-//! above a level are what a reserve of that size would leave to the shared tier, for every size at once. Level 0 is what was live at
-//! the safe point: what replaces something that was (the next latents, a cache that grows) lies below it and asks for nothing.
+//! With a reserve of R, scratch allocated below level R gets dedicated memory, and scratch above it
+//! does not. The bytes above a level are therefore what a reserve of that size would leave to the
+//! shared tier, for every size at once. Level 0 is the memory that was live at the safe point. A
+//! block that replaces some of that (the next latents, a cache that grows) lies below level 0 and
+//! demands nothing.
 
-/// A level with fewer uses than this has had one block in all the interval, and fragments of others at most.
+/// A level with fewer uses than this held one block during the whole interval, and fragments of
+/// others at most.
 const USED_ONCE: f64 = 1.5;
 
 /// Scratch of one interval between safe points.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Demand {
     shift: u32,
-    /// Bytes that live beyond the residents of the safe point; below 0 where more of them are gone than have come.
+    /// Live bytes beyond the residents of the safe point. Negative where more of those were freed
+    /// than was allocated.
     live: i64,
-    /// What it began with.
+    /// The live bytes that the interval began with.
     begun_with: u64,
     peak: u64,
     buckets: Vec<Bucket>,
 }
 
-/// One bucket of levels. A block covers some buckets whole, which is noted at its edges only, and parts of two.
+/// One bucket of levels. A block covers some buckets whole, which is noted at its edges only, and
+/// two in part.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Bucket {
-    /// Bytes of blocks that cover it in part.
+    /// Bytes of blocks that cover this bucket in part.
     bytes: u64,
-    /// Blocks that cover it whole and not the bucket before, less those that cover that whole and not this one.
+    /// Blocks that cover this bucket whole and not the one before, less those that cover that one
+    /// whole and not this one.
     edge: i64,
 }
 
 impl Demand {
-    /// Nothing asked for yet; levels are told apart by `bucket` bytes, a power of two.
+    /// No demand so far. Levels are told apart by `bucket` bytes, a power of two.
     pub fn new(bucket: u64) -> Demand {
         debug_assert!(bucket.is_power_of_two());
         Demand { shift: bucket.trailing_zeros(), ..Demand::default() }
     }
 
-    /// A block came to life. O(1), and without allocation below the highest peak so far.
+    /// A block of `bytes` was allocated. O(1), and without allocation below the highest peak so
+    /// far.
     #[inline]
-    pub fn take(&mut self, bytes: u64) {
+    pub fn allocate(&mut self, bytes: u64) {
         let before = self.live;
         self.live += bytes as i64;
         let (start, end) = (before.max(0) as u64, self.live.max(0) as u64);
@@ -64,9 +71,9 @@ impl Demand {
         }
     }
 
-    /// A block was given back. O(1).
+    /// A block of `bytes` was freed. O(1).
     #[inline]
-    pub fn give_back(&mut self, bytes: u64) {
+    pub fn free(&mut self, bytes: u64) {
         self.live -= bytes as i64;
     }
 
@@ -75,7 +82,7 @@ impl Demand {
         self.peak
     }
 
-    /// How many bytes are allocated for each byte of a bucket, from the lowest level up.
+    /// How often each byte of a bucket is allocated, from the lowest level up.
     pub fn uses(&self) -> impl Iterator<Item = f64> + '_ {
         let size = (1u64 << self.shift) as f64;
         self.buckets.iter().scan(0, move |whole, bucket| {
@@ -84,14 +91,16 @@ impl Demand {
         })
     }
 
-    /// How many bytes are allocated above a level, counted in whole buckets: what a reserve of that size would leave to the shared tier.
+    /// Bytes that are allocated above a level, in whole buckets: what a reserve of that size would
+    /// leave to the shared tier.
     pub fn above(&self, level: u64) -> f64 {
         self.uses().skip((level >> self.shift) as usize).sum::<f64>() * (1u64 << self.shift) as f64
     }
 
-    /// Ends the interval. What it has left beyond what it began with, and what came before anything else (a model that was loaded), is
-    /// here to stay and no scratch: the levels above it begin at 0 then, to the bucket. What came in between (a cache that grew layer
-    /// by layer) has lain below scratch each time, and counts with it.
+    /// Ends the interval. Memory that survives it and was allocated before anything else (a loaded
+    /// model) is resident, not scratch: its buckets are dropped, and the levels above them shift
+    /// down to 0. Survivors allocated between blocks of scratch (a cache that grows layer by layer)
+    /// lay below scratch each time and still count as scratch.
     pub fn end(&mut self) {
         let stays = u64::try_from(self.live).unwrap_or(0).saturating_sub(self.begun_with) >> self.shift;
         let loaded = self.uses().take(stays as usize).take_while(|uses| *uses < USED_ONCE).count();
@@ -102,11 +111,12 @@ impl Demand {
         self.peak = self.peak.saturating_sub((loaded as u64) << self.shift);
     }
 
-    /// Begins anew, with so many bytes that the last interval has left and this one will replace.
+    /// Begins a new interval, `with` the bytes that survived the last one and that this one is
+    /// expected to replace.
     pub fn begin(&mut self, with: u64) {
         (self.live, self.peak, self.begun_with) = (0, 0, with);
         self.buckets.clear();
-        self.take(with);
+        self.allocate(with);
     }
 }
 
@@ -118,10 +128,10 @@ mod tests {
     #[test]
     fn what_replaces_something_older_asks_for_nothing() {
         let mut demand = Demand::new(1024);
-        demand.give_back(2048);
-        demand.take(1024);
+        demand.free(2048);
+        demand.allocate(1024);
         assert_eq!(demand.peak(), 0);
-        demand.take(2048);
+        demand.allocate(2048);
         assert_eq!((demand.peak(), demand.uses().collect::<Vec<_>>()), (1024, vec![1.0, 0.0]));
     }
 
@@ -129,17 +139,17 @@ mod tests {
     fn what_stays_is_no_scratch() {
         let mut demand = Demand::new(1024);
         demand.begin(1024);
-        demand.take(4096);
-        demand.take(2048);
-        demand.give_back(2048);
-        demand.give_back(1024);
+        demand.allocate(4096);
+        demand.allocate(2048);
+        demand.free(2048);
+        demand.free(1024);
         demand.end();
         assert_eq!((demand.peak(), demand.uses().take(4).collect::<Vec<_>>()), (4096, vec![1.0, 1.0, 1.0, 1.0]));
         demand.begin(0);
         for _ in 0..3 {
-            demand.take(2048);
-            demand.give_back(2048);
-            demand.take(1024);
+            demand.allocate(2048);
+            demand.free(2048);
+            demand.allocate(1024);
         }
         demand.end();
         assert_eq!(demand.uses().take(3).collect::<Vec<_>>(), [2.0, 3.0, 3.0], "a cache that grew under scratch");
@@ -148,13 +158,13 @@ mod tests {
     #[test]
     fn each_level_counts_what_lies_there() {
         let mut demand = Demand::new(1024);
-        demand.take(1024);
+        demand.allocate(1024);
         for _ in 0..3 {
-            demand.take(2048);
-            demand.give_back(2048);
+            demand.allocate(2048);
+            demand.free(2048);
         }
-        demand.give_back(1024);
-        demand.take(512);
+        demand.free(1024);
+        demand.allocate(512);
         assert_eq!(demand.uses().collect::<Vec<_>>(), [1.5, 3.0, 3.0, 0.0]);
         assert_eq!(demand.peak(), 3072);
         assert_eq!([0, 1024, 1536, 2048, 9999].map(|level| demand.above(level)), [7680.0, 6144.0, 6144.0, 3072.0, 0.0]);
@@ -168,12 +178,12 @@ mod tests {
             let mut demand = Demand::new(1024);
             let (mut live, mut total, mut peak) = (0, 0, 0u64);
             for (bytes, kept) in sizes {
-                demand.take(bytes);
+                demand.allocate(bytes);
                 total += bytes;
                 live += bytes;
                 peak = peak.max(live);
                 if !kept {
-                    demand.give_back(bytes);
+                    demand.free(bytes);
                     live -= bytes;
                 }
             }

@@ -1,19 +1,21 @@
-//! Forecast: what one kind of work is expected to ask for and to read, learned from its past intervals.
+//! Forecast: what one kind of work is expected to allocate and to read, learned from its past
+//! intervals.
 //!
-//! An interval is what happens between two safe points; each belongs to a kind of work (a UNet's step, a VAE's decode),
-//! and a run is a row of intervals of one kind.
+//! An interval is the time between two safe points. Each belongs to a kind of work (a UNet's step,
+//! a VAE's decode). A run is a row of intervals of one kind.
 
 use std::collections::HashMap;
 
 use super::demand::Demand;
 
-/// How much the latest interval counts beside all those before it, at least: the first few count alike. Alternating work is
-/// remembered for some intervals, work that has changed for good is soon believed.
+/// The least weight of the latest interval against all before it; the first few weigh the same.
+/// Alternating work is remembered for some intervals, and a lasting change is soon believed.
 const LATEST: f64 = 0.25;
-/// No run is expected to go on for longer than this: what is expected of an interval is not known well enough to stake more on it.
+/// The longest run that is expected, in intervals. The forecast for an interval is too uncertain to
+/// stake more on it.
 const LONGEST_RUN: f64 = 32.0;
 
-/// Bytes read of blocks in an interval, by address, and which interval that was.
+/// Bytes of blocks that were read in an interval, by address, and the number of that interval.
 #[derive(Clone, Debug, Default)]
 pub struct Reads {
     /// By address.
@@ -27,21 +29,22 @@ pub struct Reads {
 pub struct Forecast {
     /// Uses of each byte of a bucket of levels in one interval, from the lowest level up.
     uses: Vec<f64>,
-    /// What is read of blocks in one interval, as far as somebody tells.
+    /// The reads of blocks in one interval, as far as they are reported.
     reads: Reads,
-    /// Bytes that scratch took beyond its peak, for fragments.
+    /// Bytes that scratch took beyond its peak, because of fragments.
     slack: u64,
     intervals: u64,
     run: u64,
     finished_runs: u64,
     finished_intervals: u64,
-    /// What moves have cost beyond what they have gained, in bytes over the link; never above 0.
+    /// What moves have gained less what they have cost, in bytes over the link. Never above 0.
     balance: f64,
 }
 
 impl Forecast {
-    /// Learns from an interval that has ended. `reads` is what was told of it, where nothing is no news; `slack` the bytes that
-    /// its scratch took beyond its peak.
+    /// Learns from an interval that has ended. `reads` are those reported during it; if there are
+    /// none, the earlier ones stay in force. `slack` is the bytes that its scratch took beyond its
+    /// peak.
     pub fn learn(&mut self, demand: &Demand, reads: Reads, slack: u64) {
         let latest = LATEST.max(1.0 / (self.intervals + 1) as f64);
         let uses: Vec<f64> = demand.uses().collect();
@@ -57,20 +60,21 @@ impl Forecast {
         self.run += 1;
     }
 
-    /// A run is over: other work begins.
+    /// Ends a run: other work begins.
     pub fn end_run(&mut self) {
         self.finished_runs += 1;
         self.finished_intervals += self.run;
         self.run = 0;
     }
 
-    /// How many intervals have been learned from.
+    /// The number of intervals that this was learned from.
     pub fn intervals(&self) -> u64 {
         self.intervals
     }
 
-    /// How many more intervals of the present run are expected, at least 1: as many as the runs before had on average; with none before,
-    /// as many as there were.
+    /// The number of intervals expected to be left of the present run, at least 1. A run is
+    /// expected to last as long as the runs before did on average; the first run, twice as long as
+    /// so far.
     pub fn horizon(&self) -> f64 {
         let left = if self.finished_runs == 0 {
             self.run as f64
@@ -85,8 +89,8 @@ impl Forecast {
         &self.uses
     }
 
-    /// The same with so many more levels for fragments. They lie between the blocks and are used as often as the levels around
-    /// them, so the lowest repeat.
+    /// The same with `fragments` more levels. Fragments lie between the blocks and are used as
+    /// often as the levels around them, so the lowest level repeats.
     pub fn levels(&self, fragments: usize) -> Vec<f64> {
         let lowest = self.uses.first().copied().unwrap_or(0.0);
         std::iter::repeat_n(lowest, fragments).chain(self.uses.iter().copied()).collect()
@@ -97,23 +101,24 @@ impl Forecast {
         self.slack
     }
 
-    /// How many bytes this work is known to read of the block at `address`, which came to life in the interval `born`. What was told of
-    /// an older block there does not count.
+    /// Bytes that this work is known to read of the block at `address`, which was allocated in the
+    /// interval `born`. Reads of an older block at that address do not count.
     pub fn reads(&self, address: u64, born: u32) -> Option<u64> {
         self.reads.bytes.get(&address).copied().filter(|_| self.reads.interval >= born)
     }
 
-    /// The interval in which reads were last told.
-    pub fn last_told(&self) -> u32 {
+    /// The interval in which reads were last reported.
+    pub fn last_reported(&self) -> u32 {
         self.reads.interval
     }
 
-    /// Notes what a move cost (below 0) or has gained, in bytes over the link.
-    pub fn settle(&mut self, bytes: f64) {
+    /// Counts what a move cost (negative) or has gained, in bytes over the link.
+    pub fn count_gain(&mut self, bytes: f64) {
         self.balance = (self.balance + bytes).min(0.0);
     }
 
-    /// What the next move must gain besides its own cost, so that moves which do not pay do not go on. Bytes over the link.
+    /// What the next move must gain beyond its own cost, in bytes over the link. It keeps moves
+    /// that do not pay from going on.
     pub fn debt(&self) -> f64 {
         -self.balance
     }
@@ -125,7 +130,7 @@ mod tests {
 
     fn demand(bytes: u64) -> Demand {
         let mut demand = Demand::new(1024);
-        demand.take(bytes);
+        demand.allocate(bytes);
         demand
     }
 
@@ -161,17 +166,17 @@ mod tests {
         assert_eq!((forecast.reads(4096, 3), forecast.reads(8192, 3)), (Some(250), None));
         assert_eq!(forecast.reads(4096, 4), None, "that was another block");
         forecast.learn(&demand(1), Reads { interval: 4, ..Reads::default() }, 0);
-        assert_eq!(forecast.reads(4096, 3), Some(250), "silence is no news");
+        assert_eq!(forecast.reads(4096, 3), Some(250), "reads stay in force until others are reported");
     }
 
     #[test]
     fn debts_are_paid_back_and_nothing_is_saved_up() {
         let mut forecast = Forecast::default();
-        forecast.settle(-10.0);
+        forecast.count_gain(-10.0);
         assert_eq!(forecast.debt(), 10.0);
-        forecast.settle(100.0);
+        forecast.count_gain(100.0);
         assert_eq!(forecast.debt(), 0.0);
-        forecast.settle(-1.0);
+        forecast.count_gain(-1.0);
         assert_eq!(forecast.debt(), 1.0);
     }
 }

@@ -30,7 +30,7 @@ impl Hindsight {
     /// O(1).
     #[inline]
     pub fn allocate(&mut self, live: u64, bytes: u64, gone: impl FnOnce() -> u64) {
-        self.steady.take(live, bytes, gone);
+        self.steady.allocate(live, bytes, gone);
     }
 
     /// Whether the sizes of the live blocks should be noted: once the program works, and again each

@@ -91,13 +91,13 @@ impl Learner {
     /// A block was allocated. O(1).
     #[inline]
     pub fn allocate(&mut self, bytes: u64) {
-        self.demand.take(bytes);
+        self.demand.allocate(bytes);
     }
 
     /// A block was freed. O(1).
     #[inline]
     pub fn free(&mut self, bytes: u64) {
-        self.demand.give_back(bytes);
+        self.demand.free(bytes);
     }
 
     /// The number of this interval.
@@ -160,7 +160,7 @@ impl Learner {
             intervals += forecast.intervals();
             if let Some(read) = forecast.reads(address, born).filter(|read| *read > 0) {
                 reads += read as f64 * forecast.intervals() as f64;
-                last_read = last_read.max(forecast.last_told());
+                last_read = last_read.max(forecast.last_reported());
             }
         }
         Value { reads: reads / (intervals.max(1) * bytes.max(1)) as f64, last_read }
@@ -194,7 +194,7 @@ impl Learner {
             if let Some((before, after)) = self.last_move {
                 let spill = |room: u64| SCRATCH_TOUCHES * self.demand.above(room * self.granule);
                 let saved = (before.shared_reads - after.shared_reads) * self.granule as f64;
-                forecast.settle(spill(before.room) - spill(after.room) + saved);
+                forecast.count_gain(spill(before.room) - spill(after.room) + saved);
             }
             forecast.learn(&self.demand, reads, slack);
         }
@@ -237,7 +237,7 @@ impl Learner {
     pub fn note_move(&mut self, cost: f64, before: Placed, after: Placed) {
         self.last_move = Some((before, after));
         if let Some(forecast) = self.forecasts.get_mut(&self.kind) {
-            forecast.settle(-cost);
+            forecast.count_gain(-cost);
         }
     }
 

@@ -1,30 +1,32 @@
-//! When a reserve is handed out that nobody opens by an action.
+//! When a reserve opens that no action opens.
 //!
-//! A program that knows nothing of reserves loads, and then works. What it works with needs the reserve from its first step
-//! on, and nothing says that loading has ended, except: as much lives as in a run before, once that had loaded; or more has
-//! come and gone than the reserve holds, which loading does not do.
+//! A program that knows nothing of reserves loads, and then works. Its work needs the reserve from
+//! the first step on, and nobody reports the end of loading. Two things show it: as much is live as
+//! in an earlier run once that had loaded, or more has been freed than the reserve holds, which
+//! loading does not do.
 
 use super::steady::WORKS;
 
-/// What tells that loading has ended. Bytes.
+/// The signs that loading has ended. Bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opening {
-    /// What lived in an earlier run once it had loaded, if one is remembered.
+    /// What was live in an earlier run once it had loaded, if one is remembered.
     pub resident: Option<u64>,
-    /// What may have come and gone since the start before that is no loading.
+    /// Once this many bytes have been freed since the start, the program is no longer loading.
     pub churn: u64,
 }
 
 impl Opening {
-    /// For a reserve of so many bytes, where so many have come and gone before; `resident` is what lived in an earlier run once
-    /// it had loaded.
+    /// The signs for a reserve of `reserve` bytes, where `gone` bytes were freed before. `resident`
+    /// is what was live in an earlier run once it had loaded.
     pub fn new(reserve: u64, resident: Option<u64>, gone: u64) -> Opening {
-        // Without a run before, what comes and goes is all there is to go by, and conversions are not to be taken for work.
+        // Without an earlier run, freed bytes are the only sign, and conversions must not pass for
+        // work.
         let times = if resident.is_some() { 1 } else { 4 };
         Opening { resident, churn: gone + (times * reserve).max(WORKS) }
     }
 
-    /// Whether loading has ended, where so many bytes live and so many have come and gone.
+    /// Whether loading has ended, where `live` bytes are live and `gone` bytes were freed so far.
     pub fn is_due(&self, live: u64, gone: u64) -> bool {
         gone >= self.churn || self.resident.is_some_and(|resident| live >= resident)
     }

@@ -1,9 +1,11 @@
-//! Placement: which granules ought to be dedicated, as a pure function of the blocks that live in them.
+//! Placement: which granules should be dedicated, as a pure function of the blocks that live in
+//! them.
 //!
-//! The order is the original giant-kitten's: the model's blocks first, then the others, each sorted by size; or by what is known of
-//! their reads. Each block in turn claims the dedicated granules that it needs and that no block before it has claimed, as long as
-//! there are any. What is left is shared. Small blocks share granules, so a plan counts granules, not bytes; the block at the border gets as many of
-//! its first granules as are left.
+//! The order is that of the original giant-kitten: the model's blocks first, then the others, each
+//! sorted by size; or by what is known of their reads. Each block in turn claims the granules that
+//! it needs and that no block before it has claimed, as long as dedicated memory lasts. All other
+//! granules are shared. Small blocks share granules, so a plan counts granules, not bytes. The
+//! block at the border gets as many of its first granules as are left.
 
 use std::collections::HashMap;
 
@@ -15,7 +17,7 @@ use crate::core::tier::Tier;
 pub struct Resident {
     /// The arena it lies in.
     pub arena: ArenaId,
-    /// Where it begins there, in bytes.
+    /// Where it begins in that arena, in bytes.
     pub offset: u64,
     /// The granules it touches.
     pub granules: std::ops::Range<u32>,
@@ -27,15 +29,15 @@ pub struct Resident {
     pub reads: f64,
     /// The last interval that is known to have read it.
     pub last_read: u32,
-    /// The tier that a program has put it in for good.
+    /// The tier that a program has pinned it to.
     pub pin: Option<Tier>,
 }
 
-/// What blocks are sorted by.
+/// The key by which blocks are sorted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(i32)]
 pub enum SortBy {
-    /// Their size, as the original does.
+    /// Size, as in the original.
     #[default]
     Size = 0,
     /// How often each of their bytes is read; equals by size.
@@ -45,10 +47,10 @@ pub enum SortBy {
 }
 
 impl SortBy {
-    /// All of them.
+    /// All keys.
     pub const ALL: [SortBy; 3] = [SortBy::Size, SortBy::Reads, SortBy::Recency];
 
-    /// Its name, as users meet it everywhere.
+    /// The key's name, as users meet it everywhere.
     pub fn name(self) -> &'static str {
         match self {
             SortBy::Size => "size",
@@ -57,44 +59,45 @@ impl SortBy {
         }
     }
 
-    /// Reads its name.
+    /// Parses a key's name.
     ///
     /// # Errors
-    /// A sentence that names the text and what may be given.
+    /// A sentence that names the text and the valid names.
     pub fn parse(text: &str) -> Result<SortBy, String> {
         let known = SortBy::ALL.into_iter().find(|by| by.name() == text);
-        known.ok_or_else(|| format!("{text} is none of {}", SortBy::ALL.map(SortBy::name).join(", ")))
+        known.ok_or_else(|| format!("{text} is not one of {}", SortBy::ALL.map(SortBy::name).join(", ")))
     }
 }
 
-/// In which order blocks claim dedicated granules.
+/// The order in which blocks claim dedicated granules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Order {
-    /// What they are sorted by.
+    /// The key they are sorted by.
     pub sort_by: SortBy,
-    /// Large blocks first instead of small ones.
+    /// Large blocks come first instead of small ones.
     pub sort_reversed: bool,
-    /// Model blocks are not put before the others.
+    /// Model blocks do not come before the others.
     pub ignore_model: bool,
 }
 
-/// Where each granule ought to be.
+/// Where each granule should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// The tier of every granule that a block touches.
     pub tiers: HashMap<GranuleId, Tier>,
-    /// How many granules of it are dedicated.
+    /// The number of granules that are dedicated.
     pub dedicated: u64,
 }
 
 impl Plan {
-    /// How many granules are shared.
+    /// The number of granules that are shared.
     pub fn shared(&self) -> u64 {
         self.tiers.len() as u64 - self.dedicated
     }
 }
 
-/// Sorts the blocks as `order` says: this is the order in which they claim dedicated memory. Equals stay in address order.
+/// Sorts the blocks into the order in which they claim dedicated memory. Equals stay in address
+/// order. O(n log n).
 pub fn sort(blocks: &mut [Resident], order: Order) {
     blocks.sort_by(|a, b| {
         let model = if order.ignore_model { std::cmp::Ordering::Equal } else { b.model.cmp(&a.model) };
@@ -108,8 +111,9 @@ pub fn sort(blocks: &mut [Resident], order: Order) {
     });
 }
 
-/// Plans which granules are dedicated when `budget` of them may be. What is pinned to a tier is planned first, and stays there
-/// whatever the budget says. O(n log n) in the blocks, O(granules).
+/// Plans which granules are dedicated, at most `budget` of them. Blocks that are pinned to a tier
+/// are planned first, and stay there whatever the budget says. O(n log n) in the blocks,
+/// O(granules).
 pub fn plan(mut blocks: Vec<Resident>, order: Order, budget: u64) -> Plan {
     sort(&mut blocks, order);
     let mut plan = Plan::default();
@@ -161,7 +165,7 @@ mod tests {
         granules
     }
 
-    /// Two of the model (granules 0 to 2 and 3), two others (4 and 5 to 6).
+    /// Two blocks of the model (granules 0 to 2, and 3) and two others (4, and 5 to 6).
     fn example() -> Vec<Resident> {
         vec![block(0..3, 300, true), block(3..4, 100, true), block(4..5, 50, false), block(5..7, 200, false)]
     }

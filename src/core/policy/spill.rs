@@ -1,19 +1,21 @@
-//! Which of the blocks that a program loads belong in the shared tier, told by their size alone.
+//! Which of the blocks that a program loads belong in the shared tier, going by their size alone.
 //!
-//! An activation sorts what lives by size and gives the small blocks dedicated memory first. A start that knows how that came
-//! out can do the same while blocks come in whatever order: those above a size are shared, and so many bytes of those at it.
+//! An activation sorts the live blocks by size and gives small ones dedicated memory first. A start
+//! that knows how that came out can do the same while blocks arrive in any order. Blocks above a
+//! size are shared, and so is a number of bytes of the blocks of just that size.
 
 /// The blocks that are shared while a program loads. Bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spill {
-    /// Blocks larger than this are shared. 0 where nothing is known, and none is.
+    /// Blocks larger than this are shared. 0 where nothing is known: no block is shared then.
     pub above: u64,
-    /// So many bytes of the blocks of just this size are shared.
+    /// The bytes that are shared of the blocks of just this size.
     pub at: u64,
 }
 
 impl Spill {
-    /// What spills of blocks of these sizes where `budget` bytes may be dedicated, small ones first. O(n log n).
+    /// The blocks that spill when those of these sizes share `budget` dedicated bytes, small ones
+    /// first. O(n log n).
     pub fn of(mut sizes: Vec<u64>, budget: u64) -> Spill {
         sizes.sort_unstable();
         let mut dedicated = 0;
@@ -27,7 +29,7 @@ impl Spill {
         Spill::default()
     }
 
-    /// Whether a block of `size` bytes is shared, which is noted.
+    /// Whether a block of `size` bytes is shared. Counts it off. O(1).
     pub fn takes(&mut self, size: u64) -> bool {
         if self.above == 0 || size < self.above {
             return false;
@@ -53,7 +55,7 @@ mod tests {
     }
 
     proptest! {
-        /// In whatever order they come, the same blocks are dedicated as an activation would have.
+        /// Blocks that arrive in any order end up in the tier that an activation would have chosen.
         #[test]
         fn it_is_the_activations_choice(sizes in prop::collection::vec(1u64..20, 0..60), budget in 0u64..400, turn in 0usize..60) {
             let mut spill = Spill::of(sizes.clone(), budget);

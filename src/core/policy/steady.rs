@@ -1,21 +1,24 @@
-//! What a program keeps and what it asks for besides, found without being told where a step begins.
+//! What a program keeps and what it needs on top of that, found although no step is reported.
 //!
 //! ```text
-//!  live │            ▲ peak  ▲       ▲           what lies between low and peak comes and goes: scratch;
-//!       │           ╱ ╲     ╱ ╲     ╱ ╲          what lies below low stays: the weights
-//!       │      ____╱   ╲___╱   ╲___╱   ╲         (frees at the end of a program are followed by no malloc, and count not)
-//!       │  ___╱    ▲ floor ▲ low
+//!  live │            ▲ peak  ▲       ▲        memory between low and peak comes and goes: scratch;
+//!       │           ╱ ╲     ╱ ╲     ╱ ╲       memory below low stays: the weights
+//!       │      ____╱   ╲___╱   ╲___╱   ╲      (no malloc follows the frees at the end of a
+//!       │  ___╱    ▲ floor ▲ low               program, so they do not count)
 //!       └─────────────────────────────▶ time
 //! ```
 //!
-//! The low mark is the least that lived before an allocation since the peak rose last. A program that loads, works and works
-//! again has what it keeps as its low mark from the second step on.
+//! The low mark is the fewest bytes that were live before an allocation since the last rise of the
+//! peak. For a program that loads and then works in steps, it is what the program keeps, from the
+//! second step on.
 //!
-//! What the first step leaves behind, such as a cache of keys and values, is no weight: it wants dedicated memory as it comes.
-//! So the floor counts, the least that lived since the program works at all, as long as it is not much below the low mark.
-//! Otherwise what lies between them is a model that was loaded piece by piece, or the state of an optimizer.
+//! Memory that the first step leaves behind, such as a cache of keys and values, is not a weight:
+//! it needs dedicated memory as it grows. The floor is the fewest bytes that were live since the
+//! program began to work. It counts instead of the low mark as long as it is not much lower. If it
+//! is, the memory between the two is a model that was loaded piece by piece, or the state of an
+//! optimizer.
 
-/// The marks of what lives, in bytes.
+/// The marks of live memory, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Steady {
     peak: u64,
@@ -23,10 +26,11 @@ pub struct Steady {
     floor: u64,
 }
 
-/// A program works once so many bytes have come and gone. Fewer do while it loads: weights are converted piece by piece.
+/// A program works once this many bytes have been freed. Loading frees fewer, while weights are
+/// converted piece by piece.
 pub const WORKS: u64 = 64 << 20;
 
-/// What grows beside scratch is as much as that scratch at most, twice.
+/// Memory that grows along with scratch is at most this many times as large as that scratch.
 const MOST_GROWTH: u64 = 2;
 
 impl Default for Steady {
@@ -36,10 +40,10 @@ impl Default for Steady {
 }
 
 impl Steady {
-    /// A block comes to life where so many bytes lived before, and `gone` says how many have come and gone. O(1), and two comparisons
-    /// where no mark is reached.
+    /// A block of `bytes` is allocated where `before` bytes are live. `gone` returns how many were
+    /// freed so far. O(1), with two comparisons where no mark is reached.
     #[inline]
-    pub fn take(&mut self, before: u64, bytes: u64, gone: impl FnOnce() -> u64) {
+    pub fn allocate(&mut self, before: u64, bytes: u64, gone: impl FnOnce() -> u64) {
         if before < self.low {
             self.sink(before, gone());
         }
@@ -48,7 +52,8 @@ impl Steady {
         }
     }
 
-    /// The low mark is never below the floor, so that whatever is no lower than the one is no lower than the other.
+    /// The low mark is never below the floor, so a level that does not reach one does not reach the
+    /// other.
     #[cold]
     fn sink(&mut self, before: u64, gone: u64) {
         self.low = before;
@@ -62,14 +67,14 @@ impl Steady {
         (self.peak, self.low) = (peak, peak);
     }
 
-    /// What stays, in bytes.
+    /// Bytes that stay.
     pub fn resident(&self) -> u64 {
         let low = self.low.min(self.peak);
         let growth = low.saturating_sub(self.floor);
         if growth <= MOST_GROWTH * (self.peak - low) { low - growth } else { low }
     }
 
-    /// What comes and goes at most, in bytes: the reserve that would hold it.
+    /// The most bytes that come and go: the reserve that would hold them.
     pub fn scratch(&self) -> u64 {
         self.peak - self.resident()
     }
@@ -79,18 +84,19 @@ impl Steady {
 mod tests {
     use super::*;
 
-    /// Weights, then steps whose scratch is so large at most and of which the first leaves something behind, then the end: what is
-    /// found to stay and to come and go. All in units of 64 MiB.
+    /// Allocates weights, then runs steps with these peaks of scratch, the first of which leaves
+    /// `kept` behind, then ends. Returns the bytes that are found to stay, and those to come and
+    /// go. All in units of 64 MiB.
     fn run(weights: u64, steps: &[u64], kept: u64) -> (u64, u64) {
         let (mut steady, mut live, mut gone) = (Steady::default(), 0, 0);
         let mut take = |live: &mut u64, gone: u64| {
-            steady.take(*live * WORKS, WORKS, || gone * WORKS);
+            steady.allocate(*live * WORKS, WORKS, || gone * WORKS);
             *live += 1;
         };
         (0..weights).for_each(|_| take(&mut live, 0));
         for (number, scratch) in steps.iter().enumerate() {
             for _ in 0..*scratch {
-                // One that stays to the end of the step, and one that does not.
+                // One block that stays to the end of the step, and one that does not.
                 take(&mut live, gone);
                 take(&mut live, gone);
                 (live, gone) = (live - 1, gone + 1);
