@@ -1,8 +1,9 @@
-//! What the allocator needs from a GPU, and nothing more: the [`Driver`] trait.
+//! The [`Driver`] trait: what the allocator needs from a GPU, and nothing more.
 //!
-//! Implementations: [`cuda`] (the real CUDA driver, loaded at run time) and `sim` (the simulated GPU, behind the feature `sim`).
+//! Implementations: [`cuda`] (the real CUDA driver, loaded at run time) and `sim` (the simulated
+//! GPU, behind the feature `sim`).
 //!
-//! Device addresses are plain `u64`: the allocator never reads or writes what they point to.
+//! Device addresses are plain `u64`: the allocator never reads or writes the memory behind them.
 
 use std::fmt;
 
@@ -17,7 +18,7 @@ pub mod sim;
 pub struct Handle(pub u64);
 
 /// A stream as the caller names it (`cudaStream_t`): 0 and 1 are the legacy default stream, 2 is
-/// the calling thread's own default stream, anything else an address the runtime handed out.
+/// the default stream of the calling thread, and anything else is an address from the runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Stream(pub u64);
 
@@ -25,21 +26,21 @@ pub struct Stream(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Event(pub u64);
 
-/// How the shared tier comes about on a device: the rungs of a ladder, tried from the top.
+/// The ways to a shared tier: the rungs of a ladder, tried from the top.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rung {
     /// Backing on a node of host memory (CUDA 12.2 and later).
     HostNuma,
     /// Backing in host memory (CUDA 13.0 and later).
     Host,
-    /// Pinned host memory, at addresses of its own: nothing that lies there can change tier.
+    /// Pinned host memory, at addresses of its own. Nothing there can change tier.
     Pinned,
     /// There is no shared tier.
     Nothing,
 }
 
 impl Rung {
-    /// Its name, as statistics and messages have it.
+    /// The rung's name in statistics and messages.
     pub fn name(self) -> &'static str {
         match self {
             Rung::HostNuma => "host_numa",
@@ -55,24 +56,25 @@ impl Rung {
     }
 }
 
-/// What a device is and how much memory it has, as the driver tells it at one moment.
+/// A device and its memory, as the driver reports them at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceInfo {
-    /// The device's name, for people.
+    /// The device's human-readable name.
     pub name: String,
-    /// Physical backing comes in multiples of this many bytes, in either tier. A power of two.
+    /// The granularity of backing in either tier, in bytes. A power of two.
     pub granularity: u64,
-    /// Memory that each tier has in all; 0 of a tier that the driver does not have.
+    /// The total bytes of each tier; 0 for a tier that the driver does not have.
     pub total: PerTier<u64>,
-    /// Memory of each tier that is free at this moment; of the shared tier, what the host can spare.
+    /// The bytes of each tier that are free at this moment. In the shared tier these are what the
+    /// host can spare.
     pub free: PerTier<u64>,
-    /// Free dedicated memory to leave for the CUDA context, late-loaded kernels and the desktop.
+    /// Free dedicated bytes to leave for the CUDA context, late-loaded kernels and the desktop.
     pub headroom: u64,
     /// Whether the shared tier is memory of this machine, which other processes use as well.
     pub shared_is_the_hosts: bool,
-    /// How the shared tier comes about.
+    /// The rung that the shared tier stands on.
     pub rung: Rung,
-    /// Why each better rung does not hold, in words.
+    /// Why each better rung failed its trial, in words.
     pub refused: Vec<String>,
 }
 
@@ -82,9 +84,9 @@ pub const OUT_OF_MEMORY: i32 = 2;
 pub const NOT_SUPPORTED: i32 = 801;
 /// `CUDA_ERROR_INVALID_HANDLE`.
 pub const INVALID_HANDLE: i32 = 400;
-/// `CUDA_ERROR_DEINITIALIZED`: the process is exiting and the driver has gone already.
+/// `CUDA_ERROR_DEINITIALIZED`: the process is exiting and the driver is already gone.
 pub const DEINITIALIZED: i32 = 4;
-/// `CUDA_ERROR_INVALID_CONTEXT`: what a context answers that is no more.
+/// `CUDA_ERROR_INVALID_CONTEXT`: the context no longer exists.
 pub const INVALID_CONTEXT: i32 = 201;
 /// `CUDA_ERROR_CONTEXT_IS_DESTROYED`.
 pub const CONTEXT_IS_DESTROYED: i32 = 709;
@@ -98,22 +100,22 @@ pub struct DriverError {
     pub code: i32,
     /// The driver's name for the code, or `unknown`.
     pub name: String,
-    /// The arguments and, where the driver says more, the reason.
+    /// The arguments and, where the driver reports one, the reason.
     pub detail: String,
 }
 
 impl DriverError {
-    /// Whether the device (or the host, for the shared tier) has no memory left for the call.
+    /// Whether the device (or the host, for the shared tier) is out of memory for the call.
     pub fn is_out_of_memory(&self) -> bool {
         self.code == OUT_OF_MEMORY
     }
 
-    /// Whether the call is one that a graph capture under way forbids (`CUDA_ERROR_STREAM_CAPTURE_…`).
+    /// Whether an ongoing graph capture forbids the call (`CUDA_ERROR_STREAM_CAPTURE_…`).
     pub fn is_capture(&self) -> bool {
         (900..=908).contains(&self.code)
     }
 
-    /// Whether the driver, or the context in it, has gone already, as when a process exits.
+    /// Whether the driver or its context is already gone, as when a process exits.
     pub fn is_gone(&self) -> bool {
         matches!(self.code, DEINITIALIZED | INVALID_CONTEXT | CONTEXT_IS_DESTROYED)
     }
@@ -130,42 +132,47 @@ impl std::error::Error for DriverError {}
 /// The result of a driver call.
 pub type Result<T, E = DriverError> = std::result::Result<T, E>;
 
-/// Makes a call that undoes something, again if it fails: up to three times.
+/// Makes a call that undoes something. Repeats it if it fails, up to three times in all.
 ///
 /// # Errors
-/// The last one's.
+/// The last call's.
 pub(crate) fn insist(mut call: impl FnMut() -> Result<()>) -> Result<()> {
     call().or_else(|_| call()).or_else(|_| call())
 }
 
 /// The least the allocator needs from a GPU.
 ///
-/// The rules are the CUDA driver's virtual memory management: an address range is reserved first;
-/// backing is created apart from it and mapped whole at a granule of a reserved range; a fresh mapping is
-/// unreadable until [`set_access`](Driver::set_access); only whole mappings are unmapped; released backing
-/// lives on until its last mapping goes. Which way there is to a shared tier says [`DeviceInfo::rung`]: [`create`](Driver::create),
-/// or [`pin`](Driver::pin), or none. Every call may come from any thread, whatever its current device.
-/// A call that fails has changed nothing.
+/// The rules are those of the CUDA driver's virtual memory management. An address range is reserved
+/// first. Backing is created separately, and mapped whole at a granule of a reserved range. A new
+/// mapping is inaccessible until [`set_access`](Driver::set_access). Only whole mappings are
+/// unmapped. Released backing lives on until its last mapping is gone.
+///
+/// [`DeviceInfo::rung`] says how a device gets a shared tier: by [`create`](Driver::create), by
+/// [`pin`](Driver::pin), or not at all.
+///
+/// Every call may come from any thread, whatever its current device. A call that fails has changed
+/// nothing. Sizes are in bytes.
 pub trait Driver: Send + Sync + fmt::Debug {
-    /// How many devices there are.
+    /// The number of devices.
     fn device_count(&self) -> Result<usize>;
 
-    /// What `device` is and has.
+    /// Describes `device` and its memory.
     fn device_info(&self, device: usize) -> Result<DeviceInfo>;
 
     /// Dedicated memory that is free at this moment, in bytes.
     fn dedicated_free(&self, device: usize) -> Result<u64>;
 
-    /// Reserves `bytes` of addresses (a multiple of the granularity), aligned to `align` (a power of two).
+    /// Reserves `bytes` of addresses (a multiple of the granularity), aligned to `align` (a power
+    /// of two). Returns the first address.
     fn reserve(&self, device: usize, bytes: u64, align: u64) -> Result<u64>;
 
-    /// Gives a whole reservation back. Nothing may be mapped in it.
+    /// Returns a whole reservation. Nothing may be mapped in it.
     fn unreserve(&self, device: usize, address: u64, bytes: u64) -> Result<()>;
 
     /// Creates `bytes` of physical backing in `tier`.
     fn create(&self, device: usize, tier: Tier, bytes: u64) -> Result<Handle>;
 
-    /// Gives backing up; its memory goes when its last mapping goes.
+    /// Releases backing. Its memory is freed when its last mapping is gone.
     fn release(&self, device: usize, handle: Handle) -> Result<()>;
 
     /// Maps the whole of `handle`, `bytes` long, at `address`.
@@ -174,26 +181,27 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// Unmaps whole mappings that together fill `address..address + bytes`.
     fn unmap(&self, device: usize, address: u64, bytes: u64) -> Result<()>;
 
-    /// Lets `device` (and every peer that may reach its memory) read and write a mapped range.
+    /// Makes a mapped range readable and writable for `device` and for every peer that can reach
+    /// its memory.
     fn set_access(&self, device: usize, address: u64, bytes: u64) -> Result<()>;
 
-    /// Pins `bytes` of host memory (a multiple of the granularity) at an address of its own, which is at a page and no more; the
-    /// device, and every other, reads and writes it there.
+    /// Pins `bytes` of host memory (a multiple of the granularity) at an address that the driver
+    /// chooses, aligned to a page only. The memory is accessible to every device there.
     fn pin(&self, device: usize, bytes: u64) -> Result<u64>;
 
-    /// Gives pinned memory back, with its address. No work may touch it any more.
+    /// Frees pinned memory and its address. No work may touch it any more.
     fn unpin(&self, device: usize, address: u64) -> Result<()>;
 
-    /// Copies between mapped ranges that do not overlap, and returns when it is done.
+    /// Copies between mapped ranges that do not overlap. Returns when the copy is done.
     fn copy(&self, device: usize, to: u64, from: u64, bytes: u64) -> Result<()>;
 
-    /// Makes an event.
+    /// Creates an event.
     fn create_event(&self, device: usize) -> Result<Event>;
 
-    /// Unmakes an event; work that waits for it goes on waiting.
+    /// Destroys an event. Work that waits for it goes on waiting.
     fn destroy_event(&self, device: usize, event: Event) -> Result<()>;
 
-    /// Puts `event` behind all work now in `stream`.
+    /// Records `event` in `stream`, behind all work that is in it now.
     fn record(&self, device: usize, event: Event, stream: Stream) -> Result<()>;
 
     /// Whether all work before the event's last record is done.
@@ -205,7 +213,7 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// Waits until all work on the device is done.
     fn synchronize(&self, device: usize) -> Result<()>;
 
-    /// Whether `stream` has no work that is not done.
+    /// Whether all work in `stream` is done.
     fn is_idle(&self, device: usize, stream: Stream) -> Result<bool>;
 
     /// Whether `stream` is being captured into a graph.
@@ -215,7 +223,7 @@ pub trait Driver: Send + Sync + fmt::Debug {
 /// The CUDA driver of this machine.
 ///
 /// # Errors
-/// No library, one that is no driver, no device: each in words.
+/// A missing library, a library that is not a driver, or a machine without a device: each in words.
 pub fn open() -> Result<std::sync::Arc<dyn Driver>> {
     Ok(std::sync::Arc::new(cuda::CudaDriver::open()?))
 }

@@ -12,27 +12,29 @@ pub struct SimDriver {
 }
 
 impl SimDriver {
-    /// A driver over a machine.
+    /// A driver over `gpu`.
     pub fn new(gpu: Gpu) -> SimDriver {
         SimDriver { gpu }
     }
 
-    /// A driver over a new machine with one device, of a built-in hardware profile or one from a file.
+    /// A driver over a new machine with one device, of a built-in hardware profile or of one in a
+    /// file.
     ///
     /// # Errors
-    /// A sentence about the profile.
+    /// A sentence that says what is wrong with the profile.
     pub fn of_profile(name_or_path: &str) -> std::result::Result<SimDriver, String> {
         let profile = Profile::load(name_or_path)?;
         Ok(SimDriver::new(Gpu::new(&[profile]).map_err(|why| why.to_string())?))
     }
 
-    /// The machine.
+    /// The simulated machine.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
     }
 }
 
-fn told<T>(result: std::result::Result<T, kitten_sim::Error>) -> Result<T> {
+/// The result of a call, as this trait has it.
+fn simulated<T>(result: std::result::Result<T, kitten_sim::Error>) -> Result<T> {
     result.map_err(|why| DriverError {
         call: why.call,
         code: why.code,
@@ -54,9 +56,9 @@ impl Driver for SimDriver {
     }
 
     fn device_info(&self, device: usize) -> Result<DeviceInfo> {
-        let profile = told(self.gpu.device_profile(device))?;
-        let (dedicated_total, dedicated_free) = told(self.gpu.memory_info(device, kitten_sim::Tier::Dedicated))?;
-        let (shared_total, _) = told(self.gpu.memory_info(device, kitten_sim::Tier::Shared))?;
+        let profile = simulated(self.gpu.device_profile(device))?;
+        let (dedicated_total, dedicated_free) = simulated(self.gpu.memory_info(device, kitten_sim::Tier::Dedicated))?;
+        let (shared_total, _) = simulated(self.gpu.memory_info(device, kitten_sim::Tier::Shared))?;
         let (rung, refused) = match (shared_total, profile.migrates) {
             (0, _) => (Rung::Nothing, Vec::new()),
             (_, true) => (Rung::HostNuma, Vec::new()),
@@ -77,78 +79,78 @@ impl Driver for SimDriver {
     }
 
     fn dedicated_free(&self, device: usize) -> Result<u64> {
-        told(self.gpu.memory_info(device, kitten_sim::Tier::Dedicated)).map(|(_, free)| free)
+        simulated(self.gpu.memory_info(device, kitten_sim::Tier::Dedicated)).map(|(_, free)| free)
     }
 
     fn reserve(&self, device: usize, bytes: u64, align: u64) -> Result<u64> {
-        told(self.gpu.reserve(device, bytes, align))
+        simulated(self.gpu.reserve(device, bytes, align))
     }
 
     fn unreserve(&self, _device: usize, address: u64, bytes: u64) -> Result<()> {
-        told(self.gpu.unreserve(address, bytes))
+        simulated(self.gpu.unreserve(address, bytes))
     }
 
     fn create(&self, device: usize, tier: Tier, bytes: u64) -> Result<Handle> {
-        told(self.gpu.create(device, tier_of(tier), bytes)).map(Handle)
+        simulated(self.gpu.create(device, tier_of(tier), bytes)).map(Handle)
     }
 
     fn release(&self, device: usize, handle: Handle) -> Result<()> {
-        told(self.gpu.release(device, handle.0))
+        simulated(self.gpu.release(device, handle.0))
     }
 
     fn map(&self, device: usize, address: u64, bytes: u64, handle: Handle) -> Result<()> {
-        told(self.gpu.map(device, address, bytes, handle.0))
+        simulated(self.gpu.map(device, address, bytes, handle.0))
     }
 
     fn unmap(&self, device: usize, address: u64, bytes: u64) -> Result<()> {
-        told(self.gpu.unmap(device, address, bytes))
+        simulated(self.gpu.unmap(device, address, bytes))
     }
 
     fn set_access(&self, device: usize, address: u64, bytes: u64) -> Result<()> {
-        told(self.gpu.set_access(device, address, bytes))
+        simulated(self.gpu.set_access(device, address, bytes))
     }
 
     fn pin(&self, device: usize, bytes: u64) -> Result<u64> {
-        told(self.gpu.pin(device, bytes))
+        simulated(self.gpu.pin(device, bytes))
     }
 
     fn unpin(&self, _device: usize, address: u64) -> Result<()> {
-        told(self.gpu.unpin(address))
+        simulated(self.gpu.unpin(address))
     }
 
     fn copy(&self, device: usize, to: u64, from: u64, bytes: u64) -> Result<()> {
-        told(self.gpu.copy(device, to, from, bytes))
+        simulated(self.gpu.copy(device, to, from, bytes))
     }
 
     fn create_event(&self, _device: usize) -> Result<Event> {
-        told(self.gpu.create_event()).map(Event)
+        simulated(self.gpu.create_event()).map(Event)
     }
 
     fn destroy_event(&self, _device: usize, event: Event) -> Result<()> {
-        told(self.gpu.destroy_event(event.0))
+        simulated(self.gpu.destroy_event(event.0))
     }
 
     fn record(&self, _device: usize, event: Event, stream: Stream) -> Result<()> {
-        told(self.gpu.record(event.0, stream.0))
+        simulated(self.gpu.record(event.0, stream.0))
     }
 
     fn is_done(&self, _device: usize, event: Event) -> Result<bool> {
-        told(self.gpu.query(event.0))
+        simulated(self.gpu.query(event.0))
     }
 
     fn wait(&self, _device: usize, stream: Stream, event: Event) -> Result<()> {
-        told(self.gpu.wait(stream.0, event.0))
+        simulated(self.gpu.wait(stream.0, event.0))
     }
 
     fn synchronize(&self, device: usize) -> Result<()> {
-        told(self.gpu.synchronize(device))
+        simulated(self.gpu.synchronize(device))
     }
 
     fn is_idle(&self, _device: usize, stream: Stream) -> Result<bool> {
-        told(self.gpu.query_stream(stream.0))
+        simulated(self.gpu.query_stream(stream.0))
     }
 
     fn is_capturing(&self, _device: usize, stream: Stream) -> Result<bool> {
-        told(self.gpu.is_capturing(stream.0))
+        simulated(self.gpu.is_capturing(stream.0))
     }
 }

@@ -36,6 +36,6 @@ pub(crate) fn watch(run: fn()) {
     }
 }
 
-/// There is no fork.
+/// On this system there is no fork.
 #[cfg(not(unix))]
 pub(crate) fn watch(_run: fn()) {}

@@ -2,13 +2,15 @@
 
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
-/// What is always left to the host of the memory available: a gibibyte, or a sixteenth of it all if that is more.
+/// The available memory that is always left to the host, in bytes: a gibibyte, or a sixteenth of
+/// the total if that is more.
 fn margin(total: u64) -> u64 {
     (total / 16).max(1 << 30)
 }
 
-/// The host's memory in all, and how much of it can be spared: the lesser of half (as Windows allows the GPU) and what is available
-/// less a margin. Both within the process's cgroup; bytes.
+/// The total memory of the host, and how much of it can be spared, in bytes. That is half of the
+/// total (as Windows allows the GPU), or the available memory less a margin, whichever is less.
+/// Both are as seen from the process's cgroup.
 pub(crate) fn memory() -> (u64, u64) {
     let wanted = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     let system = match System::new_with_specifics(wanted) {
@@ -38,9 +40,9 @@ mod tests {
 
     #[test]
     fn the_host_keeps_what_it_needs() {
-        assert_eq!(spare(32 * GIB, 30 * GIB), 16 * GIB, "half of it all");
-        assert_eq!(spare(32 * GIB, 10 * GIB), 8 * GIB, "what is available, less a sixteenth of it all");
-        assert_eq!(spare(8 * GIB, 2 * GIB), GIB, "less at least a gibibyte");
+        assert_eq!(spare(32 * GIB, 30 * GIB), 16 * GIB, "half of the total");
+        assert_eq!(spare(32 * GIB, 10 * GIB), 8 * GIB, "the available memory, less a sixteenth of the total");
+        assert_eq!(spare(8 * GIB, 2 * GIB), GIB, "the available memory, less at least a gibibyte");
         assert_eq!(spare(8 * GIB, GIB / 2), 0);
         assert_eq!(spare(0, 0), 0);
     }

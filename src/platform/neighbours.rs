@@ -1,8 +1,10 @@
-//! The processes of this user that hold shared memory, and how much: the host's memory is promised once.
+//! The other processes of this user that hold shared memory. The host's memory is promised once to
+//! all of them together.
 //!
-//! Each process keeps one small file with the bytes that it claims, in a folder that only its user can reach, and looks at
-//! those of the others when it wants more. It writes its new claim first and adds up afterwards, so that of two that want
-//! the last bytes at once both may be refused, and both never served. What a process that has ended left there is removed.
+//! Each process keeps one small file with the bytes that it claims, in a folder that only its user
+//! can reach, and reads the files of the others when it wants more. It writes its new claim first
+//! and adds up afterwards. If two processes want the last bytes at the same time, both may be
+//! refused, and never are both granted. The files of processes that have ended are removed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,8 +18,8 @@ pub(crate) struct Neighbours {
 }
 
 impl Neighbours {
-    /// Those of this user on this machine; `None` where the system tells nothing of processes, or the folder is not to be
-    /// trusted.
+    /// The neighbours in this user's folder on this machine. `None` where the system reports
+    /// nothing about processes, or where the folder cannot be trusted.
     pub(crate) fn of_this_user() -> Option<Neighbours> {
         let folder = private_folder()?.join(format!("host-{}", pid_namespace()?));
         Neighbours::in_folder(folder, std::process::id())
@@ -29,15 +31,15 @@ impl Neighbours {
         Some(Neighbours { folder, own, claimed: 0 })
     }
 
-    /// What the others claim, in bytes. O(processes).
+    /// The bytes that the other processes claim. O(processes).
     pub(crate) fn others(&self) -> u64 {
         let Ok(entries) = fs::read_dir(&self.folder) else { return 0 };
         let others = entries.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| *path != self.own);
         others.filter_map(|path| claim_in(&path)).fold(0, u64::saturating_add)
     }
 
-    /// Claims so many bytes in all, if those of all processes together are no more than `limit`: whether they are. A smaller
-    /// claim than before is always granted.
+    /// Claims `bytes` in all, unless the claims of all processes together would exceed `limit`.
+    /// Returns whether the claim was granted. A claim that is no larger than before always is.
     pub(crate) fn claim(&mut self, bytes: u64, limit: u64) -> bool {
         let before = self.claimed;
         self.write(bytes);
@@ -48,7 +50,7 @@ impl Neighbours {
         true
     }
 
-    /// What cannot be written is no reason to refuse memory: then the others do not know of it.
+    /// A claim that cannot be written is no reason to refuse memory. The others do not see it then.
     fn write(&mut self, bytes: u64) {
         self.claimed = bytes;
         let unfinished = self.own.with_extension("new");
@@ -59,7 +61,8 @@ impl Neighbours {
     }
 }
 
-/// What the file of a process claims; `None` for other files, and for those of processes that have ended, which it removes.
+/// The bytes claimed in the file of a process. `None` for other files, and for those of processes
+/// that have ended, which it removes.
 fn claim_in(path: &Path) -> Option<u64> {
     let (process, start) = path.file_name()?.to_str()?.split_once('-')?;
     let (process, start) = (process.parse().ok()?, start.parse::<u64>().ok()?);
@@ -72,11 +75,13 @@ fn claim_in(path: &Path) -> Option<u64> {
     None
 }
 
-/// When a process was started, in the system's ticks: with the number, it names a process for good. `None` where there is none.
+/// The start time of a process, in the system's ticks; `None` if it does not exist. Together with
+/// the process number it identifies a process for good.
 #[cfg(target_os = "linux")]
 fn started(process: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name, in brackets, may hold anything. The start is the 22nd field of proc(5), the 20th behind the name.
+    // The name, in parentheses, may contain anything. The start time is field 22 of proc(5), the
+    // 20th after the name.
     text.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
@@ -85,13 +90,13 @@ fn started(_process: u32) -> Option<u64> {
     None
 }
 
-/// Where process numbers are counted from: those of another container mean other processes.
+/// The namespace of process numbers: those of another container name other processes.
 fn pid_namespace() -> Option<String> {
     let link = fs::read_link("/proc/self/ns/pid").ok()?;
     Some(link.to_str()?.chars().filter(char::is_ascii_digit).collect())
 }
 
-/// A folder that nobody but this user can reach, made if it is not there.
+/// A folder that only this user can reach. Created if it is missing.
 #[cfg(unix)]
 fn private_folder() -> Option<PathBuf> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -104,7 +109,7 @@ fn private_folder() -> Option<PathBuf> {
         None => std::env::temp_dir().join(format!("giant-kitten-{user}")),
     };
     let _ = fs::DirBuilder::new().mode(0o700).create(&folder);
-    // Not through a link: somebody else may have put one there.
+    // Not through a link, which another user may have put there.
     let found = fs::symlink_metadata(&folder).ok()?;
     (found.is_dir() && found.uid() == user && found.mode() & 0o077 == 0).then_some(folder)
 }
@@ -125,12 +130,12 @@ mod tests {
     #[test]
     fn memory_is_promised_once_to_all_processes() {
         let folder = tempfile::tempdir().unwrap();
-        // Two processes that are certainly there: this one, and the first of all.
+        // Two processes that surely exist: this one, and the first of the system.
         let (mut own, mut other) = (neighbours(folder.path(), std::process::id()), neighbours(folder.path(), 1));
         assert!(own.claim(60, 100) && other.claim(40, 100));
         assert_eq!((own.others(), other.others()), (40, 60));
-        assert!(!own.claim(61, 100), "there is no more");
-        assert_eq!(other.others(), 60, "and what was refused is not claimed");
+        assert!(!own.claim(61, 100), "no more is left");
+        assert_eq!(other.others(), 60, "a refused claim does not count");
         assert!(own.claim(10, 100) && other.claim(90, 100));
         assert!(own.claim(5, 0), "less is always granted");
     }

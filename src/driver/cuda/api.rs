@@ -1,4 +1,5 @@
-//! The functions of the CUDA driver that we call: resolved one by one, each optional, each answering in words.
+//! The functions of the CUDA driver that we call. Each is looked up by itself, each is optional,
+//! and each reports errors in words.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::fmt;
@@ -10,7 +11,7 @@ use cudarc::driver::sys::{
 
 use crate::driver::{DriverError, Result};
 
-/// `CUDA_ERROR_NOT_FOUND`: what a call answers that the driver does not have.
+/// `CUDA_ERROR_NOT_FOUND`: the result of a call that the driver does not have.
 pub(super) const NOT_FOUND: i32 = 500;
 /// `CUDA_ERROR_NOT_READY`: work is not done yet. Not a failure.
 pub(super) const NOT_READY: i32 = 600;
@@ -20,7 +21,8 @@ pub(super) const NOT_READY: i32 = 600;
 #[derive(Clone, Copy)]
 pub(super) struct Address(pub(super) u64);
 
-/// An argument as an error shows it; `None` for one that says nothing, as where to put an answer.
+/// An argument as an error shows it. `None` for one that says nothing, such as a place for a
+/// result.
 trait Argument {
     fn show(&self) -> Option<String>;
 }
@@ -64,7 +66,7 @@ impl Argument for *const CUmemAccessDesc {
     }
 }
 
-/// What a driver writes an answer to.
+/// A type that the driver writes results to.
 trait Answer {}
 impl Answer for c_int {}
 impl Answer for usize {}
@@ -87,11 +89,12 @@ macro_rules! functions {
         }
 
         impl Api {
-            /// Asks for each function by its name, the name of the symbol whose arguments are the ones used here, and the CUDA
-            /// version (as in 11040 for 11.4) in which they became these.
+            /// Looks each function up by its name, by the symbol whose arguments are the ones used
+            /// here, and by the CUDA version (11040 for 11.4) in which the function took on these
+            /// arguments.
             ///
             /// # Safety
-            /// What is found under a name is the driver's function of that name.
+            /// The function found under a name is the driver's function of that name.
             pub(super) unsafe fn resolve(find: impl Fn(&CStr, &CStr, c_int) -> Option<NonNull<c_void>>) -> Api {
                 // SAFETY: the caller's promise; the types are those of the driver's header.
                 unsafe {
@@ -119,7 +122,7 @@ macro_rules! functions {
                 #[doc = concat!("Calls `", stringify!($symbol), "`.")]
                 ///
                 /// # Safety
-                /// What the driver's documentation asks of the arguments.
+                /// As the driver's documentation requires of the arguments.
                 #[allow(clippy::too_many_arguments, reason = "the driver's own")]
                 pub(super) unsafe fn $name(&self, $($argument: $kind),*) -> Result<()> {
                     const CALL: &str = name_of($symbol);
@@ -129,7 +132,7 @@ macro_rules! functions {
                             code: NOT_FOUND,
                             name: "CUDA_ERROR_NOT_FOUND".into(),
                             detail: format!(
-                                "the installed driver does not have it: it needs CUDA {}.{} or later, update the driver",
+                                "the installed driver lacks this function: it needs CUDA {}.{} or later; update the driver",
                                 $since / 1000,
                                 $since % 1000 / 10
                             ),
@@ -218,15 +221,15 @@ impl Api {
         let arguments: Vec<_> =
             arguments.iter().filter_map(|(name, value)| Some(format!("{name} {}", value.show()?))).collect();
         let mut detail = arguments.join(", ");
-        if let Some(text) = told(self.error_string, code) {
+        if let Some(text) = text_of(self.error_string, code) {
             detail = if detail.is_empty() { text } else { format!("{text} ({detail})") };
         }
-        DriverError { call, code, name: told(self.error_name, code).unwrap_or_else(|| "unknown".into()), detail }
+        DriverError { call, code, name: text_of(self.error_name, code).unwrap_or_else(|| "unknown".into()), detail }
     }
 }
 
-/// What the driver says about a code; nothing about one that it does not know.
-fn told(ask: Option<unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int>, code: c_int) -> Option<String> {
+/// The driver's text for a code; `None` for a code that it does not know.
+fn text_of(ask: Option<unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int>, code: c_int) -> Option<String> {
     let mut text = std::ptr::null();
     // SAFETY: the driver writes a pointer to a static string, or null.
     let answer = unsafe { ask?(code, &mut text) };

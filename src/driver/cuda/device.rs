@@ -1,4 +1,4 @@
-//! One device of the driver: its primary context, and what was found by trial about its tiers.
+//! One device of the driver: its primary context, and the abilities of its tiers, found by trial.
 
 use std::ffi::{c_int, c_uint, c_void};
 use std::sync::Arc;
@@ -13,10 +13,12 @@ use super::api::{Address, Api};
 use crate::core::Tier;
 use crate::driver::{DriverError, Handle, Result, Rung, insist};
 
-/// `CU_STREAM_CAPTURE_MODE_RELAXED`: calls that a capture elsewhere would forbid are allowed to this thread.
+/// `CU_STREAM_CAPTURE_MODE_RELAXED`: this thread may make calls that a capture elsewhere would
+/// forbid.
 const RELAXED: c_int = 2;
 
-/// `CU_MEMHOSTALLOC_PORTABLE` and `CU_MEMHOSTALLOC_DEVICEMAP`: pinned for every context, and mapped for the device.
+/// `CU_MEMHOSTALLOC_PORTABLE` and `CU_MEMHOSTALLOC_DEVICEMAP`: pinned for every context, and mapped
+/// for the device.
 const PORTABLE_AND_MAPPED: c_uint = 1 | 2;
 
 /// A device in use.
@@ -26,14 +28,14 @@ pub(super) struct Device {
     ordinal: c_int,
     handle: CUdevice,
     context: CUcontext,
-    /// Where migrations copy. Waits for no other stream and no other for it.
+    /// The stream of migration copies. It waits for no other stream, and no other waits for it.
     pub(super) copies: CUstream,
     pub(super) granularity: u64,
     pub(super) rung: Rung,
-    /// Why each rung above the one that holds does not.
+    /// Why each rung above the one in use failed its trial.
     pub(super) refused: Vec<String>,
     shared: Option<CUmemLocation>,
-    /// Who may read and write: this device, and every other that can reach it.
+    /// The devices that may read and write: this one, and every other that can reach it.
     access: Vec<CUmemAccessDesc>,
 }
 
@@ -42,7 +44,8 @@ unsafe impl Send for Device {}
 // SAFETY: as above; the driver locks.
 unsafe impl Sync for Device {}
 
-/// While it lives, the device's primary context is the current one of this thread, and captures elsewhere do not mind its calls.
+/// While this lives, the device's primary context is current in this thread, and captures elsewhere
+/// tolerate its calls.
 pub(super) struct Entered<'a> {
     api: &'a Api,
     pushed: bool,
@@ -57,9 +60,9 @@ impl Drop for Entered<'_> {
         }
         if self.pushed {
             let mut context = std::ptr::null_mut();
-            // SAFETY: what is popped is what was pushed.
+            // SAFETY: the context that is popped is the one that was pushed.
             if let Err(why) = unsafe { self.api.context_pop(&mut context) } {
-                log::debug!("the context stays current in this thread: {why}");
+                log::debug!("the context could not be popped and stays current in this thread: {why}");
             }
         }
     }
@@ -67,7 +70,8 @@ impl Drop for Entered<'_> {
 
 fn enter(api: &Api, context: CUcontext) -> Result<Entered<'_>> {
     let mut current = std::ptr::null_mut();
-    // SAFETY: the driver writes the answer; where it cannot, the context is pushed, which is right in any case.
+    // SAFETY: the driver writes the result. If it cannot, the context is pushed, which is right in
+    // any case.
     let known = unsafe { api.context_current(&mut current) }.is_ok();
     let pushed = !(known && current == context);
     if pushed {
@@ -75,7 +79,7 @@ fn enter(api: &Api, context: CUcontext) -> Result<Entered<'_>> {
         unsafe { api.context_push(context) }?;
     }
     let mut mode = RELAXED;
-    // SAFETY: the mode is one of the driver's; it writes the one before.
+    // SAFETY: the mode is one of the driver's. The driver writes the previous one.
     let mode = unsafe { api.capture_mode(&mut mode) }.is_ok().then_some(mode);
     Ok(Entered { api, pushed, mode })
 }
@@ -100,14 +104,14 @@ fn on_device(ordinal: c_int) -> CUmemLocation {
 }
 
 impl Device {
-    /// Takes the device's primary context and finds out what it can do.
+    /// Retains the device's primary context and finds out what the device can do.
     ///
     /// # Errors
-    /// The driver's: no such device, no context, no virtual memory management.
+    /// The driver's: no such device, no context, or no virtual memory management.
     pub(super) fn open(api: Arc<Api>, ordinal: c_int, count: c_int) -> Result<Device> {
         let mut handle = 0;
         let mut context = std::ptr::null_mut();
-        // SAFETY: the driver writes the answers.
+        // SAFETY: the driver writes the results.
         unsafe {
             api.device_get(&mut handle, ordinal)?;
             api.context_retain(&mut context, handle)?;
@@ -133,7 +137,8 @@ impl Device {
                 device.access.push(readable(peer));
             }
         }
-        // A driver that cannot do all of it is found out now, and not when memory is to be given back.
+        // Fails here for a driver that lacks a part of this, rather than when memory is to be
+        // returned.
         match device.try_backing(on_device(ordinal)) {
             Err(why) if !why.is_out_of_memory() => return Err(why),
             _ => device.climb_down(),
@@ -142,14 +147,14 @@ impl Device {
         Ok(device)
     }
 
-    /// Makes the device current.
+    /// Makes the device's context current in this thread.
     pub(super) fn enter(&self) -> Result<Entered<'_>> {
         enter(&self.api, self.context)
     }
 
     fn reachable_from(&self, peer: c_int) -> bool {
         let (mut handle, mut can) = (0, 0);
-        // SAFETY: the driver writes the answers.
+        // SAFETY: the driver writes the results.
         let asked = unsafe {
             self.api
                 .device_get(&mut handle, peer)
@@ -161,12 +166,13 @@ impl Device {
     fn granularity_of(&self, location: CUmemLocation) -> Result<u64> {
         let mut bytes = 0;
         let minimum = CUmemAllocationGranularity_flags::CU_MEM_ALLOC_GRANULARITY_MINIMUM as c_int;
-        // SAFETY: the description is whole; the driver writes the answer.
+        // SAFETY: the description is complete. The driver writes the result.
         unsafe { self.api.granularity(&mut bytes, &backing(location), minimum) }?;
         Ok((bytes as u64).max(1 << 16).next_power_of_two())
     }
 
-    /// The rungs of the shared tier, the best first; the first that passes a trial holds.
+    /// Tries the rungs of the shared tier, the best first. The first one that passes its trial is
+    /// used.
     fn climb_down(&mut self) {
         let rungs = [
             (Rung::HostNuma, CUmemLocationType::CU_MEM_LOCATION_TYPE_HOST_NUMA, self.numa_node()),
@@ -189,11 +195,12 @@ impl Device {
         }
     }
 
-    /// Pins a granule of host memory and gives it back. The device must reach it at the address that it has for the host.
+    /// Pins a granule of host memory and frees it. The device must reach it at the host's own
+    /// address.
     fn try_pinning(&self) -> Result<()> {
         let here = self.pin(self.granularity)?;
         let mut address = Address(0);
-        // SAFETY: the memory was pinned just now; the driver writes the answer.
+        // SAFETY: the memory was pinned just now. The driver writes the result.
         let reached = unsafe { self.api.device_pointer(&mut address, here as *mut c_void, 0) };
         let reached = reached.and_then(|()| match address.0 {
             there if there == here => Ok(()),
@@ -201,7 +208,9 @@ impl Device {
                 call: "cuMemHostGetDevicePointer",
                 code: crate::driver::NOT_SUPPORTED,
                 name: "CUDA_ERROR_NOT_SUPPORTED".into(),
-                detail: format!("the device has {there:#x} for the host's {here:#x}: there is no unified addressing"),
+                detail: format!(
+                    "the device address {there:#x} is not the host's {here:#x}: unified addressing is missing"
+                ),
             }),
         });
         reached.and(insist(|| self.unpin(here)))
@@ -215,9 +224,9 @@ impl Device {
         Ok(memory as u64)
     }
 
-    /// Gives pinned memory back.
+    /// Frees pinned memory.
     pub(super) fn unpin(&self, address: u64) -> Result<()> {
-        // SAFETY: the driver answers an address that it did not pin with an error.
+        // SAFETY: the driver refuses an address that it did not pin.
         unsafe { self.api.unpin(address as *mut c_void) }
     }
 
@@ -225,20 +234,21 @@ impl Device {
     fn numa_node(&self) -> c_int {
         let mut node = 0;
         let attribute = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID as c_int;
-        // SAFETY: the driver writes the answer.
+        // SAFETY: the driver writes the result.
         match unsafe { self.api.device_attribute(&mut node, attribute, self.handle) } {
             Ok(()) => node.max(0),
             Err(_) => 0,
         }
     }
 
-    /// Creates, maps and makes accessible one granule at a location, and takes it all back. Attributes that tell came later than the
-    /// ability, so a trial is the only way to know. Returns the granularity.
+    /// Creates, maps and makes accessible one granule at a location, then undoes all of that. The
+    /// attributes that report the ability are newer than the ability itself, so only a trial tells.
+    /// Returns the granularity in bytes.
     fn try_backing(&self, location: CUmemLocation) -> Result<u64> {
         let granularity = self.granularity_of(location)?;
         let bytes = self.granularity.max(granularity);
         let (mut handle, mut address) = (0, Address(0));
-        // SAFETY: what is given back is what was taken, in reverse order.
+        // SAFETY: everything obtained here is released in reverse order.
         unsafe {
             self.api.create(&mut handle, bytes as usize, &backing(location), 0)?;
             let reserved = self.api.reserve(&mut address, bytes as usize, bytes as usize, Address(0), 0);
@@ -265,19 +275,19 @@ impl Device {
                     call: "cuMemCreate",
                     code: crate::driver::OUT_OF_MEMORY,
                     name: "CUDA_ERROR_OUT_OF_MEMORY".into(),
-                    detail: "this driver creates no backing in shared memory".into(),
+                    detail: "this driver cannot create backing in host memory".into(),
                 });
             }
         };
         let mut handle = 0;
-        // SAFETY: the description is whole; the driver writes the handle.
+        // SAFETY: the description is complete. The driver writes the handle.
         unsafe { self.api.create(&mut handle, bytes as usize, &backing(location), 0) }?;
         Ok(Handle(handle))
     }
 
-    /// Lets this device and its peers read and write a mapped range.
+    /// Makes a mapped range readable and writable for this device and its peers.
     pub(super) fn set_access(&self, address: u64, bytes: u64) -> Result<()> {
-        // SAFETY: the descriptions are as many as said.
+        // SAFETY: there are as many descriptions as the length says.
         unsafe { self.api.set_access(Address(address), bytes as usize, self.access.as_ptr(), self.access.len()) }
     }
 
@@ -285,15 +295,15 @@ impl Device {
     pub(super) fn memory(&self) -> Result<(u64, u64)> {
         let _entered = self.enter()?;
         let (mut free, mut total) = (0, 0);
-        // SAFETY: the driver writes the answers.
+        // SAFETY: the driver writes the results.
         unsafe { self.api.memory_info(&mut free, &mut total) }?;
         Ok((total as u64, free as u64))
     }
 
-    /// The device's name, for people.
+    /// The device's human-readable name.
     pub(super) fn name(&self) -> String {
         let mut name = [0; 256];
-        // SAFETY: the driver writes at most the length given.
+        // SAFETY: the driver writes at most the given length.
         match unsafe { self.api.device_name(name.as_mut_ptr(), name.len() as c_int, self.handle) } {
             Ok(()) => name.iter().take_while(|c| **c != 0).map(|c| char::from(*c as u8)).collect(),
             Err(_) => format!("device {}", self.ordinal),
@@ -306,10 +316,10 @@ impl Drop for Device {
         if !self.copies.is_null()
             && let Ok(_entered) = enter(&self.api, self.context)
         {
-            // SAFETY: the stream was made in `open`, and nobody uses it any more.
+            // SAFETY: the stream was created in `open` and is no longer in use.
             let _ = unsafe { self.api.stream_destroy(self.copies) };
         }
-        // SAFETY: the context was retained in `open`, once.
+        // SAFETY: `open` retained the context once.
         if let Err(why) = unsafe { self.api.context_release(self.handle) } {
             log::debug!("device {}: {why}", self.ordinal);
         }

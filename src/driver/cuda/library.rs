@@ -1,4 +1,5 @@
-//! Finds the driver's library: the one that the process has already first, so that there is only ever one.
+//! Finds the driver's library: the one that the process has loaded already, if any, so that there
+//! is only ever one.
 
 use std::ffi::{CStr, OsStr, c_char, c_int, c_ulonglong, c_void};
 use std::path::Path;
@@ -17,7 +18,7 @@ const NAME: &str = "libcuda.so.1";
 /// `CUDA_ERROR_NO_DEVICE`, for a machine whose driver cannot be loaded.
 const NO_DEVICE: i32 = 100;
 
-/// Loads the driver of this machine, or the one in the file given.
+/// Loads the driver of this machine, or the one in the given file.
 pub(super) fn load(path: Option<&Path>) -> Result<Api> {
     let library = match path {
         Some(path) => open(path.as_os_str()),
@@ -30,7 +31,7 @@ pub(super) fn load(path: Option<&Path>) -> Result<Api> {
         name: "CUDA_ERROR_NO_DEVICE".into(),
         detail: format!("{shown} cannot be loaded ({}): is the NVIDIA driver installed?", reason(&why)),
     })?;
-    // SAFETY: a library that calls itself the CUDA driver is taken at its word.
+    // SAFETY: we trust a library that calls itself the CUDA driver.
     let api = unsafe { Api::resolve(finder(&library)) };
     log::debug!("the CUDA driver is {shown}; it lacks {:?}", api.missing());
     // Never unloaded: work and memory outlive whatever is dropped here.
@@ -38,7 +39,7 @@ pub(super) fn load(path: Option<&Path>) -> Result<Api> {
     Ok(api)
 }
 
-/// What the loader says, in the words of the system where it has some.
+/// The loader's message, in the words of the system where it has some.
 fn reason(why: &libloading::Error) -> String {
     std::error::Error::source(why).map_or_else(|| why.to_string(), ToString::to_string)
 }
@@ -65,7 +66,8 @@ fn loaded_already(name: &str) -> Option<Library> {
 type GetProcAddress = unsafe extern "C" fn(*const c_char, *mut *mut c_void, c_int, c_ulonglong, *mut c_int) -> c_int;
 type OldGetProcAddress = unsafe extern "C" fn(*const c_char, *mut *mut c_void, c_int, c_ulonglong) -> c_int;
 
-/// How a function is found: by `cuGetProcAddress`, which knows versions; where a driver is older than that (11.3), by its symbol.
+/// How functions are found: by `cuGetProcAddress`, which knows versions, or by their symbols in
+/// drivers that are older than that (11.3).
 fn finder(library: &Library) -> impl Fn(&CStr, &CStr, c_int) -> Option<NonNull<c_void>> {
     // SAFETY: the types are those of the driver's header.
     let (ask, ask_old) = unsafe {

@@ -1,4 +1,4 @@
-//! The real CUDA driver, by its virtual memory management.
+//! The real CUDA driver, through its virtual memory management.
 //!
 //! ```text
 //!   library.rs   finds the library: the one already in the process, or libcuda.so.1 / nvcuda.dll
@@ -7,7 +7,8 @@
 //!   mod.rs       the driver trait over these
 //! ```
 //!
-//! What is not there is an error in words. Streams and events are the driver's own handles, shared with the runtime.
+//! A function that the driver lacks is an error in words. Streams and events are the driver's own
+//! handles, shared with the runtime.
 
 mod api;
 mod device;
@@ -25,7 +26,8 @@ use self::device::{Device, Entered};
 use super::{DeviceInfo, Driver, DriverError, Event, Handle, Result, Rung, Stream, insist};
 use crate::core::{PerTier, Tier};
 
-/// `CUDA_ERROR_STREAM_CAPTURE_IMPLICIT`: the legacy default stream was asked while another stream is captured.
+/// `CUDA_ERROR_STREAM_CAPTURE_IMPLICIT`: a query of the legacy default stream while another stream
+/// is being captured.
 const CAPTURE_IMPLICIT: i32 = 906;
 
 /// The CUDA driver of this machine.
@@ -36,10 +38,11 @@ pub struct CudaDriver {
 }
 
 impl CudaDriver {
-    /// The driver that the process has already, or the system's.
+    /// The driver that the process has loaded already, or the system's.
     ///
     /// # Errors
-    /// No library, one that is not a driver, no device: each in words.
+    /// A missing library, a library that is not a driver, or a machine without a device: each in
+    /// words.
     pub fn open() -> Result<CudaDriver> {
         CudaDriver::start(library::load(None)?)
     }
@@ -63,13 +66,13 @@ impl CudaDriver {
         Ok(CudaDriver { api: Arc::new(api), devices })
     }
 
-    /// The version of CUDA that the driver supports, as in 12040 for 12.4.
+    /// The CUDA version that the driver supports: 12040 for 12.4.
     ///
     /// # Errors
     /// The driver's.
     pub fn version(&self) -> Result<i32> {
         let mut version = 0;
-        // SAFETY: the driver writes the answer.
+        // SAFETY: the driver writes the result.
         unsafe { self.api.driver_version(&mut version) }?;
         Ok(version)
     }
@@ -99,8 +102,8 @@ fn raw_event(event: Event) -> CUevent {
     event.0 as CUevent
 }
 
-// In all calls below, addresses, handles, streams and events are those that the driver gave, or its caller was given by the
-// driver or the runtime; a wrong one is answered with an error by the driver.
+// In all calls below, addresses, handles, streams and events come from the driver or the runtime,
+// through the caller. The driver reports an error for an invalid one.
 impl Driver for CudaDriver {
     fn device_count(&self) -> Result<usize> {
         Ok(self.devices.len())
@@ -183,8 +186,9 @@ impl Driver for CudaDriver {
 
     fn copy(&self, device: usize, to: u64, from: u64, bytes: u64) -> Result<()> {
         let (device, _entered) = self.enter(device)?;
-        // SAFETY: see above. A copy within the device returns before it is done. It must be, even if waiting for it fails: the caller
-        // is about to unmap what it reads or writes.
+        // SAFETY: see above. A copy within the device returns before it is done. It must be done
+        // here even if waiting for it fails: the caller is about to unmap the memory that it reads
+        // or writes.
         unsafe {
             self.api.copy(Address(to), Address(from), bytes as usize, device.copies)?;
             insist(|| self.api.stream_synchronize(device.copies)).or_else(|_| insist(|| self.api.synchronize()))
@@ -250,7 +254,7 @@ impl Driver for CudaDriver {
         match unsafe { self.api.stream_is_capturing(raw_stream(stream), &mut status) } {
             Ok(()) => Ok(status != 0),
             Err(why) if why.code == CAPTURE_IMPLICIT => Ok(true),
-            // A driver that cannot be asked (before 10.0) has no captures either.
+            // A driver that lacks this query (before 10.0) has no captures either.
             Err(why) if why.code == api::NOT_FOUND => Ok(false),
             Err(why) => Err(why),
         }
