@@ -1,6 +1,8 @@
-//! Pool contexts: which pool an allocation comes from while a graph is captured, or inside `use_mem_pool`.
+//! Pool contexts: which pool serves an allocation while a graph is captured, or inside
+//! `use_mem_pool`.
 //!
-//! Contexts are nested as programs nest them: of those that accept an allocation, the one that was begun last serves.
+//! Contexts nest as programs nest them. Among those that accept an allocation, the one begun last
+//! serves it.
 
 use std::sync::Arc;
 
@@ -8,7 +10,8 @@ use crate::driver::Stream;
 use crate::heap::{ContextId, Serving};
 use crate::sync::{AtomicU32, Mutex, Ordering};
 
-/// Asked of each allocation while contexts are open: whether its stream belongs to one.
+/// Whether an allocation on a stream belongs to a context. It is called for each allocation while
+/// contexts are open.
 pub(super) type Filter = Box<dyn Fn(Stream) -> bool + Send + Sync>;
 
 /// An open context.
@@ -16,14 +19,14 @@ pub(super) type Filter = Box<dyn Fn(Stream) -> bool + Send + Sync>;
 struct Context {
     serving: Serving,
     filter: Arc<Filter>,
-    /// The stream, where the context is of one.
+    /// The stream, if the context is for a single one.
     stream: Option<Stream>,
 }
 
 /// The open contexts of a device, in the order in which they were begun.
 #[derive(Default)]
 pub(super) struct Contexts {
-    /// How many there are. A malloc looks here first, without a lock.
+    /// The number of open contexts. A malloc looks here first, without a lock.
     count: AtomicU32,
     open: Mutex<Arc<Vec<Context>>>,
 }
@@ -35,13 +38,13 @@ impl Contexts {
         self.count.load(Ordering::Acquire) != 0
     }
 
-    /// Opens a context.
+    /// Opens a context. O(contexts).
     pub(super) fn push(&self, serving: Serving, filter: Filter, stream: Option<Stream>) {
         let context = Context { serving, filter: Arc::new(filter), stream };
         self.change(|open| open.push(context));
     }
 
-    /// Closes a context; nothing happens where it is not open.
+    /// Closes a context. Does nothing if it is not open. O(contexts).
     pub(super) fn remove(&self, id: ContextId) {
         self.change(|open| open.retain(|context| context.serving.context != id));
     }
@@ -53,18 +56,18 @@ impl Contexts {
         self.count.store(changed.len() as u32, Ordering::Release);
         let before = std::mem::replace(&mut *open, Arc::new(changed));
         drop(open);
-        // A filter is foreign code to its end: no lock is held when it goes.
+        // A filter is foreign code, its destructor included: no lock is held when it is dropped.
         drop(before);
     }
 
-    /// The innermost context that accepts an allocation on `stream`. Filters are foreign code: no lock is held while they
-    /// run.
+    /// The innermost context that accepts an allocation on `stream`. Filters are foreign code: no
+    /// lock is held while they run. O(contexts).
     pub(super) fn serving(&self, stream: Stream) -> Option<Serving> {
         let open = self.open.lock().clone();
         open.iter().rev().find(|context| (context.filter)(stream)).map(|context| context.serving)
     }
 
-    /// The innermost context of one stream.
+    /// The innermost context that is for this one stream.
     pub(super) fn of_stream(&self, stream: Stream) -> Option<Serving> {
         let open = self.open.lock().clone();
         open.iter().rev().find(|context| context.stream == Some(stream)).map(|context| context.serving)

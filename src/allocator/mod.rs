@@ -1,14 +1,14 @@
-//! The allocator of a process: one heap for each device, behind a lock each.
+//! The allocator of a process: one heap for each device, each behind a lock.
 //!
 //! ```text
-//!   devices     a heap for each device, made at its first use; what was said before that
+//!   devices     a heap for each device, created at its first use; settings made before that
 //!   contexts    which pool serves an allocation
 //!   options     the one table from which the parser and the reference page are made
 //!   remembered  what a run would have wanted, kept for the next one
 //! ```
 //!
-//! A call names a device, or is looked up by the address it is about. Which actions may follow which
-//! is told in [`core::phase`](crate::core::Phase).
+//! A call names a device, or the device is found by the address that the call is about. The table
+//! of [`core::phase`](crate::core::Phase) says which action may follow which.
 
 mod contexts;
 mod devices;
@@ -36,16 +36,16 @@ pub(crate) use self::remembered::forget;
 
 pub use self::options::{OPTIONS, OptionRow, Options, reference};
 
-/// What a device is found to be, before it is put to use. Bytes.
+/// A device as it is found before it is initialized for use. Bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// What the driver reports.
+    /// The driver's report.
     pub info: DeviceInfo,
-    /// What each tier may hold at most.
+    /// The most that each tier may hold.
     pub capacity: PerTier<u64>,
-    /// What all devices of this process may take of the host's memory together.
+    /// The host memory that all devices of this process may take together.
     pub budget: u64,
-    /// What they have taken of it.
+    /// The host memory that they have taken.
     pub used: u64,
     /// What other processes of this user claim of the host's memory.
     pub others: u64,
@@ -54,13 +54,13 @@ pub struct Found {
 /// The allocator of a process.
 pub struct Allocator {
     devices: Devices,
-    /// What is recorded of each device.
+    /// The recording that is in force on each device.
     recording: Mutex<Recording>,
-    /// 1 while anything is recorded, or known of any live block; 0 otherwise.
+    /// 1 while anything is recorded or a caller of a live block is known; 0 otherwise.
     observed: AtomicU32,
-    /// How many pool contexts were ever begun.
+    /// The number of pool contexts ever begun.
     contexts_begun: AtomicUsize,
-    /// The pools that `MemPool`s keep, on whatever device they are used, once for each.
+    /// The pools that `MemPool`s keep on whatever device they are used, once for each `MemPool`.
     kept: Mutex<Vec<PoolId>>,
 }
 
@@ -74,10 +74,10 @@ impl std::fmt::Debug for Allocator {
 }
 
 impl Allocator {
-    /// An allocator over a driver. No memory is touched yet.
+    /// An allocator over a driver. Touches no memory yet.
     ///
     /// # Errors
-    /// The driver's, where it cannot count its devices.
+    /// The driver's, where it cannot count the devices.
     pub fn new(options: Options, driver: Arc<dyn Driver>) -> Result<Allocator, Error> {
         Ok(Allocator {
             devices: Devices::new(options, driver)?,
@@ -88,12 +88,12 @@ impl Allocator {
         })
     }
 
-    /// The options it was made with.
+    /// The options that it was created with.
     pub fn options(&self) -> &Options {
         self.devices.options()
     }
 
-    /// How many devices there are.
+    /// The number of devices.
     pub fn device_count(&self) -> usize {
         self.devices.count()
     }
@@ -103,9 +103,9 @@ impl Allocator {
         self.devices.heap(device, &self.recording)
     }
 
-    /// Ends the program, as far as the allocator knows: what it would have wanted is remembered, where
-    /// that is asked for, or reported in one line for each device whose work has overflowed for lack
-    /// of a reserve. Returns those lines.
+    /// Ends the program, as far as the allocator is concerned. Remembers what the run would have
+    /// wanted, if the options ask for that. Otherwise returns one line for each device whose work
+    /// overflowed for lack of a reserve. Failures to remember are returned as lines, too.
     pub fn farewell(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for heap in self.devices.heaps() {
@@ -118,7 +118,7 @@ impl Allocator {
             let has_worked = heap.has_worked();
             drop(heap);
             if wanted.reserve == 0 && !has_worked {
-                // A run that ended early teaches nothing about the next.
+                // A run that ended early says nothing about the next one.
                 continue;
             }
             let written =
@@ -130,8 +130,8 @@ impl Allocator {
         lines
     }
 
-    /// What the run so far would have wanted of a device from its start; `None` where the device is not
-    /// in use.
+    /// What the run so far would have wanted of a device from its start; `None` where the device is
+    /// not in use.
     ///
     /// # Errors
     /// A device that does not exist.
@@ -139,8 +139,8 @@ impl Allocator {
         Ok(self.devices.in_use(device)?.map(|heap| heap.wanted()))
     }
 
-    /// What a device is found to be, and what each tier of it would have, without putting it to use: the
-    /// driver creates a context for the time being, and nothing else is taken.
+    /// Looks at a device and at the memory that each tier of it would have, without initializing it
+    /// for use. The driver creates a context for that time, and nothing else is taken.
     ///
     /// # Errors
     /// A device that does not exist; the driver's.
@@ -148,8 +148,8 @@ impl Allocator {
         self.devices.look_at(device)
     }
 
-    /// What can be had of a device's memory now. One that is not in use is looked at, as by
-    /// [`look_at`](Allocator::look_at).
+    /// The memory of a device that can be obtained now. A device that is not in use is looked at,
+    /// as by [`look_at`](Allocator::look_at).
     ///
     /// # Errors
     /// A device that does not exist; the driver's.
@@ -157,7 +157,8 @@ impl Allocator {
         self.devices.memory_info(device)
     }
 
-    /// Puts a device to use, as its first allocation would: a context, and the backing of the reserve.
+    /// Initializes a device for use as its first allocation would: creates a context and the
+    /// backing of the reserve.
     ///
     /// # Errors
     /// A device that does not exist; the driver's.
@@ -165,7 +166,8 @@ impl Allocator {
         self.heap(device).map(drop)
     }
 
-    /// Gives out `bytes` on `device` for use on `stream`. Size 0 is address 0.
+    /// Allocates `bytes` on `device` for use on `stream`. Returns the address; 0 for 0 bytes. O(1)
+    /// if a free block fits.
     ///
     /// # Errors
     /// A device that does not exist; out of memory in both tiers, with the figures; the driver's.
@@ -181,7 +183,8 @@ impl Allocator {
         heap.malloc(bytes as u64, stream, serving)
     }
 
-    /// [`malloc`](Allocator::malloc), in the shared tier as long as that has room; captures keep to their pools.
+    /// [`malloc`](Allocator::malloc) in the shared tier, as long as that has room. While a pool
+    /// context is open, this is a plain `malloc`.
     ///
     /// # Errors
     /// As for [`malloc`](Allocator::malloc).
@@ -195,11 +198,11 @@ impl Allocator {
         self.malloc(bytes, device, stream)
     }
 
-    /// Takes a block back; address 0 is nothing. `stream` is where it was used last. The device named is looked at first; a block of
-    /// another device is found all the same.
+    /// Frees a block; does nothing for address 0. `stream` is the stream that used it last. The
+    /// block is looked for on `device` first, and then on the others. O(1) on the first.
     ///
     /// # Errors
-    /// An address that is not the start of a live block; nothing has changed then.
+    /// An address that is not the start of a live block. Nothing has changed then.
     #[inline]
     pub fn free(&self, address: u64, device: usize, stream: Stream) -> Result<(), Error> {
         if address == 0 {
@@ -214,7 +217,7 @@ impl Allocator {
         self.devices.with_owner(address, |heap| heap.free(address, stream))
     }
 
-    /// Tells that `stream`, besides the block's own, uses the block that holds `address`.
+    /// Reports that `stream`, too, uses the block that holds `address`.
     ///
     /// # Errors
     /// An address in no live block.
@@ -222,7 +225,7 @@ impl Allocator {
         self.devices.with_owner(address, |heap| heap.record_stream(address, stream))
     }
 
-    /// Says whether the block that holds `address` belongs to the model.
+    /// Sets whether the block that holds `address` belongs to the model.
     ///
     /// # Errors
     /// An address in no live block.
@@ -230,7 +233,8 @@ impl Allocator {
         self.devices.with_owner(address, |heap| heap.mark(address, model))
     }
 
-    /// Pins the block that holds `address` to a tier, or unpins it: no placement moves it from there.
+    /// Pins the block that holds `address` to a tier, so that no placement moves it from there, or
+    /// unpins it.
     ///
     /// # Errors
     /// An address in no live block.
@@ -246,7 +250,7 @@ impl Allocator {
         self.devices.with_owner(address, |heap| heap.pin_of(address))
     }
 
-    /// How many bytes of the block that holds `address` lie in each tier.
+    /// The bytes in each tier of the block that holds `address`.
     ///
     /// # Errors
     /// An address in no live block.
@@ -254,7 +258,7 @@ impl Allocator {
         self.devices.with_owner(address, |heap| heap.residency(address))
     }
 
-    /// Start and length of the block that holds `address`.
+    /// The start and the length in bytes of the block that holds `address`.
     ///
     /// # Errors
     /// An address in no live block.
@@ -262,7 +266,8 @@ impl Allocator {
         self.devices.with_owner(address, |heap| heap.extent(address))
     }
 
-    /// Moves the block that holds `address` to a tier, with the small blocks that share its granules.
+    /// Moves the block that holds `address` to a tier, with the small blocks that share its
+    /// granules.
     ///
     /// # Errors
     /// An address in no live block; a tier without room; while a graph is captured; the driver's.
@@ -270,7 +275,8 @@ impl Allocator {
         self.devices.with_owner(address, |heap| heap.move_block(address, tier))
     }
 
-    /// Goes back to loading on a device, with reserve and persist kept from what is allocated until the next action.
+    /// Returns a device to loading, with reserve and persist kept from allocations until the next
+    /// action.
     ///
     /// # Errors
     /// See [`Heap::begin_loading`].
@@ -278,7 +284,8 @@ impl Allocator {
         self.heap(device)?.begin_loading(reserve, persist)
     }
 
-    /// The live blocks of a device in the order in which an action would let them claim dedicated memory.
+    /// The live blocks of a device in the order in which an action would let them claim dedicated
+    /// memory.
     ///
     /// # Errors
     /// As for [`stats`](Allocator::stats).
@@ -286,7 +293,8 @@ impl Allocator {
         Ok(self.devices.in_use(device)?.map_or_else(Vec::new, |heap| heap.claims(order)))
     }
 
-    /// Places everything on a device anew and freezes it. The caller sees to it that nobody launches work meanwhile.
+    /// Places everything on a device anew and freezes it. The caller makes sure that no work is
+    /// launched during the call.
     ///
     /// # Errors
     /// See [`Heap::activate`].
@@ -302,7 +310,8 @@ impl Allocator {
         self.heap(device)?.disable(order)
     }
 
-    /// A safe point of a device: nobody launches work until this returns, and `kind` names the work that comes next.
+    /// A safe point of a device: no work is launched until this returns. `kind` names the work that
+    /// comes next.
     ///
     /// # Errors
     /// See [`Heap::safe_point`].
@@ -310,7 +319,7 @@ impl Allocator {
         self.devices.in_use(device)?.map_or_else(|| Ok(Moved::default()), |mut heap| heap.safe_point(kind))
     }
 
-    /// Tells the automatic mode that work reads `bytes` of the block that holds `address`.
+    /// Reports to the automatic mode that work reads `bytes` of the block that holds `address`.
     ///
     /// # Errors
     /// An address in no live block.
@@ -318,7 +327,8 @@ impl Allocator {
         self.devices.with_owner(address, |heap| heap.touch(address, bytes))
     }
 
-    /// Moves everything on a device to the shared tier and gives its dedicated memory back to the driver.
+    /// Moves everything on a device to the shared tier and returns its dedicated memory to the
+    /// driver.
     ///
     /// # Errors
     /// See [`Heap::free_vram`].
@@ -326,7 +336,8 @@ impl Allocator {
         self.heap(device)?.free_vram()
     }
 
-    /// A piece of work of the calling thread begins on a device: no other thread's safe point moves anything before it ends.
+    /// Begins a piece of work of the calling thread on a device. No other thread's safe point moves
+    /// anything before it ends.
     ///
     /// # Errors
     /// A device that does not exist.
@@ -334,7 +345,7 @@ impl Allocator {
         self.begin_work_of(device, this_thread())
     }
 
-    /// The piece of work that the calling thread began last on a device has ended.
+    /// Ends the piece of work that the calling thread began last on a device.
     ///
     /// # Errors
     /// A device that does not exist.
@@ -342,8 +353,8 @@ impl Allocator {
         self.end_work_of(device, this_thread())
     }
 
-    /// [`begin_work`](Allocator::begin_work) of any thread. The device need not be in use yet, and is not
-    /// put to use.
+    /// [`begin_work`](Allocator::begin_work) for any thread. A device that is not in use yet stays
+    /// so.
     ///
     /// # Errors
     /// A device that does not exist.
@@ -352,7 +363,7 @@ impl Allocator {
         self.devices.begin_work(device, thread)
     }
 
-    /// [`end_work`](Allocator::end_work) of any thread.
+    /// [`end_work`](Allocator::end_work) for any thread.
     ///
     /// # Errors
     /// A device that does not exist.
@@ -361,7 +372,8 @@ impl Allocator {
         self.devices.end_work(device, thread)
     }
 
-    /// The calling thread launches nothing on a device before it allocates, frees or begins a piece of work there again.
+    /// Reports that the calling thread launches nothing on a device until it allocates, frees or
+    /// begins a piece of work there again.
     ///
     /// # Errors
     /// A device that does not exist.
@@ -370,7 +382,8 @@ impl Allocator {
         Ok(())
     }
 
-    /// The caller's word that no other thread launches work on a device, those inside a piece of work excepted.
+    /// Takes the caller's word that no other thread launches work on a device, except threads
+    /// inside a piece of work.
     ///
     /// # Errors
     /// A device that does not exist.
@@ -379,17 +392,17 @@ impl Allocator {
         Ok(())
     }
 
-    /// PyTorch's `empty_cache`, on every device in use, at any time and beside any work. Nothing that lives moves. Does nothing
-    /// where frozen.
+    /// PyTorch's `empty_cache`, on every device in use. It may be called at any time, next to any
+    /// work, and moves no live block. Does nothing on a frozen device.
     ///
     /// # Errors
-    /// The first device's that fails; the others were done all the same.
+    /// The first device's that fails. The other devices are reset all the same.
     pub fn reset(&self) -> Result<(), Error> {
         self.devices.for_each(Heap::reset)
     }
 
-    /// Gives what is idle on a device back to the driver, beside whatever work runs. Does nothing where the device is not in use,
-    /// is frozen by an action, or a graph is captured.
+    /// Returns idle memory of a device to the driver, next to whatever work runs. Does nothing
+    /// where the device is not in use, is frozen by an action, or a graph is captured.
     ///
     /// # Errors
     /// The driver's.
@@ -400,17 +413,18 @@ impl Allocator {
         }
     }
 
-    /// One look for what lies idle, by whoever looks now and then: where nothing was allocated or freed since the last look, it goes
-    /// back to the driver. Nothing happens where a device is frozen, or at work as far as can be seen.
+    /// Looks once for idle memory, for a caller that looks now and then. Memory of a device on
+    /// which nothing was allocated or freed since the last look goes back to the driver. Nothing
+    /// happens on a device that is frozen or seen at work.
     pub fn look_for_idle(&self) {
         for heap in self.devices.heaps() {
             if let Err(why) = heap.lock().give_back_if_idle() {
-                log::debug!("idle memory stays where it is: {why}");
+                log::debug!("idle memory stays cached: {why}");
             }
         }
     }
 
-    /// What is counted on a device: nothing, where it is not in use.
+    /// The statistics of a device; all zeros where it is not in use.
     ///
     /// # Errors
     /// A device that does not exist.
@@ -418,7 +432,8 @@ impl Allocator {
         Ok(self.devices.in_use(device)?.map_or_else(Stats::default, |heap| heap.stats()))
     }
 
-    /// Free space of a device beside small blocks, and beside large ones, that cannot be given back. O(blocks).
+    /// Free space of a device that cannot be returned to the driver, next to small blocks and next
+    /// to large ones. O(blocks).
     ///
     /// # Errors
     /// As for [`stats`](Allocator::stats).
@@ -426,7 +441,7 @@ impl Allocator {
         Ok(self.devices.in_use(device)?.map_or_else(Default::default, |heap| heap.splits()))
     }
 
-    /// Forgets the peaks of a device.
+    /// Resets the peaks of a device to the current values.
     ///
     /// # Errors
     /// As for [`stats`](Allocator::stats).
@@ -435,7 +450,7 @@ impl Allocator {
         Ok(())
     }
 
-    /// Begins anew to count on a device what only ever grows.
+    /// Resets the totals and counters of a device.
     ///
     /// # Errors
     /// As for [`stats`](Allocator::stats).
@@ -444,7 +459,7 @@ impl Allocator {
         Ok(())
     }
 
-    /// What a device was found to be and have when it was first used; `None` where it is not in use.
+    /// The device as the driver reported it at its first use; `None` where it is not in use.
     ///
     /// # Errors
     /// As for [`stats`](Allocator::stats).
@@ -452,7 +467,7 @@ impl Allocator {
         Ok(self.devices.in_use(device)?.map(|heap| heap.device_info().clone()))
     }
 
-    /// How the reserve in force on a device was found, for people.
+    /// How the reserve in force on a device was found, human-readable.
     ///
     /// # Errors
     /// As for [`stats`](Allocator::stats).
@@ -461,7 +476,7 @@ impl Allocator {
         Ok(self.devices.in_use(device)?.map_or_else(unused, |heap| heap.reserve_reason()))
     }
 
-    /// The memory map of a device.
+    /// The memory map of a device. O(blocks + granules).
     ///
     /// # Errors
     /// As for [`stats`](Allocator::stats).
@@ -469,7 +484,7 @@ impl Allocator {
         Ok(self.devices.in_use(device)?.map_or_else(MemoryMap::default, |heap| heap.map()))
     }
 
-    /// Every segment of a device, with its blocks.
+    /// All segments of a device, with their blocks. O(blocks + granules).
     ///
     /// # Errors
     /// As for [`stats`](Allocator::stats).
@@ -477,7 +492,8 @@ impl Allocator {
         Ok(self.devices.in_use(device)?.map_or_else(Vec::new, |heap| heap.segments()))
     }
 
-    /// Every segment of a device, with its blocks, and who asked for which, by their addresses.
+    /// All segments of a device, with the callers that allocated the live blocks, by address.
+    /// O(blocks + granules).
     ///
     /// # Errors
     /// As for [`stats`](Allocator::stats).
@@ -485,7 +501,7 @@ impl Allocator {
         Ok(self.devices.in_use(device)?.map_or_else(Default::default, |heap| (heap.segments(), heap.askers())))
     }
 
-    /// Limits what a device's dedicated tier may hold to a fraction of the card, from its first use on.
+    /// Limits the dedicated tier of a device to a fraction of the card, from its first use on.
     ///
     /// # Errors
     /// A fraction outside 0 to 1; a device that does not exist; the driver's.
@@ -496,7 +512,8 @@ impl Allocator {
         self.devices.set_memory_fraction(device, fraction)
     }
 
-    /// A graph capture begins to allocate from a pool: every allocation whose stream `filter` accepts.
+    /// Begins a context in which every allocation whose stream `filter` accepts comes from a pool,
+    /// as in a graph capture.
     ///
     /// # Errors
     /// A device that does not exist; the driver's.
@@ -509,7 +526,7 @@ impl Allocator {
         self.begin_context(device, pool, ContextKind::Unknown, Box::new(filter), None)
     }
 
-    /// [`begin_pool`](Allocator::begin_pool), by whoever knows what the context is for.
+    /// [`begin_pool`](Allocator::begin_pool) for a caller that knows the purpose of the context.
     ///
     /// # Errors
     /// As for [`begin_pool`](Allocator::begin_pool).
@@ -523,7 +540,8 @@ impl Allocator {
         self.begin_context(device, pool, kind, Box::new(filter), None)
     }
 
-    /// The same for the capture of one stream, ended by [`end_stream_pool`](Allocator::end_stream_pool).
+    /// The same for the capture of one stream, until
+    /// [`end_stream_pool`](Allocator::end_stream_pool).
     ///
     /// # Errors
     /// As for [`begin_pool`](Allocator::begin_pool).
@@ -548,7 +566,7 @@ impl Allocator {
         Ok(())
     }
 
-    /// The context that was begun last with a pool ends.
+    /// Ends the context that was begun last with a pool.
     ///
     /// # Errors
     /// A pool that no open context allocates from.
@@ -558,22 +576,22 @@ impl Allocator {
         Ok(())
     }
 
-    /// The context that was begun last with a stream ends.
+    /// Ends the context that was begun last with a stream.
     ///
     /// # Errors
-    /// A stream without one.
+    /// A stream without such a context.
     pub fn end_stream_pool(&self, device: usize, stream: Stream) -> Result<(), Error> {
         match self.devices.get(device)?.contexts.of_stream(stream) {
             Some(serving) => self.end_pool(device, serving.pool),
-            None => Err(Error::Argument(format!("nothing on stream {:#x} allocates from a pool", stream.0))),
+            None => Err(Error::Argument(format!("no pool context is open on stream {:#x}", stream.0))),
         }
     }
 
-    /// One who began to allocate from a pool, such as a graph, holds it no more. A context of it that is still open goes on to
-    /// serve, and the pool is gone when it ends.
+    /// Releases one hold on a pool, such as that of a graph that began to allocate from it. A
+    /// context of the pool that is still open goes on to serve, and the pool is gone when it ends.
     ///
     /// # Errors
-    /// A pool that is unknown, or released by all already.
+    /// A pool that is unknown, or has no holds left.
     pub fn release_pool(&self, device: usize, pool: PoolId) -> Result<(), Error> {
         self.heap(device)?.release_pool(pool)
     }
@@ -584,11 +602,11 @@ impl Allocator {
         self.devices.heaps().for_each(|heap| heap.lock().keep_pool(pool));
     }
 
-    /// A `MemPool` that kept a pool is gone. After the last, what is idle in the pool is returned to the
-    /// driver.
+    /// A `MemPool` that kept a pool is gone. After the last one, idle memory of the pool is
+    /// returned to the driver.
     ///
     /// # Errors
-    /// The first device's that fails; the pool is gone all the same.
+    /// The first device's that fails. The pool is gone all the same.
     pub fn drop_pool(&self, pool: PoolId) -> Result<(), Error> {
         let mut kept = self.kept.lock();
         if let Some(at) = kept.iter().position(|known| *known == pool) {
@@ -600,22 +618,23 @@ impl Allocator {
             return Ok(());
         }
         self.devices.for_each(|heap| match heap.drop_pool(pool) {
-            // A capture is in the way: the next reset returns the memory.
+            // A capture is under way: the next reset returns the memory.
             Err(Error::Refused(_)) => Ok(()),
             done => done,
         })
     }
 
-    /// How many hold a pool on all devices: a `MemPool` that keeps it, and those that began to allocate from it and have not
-    /// released it.
+    /// The number of holds on a pool over all devices. Each `MemPool` that keeps it holds it, and
+    /// so does each caller that began to allocate from it and has not released it.
     pub fn pool_holds(&self, pool: PoolId) -> u32 {
         let kept = self.kept.lock().iter().filter(|known| **known == pool).count() as u32;
         let heaps = self.devices.heaps();
         kept + heaps.map(|heap| heap.lock().pool_holds(pool)).sum::<u32>()
     }
 
-    /// Records what happens on each device in another way from now on. What was recorded is kept, as far as there is room for it:
-    /// a recording of no events forgets all of them. Who asked for a live block is known as long as it lives.
+    /// Records the events of each device in another way from now on. Recorded events stay, up to
+    /// the new limit, so a limit of 0 forgets all of them. The caller that allocated a live block
+    /// is known as long as the block lives.
     pub fn record(&self, recording: Recording) {
         let mut current = self.recording.lock();
         *current = recording;
@@ -623,20 +642,21 @@ impl Allocator {
         self.look_whether_observed(*current);
     }
 
-    /// Whether what happens is recorded, or anything is known of live blocks: then who gives out blocks tells of it by
-    /// [`record_malloc`](Allocator::record_malloc), and takes them back by [`recorded_free`](Allocator::recorded_free).
+    /// Whether events are recorded or a caller of a live block is known. If so, allocations are
+    /// followed by [`record_malloc`](Allocator::record_malloc), and blocks are freed by
+    /// [`recorded_free`](Allocator::recorded_free).
     #[inline]
     pub fn is_observed(&self) -> bool {
         self.observed.load(Ordering::Relaxed) != 0
     }
 
-    /// To be called while what is recorded does not change.
+    /// Updates `observed`. The caller makes sure that `recording` does not change during the call.
     fn look_whether_observed(&self, recording: Recording) {
         let observed = recording.most > 0 || self.devices.heaps().any(|heap| !heap.lock().is_unobserved());
         self.observed.store(u32::from(observed), Ordering::Release);
     }
 
-    /// What was recorded of a device, the oldest first.
+    /// The recorded events of a device, the oldest first.
     ///
     /// # Errors
     /// As for [`stats`](Allocator::stats).
@@ -644,7 +664,7 @@ impl Allocator {
         Ok(self.devices.in_use(device)?.map_or_else(Vec::new, |heap| heap.history()))
     }
 
-    /// Records what came of a request of `bytes`. `who` asked.
+    /// Records the result of a request of `bytes` by the caller `who`.
     pub fn record_malloc(
         &self,
         result: &Result<u64, Error>,
@@ -660,7 +680,7 @@ impl Allocator {
         }
     }
 
-    /// [`free`](Allocator::free), recorded before anybody else can have the block.
+    /// [`free`](Allocator::free), recorded before the block can be allocated again.
     ///
     /// # Errors
     /// As for [`free`](Allocator::free).
@@ -676,15 +696,16 @@ impl Allocator {
         Ok(())
     }
 
-    /// Tests the invariants of every heap. For tests: O(everything).
+    /// Tests the invariants of every heap, for tests. O(everything).
     ///
     /// # Errors
-    /// The first that does not hold, in words.
+    /// The first invariant that does not hold, in words.
     pub fn check(&self) -> Result<(), String> {
         self.devices.heaps().try_for_each(|heap| heap.lock().check())
     }
 
-    /// Gives all memory of all devices back to the driver, live blocks and all. Nothing can be allocated afterwards.
+    /// Returns all memory of all devices to the driver, including that of live blocks. Nothing can
+    /// be allocated afterwards.
     pub fn shutdown(&self) {
         self.devices.heaps().for_each(|heap| heap.lock().close());
     }

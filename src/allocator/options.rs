@@ -1,6 +1,7 @@
 //! The options: one table, from which the parser, the reference page and `--help` are made.
 //!
-//! The text is a list as in `PYTORCH_CUDA_ALLOC_CONF`: `reserve:1.6GiB,persist:0,sort:reversed`.
+//! The text is a list like that of `PYTORCH_CUDA_ALLOC_CONF`:
+//! `reserve:1.6GiB,persist:0,sort:reversed`.
 
 use std::time::Duration;
 
@@ -9,21 +10,23 @@ use crate::core::policy::Wanted;
 use crate::core::{Activation, Reserve, parse_size};
 use crate::heap::Limits;
 
-/// How giant-kitten is set up.
+/// The configuration of giant-kitten.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// What an activation asks for, and what is kept while loading.
+    /// The activation: what an action asks for, and what is kept while loading.
     pub activation: Activation,
-    /// What may be used of each device and of the host.
+    /// The memory that may be used of each device and of the host.
     pub limits: Limits,
-    /// Whether the reserve that a run would have wanted is kept for the next run of the same program on
-    /// the same card.
+    /// Whether the reserve that a run would have wanted is remembered for the next run of the same
+    /// program on the same card.
     pub remember: bool,
-    /// What is known of an earlier run, instead of what is kept.
+    /// The findings of an earlier run, in place of those that are remembered.
     pub remembered: Option<Wanted>,
-    /// Whether `torch.cuda.empty_cache` is a safe point, in programs that use a card from one thread.
+    /// Whether `torch.cuda.empty_cache` is a safe point, in programs that use a card from one
+    /// thread.
     pub safe_point_at_reset: bool,
-    /// How long idle memory stays cached in a program that neither allocates nor frees; `None` for ever.
+    /// How long idle memory stays cached in a program that neither allocates nor frees; `None` for
+    /// ever.
     pub idle: Option<Duration>,
 }
 
@@ -44,25 +47,25 @@ impl Default for Options {
 pub struct OptionRow {
     /// The option's name in the text.
     pub name: &'static str,
-    /// What may be given.
+    /// The values that it takes.
     pub values: &'static str,
-    /// What holds if nothing is given.
+    /// The value in force if none is given.
     pub default: &'static str,
-    /// What it does.
+    /// What the option does.
     pub help: &'static str,
     set: fn(&mut Options, &str) -> Result<(), String>,
 }
 
-/// Every option there is.
+/// All options.
 pub const OPTIONS: &[OptionRow] = &[
     OptionRow {
         name: "reserve",
         values: "auto|remembered|SIZE",
         default: "auto",
-        help: "dedicated memory for scratch: auto finds what the work needs, where the program says when memory may move; remembered \
-               is the reserve that the last run of this program on this card would have wanted, kept from the first step on, so that \
-               nothing has to move; a size is left alone while loading. What is kept is handed out first once activated, or once the \
-               program works",
+        help: "dedicated memory for scratch. auto finds what the work needs, if the program reports when memory may \
+               move. remembered is the reserve that the last run of this program on this card would have wanted, kept \
+               from the first step on, so that nothing has to move. A size is kept free while loading. Scratch gets \
+               the reserve first, once activated or once the program works",
         set: |options, value| {
             options.remember = value == "remembered";
             options.activation.reserve = match value {
@@ -83,9 +86,9 @@ pub const OPTIONS: &[OptionRow] = &[
         name: "safe_points",
         values: "told|empty_cache",
         default: "told",
-        help: "when the automatic reserve may move memory: told is where the program says that nobody launches work (safe_point(), \
-               follow(), a WebUI's generation); empty_cache adds torch.cuda.empty_cache(), which a program of one thread may vouch for, \
-               and which is refused once a second thread has used the card",
+        help: "when the automatic reserve may move memory. told: where the program reports that no GPU work is being \
+               launched (safe_point(), follow(), a WebUI's generation). empty_cache: at torch.cuda.empty_cache() too, \
+               in programs that use the card from one thread; refused once a second thread has used the card",
         set: |options, value| {
             options.safe_point_at_reset = match value {
                 "told" => false,
@@ -113,8 +116,9 @@ pub const OPTIONS: &[OptionRow] = &[
         name: "sort_by",
         values: "size|reads|recency",
         default: "size",
-        help: "what blocks are sorted by when they claim dedicated memory in an activation: size is the original's; reads and recency \
-               take what has been told of reads, the most read or the last read first, and equals by size",
+        help: "the key by which blocks are sorted to claim dedicated memory in an activation. size is the original's. \
+               reads and recency go by the reads that were reported: the most read or the last read first, and equals \
+               by size",
         set: |options, value| {
             options.activation.order.sort_by = SortBy::parse(value)?;
             Ok(())
@@ -124,7 +128,7 @@ pub const OPTIONS: &[OptionRow] = &[
         name: "ignore_model",
         values: "0|1",
         default: "0",
-        help: "with 1, blocks marked as the model's are not put before the others",
+        help: "with 1, blocks marked as the model's do not come before the others",
         set: |options, value| {
             options.activation.order.ignore_model = match value {
                 "0" | "false" => false,
@@ -138,9 +142,9 @@ pub const OPTIONS: &[OptionRow] = &[
         name: "idle",
         values: "SECONDS|off",
         default: "60",
-        help: "how long memory that nothing uses stays cached in a program that neither allocates nor frees (it waits for its user, \
-               say) before it goes back to the driver, for other programs; twice as long at most. Not while frozen, and never within \
-               a step",
+        help: "how long unused memory stays cached in a program that neither allocates nor frees (one that waits for \
+               its user, say) before it is returned to the driver for other programs. It may take twice as long. Not \
+               while frozen, and never within a step",
         set: |options, value| {
             options.idle = match value {
                 "off" => None,
@@ -152,22 +156,22 @@ pub const OPTIONS: &[OptionRow] = &[
     OptionRow {
         name: "dedicated",
         values: "SIZE",
-        default: "what the device has free at the start, less the headroom",
-        help: "dedicated memory to use at most; a small value makes a large card act as a small one",
+        default: "the device's free memory at the start, less the headroom",
+        help: "the most dedicated memory to use; a small value makes a large card act like a small one",
         set: |options, value| set_some_size(&mut options.limits.dedicated, value),
     },
     OptionRow {
         name: "headroom",
         values: "SIZE",
         default: "a thirty-second of the card, at least 256MiB and at most 1GiB",
-        help: "dedicated memory left to the CUDA context, to kernels that are loaded late, and to the desktop",
+        help: "dedicated memory left for the CUDA context, late-loaded kernels and the desktop",
         set: |options, value| set_some_size(&mut options.limits.headroom, value),
     },
     OptionRow {
         name: "shared",
         values: "SIZE",
-        default: "half of the host's memory, or what is available less a margin if that is less",
-        help: "host memory to use at most as the shared tier; 0 for none",
+        default: "half of the host's memory, or the available memory less a margin, whichever is less",
+        help: "the most host memory to use as the shared tier; 0 for none",
         set: |options, value| set_some_size(&mut options.limits.shared, value),
     },
     OptionRow {
@@ -179,15 +183,19 @@ pub const OPTIONS: &[OptionRow] = &[
     },
 ];
 
-/// The texts of `GIANT_KITTEN` that ask for the allocator with all defaults, in any case.
+/// The texts of `GIANT_KITTEN` that turn the allocator on with all defaults, in upper or lower
+/// case.
 pub const ON: &[&str] = &["1", "true", "on", "yes", "auto"];
 
-/// The texts of `GIANT_KITTEN` that ask for nothing, in any case. The Python package has the same table.
+/// The texts of `GIANT_KITTEN` that leave it off, in upper or lower case. The Python package has
+/// the same table.
 pub const OFF: &[&str] = &["", "0", "false", "off", "no"];
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().filter(|seconds| (0.1..=1e7).contains(seconds));
-    seconds.map(Duration::from_secs_f64).ok_or_else(|| format!("{text} is no number of seconds from 0.1 to 10000000"))
+    seconds
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| format!("{text} is not a number of seconds from 0.1 to 10000000"))
 }
 
 fn set_size(field: &mut u64, value: &str) -> Result<(), String> {
@@ -201,21 +209,22 @@ fn set_some_size(field: &mut Option<u64>, value: &str) -> Result<(), String> {
 }
 
 impl Options {
-    /// Reads the text of the environment variable `GIANT_KITTEN`. A text that only says that
-    /// giant-kitten is wanted (`ON`) or that it is not (`OFF`) is all defaults.
+    /// Parses the text of the environment variable `GIANT_KITTEN`. A text that only turns
+    /// giant-kitten on (`ON`) or off (`OFF`) means all defaults.
     ///
     /// # Errors
-    /// A sentence for the first thing that is not understood, naming it and what may be given.
+    /// A sentence about the first part that is not understood, with that part and the values it may
+    /// take.
     pub fn parse(text: &str) -> Result<Options, String> {
         let mut options = Options::default();
         options.apply(text)?;
         Ok(options)
     }
 
-    /// Reads a text over these options: what it does not name stays.
+    /// Parses a text over these options. Options that it does not name stay.
     ///
     /// # Errors
-    /// As for [`parse`](Options::parse); nothing has changed then.
+    /// As for [`parse`](Options::parse). Nothing has changed then.
     pub fn apply(&mut self, text: &str) -> Result<(), String> {
         let mut options = self.clone();
         let text = text.trim();
@@ -246,14 +255,16 @@ fn known_options() -> String {
     format!("the options are {}", names.join(", "))
 }
 
-/// The reference of the options, as Markdown: the page `docs/options.md` is this text.
+/// The reference of the options as Markdown. The page `docs/options.md` is this text.
 pub fn reference() -> String {
     let mut page = String::from(
-        "# Options\n\nGiven by the environment variable `GIANT_KITTEN`, by `gk_configure`, and by the tools: \
-         `option:value`, separated by commas, as in\n`GIANT_KITTEN=reserve:1.6GiB,sort:reversed`. `GIANT_KITTEN=1` is all defaults,\n\
-         and so is `true`, `on`, `yes` or `auto`; `0`, `false`, `off`, `no` or nothing leaves giant-kitten out.\n\
-         Case and spaces around do not matter.\n\
-         A SIZE is a number with a unit (1.6GiB, 1600MiB, 1.6GB = 1,600,000,000 bytes) or a whole number of bytes.\n\n\
+        "# Options\n\n\
+         Options are given by the environment variable `GIANT_KITTEN`, by `gk_configure` and by the tools, as\n\
+         `option:value` separated by commas: `GIANT_KITTEN=reserve:1.6GiB,sort:reversed`.\n\
+         `GIANT_KITTEN=1` means all defaults, and so do `true`, `on`, `yes` and `auto`. `0`, `false`, `off`,\n\
+         `no` and an empty value leave giant-kitten out. Case and surrounding spaces do not matter.\n\n\
+         A SIZE is a number with a unit (1.6GiB, 1600MiB, 1.6GB = 1,600,000,000 bytes) or a whole number of\n\
+         bytes.\n\n\
          | option | values | default | what it does |\n|---|---|---|---|\n",
     );
     for row in OPTIONS {

@@ -1,16 +1,19 @@
-//! What runs of a program have found, kept for its next start: one small file for each program and card.
+//! The findings of a program's runs, remembered for its next start: one small file for each program
+//! and card.
 //!
 //! ```text
-//!   giant-kitten 1                       whatever else stands in the first line is foreign
+//!   giant-kitten 1                any other first line makes the file a foreign one
 //!   program /home/me/generate.py
 //!   card NVIDIA GeForce RTX 2060
-//!   capacity 5583457484                  of the dedicated tier; another card's, or one that is shared otherwise, is stale
+//!   capacity 5583457484           of the dedicated tier; the file is stale if it is another now
 //!   reserve 1363148800
 //!   resident 6014152704
-//!   spill 117440512 469762048             blocks above this size, and so many bytes of those at it, are shared while it loads
+//!   spill 117440512 469762048     blocks above this size are shared while it loads, and this many
+//!                                 bytes of the blocks of just this size
 //! ```
 //!
-//! A file that is not all that is left alone, with a word. A new one takes its place whole or not at all.
+//! A file in any other form is ignored, and a warning says so. A new file replaces the old one
+//! whole or not at all.
 
 use std::collections::hash_map::DefaultHasher;
 use std::ffi::OsString;
@@ -23,7 +26,7 @@ use crate::core::policy::{Spill, Wanted};
 const FIRST_LINE: &str = "giant-kitten 1";
 const ENDING: &str = "remembered";
 
-/// Where what is known of one program on one card is kept.
+/// The place where the findings about one program on one card are remembered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     folder: PathBuf,
@@ -32,7 +35,8 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// That of this program; `None` where it has no name (a line of code, a prompt), or the user no folder.
+    /// The place for this program. `None` where the program has no name (a line of code, a prompt),
+    /// or the user has no folder.
     pub(crate) fn of_this_program(card: &str) -> Option<Place> {
         let program = program_of(std::env::args_os().collect(), std::env::current_exe().ok()?)?;
         Some(Place { folder: folder()?, program, card: one_line(card) })
@@ -47,7 +51,8 @@ impl Place {
         self.folder.join(format!("{plain}-{:016x}.{ENDING}", hasher.finish()))
     }
 
-    /// What is remembered, where the dedicated tier holds `capacity` bytes. Says so of a file that is of no use.
+    /// The remembered findings, where the dedicated tier holds `capacity` bytes. Warns about a file
+    /// that is of no use.
     pub(crate) fn read(&self, capacity: u64) -> Option<Wanted> {
         let file = self.file();
         let text = match fs::read_to_string(&file) {
@@ -75,7 +80,7 @@ impl Place {
         };
         let (program, card) = (value("program")?, value("card")?);
         if program != self.program || card != self.card {
-            return Err(format!("it is of {program} on {card}"));
+            return Err(format!("it belongs to {program} on {card}"));
         }
         let mut number =
             |name: &str| value(name)?.parse().map_err(|_| format!("its line \"{name}\" is not a number of bytes"));
@@ -86,7 +91,7 @@ impl Place {
         Ok(Wanted { capacity, reserve, resident, spill: Spill { above, at } })
     }
 
-    /// Keeps what a run has found, or forgets what was known where there is nothing to keep.
+    /// Remembers the findings of a run. With `None`, forgets the earlier ones.
     pub(crate) fn write(&self, found: Option<Wanted>) -> std::io::Result<()> {
         let file = self.file();
         let Some(Wanted { capacity, reserve, resident, spill }) = found else {
@@ -100,7 +105,7 @@ impl Place {
             "{FIRST_LINE}\nprogram {}\ncard {}\ncapacity {capacity}\nreserve {reserve}\nresident {resident}\nspill {} {}\n",
             self.program, self.card, spill.above, spill.at
         );
-        // Of two runs that end at once each writes its own, and the last one stays.
+        // If two runs end at the same time, each writes its own file, and the last one stays.
         let unfinished = file.with_extension(format!("new-{}", std::process::id()));
         let written = fs::write(&unfinished, text).and_then(|()| fs::rename(&unfinished, &file));
         if written.is_err() {
@@ -110,7 +115,7 @@ impl Place {
     }
 }
 
-/// Forgets what is remembered of all programs, or of one; how many files that were.
+/// Forgets what is remembered about all programs, or about one. Returns the number of files.
 pub(crate) fn forget(program: Option<&str>) -> std::io::Result<usize> {
     let Some(folder) = folder() else { return Ok(0) };
     let entries = match fs::read_dir(folder) {
@@ -134,7 +139,7 @@ pub(crate) fn forget(program: Option<&str>) -> std::io::Result<usize> {
     Ok(count)
 }
 
-/// Whether what is remembered is of a card as large as this one.
+/// Whether the findings are about a card as large as this one.
 fn fits(found: Wanted, capacity: u64) -> Result<Wanted, String> {
     let differs = found.capacity.abs_diff(capacity) > capacity / 10;
     if differs || found.reserve > capacity {
@@ -153,7 +158,8 @@ fn folder() -> Option<PathBuf> {
     Some(cache.join("giant-kitten").join("remembered"))
 }
 
-/// What a process runs, by its arguments: the script of a Python, the module that it was told to run, or else the executable.
+/// The program that a process runs, by its arguments: the script or module of a Python, or else the
+/// executable.
 fn program_of(arguments: Vec<OsString>, executable: PathBuf) -> Option<String> {
     let name = executable.file_stem()?.to_string_lossy().into_owned();
     if !name.starts_with("python") && !name.starts_with("pypy") {
@@ -177,7 +183,7 @@ fn absolute(path: &Path) -> String {
     one_line(&found.to_string_lossy())
 }
 
-/// A name can hold anything, and a line ends at a line break.
+/// Replaces control characters: a name can contain anything, and a line ends at a line break.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
@@ -234,7 +240,7 @@ mod tests {
         fs::create_dir(place.file()).unwrap();
         assert_eq!(place.read(6000), None);
         assert!(place.write(Some(FOUND)).is_err());
-        assert_eq!(fs::read_dir(&place.folder).unwrap().count(), 1, "and nothing half is left");
+        assert_eq!(fs::read_dir(&place.folder).unwrap().count(), 1, "no unfinished file is left");
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! Threads under a model checker: shuttle runs each scenario in many orders of its threads' steps, random
-//! and adversarial, and prints the order in which one fails.
+//! Threads under a model checker. Shuttle runs each scenario in many orders of its threads' steps,
+//! both random and adversarial, and prints the order in which one fails.
 //!
-//!     RUSTFLAGS="--cfg giant_kitten_shuttle" cargo test --lib --target-dir target/shuttle allocator::threads
+//!     RUSTFLAGS="--cfg giant_kitten_shuttle" \
+//!         cargo test --lib --target-dir target/shuttle allocator::threads
 
 use std::sync::Arc;
 
@@ -49,7 +50,7 @@ fn the_first_use_of_a_device_by_many_threads_makes_one_heap() {
         let mut blocks: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
         blocks.sort_unstable();
         blocks.dedup();
-        assert_eq!(blocks.len(), 3, "each thread has a block of its own");
+        assert_eq!(blocks.len(), 3, "the threads got different blocks");
         for block in blocks {
             allocator.free(block, 0, Stream(0)).unwrap();
         }
@@ -68,7 +69,7 @@ fn blocks_are_freed_by_other_threads_while_actions_move_them() {
         let moving = thread::spawn(move || {
             other.activate(0, &Activation { reserve: Reserve::Fixed(6 * GRANULE), ..Activation::default() }).unwrap();
             match other.residency(block) {
-                // Its own, or those of the block that has its address by now.
+                // Its own bytes, or those of the block that has its address by now.
                 Ok(bytes) => assert!([3 * GRANULE, 2 * GRANULE].contains(&bytes.iter().sum())),
                 Err(why) => assert_eq!(why, Error::NotAllocated { address: block }),
             }
@@ -121,7 +122,7 @@ fn a_capture_gets_its_pool_and_nobody_else_does() {
             blocks
         });
         let inside = capturing.join().unwrap();
-        assert!(!eager.join().unwrap().contains(&inside), "eager code got a capture's block");
+        assert!(!eager.join().unwrap().contains(&inside), "eager code got the block of a capture");
         let after = allocator.malloc(500, 0, stream).unwrap();
         assert_ne!(after, inside, "until the pool is released");
         allocator.free(after, 0, stream).unwrap();
