@@ -5,7 +5,7 @@ use std::fmt;
 use crate::core::{PerTier, Tier, show_size};
 use crate::driver::DriverError;
 
-/// What PyTorch calls so: a request of that many bytes, or more, is told without its size.
+/// PyTorch's own limit: requests of this many bytes or more are reported without their size.
 const EXABYTE: u64 = 1 << 60;
 
 /// Why an operation failed. The text says what happened, with which value, and what to do.
@@ -18,33 +18,34 @@ pub enum Error {
         /// The address.
         address: u64,
     },
-    /// An argument that cannot be: a device that does not exist, a size beyond reason, a malformed option.
+    /// An invalid argument: a device that does not exist, a size that is too large, a malformed
+    /// option.
     Argument(String),
-    /// Something that cannot be done now, with what to do about it.
+    /// An operation that is refused for now. The text says what to do about it.
     Refused(String),
-    /// Blocks ought to be in another tier, and nothing can move on this driver.
+    /// Blocks should be in another tier, and nothing can move on this driver.
     Immovable {
-        /// Their bytes.
+        /// Bytes of those blocks.
         bytes: u64,
     },
-    /// The driver failed.
+    /// A call of the driver failed.
     Driver(DriverError),
 }
 
-/// The figures behind an out-of-memory.
+/// The figures behind an out-of-memory error. Bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutOfMemory {
-    /// On which device.
+    /// The device.
     pub device: usize,
-    /// Bytes asked for.
+    /// The bytes that were requested.
     pub requested: u64,
-    /// What may be backed in each tier at most.
+    /// The most that may be backed in each tier.
     pub limit: PerTier<u64>,
     /// Bytes mapped in each tier.
     pub mapped: PerTier<u64>,
     /// Bytes of live blocks in each tier.
     pub allocated: PerTier<u64>,
-    /// What the driver said last, if it was the driver that refused.
+    /// The driver's last error, if it was the driver that refused.
     pub driver: Option<DriverError>,
 }
 
@@ -54,13 +55,14 @@ impl fmt::Display for Error {
             Error::OutOfMemory(figures) => figures.fmt(f),
             Error::NotAllocated { address } => write!(
                 f,
-                "{address:#x} is not the start of a live block: it was freed already, or giant-kitten never gave it out"
+                "{address:#x} is not the start of a live block: it was freed already, or giant-kitten never allocated it"
             ),
             Error::Argument(why) | Error::Refused(why) => f.write_str(why),
             Error::Immovable { bytes } => write!(
                 f,
-                "{} ought to be in the other tier, and stay where they are: this driver's shared memory is pinned at addresses of its own, so \
-                 blocks that exist cannot move. New blocks go where they ought to: free what is in the wrong tier and allocate it again",
+                "{} should be in the other tier and stay where they are: this driver's shared memory is pinned at \
+                 addresses of its own, so existing blocks cannot move. New blocks go where they should: free those \
+                in the wrong tier and allocate them again",
                 show_size(*bytes)
             ),
             Error::Driver(why) => why.fmt(f),
@@ -70,7 +72,7 @@ impl fmt::Display for Error {
 
 impl fmt::Display for OutOfMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The words that programs look for are PyTorch's.
+        // Programs look for PyTorch's own words in this text.
         if self.requested >= EXABYTE {
             return f.write_str("CUDA out of memory. Tried to allocate more than 1EB memory.");
         }

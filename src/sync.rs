@@ -1,5 +1,5 @@
-//! The locks and atomics of the state machine: the real ones, or those of a model checker that
-//! tries the orders in which threads may run. Only the tests in `allocator/threads.rs` use the latter.
+//! The locks and atomics of the allocator: the real ones, or those of a model checker that tries
+//! the orders in which threads may run. Only the tests in `allocator/threads.rs` use the latter.
 
 #[cfg(not(all(test, giant_kitten_shuttle)))]
 mod chosen {
@@ -13,7 +13,7 @@ mod chosen {
     pub(crate) use shuttle::sync::MutexGuard;
     pub(crate) use shuttle::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-    /// Shuttle's lock with the face of the real one.
+    /// Shuttle's lock, with the interface of the real one.
     #[derive(Debug, Default)]
     pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
 
@@ -37,8 +37,9 @@ use crate::core::ThreadId;
 #[inline]
 pub(crate) fn this_thread() -> ThreadId {
     let own: u64;
-    // SAFETY: by the ABI of threads ("ELF Handling For Thread-Local Storage", 3.4.6) the word at fs:0 is the address of the thread's
-    // control block, which no other living thread has. It is what pthread_self returns, without the call.
+    // SAFETY: the ABI of threads ("ELF Handling For Thread-Local Storage", 3.4.6) has the address
+    // of the thread's control block in the word at fs:0. No other living thread has the same
+    // address. `pthread_self` returns it too, by a call.
     unsafe {
         std::arch::asm!("mov {}, fs:[0]", out(reg) own, options(nostack, preserves_flags, readonly, pure));
     }
@@ -64,7 +65,7 @@ pub(crate) fn this_thread() -> ThreadId {
     thread_local! {
         static HERE: u8 = const { 0 };
     }
-    // The address of a thread's own variable is no other living thread's.
+    // No other living thread has a variable at this address.
     ThreadId(HERE.try_with(|here| std::ptr::from_ref(here) as u64).unwrap_or(0))
 }
 

@@ -1,5 +1,5 @@
-//! The recording of what happens, for whoever wants a history. Off, it costs nothing: who gives out and takes back blocks asks once
-//! whether it is on, and takes the way through here if it is.
+//! The recording of events for a history. It costs nothing while it is off: each caller that
+//! allocates or frees checks once whether it is on, and takes the way through here if so.
 
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,22 +17,22 @@ impl Heap {
         self.history.record(recording);
     }
 
-    /// What was recorded, the oldest first.
+    /// The recorded events, the oldest first.
     pub fn history(&self) -> Vec<Event> {
         self.history.events().cloned().collect()
     }
 
-    /// Who asked for the blocks that live, by their addresses, as far as it is known.
+    /// The callers that allocated the live blocks, by address, where they are known.
     pub fn askers(&self) -> HashMap<u64, Who> {
         self.history.askers().clone()
     }
 
-    /// Whether nothing is recorded, and no live block is known to be anybody's.
+    /// Whether nothing is recorded and no caller of a live block is known.
     pub fn is_unobserved(&self) -> bool {
         self.history.is_idle()
     }
 
-    /// Records a change of what is mapped.
+    /// Records a mapping or unmapping.
     pub(super) fn record_change(&mut self, change: Change) {
         match change {
             Change::Mapped { address, bytes } => self.happened(Action::SegmentMap, address, bytes, 0, None),
@@ -52,7 +52,7 @@ impl Heap {
         }
     }
 
-    /// Records what came of a request.
+    /// Records the result of a request.
     pub fn record_malloc(&mut self, result: &Result<u64, Error>, bytes: u64, stream: Stream, who: Option<Who>) {
         match result {
             Ok(address) => {
@@ -67,7 +67,8 @@ impl Heap {
         }
     }
 
-    /// [`free`](Heap::free), recorded. Where nobody says who gives the block back, whoever asked for it is named.
+    /// [`free`](Heap::free), recorded. Without a `who`, the events name the caller that allocated
+    /// the block.
     ///
     /// # Errors
     /// As for [`free`](Heap::free); nothing is recorded then.

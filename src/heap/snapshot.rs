@@ -14,13 +14,13 @@ pub struct GranuleMap {
     pub tier: Option<Tier>,
     /// Bytes of blocks marked as the model's.
     pub model: u64,
-    /// Bytes of scratch: blocks that came while frozen, and that no action has placed since.
+    /// Bytes of scratch: blocks allocated while frozen that no action has placed since.
     pub scratch: u64,
     /// Bytes of all other blocks.
     pub other: u64,
 }
 
-/// One arena, or all the pinned ones that belong to one.
+/// One arena, or all the pinned arenas that belong to one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArenaMap {
     /// `resident`, `scratch` or `pool`.
@@ -29,20 +29,21 @@ pub struct ArenaMap {
     pub class: &'static str,
     /// The address of its first granule.
     pub base: u64,
-    /// Its granules, up to the last one with backing; of pinned arenas one behind the other.
+    /// Its granules, up to the last one with backing. Those of pinned arenas follow one another.
     pub granules: Vec<GranuleMap>,
 }
 
 /// The memory map of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemoryMap {
-    /// Bytes of a granule.
+    /// The size of a granule in bytes.
     pub granule: u64,
     /// The arenas that have any backing.
     pub arenas: Vec<ArenaMap>,
-    /// Bytes in stock: backed, and mapped nowhere. The reserve that is not handed out yet is here.
+    /// Bytes in stock: backed and mapped nowhere. The reserve lies here until it is handed out.
     pub stock: PerTier<u64>,
-    /// Free space beside small blocks, and beside large ones, that cannot be given back.
+    /// Free space that cannot be returned to the driver, next to small blocks and next to large
+    /// ones.
     pub splits: [Splits; 2],
 }
 
@@ -51,64 +52,65 @@ pub struct MemoryMap {
 pub struct SegmentBlock {
     /// Its first address.
     pub address: u64,
-    /// Its length.
+    /// Its length in bytes.
     pub size: u64,
-    /// What was asked for; 0 for free space.
+    /// The bytes that were requested; 0 for free space.
     pub requested: u64,
     /// The stream it belongs to, by its handle.
     pub stream: u64,
     /// Whether it is in use, waits for other streams, or is free space.
     pub state: BlockState,
-    /// How many of its bytes lie in each tier.
+    /// The bytes of it in each tier.
     pub residency: PerTier<u64>,
 }
 
-/// What a block is doing.
+/// The state of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockState {
     /// In use.
     Live,
-    /// Given back, and waiting for work on other streams.
+    /// Freed, and waiting for work on other streams.
     Retired,
     /// Free space.
     Free,
 }
 
-/// A run of backed granules of one arena, with its blocks and the free space between them, in the order of their addresses.
+/// A run of backed granules of one arena, with its blocks and the free space between them, by
+/// address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
     /// Its first address.
     pub address: u64,
-    /// Its length.
+    /// Its length in bytes.
     pub bytes: u64,
-    /// Which blocks its arena is for.
+    /// The blocks that its arena is for.
     pub class: Class,
-    /// The graph pool that it belongs to.
+    /// The graph pool that it belongs to, if any.
     pub pool: Option<PoolId>,
-    /// What lies in it.
+    /// Its blocks and free space, by address.
     pub blocks: Vec<SegmentBlock>,
 }
 
-/// A live block, as it claims its place.
+/// A live block that claims dedicated memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// Its first address.
     pub address: u64,
-    /// Its length.
+    /// Its length in bytes.
     pub size: u64,
     /// Whether it belongs to the model.
     pub model: bool,
-    /// The tier that it is pinned to.
+    /// The tier that it is pinned to, if any.
     pub pin: Option<Tier>,
     /// The stream it belongs to, by its handle.
     pub stream: u64,
-    /// The other streams that use it, by theirs.
+    /// The other streams that use it, by their handles.
     pub used_on: Vec<u64>,
 }
 
 impl Heap {
-    /// The live blocks in the order in which an action would let them claim dedicated memory, except
-    /// those of pools, which nobody may move. O(n log n) in the blocks.
+    /// The live blocks in the order in which an action would let them claim dedicated memory.
+    /// Blocks of pools are left out, since nothing may move them. O(n log n) in the blocks.
     pub fn claims(&self, order: Order) -> Vec<Claim> {
         let mut residents = placing::residents(&self.memory, &self.automatic.learner, order.sort_by);
         placement::sort(&mut residents, order);
@@ -123,7 +125,7 @@ impl Heap {
         claims.collect()
     }
 
-    /// Every segment. O(blocks + granules).
+    /// All segments, by arena. O(blocks + granules).
     pub fn segments(&self) -> Vec<Segment> {
         self.memory.arenas.iter().flat_map(|(_, bound)| self.segments_of(bound)).collect()
     }
@@ -172,7 +174,7 @@ impl Heap {
         }
     }
 
-    /// What lies where. O(blocks + granules).
+    /// The memory map. O(blocks + granules).
     pub fn map(&self) -> MemoryMap {
         let mut arenas = BTreeMap::new();
         for (id, bound) in self.memory.arenas.iter() {
@@ -198,12 +200,12 @@ impl Heap {
     }
 }
 
-/// Free space of a segment.
+/// A stretch of free space in a segment.
 fn free_space(address: u64, size: u64) -> SegmentBlock {
     SegmentBlock { address, size, requested: 0, stream: 0, state: BlockState::Free, residency: PerTier::default() }
 }
 
-/// The granules of an arena, and what fills them.
+/// The granules of an arena, and the bytes that fill them.
 fn granules_of(bound: &Bound) -> Vec<GranuleMap> {
     let mut granules: Vec<GranuleMap> =
         bound.core.tiers().map(|tier| GranuleMap { tier, ..GranuleMap::default() }).collect();

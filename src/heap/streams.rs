@@ -1,4 +1,4 @@
-//! Streams by small numbers, the order between them, and the events that tell when work is done.
+//! Streams by small numbers, the order between them, and the events that show when work is done.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,9 +11,10 @@ use crate::error::Error;
 /// The raw handle that means "the calling thread's own default stream".
 const PER_THREAD: u64 = 2;
 
-/// What distinguishes a stream. The legacy default stream has two handles, and the per-thread handle means another stream in each
-/// thread. A destroyed stream's handle may come again for a new stream, which is then taken for the old one,
-/// as PyTorch's own allocator does: whoever destroys a stream must have waited for it.
+/// The identity of a stream. The legacy default stream has two handles, and the per-thread handle
+/// means another stream in each thread. The handle of a destroyed stream may be reused for a new
+/// stream, which is then taken for the old one, as in PyTorch's own allocator. A stream must
+/// therefore be idle when it is destroyed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     raw: u64,
@@ -40,10 +41,10 @@ fn thread_number() -> u64 {
     NUMBER.try_with(|number| *number).unwrap_or(0)
 }
 
-/// So many streams are known before those that nothing belongs to are looked for.
+/// The number of known streams above which those that own nothing are looked for.
 const CROWDED: usize = 64;
 
-/// The streams one device has met, and its events.
+/// The streams seen on one device, and its events.
 #[derive(Debug)]
 pub(super) struct Streams {
     driver: Arc<dyn Driver>,
@@ -52,16 +53,17 @@ pub(super) struct Streams {
     keys: Vec<Option<Key>>,
     numbers: HashMap<Key, StreamId>,
     last: (Key, StreamId),
-    /// The streams seen since the last safe point, the last one included.
+    /// The streams seen since the last safe point, including the last one before it.
     since: Vec<StreamId>,
-    /// How many streams are too many, so that those that nothing belongs to are forgotten first.
+    /// The number of known streams at which those that own nothing are forgotten before one is
+    /// added.
     limit: usize,
-    /// Events that nothing waits for any more.
+    /// Events that nothing waits for, for reuse.
     events: Vec<Event>,
 }
 
 impl Streams {
-    /// The legacy default stream is number 0 from the start.
+    /// No stream is known except the legacy default stream, which is always number 0.
     pub(super) fn new(driver: Arc<dyn Driver>, device: usize) -> Self {
         let (default, id) = (Key { raw: 0, thread: 0 }, StreamId(0));
         Streams {
@@ -76,7 +78,7 @@ impl Streams {
         }
     }
 
-    /// The number of a stream that is known. O(1).
+    /// The number of a known stream. O(1).
     #[inline]
     pub(super) fn known(&mut self, stream: Stream) -> Option<StreamId> {
         let key = Key::of(stream);
@@ -95,21 +97,21 @@ impl Streams {
         Some(id)
     }
 
-    /// Whether so many streams are known that some ought to be forgotten before another is added.
+    /// Whether so many streams are known that some should be forgotten before another is added.
     pub(super) fn is_crowded(&self) -> bool {
         self.numbers.len() >= self.limit
     }
 
-    /// Numbers a stream that is not known. O(streams).
+    /// Numbers a stream that is not known yet. O(streams).
     ///
     /// # Errors
-    /// More streams than there are numbers, each with blocks that live.
+    /// More streams than there are numbers, each with live blocks.
     pub(super) fn add(&mut self, stream: Stream) -> Result<StreamId, Error> {
         let key = Key::of(stream);
         let index = self.keys.iter().position(Option::is_none).unwrap_or(self.keys.len());
         let id = u16::try_from(index).map(StreamId).map_err(|_| {
             Error::Refused(format!(
-                "blocks of {} streams live on device {}, which is as many as can be told apart: free some of them first",
+                "{} streams have live blocks on device {}, which is the limit: free the blocks of some of them first",
                 self.numbers.len(),
                 self.device
             ))
@@ -122,13 +124,14 @@ impl Streams {
         Ok(id)
     }
 
-    /// Whether the legacy default stream has unfinished work. It is the one stream that nobody can
-    /// have destroyed, so it may be asked at any time.
+    /// Whether the legacy default stream has unfinished work. It is the one stream that cannot have
+    /// been destroyed, so the driver may be asked about it at any time.
     pub(super) fn is_default_busy(&self) -> bool {
         matches!(self.driver.is_idle(self.device, Stream(0)), Ok(false))
     }
 
-    /// Forgets the streams that nothing belongs to. The first stays, whatever is said of it.
+    /// Forgets the streams for which `is_used` returns false, except the legacy default stream.
+    /// O(streams).
     pub(super) fn forget(&mut self, is_used: impl Fn(StreamId) -> bool) {
         self.numbers.retain(|_, id| id.0 == 0 || is_used(*id));
         for (index, key) in self.keys.iter_mut().enumerate() {
@@ -141,26 +144,28 @@ impl Streams {
         self.expect_more();
     }
 
-    /// Nothing is forgotten before there are twice as many streams as now.
+    /// Forgets no stream until there are twice as many as now.
     pub(super) fn expect_more(&mut self) {
         self.limit = CROWDED.max(2 * self.numbers.len());
     }
 
-    /// A safe point: from here on streams are seen anew, the last one first.
+    /// Begins a new interval at a safe point: streams are seen anew from here on, beginning with
+    /// the last one.
     pub(super) fn begin_interval(&mut self) {
         self.since.clear();
         self.since.push(self.last.1);
     }
 
-    /// A stream seen since the last safe point, by its handle, that has work which is not done. One question to the driver for
-    /// each stream that this thread can name.
+    /// A stream seen since the last safe point that has unfinished work, by its handle. Makes one
+    /// query to the driver for each stream that this thread can name.
     pub(super) fn busy(&self) -> Option<u64> {
         let mut named = self.since.iter().filter_map(|id| self.handle(*id));
         named.find(|stream| matches!(self.driver.is_idle(self.device, *stream), Ok(false))).map(|stream| stream.0)
     }
 
-    /// The number of the stream that frees, given the stream that allocated. PyTorch gives the handle of allocation, which, where it
-    /// means a thread's own stream, means that of the allocating thread.
+    /// The number of the stream that frees, given the stream that allocated. PyTorch passes the
+    /// handle of the allocation. If that is the per-thread handle, it means the stream of the
+    /// thread that allocated.
     #[inline]
     pub(super) fn known_at_free(&mut self, stream: Stream, owner: StreamId) -> Option<StreamId> {
         if stream.0 == PER_THREAD && self.raw(owner) == PER_THREAD {
@@ -169,29 +174,33 @@ impl Streams {
         self.known(stream)
     }
 
-    /// The handle by which a stream was first met; that of the default stream for one that is forgotten.
+    /// The handle by which a stream was first seen; that of the default stream if it has been
+    /// forgotten.
     pub(super) fn raw(&self, id: StreamId) -> u64 {
         self.keys.get(id.0 as usize).copied().flatten().map_or(0, |key| key.raw)
     }
 
-    /// The driver's handle of a stream, if this thread can name it.
+    /// The driver's handle of a stream; `None` where this thread cannot name the stream.
     fn handle(&self, id: StreamId) -> Option<Stream> {
         let key = (*self.keys.get(id.0 as usize)?)?;
         (key.raw != PER_THREAD || key.thread == thread_number()).then_some(Stream(key.raw))
     }
 
-    /// Whether a stream is being captured. `None` where it cannot be asked: it is gone, or it is another thread's own.
+    /// Whether a stream is being captured. `None` where the driver cannot be asked: the stream is
+    /// destroyed, or is the default stream of another thread.
     pub(super) fn is_captured(&self, id: StreamId) -> Option<bool> {
         self.driver.is_capturing(self.device, self.handle(id)?).ok()
     }
 
-    /// Whether a stream is being captured; one that cannot be asked counts as captured, since it then must not be touched.
+    /// Whether a stream is being captured. A stream about which the driver cannot be asked counts
+    /// as captured, since it must not be touched then.
     pub(super) fn is_capturing(&self, id: StreamId) -> bool {
         self.is_captured(id).unwrap_or(true)
     }
 
-    /// Makes later work on `after` wait for all work now on `before`. Whether that could be done: an event that is recorded in a stream
-    /// under capture is the capture's, and orders nothing.
+    /// Makes later work on `after` wait for all work now on `before`. Returns whether that
+    /// succeeded. An event recorded in a stream under capture becomes a part of the capture and
+    /// orders nothing.
     pub(super) fn order(&mut self, before: StreamId, after: StreamId) -> bool {
         if self.is_capturing(before) {
             return false;
@@ -204,17 +213,17 @@ impl Streams {
         ordered.is_ok()
     }
 
-    /// An event behind all work now on a stream.
+    /// Records an event behind all work now on a stream.
     ///
     /// # Errors
-    /// The driver's, also where the stream has been destroyed, or is another thread's own.
+    /// The driver's, also where the stream is destroyed or is the default stream of another thread.
     pub(super) fn mark(&mut self, id: StreamId) -> driver::Result<Event> {
         let Some(stream) = self.handle(id) else {
             return Err(driver::DriverError {
                 call: "cuEventRecord",
                 code: driver::INVALID_HANDLE,
                 name: "CUDA_ERROR_INVALID_HANDLE".into(),
-                detail: "the stream is the own default stream of another thread".into(),
+                detail: "the stream is the default stream of another thread".into(),
             });
         };
         let event = self.event()?;
@@ -227,12 +236,12 @@ impl Streams {
         }
     }
 
-    /// Whether all work before an event is done; a failing question counts as no.
+    /// Whether all work before an event is done. A query that fails counts as no.
     pub(super) fn is_done(&self, event: Event) -> bool {
         self.driver.is_done(self.device, event).unwrap_or(false)
     }
 
-    /// Takes an event back for later use.
+    /// Keeps an event for reuse.
     pub(super) fn recycle(&mut self, event: Event) {
         self.events.push(event);
     }
@@ -244,11 +253,11 @@ impl Streams {
         }
     }
 
-    /// Destroys the events that nothing waits for.
+    /// Destroys the events kept for reuse.
     pub(super) fn close(&mut self) {
         for event in self.events.drain(..) {
             if let Err(why) = driver::insist(|| self.driver.destroy_event(self.device, event)) {
-                log::debug!("an event was left behind: {why}");
+                log::debug!("an event could not be destroyed: {why}");
             }
         }
     }

@@ -141,7 +141,7 @@ static void pools(void) {
     eager = gk_malloc(MIB, 0, NULL);
     CHECK(captured && eager && eager != captured);
     gk_end_allocate_stream_to_pool(0, NULL);
-    CHECK(strstr(gk_last_error(), "nothing on stream"));
+    CHECK(strstr(gk_last_error(), "no pool context is open on stream"));
     gk_release_pool(0, 3, 4);
     gk_free(eager, MIB, 0, NULL);
 }

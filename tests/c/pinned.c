@@ -17,7 +17,7 @@ int main(void) {
     struct gk_activation activation;
     CHECK(gk_defaults(&activation) == GK_OK);
     activation.reserve = 16 * MIB;
-    CHECK(gk_activate(0, &activation) == GK_IMMOVABLE && strstr(gk_last_error(), "80.00 MiB ought to be in the other tier"));
+    CHECK(gk_activate(0, &activation) == GK_IMMOVABLE && strstr(gk_last_error(), "80.00 MiB should be in the other tier"));
     struct gk_stats stats;
     stats.size = sizeof stats;
     CHECK(gk_stats(0, &stats) == GK_OK && stats.phase == GK_ACTIVE && stats.reserve == 16 * MIB);

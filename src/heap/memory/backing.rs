@@ -151,7 +151,7 @@ impl Backing {
 
     fn repay(&self, tier: Tier, bytes: u64) {
         if tier == Tier::Shared {
-            self.budget.give(bytes);
+            self.budget.give_back(bytes);
         }
     }
 

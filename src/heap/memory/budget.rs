@@ -1,13 +1,14 @@
-//! The budget of host memory: what all devices of a process, and all processes of a user, may take
-//! together as shared memory.
+//! The budget of host memory: the bytes that all devices of a process, and all processes of a user,
+//! may take together as shared memory.
 
 use crate::platform::neighbours::Neighbours;
 use crate::sync::Mutex;
 
-/// Claims among processes grow by this part of the budget, so that files are not written for each granule.
+/// Claims among processes grow in steps of this fraction of the budget, so that a file is not
+/// written for each granule.
 const STEPS: u64 = 64;
 
-/// Bytes of host memory that may be taken, shared by the devices of a process.
+/// The host memory that the devices of a process may take. Bytes.
 #[derive(Debug)]
 pub struct Budget {
     limit: u64,
@@ -18,7 +19,8 @@ pub struct Budget {
 struct Account {
     used: u64,
     claimed: u64,
-    /// The other processes, with what they and this one may take together. None where the limit is a user's own.
+    /// The other processes, with the bytes that they and this one may take together. `None` where
+    /// the user has set the limit.
     others: Option<(Neighbours, u64)>,
 }
 
@@ -28,28 +30,29 @@ impl Budget {
         Budget { limit, account: Mutex::default() }
     }
 
-    /// A budget of `limit` bytes for this process, and of `of_all` for it and the others of this user.
+    /// A budget of `limit` bytes for this process, and of `of_all` bytes for it and the others of
+    /// this user.
     pub fn among_processes(limit: u64, of_all: u64) -> Budget {
         let others = Neighbours::of_this_user().map(|others| (others, of_all));
         Budget { limit, account: Mutex::new(Account { others, ..Account::default() }) }
     }
 
-    /// What this process may take in all, in bytes.
+    /// The bytes that this process may take in all.
     pub fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// What this process has taken, in bytes.
+    /// The bytes that this process has taken.
     pub fn used(&self) -> u64 {
         self.account.lock().used
     }
 
-    /// What other processes claim, in bytes.
+    /// The bytes that other processes claim. O(processes).
     pub fn others(&self) -> u64 {
         self.account.lock().others.as_ref().map_or(0, |(others, _)| others.others())
     }
 
-    /// What may still be taken, in bytes.
+    /// The bytes that may still be taken. O(processes).
     pub fn left(&self) -> u64 {
         let account = self.account.lock();
         let of_all = match &account.others {
@@ -59,7 +62,7 @@ impl Budget {
         self.limit.min(of_all).saturating_sub(account.used)
     }
 
-    /// Takes bytes, if there are so many left: whether there were.
+    /// Takes `bytes` if that many are left. Returns whether they were.
     pub(super) fn take(&self, bytes: u64) -> bool {
         let mut account = self.account.lock();
         let used = account.used + bytes;
@@ -78,8 +81,8 @@ impl Budget {
         true
     }
 
-    /// Gives bytes back that were taken.
-    pub(super) fn give(&self, bytes: u64) {
+    /// Returns bytes that were taken.
+    pub(super) fn give_back(&self, bytes: u64) {
         let mut account = self.account.lock();
         account.used -= bytes;
         let step = (self.limit / STEPS).max(1);
@@ -102,7 +105,7 @@ mod tests {
         let budget = Budget::new(100);
         assert!(budget.take(60) && !budget.take(41) && budget.take(40));
         assert_eq!((budget.left(), budget.used()), (0, 100));
-        budget.give(100);
+        budget.give_back(100);
         assert_eq!(budget.left(), 100);
     }
 }
