@@ -1,4 +1,4 @@
-//! What the library logs as errors: PyTorch's hooks have no other way to answer.
+//! The errors that the library logs. PyTorch's hooks have no other way to report one.
 
 use std::cell::RefCell;
 use std::sync::Once;
@@ -23,7 +23,7 @@ impl log::Log for Listener {
     fn flush(&self) {}
 }
 
-/// Listens from now on, on every thread. Only the first call in a process does anything.
+/// Starts to listen on every thread. Only the first call in a process has an effect.
 pub fn listen() {
     static LISTENING: Once = Once::new();
     LISTENING.call_once(|| {
@@ -33,7 +33,7 @@ pub fn listen() {
     });
 }
 
-/// What the library has complained of on this thread since the last call.
+/// The last error that the library has logged on this thread since the last call.
 #[inline]
 pub fn take() -> Option<String> {
     HEARD.with(|heard| heard.borrow_mut().take())

@@ -1,9 +1,9 @@
-//! What blocks hold: a stretch of one long text of random bytes, each block from a place of its own, so that no block looks like
-//! another or like itself shifted.
+//! The contents of blocks: stretches of one long text of random bytes, from a different place for
+//! each block. So no block looks like another, or like itself shifted.
 
 use std::sync::OnceLock;
 
-/// As long as the largest block may be, several times over.
+/// Several times as long as the largest block.
 const LENGTH: usize = 8 << 20;
 
 /// The longest contents of a block.
@@ -23,17 +23,17 @@ fn text() -> &'static [u8] {
 pub struct Contents(u32);
 
 impl Contents {
-    /// Contents from somewhere.
+    /// Contents from a random place.
     pub fn random(random: &mut fastrand::Rng) -> Contents {
         Contents(random.u32(..(LENGTH / 2) as u32))
     }
 
-    /// The first `bytes` of them, good for ever.
+    /// The first `bytes` of them, valid for ever.
     pub fn bytes(self, bytes: u64) -> &'static [u8] {
         &text()[self.0 as usize..][..bytes as usize]
     }
 
-    /// The first byte that is not what it ought to be, and how many are not.
+    /// The first byte that differs, and how many bytes differ.
     pub fn difference(self, found: &[u8]) -> Option<(usize, usize)> {
         let expected = self.bytes(found.len() as u64);
         if found == expected {

@@ -1,4 +1,5 @@
-//! Filters of graph pools as PyTorch passes them: objects laid out as libstdc++'s `std::function<bool(cudaStream_t)>`.
+//! Filters of graph pools as PyTorch passes them: objects laid out as libstdc++'s
+//! `std::function<bool(cudaStream_t)>`.
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_void};
@@ -6,7 +7,7 @@ use std::ptr::null;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What a manager is asked for.
+/// The operations of a manager.
 const TYPE_INFO: i32 = 0;
 const COPY: i32 = 2;
 const DESTROY: i32 = 3;
@@ -15,17 +16,17 @@ thread_local! {
     static ACTING: Cell<u64> = const { Cell::new(u64::MAX) };
 }
 
-/// Says which actor acts on this thread from now on.
+/// Sets the actor that acts on this thread from now on.
 pub fn act_as(actor: usize) {
     ACTING.set(actor as u64);
 }
 
 type Storage = [u64; 2];
 
-/// The streams of a capture: its own, and one that has joined it, or `u64::MAX`.
+/// The streams of a capture: its own and one that has joined it, each `u64::MAX` if there is none.
 pub type Streams = Arc<[AtomicU64; 2]>;
 
-/// A filter; a pointer to it is what PyTorch would pass.
+/// A filter. PyTorch would pass a pointer to it.
 #[repr(C)]
 pub struct Filter {
     storage: Storage,
@@ -51,18 +52,19 @@ const fn type_info(name: &'static CStr) -> TypeInfo {
 }
 
 impl Filter {
-    /// Accepts the streams of a capture, whichever those are when it is asked.
+    /// Accepts the streams that a capture has when the filter is called.
     pub fn of_streams(streams: &Streams) -> Filter {
         let streams = Arc::into_raw(streams.clone());
         Filter { storage: [streams as u64, 0], manager: manage::<true>, invoker: is_one_of }
     }
 
-    /// Accepts what one actor asks for on whatever stream, as the filter of a `MemPool` in use accepts one thread.
+    /// Accepts the requests of one actor on any stream, as the filter of a `MemPool` in use accepts
+    /// one thread.
     pub fn of_actor(actor: usize) -> Filter {
         Filter { storage: [actor as u64, 0], manager: manage::<false>, invoker: is_acting }
     }
 
-    /// What PyTorch passes.
+    /// The pointer that PyTorch passes.
     pub fn as_ptr(&self) -> *const c_void {
         std::ptr::from_ref(self).cast()
     }
@@ -83,7 +85,8 @@ unsafe extern "C" fn manage<const CAPTURE: bool>(to: *mut Storage, from: *const 
         TYPE_INFO => unsafe {
             to.cast::<*const TypeInfo>().write(if CAPTURE { &raw const OF_CAPTURES } else { &raw const OF_THREADS });
         },
-        // SAFETY: the caller's promise; where streams are counted, the storage holds one count of them.
+        // SAFETY: the caller's promise; where streams are counted, the storage holds one count of
+        // them.
         COPY => unsafe {
             if CAPTURE {
                 Arc::increment_strong_count((*from)[0] as *const [AtomicU64; 2]);
@@ -117,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_copied_and_destroyed_is_counted() {
+    fn copies_and_destructions_are_counted() {
         let streams: Streams = Arc::new([AtomicU64::new(16), AtomicU64::new(u64::MAX)]);
         let filter = Filter::of_streams(&streams);
         let mut copy: Storage = [0; 2];

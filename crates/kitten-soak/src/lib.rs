@@ -1,18 +1,21 @@
-//! Drives giant-kitten's C interface on simulated machines for as long as it is told to, and compares: every block byte for byte with
-//! what was written to it, every book with the machine's.
+//! Calls giant-kitten's C interface on simulated machines for hours. It compares every block, byte
+//! for byte, with the bytes written to it, and the library's books with the machine's.
 //!
 //! ```text
-//!   run.rs         episodes: a machine each, rounds on it, and the position of what fails
+//!   run.rs         episodes: each has a machine and rounds on it, and reports the position of a failure
 //!   machine.rs     random machines with the library on them, and their books
-//!   actor.rs       one thread of a program: blocks, streams, PyTorch's hooks
-//!   pools.rs       its graph captures and memory pools, in right orders and in wrong ones
-//!   quiet.rs       between rounds, while all actors are parked: actions, books, failures to come
-//!   contents.rs    what blocks hold          filter.rs      filters as libstdc++ lays them out
-//!   notes.rs       the last calls of each    complaints.rs  what the library logs as errors
+//!   world.rs       the state that all actors share, and their blocks
+//!   actor/         one thread of a program: blocks, streams, pools, PyTorch's hooks
+//!   quiet/         the quiet between rounds, while all actors are parked: actions, books, failures to come
+//!   tally.rs       counts of everything that is done
+//!   contents.rs    the contents of blocks
+//!   filter.rs      filters of graph pools as libstdc++ lays them out
+//!   notes.rs       the last calls of each actor
+//!   complaints.rs  the errors that the library logs
 //! ```
 //!
-//! An episode follows from its seed. Every other one is played by one thread, which acts for all actors in turn, so that it goes the
-//! same way each time; the others by a thread for each actor.
+//! An episode follows from its seed. Every other episode is played by one thread, which acts for
+//! all actors in turn, so it runs the same way each time. The others have a thread for each actor.
 
 mod actor;
 mod complaints;
@@ -20,18 +23,19 @@ mod contents;
 mod filter;
 mod machine;
 mod notes;
-mod pools;
 mod quiet;
 mod run;
+mod tally;
+mod world;
 
-pub use actor::Tally;
 pub use run::{Plan, Report, Stopped, run, watch};
+pub use tally::Tally;
 
-/// What is wrong, in words.
+/// A failure, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure(pub String);
 
-/// A part of what is done, which can be left out to find what a failure needs.
+/// A part of the soak, which can be left out to find what a failure needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 #[repr(u8)]
 pub enum Part {
@@ -45,27 +49,27 @@ pub enum Part {
     Foreign,
     /// PyTorch's hooks: reset, memory fraction, history
     Hooks,
-    /// Work that is done only when it is waited for
+    /// Work that completes only when it is waited for
     Late,
-    /// Questions about devices that are not in use
+    /// Queries about devices that are not in use
     Questions,
-    /// Streams besides a block's own, streams that come and go, blocks that change hands
+    /// Streams other than a block's own, streams created and destroyed, blocks that change hands
     Streams,
     /// Pools that are ended and released in wrong orders
     WrongOrders,
 }
 
-/// The parts that are done.
+/// The parts that take place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts(u32);
 
 impl Parts {
-    /// All but these.
+    /// All parts except these.
     pub fn without(parts: &[Part]) -> Parts {
         Parts(parts.iter().fold(u32::MAX, |left, part| left & !(1 << *part as u8)))
     }
 
-    /// Whether a part is done.
+    /// Whether a part takes place.
     #[inline]
     pub fn has(self, part: Part) -> bool {
         self.0 & 1 << part as u8 != 0

@@ -1,4 +1,4 @@
-//! The machines: small ones of every kind, each with a library of its own, and what both keep in their books.
+//! The machines: small ones of every kind, each with a library of its own, and the books of both.
 
 use std::ffi::{CStr, c_char};
 use std::sync::Arc;
@@ -19,22 +19,23 @@ pub struct Machine {
     pub gpu: Gpu,
     /// Their profiles. Nothing is ever allocated on the last.
     pub profiles: Vec<Profile>,
-    /// What other programs have taken of each device.
+    /// How much of each device other programs have taken.
     pub taken: Mutex<Vec<u64>>,
     /// Whether calls of the driver may fail now.
     pub armed: AtomicBool,
     allocator: &'static Allocator,
-    /// Whether `gk_reset` may move memory, because one thread alone uses the cards and the options say so.
+    /// Whether `gk_reset` may move memory, because one thread alone uses the cards and the options
+    /// say so.
     pub moves_at_resets: bool,
-    /// In words, for whoever looks for a failure.
+    /// A description for whoever looks for a failure.
     pub description: String,
 }
 
-/// The first fault that any machine has told of since the last look.
+/// The first fault that any machine has reported since the last check.
 static FAULT: Mutex<Option<String>> = Mutex::new(None);
 static FAULTY: AtomicBool = AtomicBool::new(false);
 
-fn told(fault: &Fault) {
+fn report(fault: &Fault) {
     if !FAULTY.swap(true, Ordering::AcqRel)
         && let Ok(mut first) = FAULT.lock()
     {
@@ -42,10 +43,10 @@ fn told(fault: &Fault) {
     }
 }
 
-/// Whether memory was used too early.
+/// Checks that no memory was used too early.
 ///
 /// # Errors
-/// How.
+/// The first fault.
 #[inline]
 pub fn no_fault() -> Result<(), Failure> {
     if !FAULTY.load(Ordering::Relaxed) {
@@ -57,10 +58,11 @@ pub fn no_fault() -> Result<(), Failure> {
 }
 
 impl Machine {
-    /// A random machine, and the library installed on it with random options; `alone` says that one thread uses it.
+    /// A random machine, and the library installed on it with random options; `alone` says that one
+    /// thread uses it.
     ///
     /// # Errors
-    /// Where the machine cannot be made.
+    /// A machine that cannot be created.
     pub fn new(random: &mut fastrand::Rng, alone: bool) -> Result<Machine, Failure> {
         let granularity: u64 = if random.u8(..4) == 0 { 2 << 20 } else { 1 << 16 };
         let used = random.usize(2..=3);
@@ -101,12 +103,12 @@ impl Machine {
         let description =
             format!("granules of {} KiB; {}; options \"{options}\"", granularity >> 10, devices.join("; "));
         let gpu = Gpu::new(&profiles).map_err(|why| Failure(format!("no machine: {why}")))?;
-        gpu.tell_faults(told);
+        gpu.tell_faults(report);
         let options = Options::parse(&options).map_err(Failure)?;
         let allocator = Allocator::new(options, Arc::new(SimDriver::new(gpu.clone())))
             .map_err(|why| Failure(format!("no allocator: {why}")))?;
         let allocator = abi::install(allocator);
-        // What the machine before may have told when its library went is no fault of this one.
+        // The previous machine may have reported a fault while its library was shut down.
         let _ = no_fault();
         let taken = Mutex::new(vec![0; profiles.len()]);
         Ok(Machine { gpu, profiles, taken, armed: AtomicBool::new(false), allocator, moves_at_resets, description })
@@ -123,12 +125,12 @@ impl Machine {
         self.armed.load(Ordering::Relaxed)
     }
 
-    /// Does what the library's own thread does now and then.
+    /// Does the work of the library's own thread once.
     pub fn look_for_idle(&self) {
         self.allocator.look_for_idle();
     }
 
-    /// Other programs take so much of a device.
+    /// Sets how much of a device other programs have taken.
     pub fn take(&self, device: usize, bytes: u64) {
         if let Ok(mut taken) = self.taken.lock() {
             self.gpu.set_dedicated_taken(device, bytes);
@@ -136,10 +138,11 @@ impl Machine {
         }
     }
 
-    /// The invariants of the library hold, and what it thinks it holds of each tier is what the machine has given.
+    /// Checks that the library's invariants hold, and that its books and the machine's agree on
+    /// each tier.
     ///
     /// # Errors
-    /// What does not hold.
+    /// The first difference.
     pub fn books(&self) -> Result<(), Failure> {
         self.allocator.check().map_err(|why| Failure(format!("Allocator::check: {why}")))?;
         let taken = self.taken.lock().map(|taken| taken.clone()).unwrap_or_default();
@@ -153,7 +156,7 @@ impl Machine {
                 if free > 0 && capacity - free - taken != held {
                     let given = capacity - free - taken;
                     return Err(Failure(format!(
-                        "device {device} holds {held} bytes of {tier:?} memory by gk_stats, {given} by the machine"
+                        "device {device} holds {held} bytes of {tier:?} memory by gk_stats, but {given} by the machine"
                     )));
                 }
             }
@@ -161,10 +164,10 @@ impl Machine {
         Ok(())
     }
 
-    /// Takes the library off the machine: it must have left nothing behind.
+    /// Takes the library off the machine, and checks that it leaves nothing behind.
     ///
     /// # Errors
-    /// What it left.
+    /// Whatever it leaves.
     pub fn end(&self) -> Result<(), Failure> {
         self.allocator.check().map_err(|why| Failure(format!("Allocator::check at the end: {why}")))?;
         self.allocator.shutdown();
@@ -181,19 +184,19 @@ impl Machine {
 /// `gk_stats`.
 ///
 /// # Errors
-/// Where it answers otherwise than with [`abi::GK_OK`].
+/// Any answer other than [`abi::GK_OK`].
 pub fn stats(device: usize) -> Result<GkStats, Failure> {
     let mut stats = GkStats { size: size_of::<GkStats>() as u32, ..GkStats::default() };
-    // SAFETY: the struct is the library's own, and says its size.
+    // SAFETY: the struct is the library's own, and has its size in it.
     match unsafe { abi::gk_stats(device as i32, &mut stats) } {
         abi::GK_OK => Ok(stats),
-        code => Err(Failure(format!("gk_stats of device {device} answers {code}: {}", last_error()))),
+        code => Err(Failure(format!("gk_stats of device {device} returned {code}: {}", last_error()))),
     }
 }
 
 /// `gk_last_error`.
 pub fn last_error() -> String {
-    // SAFETY: the text is good until this thread's next call.
+    // SAFETY: the text is valid until this thread's next call.
     unsafe { CStr::from_ptr(abi::gk_last_error()) }.to_string_lossy().into_owned()
 }
 

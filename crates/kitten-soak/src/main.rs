@@ -6,39 +6,40 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::Parser;
 use kitten_soak::{Part, Parts, Plan, Report, run, watch};
 
-/// Drives giant-kitten's C interface on simulated machines, compares every byte and every book, and ends with the seed and the position
-/// of what failed. With that seed and episode it fails again in the same way, where one thread played.
+/// Calls giant-kitten's C interface on simulated machines and compares every byte and all books. If
+/// something fails, it ends with the seed and the position. With the same seed and episode it fails
+/// again in the same way, if one thread played
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
-    /// How long, in hours; 0.5 are thirty minutes
+    /// How long, in hours; 0.5 is thirty minutes
     #[arg(default_value_t = f64::INFINITY)]
     hours: f64,
     /// How many calls of the library, at most
     #[arg(long, default_value_t = u64::MAX)]
     operations: u64,
-    /// What everything follows from; otherwise the clock
+    /// The seed that everything follows from; by default from the clock
     #[arg(long)]
     seed: Option<u64>,
-    /// The first episode: that which failed
+    /// The first episode, such as the one that failed
     #[arg(long, default_value_t = 0)]
     episode: u64,
     /// How many episodes, at most
     #[arg(long, default_value_t = u64::MAX)]
     episodes: u64,
-    /// Threads of the episodes that are not played by one
+    /// Threads of the episodes that are not played by one thread
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
     threads: u8,
     /// Leave these parts out, to find what a failure needs
     #[arg(long, value_delimiter = ',')]
     without: Vec<Part>,
-    /// Go on after a failure, with the next episode
+    /// Continue after a failure with the next episode
     #[arg(long)]
     keep_going: bool,
 }
 
-/// How often it tells of itself.
-const TELLING: Duration = Duration::from_secs(10);
+/// How often progress is printed.
+const INTERVAL: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -59,14 +60,14 @@ fn main() -> ExitCode {
     };
     let mut report = Report::default();
     let mut failures = 0;
-    let mut told = (Instant::now(), 0);
+    let mut reported = (Instant::now(), 0);
     loop {
         let result = run(&plan, &mut report, |report| {
-            let (since, operations) = (told.0.elapsed(), report.tally.operations());
-            if since >= TELLING {
-                let rate = (operations - told.1) as f64 / since.as_secs_f64();
+            let (since, operations) = (reported.0.elapsed(), report.tally.operations());
+            if since >= INTERVAL {
+                let rate = (operations - reported.1) as f64 / since.as_secs_f64();
                 println!("{operations} operations, {} episodes, {:.2} million/s", report.episodes, rate / 1e6);
-                told = (Instant::now(), operations);
+                reported = (Instant::now(), operations);
             }
         });
         let Err(stopped) = result else { break };
@@ -92,14 +93,14 @@ fn main() -> ExitCode {
     if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What the record keeps.
+/// Prints the results that the record keeps.
 fn conclude(report: &Report, failures: u64, spent: Duration) {
     let tally = &report.tally;
     let rate = tally.operations() as f64 / spent.as_secs_f64() / 1e6;
     println!("outcome     {}", if failures == 0 { "nothing failed".into() } else { format!("{failures} FAILED") });
     println!("operations  {} in {:.0} s, {rate:.2} million/s", tally.operations(), spent.as_secs_f64());
     println!("episodes    {} that ended well", report.episodes);
-    println!("blocks      {} given out, {} given back, {} refused", tally.mallocs, tally.frees, tally.refused);
+    println!("blocks      {} allocated, {} freed, {} refused", tally.mallocs, tally.frees, tally.refused);
     println!("compared    {} contents, {:.1} GiB", tally.compared, tally.compared_bytes as f64 / (1u64 << 30) as f64);
     println!("actions     {}", tally.actions);
     println!("captures    {}, {} replays", tally.captures, tally.replays);

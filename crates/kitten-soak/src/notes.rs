@@ -1,4 +1,5 @@
-//! The last calls of an actor, written down without a lock, to be read when something has gone wrong: by anybody, at any time.
+//! The last calls of an actor, recorded without a lock, so that any thread can read them after a
+//! failure.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,7 +20,7 @@ macro_rules! calls {
 calls! {
     Malloc = "gk_malloc",
     Free = "gk_free",
-    WrongFree = "gk_free of what is no block",
+    WrongFree = "gk_free of an address that is not a block",
     Upload = "a write is launched",
     Download = "a read is launched",
     BaseAlloc = "gk_base_alloc",
@@ -28,7 +29,7 @@ calls! {
     Touch = "gk_touch",
     RecordStream = "gk_record_stream",
     Stats = "gk_stats",
-    Json = "a question for JSON",
+    Json = "a query for JSON",
     ResetPeaks = "gk_reset_peaks",
     Reset = "gk_reset",
     Fraction = "gk_memory_fraction",
@@ -37,8 +38,8 @@ calls! {
     Work = "a piece of work begins or ends",
     MemoryInfo = "gk_memory_info",
     Record = "gk_record",
-    CreateStream = "a stream is made",
-    DestroyStream = "a stream is unmade",
+    CreateStream = "a stream is created",
+    DestroyStream = "a stream is destroyed",
     Mail = "a block is given to another actor",
     Taken = "a block of another actor is taken over",
     BeginPool = "gk_begin_allocate_to_pool",
@@ -69,7 +70,8 @@ impl Default for Notes {
 }
 
 impl Notes {
-    /// Notes a call on a device and a stream, by the stream's place, with a size and an address. Only its actor does.
+    /// Records a call on a device and a stream, by the stream's place, with a size and an address.
+    /// Only the actor itself may call this.
     #[inline]
     pub fn note(&self, call: Call, device: usize, stream: usize, bytes: u64, address: u64) {
         let count = self.count.load(Ordering::Relaxed);
@@ -88,7 +90,7 @@ impl Notes {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// The last calls, the latest last, a line each.
+    /// The last calls, a line each, the latest last.
     pub fn lines(&self) -> String {
         let count = self.count();
         (count.saturating_sub(KEPT as u64)..count)
@@ -108,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_calls_are_told_in_their_order() {
+    fn the_last_calls_are_listed_in_order() {
         let notes = Notes::default();
         for nth in 0..100 {
             notes.note(if nth == 99 { Call::Foreign } else { Call::Malloc }, 1, 3, 512 * nth, 0x7000 + nth);

@@ -1,4 +1,4 @@
-//! Episodes: a machine each, rounds on it, and the position of what fails.
+//! Episodes: each has a machine and rounds on it, and reports the position of a failure.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,73 +7,75 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use crate::actor::{Actor, Tally, World};
+use crate::actor::Actor;
 use crate::machine::Machine;
 use crate::notes::Notes;
 use crate::quiet::Conductor;
+use crate::tally::Tally;
+use crate::world::World;
 use crate::{Failure, Parts, complaints};
 
-/// What is to be done.
+/// A soak to run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What everything follows from.
+    /// The seed that everything follows from.
     pub seed: u64,
     /// The first episode.
     pub first: u64,
-    /// At most so many episodes.
+    /// The most episodes.
     pub episodes: u64,
-    /// At most so many calls of the library.
+    /// The most calls of the library.
     pub operations: u64,
-    /// At most so long.
+    /// The longest time.
     pub time: Duration,
-    /// How many threads play the episodes that are not played by one.
+    /// How many threads play the episodes that are not played by one thread.
     pub threads: usize,
-    /// What is done.
+    /// The parts that take place.
     pub parts: Parts,
 }
 
-/// What was done.
+/// The results of a soak.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// What was counted.
+    /// Counts of everything that was done.
     pub tally: Tally,
     /// Episodes that ended well.
     pub episodes: u64,
-    /// Calls that the machines' driver got.
+    /// Calls of the machines' drivers.
     pub driver_calls: u64,
-    /// The next episode, for whoever goes on.
+    /// The next episode, to continue from.
     pub next: u64,
 }
 
-/// Where it stopped, and why.
+/// Where a soak stopped, and why.
 #[derive(Clone, Debug)]
 pub struct Stopped {
     /// The episode.
     pub episode: u64,
-    /// The position in it, and what is wrong, in words.
+    /// The position in it and the failure, in words.
     pub what: String,
     /// The last calls of every actor.
     pub notes: String,
 }
 
-/// The longest that nothing may happen.
+/// The longest time without progress.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How many rounds an episode has.
 const ROUNDS: std::ops::Range<u64> = 20..120;
 
-/// Calls of the library so far, by all actors and for all episodes, as the watchdog sees them.
+/// Turns of all actors in all episodes so far, as the watchdog sees them.
 static PROGRESS: AtomicU64 = AtomicU64::new(0);
 
-/// The number of an episode's dice.
+/// The seed of one of an episode's random generators.
 fn mixed(seed: u64, episode: u64, whose: u64) -> u64 {
     Rng::with_seed(Rng::with_seed(seed).u64(..) ^ (episode << 16 | whose)).u64(..)
 }
 
-/// Runs episodes until the time or the operations are used up, and tells of it now and then.
+/// Runs episodes until the time or the operations are used up, and calls `tell` after each.
 ///
 /// # Errors
-/// The first thing that is wrong.
+/// The first failure.
 pub fn run(plan: &Plan, report: &mut Report, mut tell: impl FnMut(&Report)) -> Result<(), Box<Stopped>> {
     complaints::listen();
     let start = Instant::now();
@@ -142,10 +144,10 @@ fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A position in an episode, and what is wrong there.
+/// A position in an episode, and the failure there.
 type At = (String, Failure);
 
-/// What a round is, by the number of steps that each actor takes: the last has none, and ends everything.
+/// The number of steps of the last round, in which each actor ends everything that it began.
 const FINISH: u64 = 0;
 
 /// Where an episode is played.
@@ -158,7 +160,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// One actor's part of a round; a panic is a failure like any other.
+    /// Plays one actor's part of a round. A panic is a failure like any other.
     fn act(&self, number: usize, steps: u64) {
         let mut actor = locked(&self.actors[number]);
         let part = catch_unwind(AssertUnwindSafe(|| if steps == FINISH { actor.finish() } else { actor.act(steps) }));
@@ -173,7 +175,7 @@ impl Stage {
         }
     }
 
-    /// What an actor has found wrong in a round, with its position.
+    /// The failure that an actor has found in a round, with its position.
     fn found(&self, round: u64) -> Result<(), At> {
         match locked(&self.failed).take() {
             Some((number, why)) => {
@@ -184,7 +186,7 @@ impl Stage {
         }
     }
 
-    /// The quiet after a round.
+    /// Conducts the quiet after a round.
     fn conduct(&self, conductor: &mut Conductor, round: u64) -> Result<(), At> {
         let mut guards: Vec<_> = self.actors.iter().map(locked).collect();
         let world = guards[0].world.clone();
@@ -196,7 +198,7 @@ impl Stage {
         locked(&self.actors[0]).world.clone()
     }
 
-    /// The end of an episode, after its rounds: `finish` has every actor end what it began.
+    /// Ends an episode after its rounds. `finish` makes every actor end everything that it began.
     fn end(&self, conductor: &mut Conductor, rounds: u64, finish: impl FnOnce()) -> Result<(), At> {
         let world = self.world();
         conductor.disarm(&world).map_err(|why| ("the last quiet".into(), why))?;
@@ -206,7 +208,7 @@ impl Stage {
         conductor.finish(&world).map_err(|why| ("the end".into(), why))
     }
 
-    /// Plays by this thread alone, which acts for one actor and then another, in short turns.
+    /// Plays with this thread alone, which acts for one actor after another in short turns.
     fn alone(&self, conductor: &mut Conductor, random: &mut Rng, rounds: u64) -> Result<(), At> {
         conductor.ask_before_use(&self.world()).map_err(|why| ("the beginning".into(), why))?;
         for round in 0..rounds {
@@ -219,7 +221,7 @@ impl Stage {
         self.end(conductor, rounds, || (0..self.actors.len()).for_each(|number| self.act(number, FINISH)))
     }
 
-    /// Plays by a thread for each actor. This one sees to the quiet.
+    /// Plays with a thread for each actor. This thread conducts the quiet.
     fn together(&self, conductor: &mut Conductor, random: &mut Rng, rounds: u64) -> Result<(), At> {
         std::thread::scope(|scope| {
             for number in 0..self.actors.len() {
@@ -262,7 +264,8 @@ impl Stage {
     }
 }
 
-/// Ends the process where nothing has happened for too long: threads wait for each other in the library.
+/// Starts a watchdog that ends the process after too long without progress, when threads wait for
+/// each other in the library.
 pub fn watch() {
     std::thread::spawn(|| {
         let mut seen = (0, Instant::now());
@@ -272,7 +275,7 @@ pub fn watch() {
             if progress != seen.0 {
                 seen = (progress, Instant::now());
             } else if seen.1.elapsed() > PATIENCE {
-                eprintln!("nothing has happened for {} s: the threads wait for each other", PATIENCE.as_secs());
+                eprintln!("no progress for {} s: the threads wait for each other", PATIENCE.as_secs());
                 std::process::abort();
             }
         }
@@ -289,7 +292,7 @@ mod tests {
     use crate::contents::Contents;
     use crate::machine::no_fault;
 
-    /// The library is one in a process: tests that install it take turns.
+    /// A process has one library, so tests that install it take turns.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
     fn plan(first: u64, episodes: u64) -> Plan {
@@ -315,13 +318,13 @@ mod tests {
         conductor.compare_with_snapshot(world, &[actor])
     }
 
-    /// What is wrong, as it is told.
-    fn told(result: Result<(), Failure>) -> String {
+    /// The text of a failure.
+    fn text_of(result: Result<(), Failure>) -> String {
         result.expect_err("something is wrong").0
     }
 
     #[test]
-    fn an_episode_of_one_thread_goes_the_same_way_again() {
+    fn an_episode_of_one_thread_runs_the_same_way_again() {
         let _turn = locked(&ONE_AT_A_TIME);
         let [first, second] = [(); 2].map(|()| {
             let mut report = Report::default();
@@ -354,30 +357,30 @@ mod tests {
         world.machine.gpu.write(actor.live[nth].address, &bytes).expect("it can be written");
         actor.live[nth].contents = Some(contents);
         let why = actor.free_of(nth).and_then(|()| actor.settle());
-        assert!(told(why).contains("differs in 1 bytes, the first of them 4999"));
+        assert!(text_of(why).contains("differs in 1 bytes, the first of them 4999"));
     }
 
     #[test]
-    fn a_block_given_back_by_nobody_is_found() {
+    fn a_block_freed_by_no_actor_is_found() {
         let _turn = locked(&ONE_AT_A_TIME);
         let (world, mut actor) = actor(2);
-        conducted(&world, &mut actor).expect("nothing is wrong yet");
+        conducted(&world, &mut actor).expect("nothing is wrong before");
         let block = &actor.live[0];
         abi::gk_free(block.address as *mut c_void, 0, 0, std::ptr::null_mut());
-        let why = told(conducted(&world, &mut actor));
+        let why = text_of(conducted(&world, &mut actor));
         assert!(why.contains("live blocks"), "{why}");
-        assert!(told(actor.free_of(0)).contains("not the start of a live block"));
+        assert!(text_of(actor.free_of(0)).contains("not the start of a live block"));
     }
 
     #[test]
-    fn what_the_machine_has_given_and_the_library_does_not_know_is_found() {
+    fn memory_that_the_library_does_not_know_is_found() {
         let _turn = locked(&ONE_AT_A_TIME);
         let (world, _actor) = actor(3);
-        world.machine.books().expect("nothing is wrong yet");
+        world.machine.books().expect("nothing is wrong before");
         let granule = world.machine.profiles[0].granularity;
         world.machine.gpu.create(0, kitten_sim::Tier::Dedicated, granule).expect("there is room");
-        assert!(told(world.machine.books()).contains("of Dedicated memory by gk_stats"));
-        assert!(told(world.machine.end()).contains("left"));
+        assert!(text_of(world.machine.books()).contains("of Dedicated memory by gk_stats"));
+        assert!(text_of(world.machine.end()).contains("left"));
     }
 
     #[test]
@@ -390,6 +393,6 @@ mod tests {
         for stream in [0, other] {
             world.machine.gpu.launch(stream, "a use", &[access]).expect("it can be launched");
         }
-        assert!(told(no_fault()).contains("too early"));
+        assert!(text_of(no_fault()).contains("too early"));
     }
 }

@@ -1,6 +1,7 @@
-//! Graph captures and memory pools of an actor, in right orders and in wrong ones.
+//! Graph captures and memory pools of an actor, in right orders.
 //!
-//! What a graph touches is its pool's until it is unmade, so that replays are safe whenever they come; the machine sees it if not.
+//! The memory that a graph touches belongs to its pool until the graph is destroyed, so a replay is
+//! safe at any time. The machine reports a fault if it is not.
 
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
@@ -9,61 +10,56 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use giant_kitten::abi;
 use kitten_sim::Access;
 
+use super::{Actor, is_about_a_capture};
 use crate::Failure;
-use crate::actor::{Actor, Block, is_about_a_capture};
-
 use crate::filter::{Filter, Streams};
 use crate::machine::last_error;
 use crate::notes::Call;
+use crate::world::Block;
 
 /// How an actor came to a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     /// A capture with a filter of streams.
     Capture,
-    /// A capture of one stream, by its name.
+    /// A capture of one stream, named by its handle.
     StreamCapture,
-    /// A `MemPool` in use: whatever the actor asks for, and nothing is captured.
+    /// A `MemPool` in use: it serves all requests of the actor, and nothing is captured.
     Region,
 }
 
 /// A pool that an actor holds.
 #[derive(Debug)]
-pub struct Pool {
-    id: (u64, u64),
-    device: usize,
-    kind: Kind,
-    /// The stream that is captured, and replayed on, by its place.
-    pub at: usize,
+pub(super) struct Pool {
+    pub(super) id: (u64, u64),
+    pub(super) device: usize,
+    pub(super) kind: Kind,
+    /// The stream of the capture and of replays, by its place.
+    pub(super) at: usize,
     /// The stream that has joined the capture, or will.
-    pub joined: Option<usize>,
-    /// What the filter of its capture accepts.
-    accepted: Streams,
-    /// How often it was begun and not ended.
-    open: u32,
-    /// How often it was begun and not released.
-    holds: u32,
-    /// Whether it is kept besides, as a `MemPool` keeps one.
-    kept: bool,
+    pub(super) joined: Option<usize>,
+    /// The streams that the filter of its capture accepts.
+    pub(super) accepted: Streams,
+    /// How many times it was begun and not ended.
+    pub(super) open: u32,
+    /// How many times it was begun and not released.
+    pub(super) holds: u32,
+    /// Whether it is also kept, as a `MemPool` keeps one.
+    pub(super) kept: bool,
     /// Whether its stream is captured now.
-    captured: bool,
-    graphs: Vec<u64>,
+    pub(super) captured: bool,
+    pub(super) graphs: Vec<u64>,
 }
 
 /// The most pools of an actor.
 const MOST_POOLS: usize = 3;
 
-/// What may be said to a wrong order. Anything in words, but nothing of blocks: those are not concerned.
-fn is_about_a_pool(text: &str) -> bool {
-    text.contains("pool") || text.contains("capture")
-}
-
 impl Actor {
-    /// Something with a pool, in a right order.
+    /// Takes a step with a pool, in a right order.
     ///
     /// # Errors
-    /// What the library may not complain of.
-    pub fn pool_step(&mut self) -> Result<(), Failure> {
+    /// An error that the library may not log.
+    pub(super) fn pool_step(&mut self) -> Result<(), Failure> {
         if self.pools.is_empty() || (self.pools.len() < MOST_POOLS && self.random.u8(..4) == 0) {
             return self.begin_new();
         }
@@ -81,8 +77,8 @@ impl Actor {
         }
     }
 
-    /// Notes what a capture allocates: its graph writes to it.
-    pub fn note_captured(&mut self, block: &Block) {
+    /// Adds to a capture a write to a block that it allocates.
+    pub(super) fn note_captured(&mut self, block: &Block) {
         let Some(pool) = self.pools.iter().find(|pool| {
             pool.captured && pool.device == block.device && (pool.at == block.at || pool.joined == Some(block.at))
         }) else {
@@ -94,14 +90,14 @@ impl Actor {
         }
     }
 
-    /// Begins a pool of a new name.
+    /// Begins a pool with a new name.
     fn begin_new(&mut self) -> Result<(), Failure> {
         let kind = match self.random.u8(..6) {
             0..=2 => Kind::Capture,
             3 => Kind::StreamCapture,
             _ => Kind::Region,
         };
-        // Two that accept the same requests at once would leave it open whose they are.
+        // It would be undefined which of two pools serves a request that both accept.
         let crosses = |other: &Pool| other.open > 0 && (other.kind == Kind::Region) != (kind == Kind::Region);
         let at = self.stream();
         let is_in_use = self.pools.iter().any(|pool| pool.at == at || pool.joined == Some(at));
@@ -144,7 +140,7 @@ impl Actor {
         }
     }
 
-    /// Ends to keep a pool.
+    /// Stops keeping a pool.
     fn unkeep(&mut self, nth: usize) -> Result<(), Failure> {
         let (a, b) = self.pools[nth].id;
         self.note(Call::DropPool, 0, 0, b, 0);
@@ -162,14 +158,18 @@ impl Actor {
         }
     }
 
-    /// Those who hold a pool are counted right.
+    /// Checks the number of holders of a pool.
     fn count_holds(&self, nth: usize) -> Result<(), Failure> {
         let Pool { id, device, holds, kept, .. } = self.pools[nth];
-        let (told, known) = (abi::gk_pool_holds(device as c_int, id.0, id.1), u64::from(holds) + u64::from(kept));
-        if told == known { Ok(()) } else { Err(Failure(format!("gk_pool_holds says {told}, and {known} hold it"))) }
+        let (holders, known) = (abi::gk_pool_holds(device as c_int, id.0, id.1), u64::from(holds) + u64::from(kept));
+        if holders == known {
+            Ok(())
+        } else {
+            Err(Failure(format!("gk_pool_holds returned {holders}, but {known} hold it")))
+        }
     }
 
-    /// Begins to allocate from a pool: the capture before or after it.
+    /// Starts to allocate from a pool. The capture begins before or after it.
     fn begin(&mut self, nth: usize) -> Result<(), Failure> {
         let (kind, at) = (self.pools[nth].kind, self.pools[nth].at);
         let crosses = |other: &Pool| other.open > 0 && (other.kind == Kind::Region) != (kind == Kind::Region);
@@ -181,8 +181,8 @@ impl Actor {
         if kind != Kind::Region && capture_first && !self.begin_capture(nth) {
             return Ok(());
         }
-        if self.tell_begin(nth)? {
-            // It could not be: a call of the driver has failed.
+        if self.begin_in_library(nth)? {
+            // It failed, because a call of the driver did.
             return self.end_capture(nth);
         }
         self.pools[nth].open += 1;
@@ -193,8 +193,8 @@ impl Actor {
         Ok(())
     }
 
-    /// Tells the library that a pool is begun; whether it complains.
-    fn tell_begin(&mut self, nth: usize) -> Result<bool, Failure> {
+    /// Begins a pool in the library. Returns whether the library logs an error.
+    fn begin_in_library(&mut self, nth: usize) -> Result<bool, Failure> {
         let Pool { id, device, kind, at, .. } = self.pools[nth];
         let raw = self.streams[at].map_or(0, |own| own.raw);
         let number = device as c_int;
@@ -213,7 +213,7 @@ impl Actor {
             Kind::Region => Filter::of_actor(self.number),
         };
         self.note(Call::BeginPool, device, at, id.1, raw);
-        // SAFETY: a filter as libstdc++ has it.
+        // SAFETY: the filter has libstdc++'s layout.
         unsafe { abi::gk_begin_allocate_to_pool(number, id.0, id.1, filter.as_ptr()) };
         self.heard(|_| false)
     }
@@ -225,7 +225,7 @@ impl Actor {
         (partner >= 2 && partner != at && !is_in_use && self.free_stream(partner).is_some()).then_some(partner)
     }
 
-    /// Begins to capture the stream of a pool; whether that could be done.
+    /// Begins the capture of a pool's stream. Returns whether it succeeded.
     fn begin_capture(&mut self, nth: usize) -> bool {
         let at = self.pools[nth].at;
         let Some(raw) = self.free_stream(at) else { return false };
@@ -257,28 +257,28 @@ impl Actor {
     /// Ends a capture, if there is one.
     ///
     /// # Errors
-    /// What the library may not complain of.
-    pub fn end_a_capture(&mut self) -> Result<bool, Failure> {
+    /// An error that the library may not log.
+    pub(super) fn end_a_capture(&mut self) -> Result<bool, Failure> {
         match self.pools.iter().position(|pool| pool.captured) {
             Some(nth) => self.end(nth).map(|()| true),
             None => Ok(false),
         }
     }
 
-    /// Ends to allocate from a pool, before or after the capture ends.
+    /// Stops allocating from a pool, before or after the capture ends.
     fn end(&mut self, nth: usize) -> Result<(), Failure> {
-        let told_first = self.random.bool();
-        if told_first {
-            self.tell_end(nth)?;
+        let library_first = self.random.bool();
+        if library_first {
+            self.end_in_library(nth)?;
         }
         self.end_capture(nth)?;
-        if !told_first {
-            self.tell_end(nth)?;
+        if !library_first {
+            self.end_in_library(nth)?;
         }
         Ok(())
     }
 
-    fn tell_end(&mut self, nth: usize) -> Result<(), Failure> {
+    fn end_in_library(&mut self, nth: usize) -> Result<(), Failure> {
         let Pool { id, device, kind, at, open, .. } = self.pools[nth];
         if open == 0 {
             return Ok(());
@@ -298,8 +298,8 @@ impl Actor {
         self.heard(|_| false).map(drop)
     }
 
-    /// Ends the capture of a pool's stream, whatever fails.
-    fn end_capture(&mut self, nth: usize) -> Result<(), Failure> {
+    /// Ends the capture of a pool's stream, even if calls fail.
+    pub(super) fn end_capture(&mut self, nth: usize) -> Result<(), Failure> {
         let Pool { at, joined, captured, .. } = self.pools[nth];
         let (Some(own), true) = (self.streams[at], captured) else { return Ok(()) };
         self.note(Call::EndCapture, 0, at, 0, own.raw);
@@ -336,9 +336,10 @@ impl Actor {
         }
     }
 
-    /// Releases a pool once, or keeps it no more; with the last time, all that was captured in it is unmade before.
+    /// Releases a pool once, or stops keeping it. Before the last time, the graphs captured in it
+    /// are destroyed.
     fn release(&mut self, nth: usize) -> Result<(), Failure> {
-        if self.pools[nth].holds <= 1 && !self.unmake_graphs(nth) {
+        if self.pools[nth].holds <= 1 && !self.destroy_graphs(nth) {
             return Ok(());
         }
         if self.pools[nth].kept && (self.pools[nth].holds == 0 || self.random.bool()) {
@@ -354,8 +355,9 @@ impl Actor {
         Ok(())
     }
 
-    /// Unmakes the graphs of a pool once their work is done; whether that could be waited for.
-    fn unmake_graphs(&mut self, nth: usize) -> bool {
+    /// Destroys the graphs of a pool once their work is done. Returns whether it could wait for
+    /// that.
+    pub(super) fn destroy_graphs(&mut self, nth: usize) -> bool {
         let gpu = &self.world.machine.gpu;
         let waited = self.free_stream(self.pools[nth].at).is_some_and(|raw| gpu.synchronize_stream(raw).is_ok());
         if waited {
@@ -364,115 +366,11 @@ impl Actor {
         waited
     }
 
-    /// Something with pools in a wrong order, or of names that nobody knows. It may be refused; it may never break what comes after.
-    ///
-    /// # Errors
-    /// What is broken.
-    pub fn wrong_order(&mut self) -> Result<(), Failure> {
-        self.tally.wrong += 1;
-        self.tally.others += 1;
-        let device = self.random.usize(..self.world.machine.used()) as c_int;
-        if !self.pools.is_empty() && self.random.bool() {
-            let nth = self.random.usize(..self.pools.len());
-            return self.abuse(nth);
-        }
-        let (a, b) = (self.number as u64 + 1, self.random.u64(..1 << 40) | 1 << 41);
-        let at = self.stream();
-        let raw = self.streams[at].map_or(0, |own| own.raw);
-        let is_in_use = self.pools.iter().any(|pool| pool.at == at);
-        match self.random.u8(..5) {
-            0 => {
-                self.note(Call::EndPool, device as usize, at, b, 0);
-                abi::gk_end_allocate_to_pool(device, a, b);
-            }
-            1 => {
-                self.note(Call::ReleasePool, device as usize, at, b, 0);
-                abi::gk_release_pool(device, a, b);
-            }
-            2 if !is_in_use => {
-                self.note(Call::EndStreamPool, device as usize, at, 0, raw);
-                abi::gk_end_allocate_stream_to_pool(device, raw as *mut c_void);
-            }
-            3 => {
-                // A device that there is not.
-                let device = self.world.machine.profiles.len() as c_int;
-                abi::gk_end_allocate_to_pool(device, a, b);
-                abi::gk_release_pool(device, a, b);
-                self.heard(|text| text.contains("there is no device"))?;
-            }
-            _ => self.release_before_end(device, (a, b))?,
-        }
-        self.heard(is_about_a_pool)?;
-        self.probe()
-    }
-
-    /// A pool of the whole actor is released before it is ended, or so often as it was never begun.
-    fn release_before_end(&mut self, device: c_int, (a, b): (u64, u64)) -> Result<(), Failure> {
-        if self.pools.iter().any(|pool| pool.open > 0) {
-            return Ok(());
-        }
-        let filter = Filter::of_actor(self.number);
-        self.note(Call::BeginPool, device as usize, 0, b, 0);
-        // SAFETY: a filter as libstdc++ has it.
-        unsafe { abi::gk_begin_allocate_to_pool(device, a, b, filter.as_ptr()) };
-        if self.heard(|_| false)? {
-            return Ok(());
-        }
-        self.probe()?;
-        for _ in 0..self.random.u8(1..3) {
-            self.note(Call::ReleasePool, device as usize, 0, b, 0);
-            abi::gk_release_pool(device, a, b);
-            self.heard(is_about_a_pool)?;
-            self.probe()?;
-        }
-        for _ in 0..self.random.u8(1..3) {
-            self.note(Call::EndPool, device as usize, 0, b, 0);
-            abi::gk_end_allocate_to_pool(device, a, b);
-            self.heard(is_about_a_pool)?;
-            self.probe()?;
-        }
-        Ok(())
-    }
-
-    /// One of its own pools is released too early and too often, and ended too often and on a wrong device; afterwards it has it no more.
-    fn abuse(&mut self, nth: usize) -> Result<(), Failure> {
-        // Replays that are not done could not be waited for while their stream is captured.
-        let is_quiet = match self.pools[nth].captured {
-            true => self.pools[nth].graphs.is_empty(),
-            false => self.unmake_graphs(nth),
-        };
-        if !is_quiet {
-            return Ok(());
-        }
-        let Pool { id, device, at, open, holds, kept, .. } = self.pools[nth];
-        let wrong = (device + 1) % self.world.machine.used();
-        let mut calls = vec![(Call::EndPool, wrong), (Call::ReleasePool, wrong)];
-        calls.resize(calls.len() + open as usize + self.random.usize(..2), (Call::EndPool, device));
-        calls.resize(calls.len() + holds as usize + self.random.usize(..2), (Call::ReleasePool, device));
-        calls.resize(calls.len() + usize::from(kept) + self.random.usize(..2), (Call::DropPool, device));
-        self.random.shuffle(&mut calls);
-        for (call, device) in calls {
-            self.note(call, device, at, id.1, 0);
-            match call {
-                Call::EndPool => abi::gk_end_allocate_to_pool(device as c_int, id.0, id.1),
-                Call::DropPool => abi::gk_drop_pool(id.0, id.1),
-                _ => abi::gk_release_pool(device as c_int, id.0, id.1),
-            }
-            self.heard(is_about_a_pool)?;
-            self.probe()?;
-        }
-        self.pools[nth].open = 0;
-        self.end_capture(nth)?;
-        let pool = self.pools.swap_remove(nth);
-        pool.graphs.iter().for_each(|graph| self.world.machine.gpu.destroy_graph(*graph));
-        self.probe()
-    }
-
     /// Ends all captures and releases all pools, in a right order.
     ///
     /// # Errors
-    /// What the library may not complain of; what cannot be waited for.
-    pub fn end_pools(&mut self) -> Result<(), Failure> {
+    /// An error that the library may not log; work that cannot be waited for.
+    pub(super) fn end_pools(&mut self) -> Result<(), Failure> {
         while let Some(nth) = self.pools.len().checked_sub(1) {
             while self.pools[nth].open > 0 {
                 self.end(nth)?;
