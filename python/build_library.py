@@ -37,7 +37,7 @@ def build(root: Path) -> Path:
 
 
 def stripped(library: Path) -> Path:
-    """The library without what only debuggers read, six sevenths of its size. Names stay, for backtraces."""
+    """The library without debug information, six sevenths of its size. Names stay."""
     strip = None if sys.platform == "win32" else shutil.which("strip")
     if strip is None:
         return library
@@ -48,7 +48,7 @@ def stripped(library: Path) -> Path:
 
 
 def platform(library: Path) -> str:
-    """The wheel's platform: on Linux the oldest manylinux whose glibc has what the library needs."""
+    """The wheel's platform: on Linux, the oldest manylinux whose glibc suffices."""
     own = sysconfig.get_platform().replace("-", "_").replace(".", "_")
     if not own.startswith("linux"):
         return own

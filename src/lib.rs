@@ -20,11 +20,8 @@
 //!
 //! # Features
 //!
-//! None is on by default: the library that users load has only the CUDA driver.
-//!
-//! - `sim` adds `driver::sim`, the simulated GPU as a driver, for tests, tools and examples.
-//! - `shuttle` replaces locks and atomics with those of a model checker for threads. Such a build
-//!   works only inside the checker; the test `threads` is its only user.
+//! `sim` adds `driver::sim`, the simulated GPU as a driver, for tests, tools and examples. It is off
+//! by default: the library that users load has only the CUDA driver.
 //!
 //! The floors, bottom up, are [`core`], [`driver`], [`heap`], the state machine [`Allocator`], and [`abi`], the C interface.
 
