@@ -21,7 +21,7 @@ pub const GK_NOT_ALLOCATED: c_int = 3;
 pub const GK_REFUSED: c_int = 4;
 /// A call of the driver failed.
 pub const GK_DRIVER: c_int = 5;
-/// A bug of giant-kitten.
+/// A bug in giant-kitten.
 pub const GK_INTERNAL: c_int = 6;
 /// Some blocks should have changed tier, and existing blocks cannot on this driver. The call did
 /// everything else.
@@ -72,7 +72,7 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> c_int {
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_default();
-    let text = format!("a bug of giant-kitten, please report it: {why}");
+    let text = format!("a bug in giant-kitten, please report it: {why}");
     log::error!("{text}");
     remember(&text);
     GK_INTERNAL
