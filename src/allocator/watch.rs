@@ -1,0 +1,127 @@
+//! Questions. None of them puts a device to use.
+
+use std::collections::HashMap;
+
+use super::{Allocator, Found};
+use crate::core::history::Who;
+use crate::core::placement::Order;
+use crate::core::policy::Wanted;
+use crate::core::{Splits, Stats};
+use crate::driver::DeviceInfo;
+use crate::error::Error;
+use crate::heap::{Claim, MemoryInfo, MemoryMap, Segment};
+
+impl Allocator {
+    /// What the run so far would have wanted of a device from its start; `None` where the device is
+    /// not in use.
+    ///
+    /// # Errors
+    /// A device that does not exist.
+    pub fn wanted(&self, device: usize) -> Result<Option<Wanted>, Error> {
+        Ok(self.devices.in_use(device)?.map(|heap| heap.wanted()))
+    }
+
+    /// Looks at a device and at the memory that each tier of it would have, without initializing it
+    /// for use. The driver creates a context for that time, and nothing else is taken.
+    ///
+    /// # Errors
+    /// A device that does not exist; the driver's.
+    pub fn look_at(&self, device: usize) -> Result<Found, Error> {
+        self.devices.look_at(device)
+    }
+
+    /// The memory of a device that can be obtained now. A device that is not in use is looked at,
+    /// as by [`look_at`](Allocator::look_at).
+    ///
+    /// # Errors
+    /// A device that does not exist; the driver's.
+    pub fn memory_info(&self, device: usize) -> Result<MemoryInfo, Error> {
+        self.devices.memory_info(device)
+    }
+
+    /// The live blocks of a device in the order in which an action would let them claim dedicated
+    /// memory.
+    ///
+    /// # Errors
+    /// As for [`stats`](Allocator::stats).
+    pub fn claims(&self, device: usize, order: Order) -> Result<Vec<Claim>, Error> {
+        Ok(self.devices.in_use(device)?.map_or_else(Vec::new, |heap| heap.claims(order)))
+    }
+
+    /// The statistics of a device; all zeros where it is not in use.
+    ///
+    /// # Errors
+    /// A device that does not exist.
+    pub fn stats(&self, device: usize) -> Result<Stats, Error> {
+        Ok(self.devices.in_use(device)?.map_or_else(Stats::default, |heap| heap.stats()))
+    }
+
+    /// Free space of a device that cannot be returned to the driver, next to small blocks and next
+    /// to large ones. O(blocks).
+    ///
+    /// # Errors
+    /// As for [`stats`](Allocator::stats).
+    pub fn splits(&self, device: usize) -> Result<[Splits; 2], Error> {
+        Ok(self.devices.in_use(device)?.map_or_else(Default::default, |heap| heap.splits()))
+    }
+
+    /// Resets the peaks of a device to the current values.
+    ///
+    /// # Errors
+    /// As for [`stats`](Allocator::stats).
+    pub fn reset_peaks(&self, device: usize) -> Result<(), Error> {
+        self.devices.in_use(device)?.iter_mut().for_each(|heap| heap.stats_mut().reset_peaks());
+        Ok(())
+    }
+
+    /// Resets the totals and counters of a device.
+    ///
+    /// # Errors
+    /// As for [`stats`](Allocator::stats).
+    pub fn reset_totals(&self, device: usize) -> Result<(), Error> {
+        self.devices.in_use(device)?.iter_mut().for_each(|heap| heap.stats_mut().reset_totals());
+        Ok(())
+    }
+
+    /// The device as the driver reported it at its first use; `None` where it is not in use.
+    ///
+    /// # Errors
+    /// As for [`stats`](Allocator::stats).
+    pub fn device_info(&self, device: usize) -> Result<Option<DeviceInfo>, Error> {
+        Ok(self.devices.in_use(device)?.map(|heap| heap.device_info().clone()))
+    }
+
+    /// How the reserve in force on a device was found, human-readable.
+    ///
+    /// # Errors
+    /// As for [`stats`](Allocator::stats).
+    pub fn reserve_reason(&self, device: usize) -> Result<String, Error> {
+        let unused = || "the device is not in use yet".into();
+        Ok(self.devices.in_use(device)?.map_or_else(unused, |heap| heap.reserve_reason()))
+    }
+
+    /// The memory map of a device. O(blocks + granules).
+    ///
+    /// # Errors
+    /// As for [`stats`](Allocator::stats).
+    pub fn map(&self, device: usize) -> Result<MemoryMap, Error> {
+        Ok(self.devices.in_use(device)?.map_or_else(MemoryMap::default, |heap| heap.map()))
+    }
+
+    /// All segments of a device, with their blocks. O(blocks + granules).
+    ///
+    /// # Errors
+    /// As for [`stats`](Allocator::stats).
+    pub fn segments(&self, device: usize) -> Result<Vec<Segment>, Error> {
+        Ok(self.devices.in_use(device)?.map_or_else(Vec::new, |heap| heap.segments()))
+    }
+
+    /// All segments of a device, with the callers that allocated the live blocks, by address.
+    /// O(blocks + granules).
+    ///
+    /// # Errors
+    /// As for [`stats`](Allocator::stats).
+    pub fn snapshot(&self, device: usize) -> Result<(Vec<Segment>, HashMap<u64, Who>), Error> {
+        Ok(self.devices.in_use(device)?.map_or_else(Default::default, |heap| (heap.segments(), heap.askers())))
+    }
+}
