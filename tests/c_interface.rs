@@ -10,7 +10,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Where cargo puts the cdylib that belongs to this test.
+/// Cargo's folder with the cdylib that belongs to this test.
 fn library_folder() -> PathBuf {
     let deps = std::env::current_exe().unwrap().parent().unwrap().to_owned();
     assert!(deps.join("libgiant_kitten.so").exists(), "no libgiant_kitten.so in {}", deps.display());
@@ -86,7 +86,7 @@ fn a_bad_variable_is_a_sentence() {
 }
 
 #[test]
-fn a_forked_child_is_told() {
+fn a_forked_child_gets_an_error() {
     let said = compile_and_run("cc", &["-std=gnu11"], "tests/c/fork.c", &[]);
     let (child, parent) = said.split_once('\n').unwrap();
     assert!(child.starts_with("child: ") && child.contains("\"spawn\""), "{said}");

@@ -1,4 +1,5 @@
-//! The CUDA driver on drivers that are old, poor, strange, broken or absent, each a fake: the allocator works, or says why not.
+//! The CUDA driver over fakes of drivers that are old, limited, strange, broken or missing. The
+//! allocator works, or says why not.
 
 mod fake;
 
@@ -24,7 +25,7 @@ fn allocator(driver: CudaDriver) -> Result<Allocator, Error> {
     Allocator::new(Options::parse("headroom:0,shared:64MiB").unwrap(), Arc::new(driver))
 }
 
-/// Blocks that overflow the card, an activation that moves some, and all of it back.
+/// Blocks that overflow the card, an activation that moves some, and a return of everything.
 fn use_it(gpu: &Gpu, allocator: &Allocator) -> Result<(), Error> {
     let blocks = (0..10).map(|_| allocator.malloc(2 * GRANULE as usize, 0, Stream(0))).collect::<Result<Vec<_>, _>>();
     let blocks = blocks?;
@@ -49,12 +50,12 @@ fn use_it(gpu: &Gpu, allocator: &Allocator) -> Result<(), Error> {
 #[test]
 fn the_ladder_is_climbed_down() {
     let cases = [
-        ("all of it", true, true, true, 0, Rung::HostNuma, 0),
+        ("everything", true, true, true, 0, Rung::HostNuma, 0),
         ("a system without nodes", true, true, true, -1, Rung::HostNuma, 0),
         ("a node that is not there", true, true, true, 7, Rung::Host, 1),
         ("no nodes", false, true, false, 0, Rung::Host, 1),
         ("an old driver", false, false, true, 0, Rung::Pinned, 2),
-        ("one that does nothing of all this", false, false, false, 0, Rung::Nothing, 3),
+        ("a driver without any of these", false, false, false, 0, Rung::Nothing, 3),
     ];
     for (what, host_numa, host, pinned, numa_node, rung, refused) in cases {
         let gpu = machine(1);
@@ -158,7 +159,8 @@ fn unknown_codes_are_errors_with_call_code_and_arguments() {
 
 #[test]
 fn every_failing_call_of_the_first_use_is_survived() {
-    // Also the calls that only the CUDA driver makes: contexts, granularities, the trial of the ladder.
+    // Includes the calls that only the CUDA driver makes: contexts, granularities, the trials of
+    // the rungs.
     let (mut nth, mut failed) = (0, 0);
     loop {
         nth += 1;
@@ -187,7 +189,7 @@ fn no_driver_is_a_sentence() {
     let folder = tempfile::tempdir().unwrap();
     let not_a_library = folder.path().join("text.so");
     std::fs::write(&not_a_library, "no library").unwrap();
-    // The machine that an ELF file is for is its bytes 18 and 19; 0xfffe is no machine.
+    // Bytes 18 and 19 of an ELF file name its machine; 0xfffe is none.
     let of_another_machine = folder.path().join("strange.so");
     let mut bytes = std::fs::read(fake_cuda::built_library()).unwrap();
     bytes[18..20].copy_from_slice(&[0xfe, 0xff]);
@@ -198,9 +200,9 @@ fn no_driver_is_a_sentence() {
     for path in [missing, &not_a_library, &of_another_machine, &empty, folder.path()] {
         let why = CudaDriver::open_library(path).unwrap_err().to_string();
         assert!(why.contains(path.to_str().unwrap()) && why.contains("NVIDIA driver"), "{why}");
-        assert!(!why.contains("dlopen failed"), "the system's own words: {why}");
+        assert!(!why.contains("dlopen failed"), "expected the system's own words: {why}");
     }
-    // A library that is no driver, and one of a driver that finds no card.
+    // A library that is not a driver, and the library of a driver that finds no card.
     let cases = [
         ("int nothing;", "cuInit"),
         ("int cuInit(unsigned flags) { return flags + 100; }", "cuInit failed with unknown (100)"),

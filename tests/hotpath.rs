@@ -1,4 +1,5 @@
-//! The hot path by counting, not by time: a hit calls no driver and allocates nothing.
+//! The hot path, tested by counting rather than by time: a hit makes no driver call and allocates
+//! nothing.
 
 #[path = "suite/common.rs"]
 mod common;
@@ -20,10 +21,10 @@ thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The system's allocator, counting on each thread.
+/// The system's allocator, with a count for each thread.
 struct Counting;
 
-// SAFETY: everything is the system allocator's.
+// SAFETY: every call goes to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));

@@ -1,4 +1,4 @@
-//! The suite on the CUDA driver, over a fake `libcuda.so.1` that the simulated GPU is under.
+//! The suite on the CUDA driver, over a fake `libcuda.so.1` backed by the simulated GPU.
 
 mod fake;
 mod suite;
@@ -9,10 +9,10 @@ use fake_cuda::Setup;
 use giant_kitten::driver::Driver;
 use kitten_sim::Gpu;
 
-/// Whether its shared memory is backing, which can change tier.
+/// Whether shared memory is backing that can change tier.
 pub const MIGRATES: bool = true;
 
-/// The driver that this run of the suite is about.
+/// The driver of this run of the suite.
 fn driver(gpu: &Gpu) -> Arc<dyn Driver> {
     Arc::new(fake::cuda_driver(Setup::new(gpu.clone())).unwrap())
 }

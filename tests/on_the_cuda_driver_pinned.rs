@@ -1,4 +1,5 @@
-//! What the suite asks of a driver that can only pin host memory: on the CUDA driver, over a fake `libcuda.so.1` without host-located backing.
+//! The part of the suite for drivers that can only pin host memory, on the CUDA driver over a fake
+//! `libcuda.so.1` without host-located backing.
 
 mod fake;
 mod suite {
@@ -17,10 +18,10 @@ use fake_cuda::Setup;
 use giant_kitten::driver::Driver;
 use kitten_sim::Gpu;
 
-/// Whether its shared memory is backing, which can change tier, and not pinned.
+/// Whether shared memory is backing that can change tier, rather than pinned.
 pub const MIGRATES: bool = false;
 
-/// The driver that this run of the suite is about.
+/// The driver of this run of the suite.
 fn driver(gpu: &Gpu) -> Arc<dyn Driver> {
     let setup = Setup { host_numa: false, host: false, ..Setup::new(gpu.clone()) };
     Arc::new(fake::cuda_driver(setup).unwrap())

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use giant_kitten::driver::{Driver, sim::SimDriver};
 use kitten_sim::Gpu;
 
-/// Whether its shared memory is backing, which can change tier.
+/// Whether shared memory is backing that can change tier.
 pub const MIGRATES: bool = true;
 
-/// The driver that this run of the suite is about.
+/// The driver of this run of the suite.
 fn driver(gpu: &Gpu) -> Arc<dyn Driver> {
     Arc::new(SimDriver::new(gpu.clone()))
 }

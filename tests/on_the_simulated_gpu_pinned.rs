@@ -1,4 +1,5 @@
-//! What the suite asks of a driver that can only pin host memory: on a simulated GPU without host-located backing.
+//! The part of the suite for drivers that can only pin host memory, on a simulated GPU without
+//! host-located backing.
 
 mod suite {
     mod actions_pinned;
@@ -15,10 +16,10 @@ use std::sync::Arc;
 use giant_kitten::driver::{Driver, sim::SimDriver};
 use kitten_sim::Gpu;
 
-/// Whether its shared memory is backing, which can change tier, and not pinned.
+/// Whether shared memory is backing that can change tier, rather than pinned.
 pub const MIGRATES: bool = false;
 
-/// The driver that this run of the suite is about.
+/// The driver of this run of the suite.
 fn driver(gpu: &Gpu) -> Arc<dyn Driver> {
     Arc::new(SimDriver::new(gpu.clone()))
 }

@@ -1,4 +1,4 @@
-/* What the tests in C check by: what does not hold ends the program, and says where and why. */
+/* The check of the tests in C. A condition that does not hold ends the program and is printed. */
 #include <giant_kitten.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-/* What a forked child is told, and that the parent goes on. The child's frees of what it inherited say nothing. */
+/* The error in a forked child, and the parent, which goes on. The child may free inherited blocks
+ * without an error. */
 #include <giant_kitten.h>
 #include <stdio.h>
 #include <sys/wait.h>

@@ -1,4 +1,5 @@
-/* A driver that can only pin host memory: a block that overflows is usable, and no action moves it. */
+/* A driver that can only pin host memory: a block that overflows is usable, and no action moves
+ * it. */
 #include "check.h"
 
 #include <string.h>

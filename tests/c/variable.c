@@ -1,4 +1,4 @@
-/* What GIANT_KITTEN in the environment leads to: the reserve in force, or the text of the error. */
+/* The effect of GIANT_KITTEN in the environment: the reserve in force, or the text of the error. */
 #include <giant_kitten.h>
 #include <inttypes.h>
 #include <stdio.h>

@@ -1,4 +1,5 @@
-//! Copies of the fake `libcuda.so.1`: a copy stands for one machine, so each thread of tests has its own.
+//! Copies of the fake `libcuda.so.1`. A copy stands for one machine, so each test thread has its
+//! own.
 #![allow(dead_code, reason = "each test uses a part")]
 
 use std::cell::RefCell;
@@ -9,7 +10,7 @@ use giant_kitten::driver::DriverError;
 use giant_kitten::driver::cuda::CudaDriver;
 use tempfile::TempDir;
 
-/// A copy of the fake library that nobody else uses: one for each thread, free again for its next test.
+/// A copy of the fake library that no other thread uses. The next test of the thread uses it again.
 fn copy_of_this_thread() -> PathBuf {
     thread_local! {
         static COPY: RefCell<Option<TempDir>> = const { RefCell::new(None) };

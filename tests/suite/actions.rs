@@ -1,4 +1,5 @@
-//! The actions of the original, on live blocks: where everything lies afterwards, and that contents and addresses stay.
+//! The actions of the original on live blocks: where each block lies afterwards, and that contents
+//! and addresses stay.
 
 use super::common::{
     DEFAULT, Filled, GRANULE, KEEP, MIB, ORIGINALS_LAYOUTS, SHARE, kitten_on, machine, originals_blocks, reserve,
@@ -21,7 +22,7 @@ fn the_layout_after_activate_is_the_originals() {
         blocks.iter().for_each(|block| block.check(&gpu));
         let stats = allocator.stats(0).unwrap();
         let resident = stats.tiers[Tier::Dedicated].mapped.current();
-        assert!(resident <= (16 - kept) * GRANULE, "the reserve is left alone");
+        assert!(resident <= (16 - kept) * GRANULE, "the reserve is kept free");
         assert!(
             stats.tiers[Tier::Dedicated].reserved.current() >= resident + kept * GRANULE,
             "and its backing is held"
@@ -57,14 +58,14 @@ fn scratch_gets_the_reserve_before_any_free_shared_block() {
     assert_eq!(stats.reserve_used.current(), 8 * GRANULE);
     scratch.iter().chain(&weights).for_each(|block| block.check(&gpu));
 
-    // Freed dedicated scratch is taken again before a free shared block.
+    // Freed dedicated scratch is reused before a free shared block.
     for block in scratch {
         allocator.free(block.address, 0, DEFAULT).unwrap();
     }
     let again = Filled::new(&gpu, &allocator, 2 * GRANULE, 300);
     assert_eq!(tier_of(&allocator, &again), KEEP);
     assert_eq!(allocator.stats(0).unwrap().reserve_used.peak(), 8 * GRANULE);
-    // While frozen a freed weight's place serves scratch as well, before shared memory does.
+    // While frozen, the place of a freed weight serves scratch too, before shared memory does.
     let dedicated = weights.iter().find(|block| tier_of(&allocator, block) == KEEP).unwrap();
     allocator.free(dedicated.address, 0, DEFAULT).unwrap();
     let more: Vec<_> = (0..4).map(|i| Filled::new(&gpu, &allocator, 2 * GRANULE, 400 + i)).collect();
@@ -76,7 +77,8 @@ fn scratch_gets_the_reserve_before_any_free_shared_block() {
 fn a_block_may_need_what_is_left_of_both_tiers() {
     let (gpu, allocator) = setup(16 * GRANULE, 16 * GRANULE, "");
     let first = Filled::new(&gpu, &allocator, 12 * GRANULE, 1);
-    // 4 granules are left here and 15 there, one of 16 being the working room.
+    // 4 granules are left in the dedicated tier and 15 in the shared one, where one of 16 is
+    // working room.
     let both = Filled::new(&gpu, &allocator, 18 * GRANULE, 2);
     let tiers = allocator.residency(both.address).unwrap();
     assert_eq!((tiers[Tier::Dedicated], tiers[Tier::Shared]), (4 * GRANULE, 14 * GRANULE));
@@ -97,7 +99,7 @@ fn loading_leaves_the_configured_reserve_alone() {
     let dedicated = weights.iter().filter(|block| tier_of(&allocator, block) == KEEP).count();
     assert_eq!(dedicated, 10);
     allocator.activate(0, &allocator.options().activation).unwrap();
-    assert_eq!(allocator.stats(0).unwrap().migrated_bytes, 0, "nothing had to move");
+    assert_eq!(allocator.stats(0).unwrap().migrated_bytes, 0, "nothing has moved");
 }
 
 #[test]
@@ -158,7 +160,7 @@ fn any_action_may_follow_any_other() {
 #[test]
 fn migration_works_with_both_tiers_full() {
     let (gpu, allocator) = setup(8 * GRANULE, 9 * GRANULE, "");
-    // Sixteen granules fill both tiers, save one of working room.
+    // Sixteen granules fill both tiers, except one of working room.
     let blocks: Vec<_> = (0..16).map(|i| Filled::new(&gpu, &allocator, GRANULE, i)).collect();
     assert!(allocator.malloc(GRANULE as usize, 0, DEFAULT).is_err());
     for block in &blocks[8..] {
@@ -186,7 +188,11 @@ fn frozen_means_nothing_is_released_and_nothing_moves() {
     allocator.disable(0, Order::default()).unwrap();
     allocator.free(block.address, 0, DEFAULT).unwrap();
     allocator.reset().unwrap();
-    assert_eq!(gpu.memory_info(0, kitten_sim::Tier::Dedicated).map(|(c, f)| c - f), Ok(0), "thawed, reset gives back");
+    assert_eq!(
+        gpu.memory_info(0, kitten_sim::Tier::Dedicated).map(|(c, f)| c - f),
+        Ok(0),
+        "reset returns memory once thawed"
+    );
 }
 
 #[test]
@@ -206,7 +212,7 @@ fn what_cannot_fit_moves_nothing_and_says_so() {
 }
 
 #[test]
-fn out_of_memory_tells_the_figures_of_both_tiers() {
+fn out_of_memory_reports_the_figures_of_both_tiers() {
     let (_gpu, allocator) = setup(4 * GRANULE, 4 * GRANULE, "");
     for _ in 0..7 {
         allocator.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
@@ -222,13 +228,14 @@ fn out_of_memory_tells_the_figures_of_both_tiers() {
 }
 
 #[test]
-fn before_out_of_memory_everything_idle_is_taken_back() {
+fn idle_memory_is_reclaimed_before_out_of_memory() {
     let (gpu, allocator) = setup(4 * GRANULE, 5 * GRANULE, "");
     let blocks: Vec<_> = (0..8).map(|i| Filled::new(&gpu, &allocator, GRANULE, i)).collect();
     for block in [1, 5, 7].map(|i| blocks[i]) {
         allocator.free(block.address, 0, DEFAULT).unwrap();
     }
-    // One granule is idle in the dedicated tier and two in the shared one, apart from one another: these two serve.
+    // One granule is idle in the dedicated tier, and two that are not adjacent are idle in the
+    // shared one. These two serve.
     let large = Filled::new(&gpu, &allocator, 2 * GRANULE, 50);
     assert_eq!(tier_of(&allocator, &large), SHARE);
     large.check(&gpu);
@@ -246,7 +253,8 @@ fn idle_dedicated_memory_is_stitched_before_anything_shared_is_given_out() {
         }
         let blocks: Vec<_> = (0..8).map(|i| Filled::new(&gpu, &allocator, GRANULE, i)).collect();
         assert!(blocks.iter().all(|block| tier_of(&allocator, block) == KEEP));
-        // Idle apart from one another, one of them freed with work in flight that is waited for.
+        // These granules are idle and not adjacent. One was freed with work in flight that is
+        // waited for.
         gpu.set_completion(Completion::Late);
         gpu.launch(DEFAULT.0, "use", &[Access::read(blocks[3].address, GRANULE)]).unwrap();
         for block in [0, 3, 6].map(|i| blocks[i]) {
@@ -258,7 +266,8 @@ fn idle_dedicated_memory_is_stitched_before_anything_shared_is_given_out() {
         let stats = allocator.stats(0).unwrap();
         assert_eq!((stats.stitched_bytes, stats.fell_to_shared, stats.migrations), (3 * GRANULE, 0, 0));
         assert_eq!(stats.tiers[Tier::Dedicated].mapped.peak(), 8 * GRANULE);
-        // As much again is not idle: now something shared is given out, and nothing is taken apart for it.
+        // No dedicated granule is idle any more. The block goes to shared memory, and nothing is
+        // stitched.
         let more = Filled::new(&gpu, &allocator, 2 * GRANULE, 60);
         assert_eq!(tier_of(&allocator, &more), SHARE);
         assert_eq!(allocator.stats(0).unwrap().stitched_bytes, 3 * GRANULE);
@@ -272,7 +281,8 @@ fn idle_dedicated_memory_is_stitched_before_anything_shared_is_given_out() {
 fn work_that_fits_stays_dedicated_however_it_is_cut() {
     let (gpu, allocator) = setup(12 * GRANULE, 32 * GRANULE, "");
     for _ in 0..8 {
-        // A chain as of activations: each block is made while the two before it live, ten granules at most.
+        // A chain like that of activations: each block is allocated while the two before it live,
+        // ten granules at most.
         let mut live = std::collections::VecDeque::new();
         for (seed, granules) in [3, 2, 4, 1, 5].into_iter().enumerate() {
             live.push_back(Filled::new(&gpu, &allocator, granules * GRANULE, seed as u64));
@@ -286,7 +296,7 @@ fn work_that_fits_stays_dedicated_however_it_is_cut() {
     }
     let stats = allocator.stats(0).unwrap();
     assert_eq!((stats.fell_to_shared, stats.tiers[Tier::Shared].reserved.peak()), (0, 0));
-    assert!(stats.stitched_bytes > 0, "it would not have, as it lay");
+    assert!(stats.stitched_bytes > 0, "without stitching it does not fit");
     allocator.check().unwrap();
 }
 
@@ -344,7 +354,7 @@ fn devices_are_apart() {
     assert_eq!(allocator.residency(b).unwrap()[Tier::Shared], GRANULE);
     assert!(matches!(on(2), Err(Error::Argument(why)) if why.contains("no device 2")));
     allocator.free(b, 0, DEFAULT).unwrap();
-    assert_eq!(allocator.stats(1).unwrap().blocks.count.current(), 0, "found, whatever device is named");
+    assert_eq!(allocator.stats(1).unwrap().blocks.count.current(), 0, "found although another device is named");
 }
 
 #[test]

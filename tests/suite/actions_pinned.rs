@@ -1,4 +1,5 @@
-//! The actions where shared memory is pinned: nothing that exists moves, and that is said; what is new goes where it ought to.
+//! The actions where shared memory is pinned. Existing blocks do not move, and errors say so; new
+//! blocks go where they should.
 
 use super::common::{
     DEFAULT, Filled, GRANULE, KEEP, ORIGINALS_LAYOUTS, Random, SHARE, kitten_on, load, machine, originals_blocks,
@@ -30,9 +31,13 @@ fn a_model_that_overflows_runs() {
     assert_eq!(stats.tiers[Tier::Shared].mapped.current(), stats.tiers[Tier::Shared].reserved.current());
     allocator.check().unwrap();
     blocks.iter().chain(&small).for_each(|block| allocator.free(block.address, 0, DEFAULT).unwrap());
-    assert!(allocator.free(blocks[5].address, 0, DEFAULT).is_err(), "twice");
+    assert!(allocator.free(blocks[5].address, 0, DEFAULT).is_err(), "freed twice");
     allocator.reset().unwrap();
-    assert_eq!(gpu.memory_info(0, kitten_sim::Tier::Shared).map(|(all, free)| all - free), Ok(0), "given back whole");
+    assert_eq!(
+        gpu.memory_info(0, kitten_sim::Tier::Shared).map(|(all, free)| all - free),
+        Ok(0),
+        "returned as a whole"
+    );
     allocator.check().unwrap();
 }
 
@@ -46,9 +51,10 @@ fn every_action_leaves_blocks_where_they_are_and_says_so() {
     let before: Vec<_> = blocks.iter().map(|block| tier_of(&allocator, block)).collect();
     assert_eq!(before, [KEEP, KEEP, KEEP, KEEP, SHARE, SHARE]);
     let stayed = |granules: u64| Ok(Moved { stayed: granules * GRANULE, ..Moved::default() });
-    // Two of the model ought to have the places of two others: four blocks are in the wrong tier.
+    // Two blocks of the model should have the places of two others: four blocks are in the wrong
+    // tier.
     assert_eq!(allocator.activate(0, &reserve(0)), stayed(16));
-    // With a reserve of four granules only one of the others has a place.
+    // With a reserve of four granules, only one of the others has a place.
     assert_eq!(allocator.activate(0, &reserve(4 * GRANULE)), stayed(20));
     assert_eq!(
         allocator.activate(0, &Activation { order: Order { ignore_model: true, ..Order::default() }, ..reserve(0) }),
@@ -67,7 +73,7 @@ fn every_action_leaves_blocks_where_they_are_and_says_so() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_as_ever() {
+fn an_impossible_reserve_is_refused_as_elsewhere() {
     let (_gpu, allocator) = setup(16 * GRANULE, 32 * GRANULE, "");
     let why = allocator.activate(0, &reserve(17 * GRANULE)).unwrap_err();
     assert!(matches!(why, Error::Argument(_)), "{why}");
@@ -81,10 +87,10 @@ fn the_reserve_is_kept_while_loading_and_handed_out_first() {
     let weights = load(&gpu, &allocator, 8, 2);
     let dedicated = |blocks: &[Filled]| blocks.iter().filter(|block| tier_of(&allocator, block) == KEEP).count();
     assert_eq!(dedicated(&weights), 5);
-    assert_eq!(allocator.activate(0, &allocator.options().activation), Ok(Moved::default()), "nothing had to move");
+    assert_eq!(allocator.activate(0, &allocator.options().activation), Ok(Moved::default()), "nothing has moved");
     let passing = load(&gpu, &allocator, 6, 2);
     assert_eq!(dedicated(&passing), 3, "the reserve, then shared memory");
-    // What is free in shared memory does not go before what is free in dedicated memory.
+    // Free dedicated memory is used before free shared memory.
     passing.iter().for_each(|block| allocator.free(block.address, 0, DEFAULT).unwrap());
     let again = load(&gpu, &allocator, 3, 2);
     assert_eq!(dedicated(&again), 3);
@@ -93,7 +99,8 @@ fn the_reserve_is_kept_while_loading_and_handed_out_first() {
     allocator.check().unwrap();
 }
 
-/// What the Python package does: everything out, and back in the order of the claims, while the reserve is held.
+/// The Python package's way: all blocks out, and back in the order of the claims, while the reserve
+/// is kept.
 fn out_and_back(gpu: &Gpu, allocator: &Allocator, blocks: &mut [Filled], activation: &Activation) {
     allocator.begin_loading(0, activation.reserve, activation.persist).unwrap();
     let claims = allocator.claims(0, activation.order).unwrap();
@@ -131,7 +138,7 @@ fn out_and_back_is_the_originals_layout() {
 }
 
 #[test]
-fn out_of_memory_in_both_tiers_tells_the_figures_and_everything_idle_is_taken_back_first() {
+fn out_of_memory_reports_both_tiers_and_idle_memory_is_reclaimed_first() {
     let (gpu, allocator) = setup(4 * GRANULE, 8 * GRANULE, "");
     let blocks = load(&gpu, &allocator, 12, 1);
     let why = allocator.malloc(GRANULE as usize, 0, DEFAULT).unwrap_err();
@@ -143,7 +150,7 @@ fn out_of_memory_in_both_tiers_tells_the_figures_and_everything_idle_is_taken_ba
     for block in &blocks[4..] {
         allocator.free(block.address, 0, DEFAULT).unwrap();
     }
-    // Free memory lies in several pinned arenas, none of which is long enough.
+    // The free memory lies in several pinned arenas, none of which is long enough by itself.
     let large = Filled::new(&gpu, &allocator, 8 * GRANULE, 50);
     assert_eq!((tier_of(&allocator, &large), allocator.stats(0).unwrap().retries), (SHARE, 1));
     blocks[..4].iter().chain([&large]).for_each(|block| block.check(&gpu));
@@ -154,7 +161,7 @@ fn out_of_memory_in_both_tiers_tells_the_figures_and_everything_idle_is_taken_ba
 fn memory_pinned_by_another_program_is_done_without() {
     let (gpu, allocator) = setup(4 * GRANULE, 64 * GRANULE, "");
     let _first = Filled::new(&gpu, &allocator, 4 * GRANULE, 1);
-    // Somebody else pins most of it: the arena that would be longer than the block cannot be had.
+    // Another program pins most of it. An arena longer than the block cannot be obtained.
     let others = gpu.pin(0, 61 * GRANULE).unwrap();
     let block = Filled::new(&gpu, &allocator, 2 * GRANULE, 2);
     assert_eq!(tier_of(&allocator, &block), SHARE);
@@ -184,7 +191,7 @@ fn a_block_on_another_stream_waits_for_its_work() {
     let shared = allocator.malloc(2 * GRANULE as usize, 0, DEFAULT).unwrap();
     gpu.launch(0, "use", &[Access::write(shared, 2 * GRANULE)]).unwrap();
     allocator.free(shared, 0, DEFAULT).unwrap();
-    assert_eq!(allocator.malloc(2 * GRANULE as usize, 0, other), Ok(shared), "behind an event");
+    assert_eq!(allocator.malloc(2 * GRANULE as usize, 0, other), Ok(shared), "ordered by an event");
     gpu.launch(other.0, "use", &[Access::write(shared, 2 * GRANULE)]).unwrap();
     allocator.record_stream(shared, DEFAULT).unwrap();
     allocator.free(shared, 0, other).unwrap();
@@ -215,7 +222,7 @@ fn a_capture_that_overflows_keeps_its_pinned_memory() {
     gpu.launch(stream.0, "replay", &[Access::write(passing, 2 * GRANULE)]).unwrap();
     let eager = allocator.malloc(2 * GRANULE as usize, 0, stream).unwrap();
     assert_ne!(eager, passing, "until the pool is released");
-    assert_eq!(allocator.claims(0, Order::default()).unwrap().len(), 3, "and nothing of it is anybody's to move");
+    assert_eq!(allocator.claims(0, Order::default()).unwrap().len(), 3, "the pool's blocks are not among the claims");
     allocator.free(eager, 0, stream).unwrap();
     allocator.release_pool(0, pool).unwrap();
     allocator.reset().unwrap();
@@ -241,13 +248,13 @@ fn the_automatic_mode_learns_and_moves_nothing() {
     for _ in 0..4 {
         let calls = gpu.total_calls();
         assert_eq!(allocator.safe_point(0, "unet"), Ok(Moved::default()));
-        assert_eq!(gpu.total_calls(), calls, "a safe point calls no driver");
+        assert_eq!(gpu.total_calls(), calls, "a safe point makes no driver call");
         assert!(scratch(&allocator).contains(&SHARE));
     }
     allocator.safe_point(0, "unet").unwrap();
     let reason = allocator.reserve_reason(0).unwrap();
     assert!(reason.contains("pinned") && reason.contains("MiB"), "{reason}");
-    // What was learned is the reserve of the next activation.
+    // The next activation uses the reserve that was learned.
     let automatic = Activation::default();
     out_and_back(&gpu, &allocator, &mut weights, &automatic);
     allocator.activate(0, &automatic).unwrap();

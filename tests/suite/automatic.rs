@@ -1,4 +1,4 @@
-//! The automatic mode: the reserve finds itself, and pays.
+//! The automatic mode: the reserve is found without options, and it pays.
 
 use super::common::{DEFAULT, Filled, GRANULE, Random, kitten_on, load, machine, setup, tier_of};
 use giant_kitten::{Activation, Allocator, Phase, Reserve, Tier};
@@ -7,14 +7,15 @@ use kitten_sim::Gpu;
 const UNET: &str = "unet";
 const VAE: &str = "vae";
 
-/// Bytes over the link of one interval: scratch is written and read, weights are read.
+/// Bytes over the link in one interval: scratch is written and read, weights are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Traffic {
     scratch: u64,
     weights: u64,
 }
 
-/// One interval of work: `rounds` times scratch of `sizes` granules, all at once, and one read of the weights.
+/// One interval of work: `rounds` rounds of scratch of `sizes` granules, all live at once, and one
+/// read of the weights.
 fn work(allocator: &Allocator, weights: &[Filled], sizes: &[u64], rounds: u64) -> Traffic {
     let mut traffic = Traffic::default();
     for _ in 0..rounds {
@@ -49,7 +50,7 @@ fn the_reserve_finds_itself() {
     let lacking = 4 * GRANULE..=5 * GRANULE;
     assert!(
         lacking.contains(&moved.demoted) && moved.promoted == 0,
-        "what was lacking, and fragments at most: {moved:?}"
+        "the missing room, and at most fragments: {moved:?}"
     );
     let stats = allocator.stats(0).unwrap();
     assert_eq!((stats.phase, stats.reserve, stats.rebalances), (Phase::Active, 4 * GRANULE + moved.demoted, 1));
@@ -92,7 +93,7 @@ fn a_reset_moves_nothing_unless_a_program_of_one_thread_opts_in() {
 }
 
 #[test]
-fn a_second_thread_ends_that_resets_are_safe_points() {
+fn resets_are_no_safe_points_once_a_second_thread_is_seen() {
     let (gpu, allocator) = setup(32 * GRANULE, 128 * GRANULE, "safe_points:empty_cache");
     let weights = load(&gpu, &allocator, 14, 2);
     std::thread::scope(|scope| scope.spawn(|| work(&allocator, &[], &[1], 1)).join().unwrap());
@@ -106,7 +107,7 @@ fn a_second_thread_ends_that_resets_are_safe_points() {
     all_as_they_were(&gpu, &allocator, &weights);
 }
 
-/// Work of one interval that wants something moved at its end.
+/// One interval of work after which something should move.
 fn wanting(allocator: &Allocator, weights: &[Filled]) {
     allocator.safe_point(0, UNET).unwrap();
     work(allocator, weights, &[4, 4], 10);
@@ -127,7 +128,7 @@ fn a_safe_point_abstains_where_another_thread_is_seen() {
     assert_eq!(
         allocator.safe_point(0, UNET).unwrap(),
         Default::default(),
-        "it goes on to work from its own safe point"
+        "the caller of a safe point goes on to work"
     );
     let stats = allocator.stats(0).unwrap();
     assert_eq!((stats.abstained, stats.migrations), (3, 0));
@@ -139,7 +140,11 @@ fn a_safe_point_abstains_where_another_thread_is_seen() {
         allocator.free(allocator.malloc(1, 0, DEFAULT).unwrap(), 0, DEFAULT).unwrap();
         allocator.rest(0).unwrap();
     });
-    assert_ne!(allocator.safe_point(0, UNET).unwrap(), Default::default(), "it says that it is at rest");
+    assert_ne!(
+        allocator.safe_point(0, UNET).unwrap(),
+        Default::default(),
+        "the thread has reported that it is at rest"
+    );
     assert!(!allocator.reserve_reason(0).unwrap().contains("moved nothing"));
     all_as_they_were(&gpu, &allocator, &weights);
 }
@@ -168,7 +173,11 @@ fn a_thread_inside_a_piece_of_work_is_waited_for_and_others_are_vouched_for() {
     work(&allocator, &weights, &[4, 4], 10);
     std::thread::scope(|scope| scope.spawn(|| work(&allocator, &[], &[1], 1)).join().unwrap());
     allocator.vouch(0).unwrap();
-    assert_ne!(allocator.safe_point(0, UNET).unwrap(), Default::default(), "autograd's threads, between two steps");
+    assert_ne!(
+        allocator.safe_point(0, UNET).unwrap(),
+        Default::default(),
+        "the threads of autograd, between two steps"
+    );
     all_as_they_were(&gpu, &allocator, &weights);
 }
 
@@ -188,14 +197,14 @@ fn with_the_last_block_the_reserve_goes_and_what_was_learned_stays() {
     allocator.reset().unwrap();
     let stats = allocator.stats(0).unwrap();
     assert_eq!((stats.phase, stats.reserve, stats.automatic), (Phase::Loading, 0, true));
-    assert_eq!(held(), 0, "another program may have all of the card");
+    assert_eq!(held(), 0, "another program can have the whole card");
     let weights = load(&gpu, &allocator, 14, 2);
     for _ in 0..2 {
         allocator.safe_point(0, "").unwrap();
         work(&allocator, &[], &[4, 4], 10);
     }
     allocator.safe_point(0, "").unwrap();
-    assert_eq!(work(&allocator, &[], &[4, 4], 10), Traffic::default(), "and finds itself again");
+    assert_eq!(work(&allocator, &[], &[4, 4], 10), Traffic::default(), "the reserve is found again");
     all_as_they_were(&gpu, &allocator, &weights);
 }
 
@@ -206,7 +215,7 @@ fn where_everything_fits_nothing_is_done() {
     for interval in 0..4 {
         let calls = gpu.total_calls();
         assert_eq!(allocator.safe_point(0, UNET).unwrap(), Default::default());
-        assert_eq!(gpu.total_calls(), calls, "a safe point with nothing to do calls no driver");
+        assert_eq!(gpu.total_calls(), calls, "a safe point with nothing to do makes no driver call");
         assert_eq!(work(&allocator, &weights, &[3, 3, 2], 3), Traffic::default(), "interval {interval}");
     }
     let stats = allocator.stats(0).unwrap();
@@ -261,7 +270,7 @@ fn each_kind_of_work_finds_its_own() {
         allocator.safe_point(0, VAE).unwrap();
         last.push(work(&allocator, &vae, &[10, 10], 6));
         all_as_they_were(&gpu, &allocator, &unet);
-        assert!(generation > 0 || last[8].scratch > 0, "nobody can know before the first time");
+        assert!(generation > 0 || last[8].scratch > 0, "the first time cannot be known in advance");
     }
     assert!(last[..8].iter().all(|step| *step == Traffic::default()), "the UNet is back: {last:?}");
     assert_eq!(last[8].scratch, 0, "the idle UNet has made room");
@@ -269,12 +278,12 @@ fn each_kind_of_work_finds_its_own() {
     assert_ne!(allocator.safe_point(0, UNET).unwrap(), Default::default());
     let after = allocator.stats(0).unwrap();
     assert!(after.rebalances > before.rebalances && after.reserve_used.current() == 0);
-    assert_eq!(after.reserve_used.peak(), before.reserve_used.peak(), "what is placed anew forgets no high-water mark");
+    assert_eq!(after.reserve_used.peak(), before.reserve_used.peak(), "placing anew keeps the high-water mark");
     assert!(after.reserve_used.peak() >= 20 * GRANULE);
     all_as_they_were(&gpu, &allocator, &vae);
 }
 
-/// What crossed the link in each of many intervals, with what was moved before each.
+/// The traffic over the link of many intervals, with the bytes moved before each.
 fn traffic(
     options: &str,
     weights: u64,
@@ -297,7 +306,7 @@ fn traffic(
     found
 }
 
-/// Work that changes all the time must not be followed all the time.
+/// Moves must not follow work that changes all the time.
 #[test]
 fn nothing_thrashes() {
     const INTERVALS: u64 = 200;
@@ -351,7 +360,8 @@ fn a_growing_cache_is_followed_without_thrashing() {
         cache.iter().for_each(|block| allocator.touch(block.address, block.bytes).unwrap());
         cache.push(Filled::new(&gpu, &allocator, GRANULE, 1000 + token));
     }
-    // What comes dedicated in each interval has to displace something, once there is no room: 52 granules, by and by.
+    // Once there is no room, the block that comes dedicated in each interval displaces another: 52
+    // granules in the end.
     assert!(moved <= 60 * GRANULE, "{} granules moved", moved / GRANULE);
     all_as_they_were(&gpu, &allocator, &weights);
     all_as_they_were(&gpu, &allocator, &cache);
@@ -406,16 +416,16 @@ fn what_a_program_has_put_somewhere_stays_there() {
         stays("an activation");
     }
     allocator.free_vram(0).unwrap();
-    assert_eq!(tier_of(&allocator, &weights[1]), Some(Tier::Shared), "the card is lent, all of it");
+    assert_eq!(tier_of(&allocator, &weights[1]), Some(Tier::Shared), "free_vram overrides the pin");
     allocator.disable(0, Activation::default().order).unwrap();
-    stays("and comes back");
+    stays("disable after free_vram");
     allocator.pin_to(weights[0].address + 7, None).unwrap();
     assert_eq!(
         (allocator.pin_of(weights[0].address), allocator.pin_of(weights[1].address)),
         (Ok(None), Ok(Some(Tier::Dedicated)))
     );
     allocator.disable(0, Activation::default().order).unwrap();
-    assert_eq!(tier_of(&allocator, &weights[0]), Some(Tier::Dedicated), "until it is unpinned");
+    assert_eq!(tier_of(&allocator, &weights[0]), Some(Tier::Dedicated), "once it is unpinned");
     allocator.free(weights[1].address, 0, DEFAULT).unwrap();
     assert_eq!(allocator.malloc((2 * GRANULE) as usize, 0, DEFAULT), Ok(weights[1].address));
     assert_eq!(allocator.pin_of(weights[1].address), Ok(None), "or freed");

@@ -1,4 +1,4 @@
-//! What the tests share: small machines, and blocks that know their contents.
+//! What the tests share: small machines, and blocks with known contents.
 #![allow(dead_code, reason = "each test uses a part")]
 
 use giant_kitten::driver::Stream;
@@ -9,12 +9,12 @@ pub const MIB: u64 = 1 << 20;
 pub const GRANULE: u64 = 2 * MIB;
 pub const DEFAULT: Stream = Stream(0);
 
-/// What is asked of a block: that it lies wholly in one tier.
+/// The tier in which a block should lie as a whole.
 pub const KEEP: Option<Tier> = Some(Tier::Dedicated);
 pub const SHARE: Option<Tier> = Some(Tier::Shared);
 
-/// The layout of the original on a card of sixteen granules: reserve in granules, reversed, ignore the model, and the tiers of
-/// [`originals_blocks`] after the activation.
+/// The layouts of the original on a card of sixteen granules: the reserve in granules,
+/// `sort_reversed`, `ignore_model`, and the tiers of [`originals_blocks`] after the activation.
 pub const ORIGINALS_LAYOUTS: [(u64, bool, bool, [Option<Tier>; 4]); 9] = [
     (0, false, false, [KEEP, KEEP, KEEP, KEEP]),
     (5, false, false, [KEEP, SHARE, KEEP, KEEP]),
@@ -36,7 +36,7 @@ pub fn originals_blocks(gpu: &Gpu, allocator: &Allocator) -> [Filled; 4] {
     })
 }
 
-/// So many equal blocks.
+/// Allocates `count` blocks of the same size.
 pub fn load(gpu: &Gpu, allocator: &Allocator, count: u64, granules: u64) -> Vec<Filled> {
     (0..count).map(|seed| Filled::new(gpu, allocator, granules * GRANULE, seed)).collect()
 }
@@ -53,7 +53,8 @@ pub fn machine(devices: usize, dedicated: u64, shared: u64) -> Gpu {
     Gpu::new(&vec![card; devices]).unwrap()
 }
 
-/// The allocator on a machine, by the driver that this run of the suite is about. What the machine has may be used up.
+/// The allocator on a machine, over the driver of this run of the suite. It may use all memory of
+/// the machine.
 pub fn kitten_on(gpu: &Gpu, options: &str) -> Allocator {
     let shared = gpu.device_profile(0).unwrap().shared_bytes;
     let options = Options::parse(&format!("headroom:0,shared:{shared},{options}")).unwrap();
@@ -67,7 +68,7 @@ pub fn setup(dedicated: u64, shared: u64, options: &str) -> (Gpu, Allocator) {
     (gpu, allocator)
 }
 
-/// A block with its contents.
+/// A block with known contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Filled {
     pub address: u64,
@@ -76,20 +77,20 @@ pub struct Filled {
 }
 
 impl Filled {
-    /// Allocates and fills.
+    /// Allocates a block and fills it.
     pub fn new(gpu: &Gpu, allocator: &Allocator, bytes: u64, seed: u64) -> Filled {
         let address = allocator.malloc(bytes as usize, 0, DEFAULT).unwrap();
         Filled::at(gpu, address, bytes, seed)
     }
 
-    /// Fills what is allocated already: all of it.
+    /// Fills a block that is allocated already, all of it.
     pub fn at(gpu: &Gpu, address: u64, bytes: u64, seed: u64) -> Filled {
         assert!(address != 0 && address.is_multiple_of(512));
         gpu.write(address, &contents(seed, bytes)).unwrap();
         Filled { address, bytes, seed }
     }
 
-    /// Every byte is what it was.
+    /// Checks that every byte is as it was written.
     pub fn check(&self, gpu: &Gpu) {
         let mut found = vec![0; self.bytes as usize];
         gpu.read(self.address, &mut found).unwrap_or_else(|why| panic!("{self:x?}: {why}"));
@@ -101,7 +102,7 @@ impl Filled {
     }
 }
 
-/// Which tier a block lies in, all of it.
+/// The tier in which a block lies as a whole; `None` where it lies in both.
 pub fn tier_of(allocator: &Allocator, block: &Filled) -> Option<Tier> {
     let bytes = allocator.residency(block.address).unwrap();
     match (bytes[Tier::Dedicated], bytes[Tier::Shared]) {
@@ -111,7 +112,7 @@ pub fn tier_of(allocator: &Allocator, block: &Filled) -> Option<Tier> {
     }
 }
 
-/// A small generator of numbers, the same everywhere.
+/// A small generator of random numbers, the same on every machine.
 pub struct Random(pub u64);
 
 impl Random {

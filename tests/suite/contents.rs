@@ -1,4 +1,5 @@
-//! A million operations beside an oracle: threads, devices and streams, with every action mixed in, and every byte checked.
+//! A million operations compared with an oracle: several threads, devices and streams, all actions
+//! mixed in, and every byte checked.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,15 +11,17 @@ use kitten_sim::Gpu;
 use parking_lot::RwLock;
 
 const THREADS: u64 = 4;
-/// A million, unless the variable says otherwise: under valgrind or a sanitizer fewer must do.
+/// A million, unless the environment variable says otherwise. Fewer must do under valgrind or a
+/// sanitizer.
 fn operations() -> u64 {
     std::env::var("GIANT_KITTEN_TEST_OPERATIONS").map_or(1_000_000, |text| text.parse().unwrap())
 }
 
-/// Bytes are touched under a shared lock, and moved under an exclusive one: an action needs a safe point.
+/// Bytes are touched under a shared lock and moved under an exclusive one, since an action needs a
+/// safe point.
 static SAFE_POINT: RwLock<()> = RwLock::new(());
 
-/// What one thread does to one device. It knows what it owns, and nobody else touches that.
+/// The operations of one thread on one device. No other thread touches the blocks that it owns.
 fn worker(gpu: &Gpu, allocator: &Allocator, device: usize, seed: u64, operations: u64, actions: &AtomicU64) {
     let mut random = Random(seed);
     let stream = if seed.is_multiple_of(2) { DEFAULT } else { Stream(gpu.create_stream().unwrap()) };

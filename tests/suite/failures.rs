@@ -1,5 +1,5 @@
-//! Every driver call of a workload made to fail, at every position: the operation succeeds another way or reports an error, no
-//! byte changes, no backing leaks, the invariants hold.
+//! Makes every driver call of a workload fail, at every position. The operation succeeds another
+//! way or reports an error, no byte changes, no backing leaks, and the invariants hold.
 
 use super::common::{DEFAULT, Filled, kitten_on};
 use giant_kitten::Order;
@@ -7,21 +7,23 @@ use giant_kitten::driver::Stream;
 use giant_kitten::{Activation, Allocator, Reserve, Tier};
 use kitten_sim::{Access, Gpu, Outstanding, Profile, code};
 
-/// Small granules: there are many calls, and all bytes are looked at after each failure.
+/// Small granules: there are many calls, and all bytes are checked after each failure.
 const GRANULE: u64 = 1 << 19;
 /// More than the limit of small blocks.
 const LARGE: u64 = 3 * GRANULE;
 
-/// A failure as it is armed.
+/// The failure that is armed.
 #[derive(Clone, Copy, PartialEq)]
 enum Failure {
-    /// It passes. Every byte is where it was whenever an operation returns.
+    /// A single call fails. Every byte is in place whenever an operation returns.
     Once,
-    /// It stays. A block whose move was cut short cannot be read until the driver maps again; then every byte is there.
+    /// Calls fail until the end. A block whose move was cut short is unreadable until the driver
+    /// maps again, and has every byte then.
     Lasting,
 }
 
-/// A workload through every floor, which goes on after whatever fails. Returns how many operations failed, and the blocks that live.
+/// A workload through every layer, which goes on after each failure. Returns the number of
+/// operations that failed, and the live blocks.
 fn workload(gpu: &Gpu, allocator: &Allocator, other: Stream, failure: Failure) -> (u32, Vec<Filled>) {
     let mut failed = 0;
     let mut blocks: Vec<Filled> = Vec::new();
@@ -74,7 +76,7 @@ fn workload(gpu: &Gpu, allocator: &Allocator, other: Stream, failure: Failure) -
     (failed, blocks)
 }
 
-/// Work in two kinds whose scratch displaces weights and lets them come back, in the automatic mode.
+/// Work of two kinds in the automatic mode. Its scratch displaces weights and lets them come back.
 fn automatic_workload(gpu: &Gpu, allocator: &Allocator, _other: Stream, failure: Failure) -> (u32, Vec<Filled>) {
     let mut failed = 0;
     let mut blocks = Vec::new();
@@ -107,7 +109,7 @@ fn automatic_workload(gpu: &Gpu, allocator: &Allocator, _other: Stream, failure:
     (failed, blocks)
 }
 
-/// Work that always fits, if what is idle is put together.
+/// Work that always fits if idle granules are stitched together.
 fn stitching_workload(gpu: &Gpu, allocator: &Allocator, other: Stream, failure: Failure) -> (u32, Vec<Filled>) {
     let mut failed = 0;
     let mut blocks: Vec<Filled> = Vec::new();
@@ -123,7 +125,7 @@ fn stitching_workload(gpu: &Gpu, allocator: &Allocator, other: Stream, failure: 
         }
         if seed % 6 >= 4 && blocks.len() > 3 {
             for gone in [blocks.remove(2), blocks.remove(0)] {
-                // A failure may hit this instead: then there is no work to wait for.
+                // A failure may hit this call instead. There is no work to wait for then.
                 let _ = gpu.launch(DEFAULT.0, "use", &[Access::read(gone.address, gone.bytes)]);
                 allocator.free(gone.address, 0, DEFAULT).unwrap();
             }
@@ -132,7 +134,7 @@ fn stitching_workload(gpu: &Gpu, allocator: &Allocator, other: Stream, failure: 
     (failed, blocks)
 }
 
-/// A workload: how many of its operations failed, and what lives in the end.
+/// A workload. Returns the number of operations that failed, and the blocks that live in the end.
 type Work = fn(&Gpu, &Allocator, Stream, Failure) -> (u32, Vec<Filled>);
 
 /// The options of the workload.
@@ -140,12 +142,12 @@ fn reserved() -> String {
     format!("reserve:{LARGE}")
 }
 
-/// Runs the workload with a failure armed that passes.
+/// Runs the workload with a single failure armed.
 fn run(arm: impl Fn(&Gpu)) -> (Gpu, u32) {
     run_of(workload, &reserved(), Failure::Once, arm)
 }
 
-/// Runs the workload with a failure armed that stays until the end.
+/// Runs the workload with a failure armed that lasts until the end.
 fn run_on(arm: impl Fn(&Gpu)) -> (Gpu, u32) {
     run_of(workload, &reserved(), Failure::Lasting, arm)
 }
@@ -161,17 +163,17 @@ fn machine_for(options: &str) -> (Gpu, Allocator, Stream) {
     (gpu, allocator, other)
 }
 
-/// Runs a workload with failures armed; the number of operations that failed.
+/// Runs a workload with failures armed. Returns the number of operations that failed.
 fn run_of(work: Work, options: &str, failure: Failure, arm: impl Fn(&Gpu)) -> (Gpu, u32) {
     let (gpu, allocator, other) = machine_for(options);
     if failure == Failure::Lasting {
-        // A heap that was never whole cannot give back what it had, as long as the driver refuses.
+        // A heap whose creation failed cannot return its memory while the driver refuses.
         allocator.open(0).unwrap();
     }
     arm(&gpu);
     let (failed, blocks) = work(&gpu, &allocator, other, failure);
     gpu.clear_failures();
-    // With the failures gone, everything works again, and every byte is there.
+    // Without the failures everything works again, and every byte is there.
     allocator.disable(0, Order::default()).unwrap();
     allocator.check().unwrap();
     blocks.iter().for_each(|block| block.check(&gpu));
@@ -184,7 +186,7 @@ fn nothing_left(gpu: &Gpu, what: &str) {
     assert_eq!(gpu.faults(), [], "{what}");
 }
 
-/// Makes each call of a workload fail in turn; the machine as it was left without failures.
+/// Makes each call of a workload fail in turn. Returns the machine as it was left without failures.
 fn fail_each(work: Work, options: &str) -> Gpu {
     let run = |arm: &dyn Fn(&Gpu)| run_of(work, options, Failure::Once, arm);
     let (whole, failed) = run(&|gpu| gpu.clear_failures());
@@ -207,14 +209,14 @@ fn each_call_may_fail_once() {
 #[test]
 fn each_call_of_the_automatic_mode_may_fail_once() {
     let calls = fail_each(automatic_workload, "").calls();
-    assert_eq!(calls["cuMemUnmap"] > 10, crate::MIGRATES, "something moves: {calls:?}");
+    assert_eq!(calls["cuMemUnmap"] > 10, crate::MIGRATES, "blocks move only where they can: {calls:?}");
 }
 
 #[test]
 fn each_call_of_stitching_may_fail_once() {
     let (gpu, allocator, other) = machine_for("");
     stitching_workload(&gpu, &allocator, other, Failure::Once);
-    assert!(allocator.stats(0).unwrap().stitched_bytes > 0, "something is stitched");
+    assert!(allocator.stats(0).unwrap().stitched_bytes > 0, "expected stitching");
     fail_each(stitching_workload, "");
 }
 

@@ -1,4 +1,5 @@
-//! The allocator's suite, run over every driver: each test binary that includes it says which, by its function `driver`.
+//! The allocator's suite, run over every driver. Each test binary that includes it names its driver
+//! by the function `driver`.
 
 mod actions;
 mod automatic;

@@ -1,4 +1,4 @@
-//! Memory that others hold: it is not promised, and the host's is promised once.
+//! Memory that other programs hold. It is not promised, and host memory is promised only once.
 
 use super::common::{DEFAULT, Filled, GRANULE, KEEP, kitten_on, load, machine, reserve, setup, tier_of};
 use giant_kitten::{Activation, Tier, show_size};
@@ -13,7 +13,8 @@ fn what_others_have_taken_is_not_promised() {
     assert_eq!((told().free[Tier::Dedicated], told().total[Tier::Dedicated]), (20 * GRANULE, 64 * GRANULE));
     let all = told().free[Tier::Dedicated] + told().free[Tier::Shared];
     if crate::MIGRATES {
-        // One granule of working room aside, what is said to be free can be had, also in one piece.
+        // Except for one granule of working room, all memory that is reported as free can be
+        // obtained, also in one piece.
         let cache = allocator.malloc((all - GRANULE) as usize, 0, DEFAULT).unwrap();
         assert_eq!(allocator.residency(cache).unwrap()[Tier::Dedicated], 20 * GRANULE);
         allocator.free(cache, 0, DEFAULT).unwrap();
@@ -25,7 +26,7 @@ fn what_others_have_taken_is_not_promised() {
         "{refused}"
     );
     gpu.set_dedicated_taken(0, 0);
-    assert_eq!(told().free[Tier::Dedicated], 60 * GRANULE, "and is there again when it is given back");
+    assert_eq!(told().free[Tier::Dedicated], 60 * GRANULE, "free again after it is returned");
     block.check(&gpu);
     allocator.check().unwrap();
 }
@@ -42,7 +43,7 @@ fn an_activation_plans_with_what_others_have_left() {
     if crate::MIGRATES {
         assert_eq!((before, stats.tiers[Tier::Dedicated].allocated.current()), (0, 6 * GRANULE), "8 less the reserve");
         let scratch = Filled::new(&gpu, &allocator, 2 * GRANULE, 9);
-        assert_eq!(tier_of(&allocator, &scratch), KEEP, "which is there");
+        assert_eq!(tier_of(&allocator, &scratch), KEEP, "the reserve is there");
     }
     blocks.iter().for_each(|block| block.check(&gpu));
     gpu.set_dedicated_taken(0, 0);
@@ -84,14 +85,14 @@ fn what_lies_idle_goes_back_in_a_program_that_waits_and_in_no_other() {
     gpu.set_completion(kitten_sim::Completion::Late);
     gpu.launch(0, "use", &[kitten_sim::Access::write(kept.address, GRANULE)]).unwrap();
     allocator.look_for_idle();
-    assert_eq!(held(), 6 * GRANULE, "the card works");
+    assert_eq!(held(), 6 * GRANULE, "the card is at work");
     gpu.set_completion(kitten_sim::Completion::Immediate);
     gpu.synchronize(0).unwrap();
     allocator.look_for_idle();
     assert_eq!(held(), 2 * GRANULE);
     let calls = gpu.calls().get("cuCtxSynchronize").copied();
     allocator.look_for_idle();
-    assert_eq!(gpu.calls().get("cuCtxSynchronize").copied(), calls, "nothing is idle, and nothing waited for");
+    assert_eq!(gpu.calls().get("cuCtxSynchronize").copied(), calls, "nothing is idle, so nothing waits for the device");
     allocator.activate(0, &reserve(8 * GRANULE)).unwrap();
     (0..3).for_each(|_| allocator.look_for_idle());
     assert!(held() >= 10 * GRANULE, "frozen: the reserve stays");
@@ -130,7 +131,7 @@ fn what_a_request_took_before_it_was_served_elsewhere_is_counted() {
     assert_eq!(allocator.malloc((3 * GRANULE) as usize, 0, DEFAULT), Ok(shared));
     let (capacity, free) = gpu.memory_info(0, kitten_sim::Tier::Dedicated).unwrap();
     let held = allocator.stats(0).unwrap().tiers[Tier::Dedicated].reserved.current();
-    assert_eq!(held, capacity - free - 6 * GRANULE, "what the machine has given");
+    assert_eq!(held, capacity - free - 6 * GRANULE, "the memory that the machine has handed out");
     assert_eq!(held, 2 * GRANULE);
 }
 

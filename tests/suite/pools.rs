@@ -1,5 +1,5 @@
-//! Pools and their contexts: the innermost serves, only a capture stops what waits for the device, and any order of begin, end and
-//! release leaves a working allocator.
+//! Pools and their contexts. The innermost context serves, only a capture refuses operations that
+//! wait for the device, and any order of begin, end and release leaves a working allocator.
 
 use super::common::{DEFAULT, Filled, GRANULE, Random, kitten_on, machine, setup};
 use giant_kitten::driver::Stream;
@@ -15,7 +15,8 @@ fn region(allocator: &Allocator, device: usize, pool: PoolId) {
     allocator.begin_pool_of_kind(device, pool, ContextKind::Region, |_| true).unwrap();
 }
 
-/// Begins to capture a stream as PyTorch does: the filter looks whether the stream is captured.
+/// Begins to capture a stream as PyTorch does: the filter asks whether the stream is being
+/// captured.
 fn capture(gpu: &Gpu, allocator: &Allocator, stream: Stream, pool: PoolId) {
     let machine = gpu.clone();
     let accepts = move |asked: Stream| asked == stream && machine.is_capturing(asked.0).unwrap_or(false);
@@ -50,7 +51,7 @@ fn the_innermost_context_serves() {
         "a capture in a region"
     );
     region(&allocator, 0, OUTER);
-    assert_eq!(served(stream, GRANULE), Some(OUTER), "a region in a capture, and a pool twice");
+    assert_eq!(served(stream, GRANULE), Some(OUTER), "a region in a capture, and the same pool twice");
     allocator.end_pool(0, OUTER).unwrap();
     assert_eq!(served(stream, GRANULE), Some(GRAPH));
     gpu.end_capture(stream.0).unwrap();
@@ -70,7 +71,7 @@ fn a_region_stops_nothing() {
     let kept = Filled::new(&gpu, &allocator, 3 * GRANULE, 1);
     region(&allocator, 0, OUTER);
     let inside = Filled::new(&gpu, &allocator, 2 * GRANULE, 2);
-    // What waits for another stream is free as soon as that is done.
+    // A block that waits for another stream is free as soon as that work is done.
     gpu.set_completion(Completion::Late);
     allocator.record_stream(kept.address, other).unwrap();
     let passing = allocator.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
@@ -105,13 +106,13 @@ fn empty_cache_beside_a_region_gives_back_and_beside_a_capture_is_silent() {
     capture(&gpu, &allocator, stream, GRAPH);
     let before = gpu.calls();
     allocator.reset().unwrap();
-    assert_eq!(gpu.calls().get("cuCtxSynchronize"), before.get("cuCtxSynchronize"), "which a capture forbids");
+    assert_eq!(gpu.calls().get("cuCtxSynchronize"), before.get("cuCtxSynchronize"), "a capture forbids this call");
     assert_eq!(held(&allocator, 0), 8 * GRANULE);
     gpu.end_capture(stream.0).unwrap();
     allocator.end_pool(0, GRAPH).unwrap();
     allocator.reset().unwrap();
     assert_eq!(held(&allocator, 0), 0);
-    // A capture that no hook told of is in the driver's way.
+    // A capture that no hook reported is in the driver's way.
     idle();
     gpu.begin_capture(stream.0).unwrap();
     allocator.reset().unwrap();
@@ -120,13 +121,13 @@ fn empty_cache_beside_a_region_gives_back_and_beside_a_capture_is_silent() {
 }
 
 #[test]
-fn a_capture_that_was_given_up_is_in_nobodys_way() {
+fn an_abandoned_capture_is_in_nobodys_way() {
     let (gpu, allocator) = setup(64 * GRANULE, 0, "");
     let stream = Stream(gpu.create_stream().unwrap());
     capture(&gpu, &allocator, stream, GRAPH);
     let lost = allocator.malloc(GRANULE as usize, 0, stream).unwrap();
     gpu.end_capture(stream.0).unwrap();
-    // Its end never comes, and its filter accepts nothing any more.
+    // The context never ends, and its filter accepts no stream any more.
     allocator.activate(0, &Activation::default()).unwrap();
     allocator.disable(0, Activation::default().order).unwrap();
     allocator.free(lost, 0, stream).unwrap();
@@ -147,7 +148,7 @@ fn a_pool_is_released_before_its_end_and_its_context_serves_on() {
     assert!(matches!(allocator.release_pool(0, OUTER), Err(Error::Argument(_))));
     allocator.end_pool(0, OUTER).unwrap();
     assert!(matches!(allocator.end_pool(0, OUTER), Err(Error::Argument(_))));
-    assert!(matches!(allocator.release_pool(0, OUTER), Err(Error::Argument(_))), "it is gone");
+    assert!(matches!(allocator.release_pool(0, OUTER), Err(Error::Argument(_))), "the pool is gone");
     assert_eq!((served(), allocator.stats(0).unwrap().graph_pools), (None, 0));
     assert_eq!(gpu.faults(), []);
 }
@@ -201,7 +202,7 @@ fn a_kept_pool_serves_on_every_device_and_its_end_gives_the_memory_back() {
         allocator.end_pool(device, OUTER).unwrap();
         allocator.release_pool(device, OUTER).unwrap();
         let eager = allocator.malloc((6 * GRANULE) as usize, device, DEFAULT).unwrap();
-        assert_ne!(eager, first, "what is free in the pool is its own");
+        assert_ne!(eager, first, "free memory of the pool stays its own");
         allocator.free(eager, device, DEFAULT).unwrap();
         region(&allocator, device, OUTER);
         assert_eq!(allocator.malloc((6 * GRANULE) as usize, device, DEFAULT), Ok(first));
@@ -212,7 +213,7 @@ fn a_kept_pool_serves_on_every_device_and_its_end_gives_the_memory_back() {
         allocator.release_pool(device, OUTER).unwrap();
     }
     allocator.drop_pool(OUTER).unwrap();
-    assert_eq!((held(&allocator, 0), held(&allocator, 1)), (GRANULE, GRANULE), "what outlives the pool, and no more");
+    assert_eq!((held(&allocator, 0), held(&allocator, 1)), (GRANULE, GRANULE), "only blocks that outlive the pool");
     for (device, address) in [1, 0].into_iter().zip(outliving) {
         allocator.free(address, device, DEFAULT).unwrap();
     }

@@ -1,4 +1,4 @@
-//! A run that nobody tells of steps, and the next one that knows what it would have wanted.
+//! A run that reports no steps, and the next one, which knows what the first would have wanted.
 
 use super::common::{DEFAULT, Filled, GRANULE, kitten_on, load, machine};
 use giant_kitten::{Allocator, Options, Phase, Tier, Wanted};
@@ -10,7 +10,7 @@ fn run_of(gpu: &Gpu, wanted: Option<Wanted>) -> Allocator {
     Allocator::new(Options { remember: false, remembered: wanted, ..options }, crate::driver(gpu)).unwrap()
 }
 
-/// Steps with scratch of those granules; the shared bytes of it in each.
+/// Runs steps with scratch of these granules. Returns the shared bytes of scratch in each.
 fn steps(allocator: &Allocator, count: u64, sizes: &[u64]) -> Vec<u64> {
     (0..count)
         .map(|_| {
@@ -28,7 +28,7 @@ fn the_second_run_is_right_from_its_first_step_and_moves_nothing() {
     let gpu = machine(1, 32 * GRANULE, 128 * GRANULE);
     let first = run_of(&gpu, None);
     load(&gpu, &first, 14, 2);
-    assert!(steps(&first, 3, &[4, 4]).into_iter().all(|shared| shared > 0), "nobody can know before the first run");
+    assert!(steps(&first, 3, &[4, 4]).into_iter().all(|shared| shared > 0), "the first run cannot know");
     let wanted = first.wanted(0).unwrap().unwrap();
     assert_eq!((wanted.resident, wanted.capacity), (28 * GRANULE, 32 * GRANULE));
     assert!((8 * GRANULE..=9 * GRANULE).contains(&wanted.reserve), "{wanted:?}");
@@ -41,16 +41,20 @@ fn the_second_run_is_right_from_its_first_step_and_moves_nothing() {
     let stats = second.stats(0).unwrap();
     assert_eq!((stats.phase, stats.migrations, stats.reserve), (Phase::Active, 0, wanted.reserve));
     let again = second.wanted(0).unwrap().unwrap();
-    assert_eq!(again, wanted, "what it wants is what it wanted");
+    assert_eq!(again, wanted, "the second run wants the same");
     weights.iter().for_each(|block| block.check(&gpu));
     second.check().unwrap();
     drop(second);
 
-    // A smaller model than remembered, whose weights never come to as much.
+    // A smaller model than the remembered one, whose weights never reach that size.
     let smaller = run_of(&gpu, Some(Wanted { resident: 100 * GRANULE, ..wanted }));
     load(&gpu, &smaller, 12, 2);
     let late = steps(&smaller, 20, &[4, 4]).pop();
-    assert_eq!((late, smaller.stats(0).unwrap().phase), (Some(0), Phase::Active), "what comes and goes tells it too");
+    assert_eq!(
+        (late, smaller.stats(0).unwrap().phase),
+        (Some(0), Phase::Active),
+        "freed bytes show the end of loading, too"
+    );
 }
 
 #[test]
@@ -87,7 +91,7 @@ fn a_program_that_overflowed_says_so_once_in_one_line() {
     for part in ["lay in host memory", "GIANT_KITTEN=reserve:", "reserve:remembered", "follow(model)"] {
         assert!(lines[0].contains(part) && !lines[0].contains('\n'), "{lines:?}");
     }
-    // Where somebody has placed by hand nobody needs to be told.
+    // Programs that have placed blocks by hand get no advice.
     allocator.activate(0, &Default::default()).ok();
     assert_eq!(allocator.farewell(), [""; 0]);
 }
@@ -103,7 +107,8 @@ fn a_fixed_reserve_is_opened_by_work_where_nobody_activates() {
     assert_eq!(allocator.stats(0).unwrap().migrations, 0);
     weights.iter().for_each(|block: &Filled| block.check(&gpu));
     allocator.check().unwrap();
-    // No action has frozen it: what is idle goes back, and the next model finds the reserve kept again.
+    // No action has frozen the device. Idle memory is returned, and the next model finds the
+    // reserve kept again.
     weights.iter().for_each(|block| allocator.free(block.address, 0, DEFAULT).unwrap());
     allocator.reset().unwrap();
     let stats = allocator.stats(0).unwrap();
@@ -125,7 +130,7 @@ fn a_remembered_reserve_is_no_reason_to_run_out_of_memory() {
     };
     let allocator = run_of(&gpu, Some(wanted));
     load(&gpu, &allocator, 30, 2);
-    assert_eq!(allocator.stats(0).unwrap().phase, Phase::Active, "opened for the lack of anything else");
+    assert_eq!(allocator.stats(0).unwrap().phase, Phase::Active, "the reserve opens because no other memory is left");
     assert!(allocator.malloc((5 * GRANULE) as usize, 0, DEFAULT).is_err(), "4 are left");
     allocator.check().unwrap();
 }

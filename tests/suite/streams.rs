@@ -1,4 +1,5 @@
-//! Stream order: what is given back on one stream is not touched on another before its work is done, whatever completes late.
+//! The order of streams: a block freed on one stream is not touched on another before its work is
+//! done, however late work completes.
 
 use super::common::{DEFAULT, Filled, GRANULE, Random, kitten_on, machine, setup};
 use giant_kitten::driver::Stream;
@@ -33,7 +34,7 @@ fn another_stream_gets_other_memory_while_there_is_some() {
     let second = allocator.malloc(2 * GRANULE as usize, 0, other).unwrap();
     assert_ne!(second, first);
     use_block(&gpu, other, second, 2 * GRANULE);
-    // The dedicated tier is full: now the first is taken, behind an event.
+    // The dedicated tier is full, so the first block is taken, ordered by an event.
     let third = allocator.malloc(2 * GRANULE as usize, 0, other).unwrap();
     assert_eq!(third, first);
     assert!(gpu.calls()["cuStreamWaitEvent"] > 0);
@@ -48,7 +49,7 @@ fn the_simulated_gpu_catches_reuse_without_order() {
     let block = allocator.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
     use_block(&gpu, DEFAULT, block, GRANULE);
     use_block(&gpu, other, block, GRANULE);
-    assert_eq!(gpu.faults().len(), 1, "a use on a second stream that nothing orders");
+    assert_eq!(gpu.faults().len(), 1, "a use on a second stream without any order");
 }
 
 #[test]
@@ -79,7 +80,7 @@ fn a_recorded_block_waits_for_its_other_streams() {
 fn streams_that_end_out_of_order_hold_up_none_but_their_own_blocks() {
     let (gpu, allocator) = setup(16 * GRANULE, 8 * GRANULE, "");
     let streams = [(); 3].map(|()| Stream(gpu.create_stream().unwrap()));
-    // All before there is work: mapping waits for it.
+    // All work before counts: mapping waits for it.
     let blocks = [(); 3].map(|()| allocator.malloc(GRANULE as usize, 0, DEFAULT).unwrap());
     let probe = allocator.malloc(1, 0, DEFAULT).unwrap();
     allocator.free(probe, 0, DEFAULT).unwrap();
@@ -92,20 +93,20 @@ fn streams_that_end_out_of_order_hold_up_none_but_their_own_blocks() {
     let waiting = || allocator.stats(0).unwrap().retired_blocks;
     let questions = || gpu.calls().get("cuEventQuery").copied().unwrap_or(0);
     assert_eq!(waiting(), 3);
-    // The streams' numbers in the simulator, after that of the default stream.
+    // The numbers of the streams in the simulator, after that of the default stream.
     for (ended, stream) in [3, 1, 2].into_iter().enumerate() {
         assert!(gpu.complete_one(stream));
         let asked = questions();
         let probe = allocator.malloc(1, 0, DEFAULT).unwrap();
         assert_eq!(waiting(), 2 - ended as u64);
-        assert_eq!(questions() - asked, 3 - ended as u64, "one question for each stream that is waited for");
+        assert_eq!(questions() - asked, 3 - ended as u64, "one query for each stream that is waited for");
         allocator.free(probe, 0, DEFAULT).unwrap();
     }
     assert_eq!(gpu.faults(), []);
 }
 
 #[test]
-fn a_stream_under_a_capture_that_nobody_told_of_lends_nothing() {
+fn a_stream_under_an_unreported_capture_lends_nothing() {
     let (gpu, allocator) = setup(2 * GRANULE, 0, "");
     let captured = Stream(gpu.create_stream().unwrap());
     gpu.set_completion(Completion::Late);
@@ -133,7 +134,7 @@ fn a_destroyed_stream_does_not_strand_a_block() {
     assert_eq!(
         allocator.malloc(2 * GRANULE as usize, 0, DEFAULT),
         Ok(block),
-        "before giving up, the whole device is waited for"
+        "the device is synchronized before giving up"
     );
 }
 
@@ -146,7 +147,8 @@ fn each_thread_has_a_default_stream_of_its_own() {
     allocator.free(block, 0, own).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // Nothing else is left, and this thread cannot name the other's stream: the device is waited for.
+            // No other memory is left, and this thread cannot name the other's stream, so the
+            // device is synchronized.
             let again = allocator.malloc(2 * GRANULE as usize, 0, own).unwrap();
             assert_eq!(again, block);
             use_block(&gpu, own, again, 2 * GRANULE);
@@ -173,11 +175,12 @@ fn what_a_capture_allocates_is_its_own_until_release() {
     for refused in [allocator.free_vram(0).map(drop), allocator.activate(0, &Activation::default()).map(drop)] {
         assert!(matches!(refused, Err(Error::Refused(why)) if why.contains("captured") && why.contains("(7, 0)")));
     }
-    assert_eq!(allocator.reset(), Ok(()), "empty_cache says nothing in a capture, and does nothing");
+    assert_eq!(allocator.reset(), Ok(()), "empty_cache does nothing in a capture, and reports no error");
     gpu.end_capture(stream.0).unwrap();
     allocator.end_pool(0, pool).unwrap();
 
-    // Eager code gets nothing of the pool, on whatever stream, and the pool's backing stays where the graph expects it.
+    // Eager code on any stream gets no memory of the pool, and the pool's backing stays where the
+    // graph expects it.
     let mine: Vec<_> = (0..4).map(|_| allocator.malloc(GRANULE as usize, 0, stream).unwrap()).collect();
     assert!(!mine.contains(&passing));
     allocator.reset().unwrap();
@@ -191,7 +194,10 @@ fn what_a_capture_allocates_is_its_own_until_release() {
     allocator.release_pool(0, pool).unwrap();
     assert!(allocator.release_pool(0, pool).is_err(), "once");
     allocator.reset().unwrap();
-    assert!(gpu.launch(stream.0, "replay", &[Access::write(passing, GRANULE)]).is_err(), "gone with its graph");
+    assert!(
+        gpu.launch(stream.0, "replay", &[Access::write(passing, GRANULE)]).is_err(),
+        "the memory is gone with its graph"
+    );
     allocator.begin_pool(0, PoolId(8, 0), |_| true).unwrap();
     allocator.end_pool(0, PoolId(8, 0)).unwrap();
     allocator.check().unwrap();
@@ -218,7 +224,8 @@ fn an_unconfirmed_block_waits_for_the_end_of_a_capture() {
     assert_eq!(allocator.malloc(GRANULE as usize, 0, DEFAULT), Ok(block));
 }
 
-/// Streams that allocate, use, hand over and free in random order, while work completes late and in random order.
+/// Streams allocate, use, hand over and free in random order, while work completes late and in
+/// random order.
 #[test]
 fn random_streams_never_meet_unordered() {
     for seed in 1..6 {
@@ -245,7 +252,8 @@ fn random_streams_never_meet_unordered() {
                     allocator.free(address, 0, stream).unwrap();
                 }
                 90..96 if !live.is_empty() => {
-                    // Hand a block over to another stream, as programs do: order the streams, use it there, say so.
+                    // Hands a block over to another stream as programs do: orders the streams, uses
+                    // the block there, and reports the use.
                     let (address, bytes, owner) = live[random.below(live.len() as u64) as usize];
                     let event = gpu.create_event().unwrap();
                     gpu.record(event, owner.0).unwrap();
@@ -278,8 +286,8 @@ fn random_streams_never_meet_unordered() {
     }
 }
 
-/// PyTorch lets any thread empty the cache at any time. Threads that never allocate copy between tensors on streams of their own
-/// meanwhile, and others allocate and free: nothing that lives may move.
+/// PyTorch lets any thread empty the cache at any time. Threads that never allocate copy between
+/// tensors on streams of their own meanwhile, and others allocate and free. No live block may move.
 #[test]
 fn empty_cache_beside_the_work_of_other_threads_harms_none() {
     for seed in 1..4 {
@@ -292,7 +300,8 @@ fn empty_cache_beside_the_work_of_other_threads_harms_none() {
             for worker in 0..2u64 {
                 let stream = gpu.create_stream().unwrap();
                 scope.spawn(move || {
-                    // A C thread, as far as anybody can see: it copies a block onto itself by way of another, and allocates nothing.
+                    // To the allocator this looks like a thread of C code: it copies a block onto
+                    // itself by way of another, and allocates nothing.
                     let mine = &blocks[12 * worker as usize..][..12];
                     for _ in 0..300 {
                         mine.iter().for_each(|block| {
@@ -355,7 +364,7 @@ fn the_simulated_gpu_catches_a_move_beside_work() {
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
-    assert!(caught, "a caller who breaks the word is found out");
+    assert!(caught, "a caller that breaks its word is detected");
 }
 
 #[test]
@@ -393,7 +402,7 @@ fn streams_of_threads_that_have_ended_are_forgotten() {
     allocator.check().unwrap();
     let stats = allocator.stats(0).unwrap();
     assert!(stats.reserved.peak() <= 66 * GRANULE, "{}", stats.reserved.peak());
-    assert!(gpu.calls()["cuCtxSynchronize"] < 100, "and the device is waited for now and then");
+    assert!(gpu.calls()["cuCtxSynchronize"] < 100, "the device is synchronized only now and then");
     assert_eq!(gpu.faults(), []);
 }
 
