@@ -1,7 +1,12 @@
-//! giant-kitten: an allocator that owns two tiers of GPU-addressable memory and decides what lives where.
+//! giant-kitten: an allocator that owns two tiers of GPU memory and decides what lives where.
 //!
-//! **Dedicated** memory is the card's own; **shared** memory is the host's, mapped for the GPU and read over the link. Blocks get
-//! addresses that never change; what lies under them moves between the tiers, granule by granule.
+//! **Dedicated** memory is the card's own; **shared** memory is the host's, mapped for the GPU and read
+//! over the link. A block keeps its address for life. The memory under it moves between the tiers,
+//! granule by granule.
+//!
+//! PyTorch loads this crate as a C library ([`abi`], with the header `include/giant_kitten.h`). A Rust
+//! program uses [`Allocator`] directly: allocate and free blocks of any device, mark those of a model,
+//! and [`activate`](Allocator::activate) a placement.
 //!
 //! ```
 //! # #[cfg(feature = "sim")] {
@@ -23,7 +28,11 @@
 //! `sim` adds `driver::sim`, the simulated GPU as a driver, for tests, tools and examples. It is off
 //! by default: the library that users load has only the CUDA driver.
 //!
-//! The floors, bottom up, are [`core`], [`driver`], [`heap`], the state machine [`Allocator`], and [`abi`], the C interface.
+//! # Where to look
+//!
+//! * [`Allocator`] is the whole interface of a process; [`Options`] say how it is set up.
+//! * [`Stats`], [`MemoryMap`], [`Segment`] and [`history`] tell what it does.
+//! * [`driver::Driver`] is what it needs from a GPU: implement that to bring another kind.
 
 pub mod abi;
 mod allocator;

@@ -12,7 +12,9 @@ impl Allocator {
     /// launched during the call.
     ///
     /// # Errors
-    /// See [`Heap::activate`].
+    /// A device that does not exist; a reserve and persist beyond the capacity, a graph capture under
+    /// way, or a shared tier without room for the rest: nothing has moved then. The driver's: blocks
+    /// that had moved stay moved, everything stays usable, and the phase is the old one.
     pub fn activate(&self, device: usize, activation: &Activation) -> Result<Moved, Error> {
         self.heap(device)?.activate(activation)
     }
@@ -20,7 +22,7 @@ impl Allocator {
     /// Places everything on a device anew, without reserve and persist, and thaws it.
     ///
     /// # Errors
-    /// See [`Heap::disable`].
+    /// As for [`activate`](Allocator::activate).
     pub fn disable(&self, device: usize, order: Order) -> Result<Moved, Error> {
         self.heap(device)?.disable(order)
     }
@@ -29,7 +31,7 @@ impl Allocator {
     /// driver.
     ///
     /// # Errors
-    /// See [`Heap::free_vram`].
+    /// As for [`activate`](Allocator::activate).
     pub fn free_vram(&self, device: usize) -> Result<Moved, Error> {
         self.heap(device)?.free_vram()
     }
@@ -38,7 +40,8 @@ impl Allocator {
     /// action.
     ///
     /// # Errors
-    /// See [`Heap::begin_loading`].
+    /// A device that does not exist; a reserve and persist beyond the capacity; a graph capture under
+    /// way; the driver's. Nothing has changed then.
     pub fn begin_loading(&self, device: usize, reserve: Reserve, persist: u64) -> Result<(), Error> {
         self.heap(device)?.begin_loading(reserve, persist)
     }
@@ -56,7 +59,8 @@ impl Allocator {
     /// comes next.
     ///
     /// # Errors
-    /// See [`Heap::safe_point`].
+    /// A device that does not exist; the driver's. Blocks that had moved stay moved, and everything
+    /// stays usable.
     pub fn safe_point(&self, device: usize, kind: &str) -> Result<Moved, Error> {
         self.devices.in_use(device)?.map_or_else(|| Ok(Moved::default()), |mut heap| heap.safe_point(kind))
     }

@@ -122,6 +122,6 @@ impl Allocator {
     /// # Errors
     /// As for [`stats`](Allocator::stats).
     pub fn snapshot(&self, device: usize) -> Result<(Vec<Segment>, HashMap<u64, Who>), Error> {
-        Ok(self.devices.in_use(device)?.map_or_else(Default::default, |heap| (heap.segments(), heap.askers())))
+        Ok(self.devices.in_use(device)?.map_or_else(Default::default, |heap| (heap.segments(), heap.callers())))
     }
 }

@@ -84,7 +84,7 @@ pub struct History {
     ring: VecDeque<Event>,
     /// The callers of live blocks, by address, where they are known. They outlive the recording, as
     /// in PyTorch's own allocator.
-    askers: HashMap<u64, Who>,
+    callers: HashMap<u64, Who>,
 }
 
 impl History {
@@ -110,7 +110,7 @@ impl History {
     /// Whether nothing is recorded and no caller of a live block is known, so that nothing needs to
     /// be reported here.
     pub fn is_idle(&self) -> bool {
-        !self.is_on() && self.askers.is_empty()
+        !self.is_on() && self.callers.is_empty()
     }
 
     /// Records an event, and forgets the oldest one if there are too many. O(1), amortized.
@@ -131,24 +131,24 @@ impl History {
     /// O(1).
     pub fn begins(&mut self, address: u64, who: Option<Who>) {
         match who {
-            Some(who) => self.askers.insert(address, who),
-            None => self.askers.remove(&address),
+            Some(who) => self.callers.insert(address, who),
+            None => self.callers.remove(&address),
         };
     }
 
     /// The caller that allocated the block at an address.
-    pub fn asker(&self, address: u64) -> Option<&Who> {
-        self.askers.get(&address)
+    pub fn caller(&self, address: u64) -> Option<&Who> {
+        self.callers.get(&address)
     }
 
     /// The callers that allocated the live blocks, by address, where they are known.
-    pub fn askers(&self) -> &HashMap<u64, Who> {
-        &self.askers
+    pub fn callers(&self) -> &HashMap<u64, Who> {
+        &self.callers
     }
 
     /// A block lives no longer. Returns the caller that allocated it. O(1).
     pub fn ends(&mut self, address: u64) -> Option<Who> {
-        self.askers.remove(&address)
+        self.callers.remove(&address)
     }
 
     /// The events, the oldest first.
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn somebody_is_held_as_long_as_an_event_or_a_live_block_names_them() {
+    fn a_caller_is_held_as_long_as_an_event_or_a_live_block_names_it() {
         let mut history = recording(2, Names::OfRequests);
         let who: Who = Arc::new("somebody");
         history.begins(1, Some(who.clone()));
@@ -214,7 +214,7 @@ mod tests {
         (2..4).for_each(|number| history.push(event(number, None)));
         assert_eq!(Arc::strong_count(&who), 2, "the block lives");
         history.record(Recording::default());
-        assert!(!history.is_idle() && history.asker(1).is_some(), "the recording is over, and the block still lives");
+        assert!(!history.is_idle() && history.caller(1).is_some(), "the recording is over, and the block still lives");
         drop(history.ends(1));
         assert_eq!(Arc::strong_count(&who), 1);
         history.begins(1, Some(who.clone()));
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn events_name_nobody_where_blocks_alone_are_to() {
+    fn events_name_no_caller_where_only_blocks_do() {
         let mut history = recording(2, Names::OfBlocks);
         history.push(event(1, Some(Arc::new("somebody"))));
         assert!(history.events().all(|event| event.who.is_none()));

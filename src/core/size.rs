@@ -20,7 +20,7 @@ pub struct BlockSize {
 }
 
 impl BlockSize {
-    /// The size of a block for a request; `None` where that is larger than [`LARGEST`].
+    /// The size of a block for a request; `None` where that is larger than 16 TiB.
     #[inline]
     pub fn of(requested: u64) -> Option<BlockSize> {
         (requested <= LARGEST).then(|| BlockSize { rounded: requested.next_multiple_of(ALIGNMENT), requested })
@@ -32,7 +32,7 @@ impl BlockSize {
         BlockSize { rounded, requested }
     }
 
-    /// The block's length in bytes: the request rounded up to the [`ALIGNMENT`].
+    /// The block's length in bytes: the request, rounded up to a multiple of 512.
     #[inline]
     pub fn rounded(self) -> u64 {
         self.rounded
@@ -55,7 +55,7 @@ impl BlockSize {
 /// space that large ones reuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// Blocks of up to [`SMALL_LIMIT`] bytes.
+    /// Blocks of up to 1 MiB.
     Small,
     /// Blocks above that.
     Large,
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_for_people() {
+    fn sizes_are_human_readable() {
         assert_eq!(show_size(1_717_986_918), "1.60 GiB");
         assert_eq!(show_size(2 << 20), "2.00 MiB");
         assert_eq!(show_size(17), "17 bytes");

@@ -23,8 +23,8 @@ impl Heap {
     }
 
     /// The callers that allocated the live blocks, by address, where they are known.
-    pub fn askers(&self) -> HashMap<u64, Who> {
-        self.history.askers().clone()
+    pub fn callers(&self) -> HashMap<u64, Who> {
+        self.history.callers().clone()
     }
 
     /// Whether nothing is recorded and no caller of a live block is known.
@@ -77,7 +77,7 @@ impl Heap {
         let core = &self.memory.arenas[arena].core;
         let (bytes, waiting) = (core.requested(block), self.retired.len());
         self.free(address, stream)?;
-        let who = who.or_else(|| self.history.asker(address).cloned());
+        let who = who.or_else(|| self.history.caller(address).cloned());
         self.happened(Action::FreeRequested, address, bytes, stream.0, who.clone());
         if self.retired.len() == waiting {
             self.history.ends(address);

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_is_kept_until_something_else_is() {
+    fn reported_reads_stay_until_others_are_reported() {
         let mut forecast = Forecast::default();
         assert_eq!(forecast.reads(4096, 0), None);
         forecast.learn(&demand(1), Reads { bytes: HashMap::from([(4096, 250)]), interval: 3 }, 0);

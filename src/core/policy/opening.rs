@@ -39,14 +39,14 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn a_run_before_tells_exactly() {
+    fn an_earlier_run_shows_the_end_of_loading() {
         let opening = Opening::new(500 * MIB, Some(3000 * MIB), 0);
         assert!(!opening.is_due(2999 * MIB, 499 * MIB) && opening.is_due(3000 * MIB, 0));
         assert!(opening.is_due(10, 500 * MIB), "a smaller model this time");
     }
 
     #[test]
-    fn otherwise_it_is_what_comes_and_goes() {
+    fn without_one_freed_bytes_show_it() {
         let opening = Opening::new(500 * MIB, None, 0);
         assert!(!opening.is_due(u64::MAX, 1999 * MIB) && opening.is_due(0, 2000 * MIB));
         assert!(!Opening::new(0, Some(u64::MAX), MIB).is_due(0, 64 * MIB));
