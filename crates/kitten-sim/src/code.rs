@@ -60,7 +60,7 @@ impl std::error::Error for Error {}
 /// The result of a call.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A shorthand for an error.
+/// Returns an error.
 pub(crate) fn error<T>(call: &'static str, code: i32, rule: impl Into<String>) -> Result<T> {
     Err(Error { call, code, rule: rule.into() })
 }

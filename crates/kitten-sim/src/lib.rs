@@ -1,23 +1,30 @@
-//! A simulated GPU: devices with two tiers of memory that really hold bytes, the rules of virtual memory management, streams and
-//! events that finish when a test says so, and a detector of memory used too early.
+//! A simulated GPU: devices with two tiers of memory that hold real bytes, the rules of virtual
+//! memory management, streams and events that finish when a test says so, and a detector of memory
+//! used too early.
 //!
 //! ```text
-//!   gpu.rs       the machine: every call a driver offers, counted, priced, and made to fail on demand
-//!   memory.rs    addresses, backing, mappings and their rules; the only file that assumes Linux
-//!   streams.rs   work, events, captures: what is ordered before what, what is done, what came too early
+//!   gpu/         the machine: every call that a driver offers, and the controls for tests
+//!   calls.rs     calls counted, priced, and made to fail
+//!   memory/      addresses, backing, mappings and their rules; the only part that assumes Linux
+//!   streams.rs   work, events and captures: their order, and their completion
+//!   races.rs     the detector of memory used too early
 //!   profile.rs   the hardware profile: capacities, bandwidths, rates, the cost of each call
-//!   time.rs      what work takes
+//!   time.rs      the time that work takes
 //!   code.rs      the driver's codes and the error
+//!   kernels.rs   the kernels by which a card is measured
+//!   contents.rs  contents of blocks for tests that compare every byte
 //! ```
 //!
-//! Nothing here is a measurement: times are sums of a profile's figures.
+//! Nothing here is a measurement: all times are sums of a profile's figures.
 
+mod calls;
 pub mod code;
 mod contents;
 mod gpu;
 pub mod kernels;
 mod memory;
 mod profile;
+mod races;
 mod streams;
 mod time;
 
@@ -26,5 +33,6 @@ pub use contents::contents;
 pub use gpu::{Gpu, Outstanding};
 pub use memory::Tier;
 pub use profile::{CallSeconds, Profile};
-pub use streams::{Access, Completion, Fault};
+pub use races::{Access, Fault};
+pub use streams::Completion;
 pub use time::Load;

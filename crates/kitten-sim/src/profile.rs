@@ -1,4 +1,4 @@
-//! Hardware profiles: what a card has and how fast it is, as a TOML file.
+//! Hardware profiles: the capacities and speeds of a card, as a TOML file.
 
 use std::fs::File;
 use std::io::Read;
@@ -6,7 +6,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// What a device has and how fast it is. Sizes in bytes (in the file also as text with a unit), rates per second.
+/// The capacities and speeds of a device. Sizes are in bytes (in the file also as text with a
+/// unit), rates per second.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
@@ -21,11 +22,11 @@ pub struct Profile {
     /// Shared memory.
     #[serde(rename = "shared", deserialize_with = "size")]
     pub shared_bytes: u64,
-    /// Whether backing can be created in shared memory, so that what lies there can change tier under its address. Otherwise shared memory
-    /// is pinned, at addresses of its own.
+    /// Whether backing can be created in shared memory, so that memory can change tier under its
+    /// address. Otherwise shared memory is pinned, at addresses of its own.
     #[serde(default = "yes")]
     pub migrates: bool,
-    /// Backing comes in multiples of this. A power of two, at least 64 KiB.
+    /// The size of which all backing is a multiple: a power of two, at least 64 KiB.
     #[serde(default = "two_mebibytes", deserialize_with = "size")]
     pub granularity: u64,
     /// Bytes per second that kernels read and write in dedicated memory.
@@ -36,7 +37,8 @@ pub struct Profile {
     pub link_to_host: f64,
     /// Half-precision operations per second.
     pub fp16_rate: f64,
-    /// How often a matmul or convolution reads each byte of a shared operand over the link. 1 is the optimistic bound.
+    /// How often a matmul or convolution reads each byte of a shared operand over the link. 1 is
+    /// the optimistic bound.
     pub in_place_reread: f64,
     /// What calls cost.
     #[serde(default)]
@@ -67,7 +69,7 @@ pub struct CallSeconds {
 
 const BUILT_IN: [&str; 2] = [include_str!("../profiles/nominal-6g.toml"), include_str!("../profiles/nominal-8g.toml")];
 
-/// No file of a profile may be longer: 1 MiB.
+/// The longest file of a profile: 1 MiB.
 const LONGEST: u64 = 1 << 20;
 
 fn two_mebibytes() -> u64 {
@@ -94,7 +96,7 @@ fn size<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     }
 }
 
-/// The text of a file, which ought to be small.
+/// The text of a small file.
 fn read(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     let length = File::open(path)?.take(LONGEST).read_to_string(&mut text)?;
@@ -126,7 +128,8 @@ impl Profile {
         let text = read(Path::new(name_or_path)).map_err(|why| {
             let names = Profile::builtin_names().join(", ");
             format!(
-                "there is no built-in hardware profile \"{name_or_path}\" (there are {names}), and no file of that name can be read: {why}"
+                "there is no built-in hardware profile \"{name_or_path}\" (there are {names}), and no file of that \
+                 name can be read: {why}"
             )
         })?;
         Profile::parse(&text).map_err(|why| format!("{name_or_path}: {why}"))
@@ -181,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_built_in_profiles_are_what_they_say() {
+    fn the_built_in_profiles_have_their_figures() {
         let card = Profile::builtin("nominal-6g").unwrap();
         assert_eq!(card.dedicated_bytes, 5_583_457_485, "5.2 GiB, rounded");
         assert_eq!((card.vram_bandwidth, card.link_to_device, card.fp16_rate), (360e9, 13e9, 25e12));
@@ -190,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_profiles_are_refused_in_words() {
+    fn errors_in_wrong_profiles_name_the_key() {
         let good = BUILT_IN[0];
         for (from, to, named) in [
             ("360e9", "-1.0", "vram_bandwidth"),

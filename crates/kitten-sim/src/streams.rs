@@ -1,46 +1,15 @@
-//! Work, streams, events: what is ordered before what, what is done, and what came too early.
+//! Work, streams and events: their order, and their completion.
 //!
-//! Order and completion are apart. *Order* is what a program has made sure of: each stream has a clock of how much of every
-//! stream's work comes before its next; events carry clocks from stream to stream and to the host. *Completion* is what happens
-//! to have finished, and a test chooses it. A use of memory that is not ordered behind an earlier, conflicting one is a
-//! fault, whether or not the earlier one happened to be done.
+//! Order and completion are separate. *Order* is what a program has enforced. Each stream has a
+//! clock of how much of every stream's work comes before its next piece, and events carry clocks
+//! from stream to stream and to the host. *Completion* is the work that has finished, and a test
+//! chooses it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::code::{self, Result, error};
 use crate::memory::Memory;
-
-/// One range that work reads or writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Access {
-    /// Its first address.
-    pub address: u64,
-    /// Its length.
-    pub bytes: u64,
-    /// Whether it is written.
-    pub write: bool,
-}
-
-impl Access {
-    /// A range that is read.
-    pub fn read(address: u64, bytes: u64) -> Access {
-        Access { address, bytes, write: false }
-    }
-
-    /// A range that is written.
-    pub fn write(address: u64, bytes: u64) -> Access {
-        Access { address, bytes, write: true }
-    }
-
-    fn covers(&self, other: &Access) -> bool {
-        self.address <= other.address && other.address + other.bytes <= self.address + self.bytes
-    }
-
-    fn conflicts(&self, other: &Access) -> bool {
-        let overlap = self.address < other.address + other.bytes && other.address < self.address + self.bytes;
-        overlap && (self.write || other.write)
-    }
-}
+use crate::races::{Access, Clock, Fault, Races, merge};
 
 /// When work is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,27 +20,7 @@ pub enum Completion {
     Late,
 }
 
-/// Memory used, unmapped or moved before the work that touches it was ordered to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault(pub String);
-
-impl std::fmt::Display for Fault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// How much of each stream's work is known to come before: serial number of the stream to count of its work.
-pub(crate) type Clock = BTreeMap<u64, u64>;
-
-fn merge(clock: &mut Clock, other: &Clock) {
-    for (stream, count) in other {
-        let known = clock.entry(*stream).or_default();
-        *known = (*known).max(*count);
-    }
-}
-
-/// What deferred work does to bytes, when its turn comes.
+/// What deferred work does to bytes when its turn comes.
 pub(crate) type Effect = Box<dyn FnOnce(&Memory) + Send>;
 
 struct Work {
@@ -88,14 +37,8 @@ struct StreamState {
     capture: Option<u64>,
 }
 
-struct PastUse {
-    access: Access,
-    stream: u64,
-    nth: u64,
-    name: String,
-}
-
-/// The streams and events of one machine. Stream 0 is the default stream; 2 is the calling thread's own.
+/// The streams and events of one machine. Stream 0 is the default stream; 2 is the calling thread's
+/// own.
 pub(crate) struct Streams {
     completion: Completion,
     by_handle: BTreeMap<u64, u64>,
@@ -104,17 +47,14 @@ pub(crate) struct Streams {
     events: BTreeMap<u64, Record>,
     next_event: u64,
     host: Clock,
-    uses: Vec<PastUse>,
-    faults: Vec<Fault>,
-    /// Who is told of each fault at once.
-    told: Option<fn(&Fault)>,
-    /// What each capture under way has recorded, by its number.
+    races: Races,
+    /// The work that each capture under way has recorded, by the capture's number.
     captures: BTreeMap<u64, Graph>,
     next_capture: u64,
     graphs: BTreeMap<u64, Graph>,
 }
 
-/// What an event was recorded behind.
+/// The work that an event was recorded behind.
 enum Record {
     Nothing,
     Work(Clock),
@@ -122,13 +62,14 @@ enum Record {
     Capture(u64),
 }
 
-/// The work of a captured graph: what it is called and what it touches.
+/// The work of a captured graph: the name of each piece, and the ranges that it touches.
 type Graph = Vec<(String, Vec<Access>)>;
 
-/// The first handle of a created stream; the next lie 16 apart, as addresses would.
+/// The first handle of a created stream. The next ones are 16 apart, as addresses would be.
 const FIRST_STREAM: u64 = 0x5000_0000;
 
-/// A handle as the call sees it: the two default handles are one, the per-thread one is another in each thread.
+/// The stream of a handle in this call: the two default handles are the same stream, and the
+/// per-thread handle is another stream in each thread.
 fn handle_key(handle: u64) -> u64 {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -152,9 +93,7 @@ impl Streams {
             events: BTreeMap::new(),
             next_event: 1,
             host: Clock::new(),
-            uses: Vec::new(),
-            faults: Vec::new(),
-            told: None,
+            races: Races::default(),
             captures: BTreeMap::new(),
             next_capture: 1,
             graphs: BTreeMap::new(),
@@ -177,7 +116,7 @@ impl Streams {
             return error(
                 call,
                 code::INVALID_HANDLE,
-                format!("there is no stream {handle:#x}: it was destroyed or never made"),
+                format!("there is no stream {handle:#x}: it was destroyed or never created"),
             );
         }
         Ok(self.add(key))
@@ -193,7 +132,7 @@ impl Streams {
         serial
     }
 
-    /// A new stream; handles of destroyed streams come again, the lowest first.
+    /// Creates a stream. Handles of destroyed streams are used again, the lowest first.
     pub(crate) fn create_stream(&mut self) -> u64 {
         let handle =
             (0..).map(|i| FIRST_STREAM + 16 * i).find(|handle| !self.by_handle.contains_key(handle)).unwrap_or(0);
@@ -207,7 +146,8 @@ impl Streams {
         Ok(())
     }
 
-    /// Puts work in a stream. What it touches is checked against all that is not ordered before it.
+    /// Queues work in a stream. The ranges that it touches are checked against all uses that are
+    /// not ordered before it.
     pub(crate) fn launch(
         &mut self,
         handle: u64,
@@ -228,56 +168,25 @@ impl Streams {
         let (before, nth) = (state.clock.clone(), state.launched);
         state.clock.insert(serial, nth);
         state.queue.push_back(Work { before: before.clone(), effect });
-        for access in accesses {
-            self.accuse(access, name, Some(serial), &before);
-        }
-        // A write that comes surely after a use of the same bytes stands for it from now on.
-        self.uses.retain(|past| {
-            let ordered = past.stream == serial || before.get(&past.stream).is_some_and(|known| *known >= past.nth);
-            !(ordered && accesses.iter().any(|access| access.write && access.covers(&past.access)))
-        });
-        self.uses.extend(accesses.iter().map(|access| PastUse {
-            access: *access,
-            stream: serial,
-            nth,
-            name: name.into(),
-        }));
+        self.races.launch(name, accesses, serial, nth, &before);
         if self.completion == Completion::Immediate {
             self.run_all(memory);
         }
         Ok(())
     }
 
-    /// Reports every past use that conflicts with `access` and that `known` does not order before it.
-    fn accuse(&mut self, access: &Access, name: &str, stream: Option<u64>, known: &Clock) {
-        for past in &self.uses {
-            let ordered =
-                Some(past.stream) == stream || known.get(&past.stream).is_some_and(|count| *count >= past.nth);
-            if !ordered && past.access.conflicts(access) {
-                let fault = Fault(format!(
-                    "{name} touches {:#x}+{:#x} before \"{}\" on stream #{}, which touches {:#x}+{:#x}, is sure to be done",
-                    access.address, access.bytes, past.name, past.stream, past.access.address, past.access.bytes
-                ));
-                if let Some(tell) = self.told {
-                    tell(&fault);
-                }
-                self.faults.push(fault);
-                return;
-            }
-        }
-    }
-
-    /// The host itself touches, moves or unmaps a range.
+    /// Checks a range that the host itself touches, moves or unmaps.
     pub(crate) fn host_use(&mut self, name: &str, access: Access) {
         let host = self.host.clone();
-        self.accuse(&access, name, None, &host);
+        self.races.check(&access, name, None, &host);
     }
 
     fn is_done(&self, clock: &Clock) -> bool {
         clock.iter().all(|(stream, count)| self.states.get(stream).is_none_or(|state| state.done >= *count))
     }
 
-    /// Does one piece of work that nothing holds back, the lowest stream first from `start` on; whether there was one.
+    /// Does one piece of work that waits for nothing, the lowest stream first from `start` on.
+    /// Returns whether there was one.
     fn run_one(&mut self, start: u64, memory: &Memory) -> bool {
         let mut serials: Vec<u64> = self.states.keys().copied().collect();
         serials.sort_unstable();
@@ -306,13 +215,14 @@ impl Streams {
         while self.run_one(0, memory) {}
     }
 
-    /// Does one piece of late work, beginning the search at the stream a seed names; whether there was one.
+    /// Does one piece of late work. The search begins at the stream that the seed names. Returns
+    /// whether there was one.
     pub(crate) fn complete_one(&mut self, seed: u64, memory: &Memory) -> bool {
         let start = seed % self.next_serial;
         self.run_one(start, memory)
     }
 
-    /// Pieces of work not done.
+    /// How many pieces of work are not done.
     pub(crate) fn pending(&self) -> usize {
         self.states.values().map(|state| state.queue.len()).sum()
     }
@@ -330,7 +240,7 @@ impl Streams {
         for state in self.states.values() {
             self.host.insert(state.serial, state.launched);
         }
-        self.uses.clear();
+        self.races.forget_all();
         Ok(())
     }
 
@@ -353,12 +263,11 @@ impl Streams {
         Ok(self.is_done(&clock))
     }
 
-    /// Does all work of a clock, and lets the host know.
+    /// Does all work of a clock. The host knows afterwards that it is done.
     fn finish(&mut self, clock: &Clock, memory: &Memory) {
         while !self.is_done(clock) && self.run_one(0, memory) {}
         merge(&mut self.host, clock);
-        // What the host knows to be done comes before whatever begins from now on.
-        self.uses.retain(|past| self.host.get(&past.stream).is_none_or(|known| *known < past.nth));
+        self.races.forget(&self.host);
     }
 
     pub(crate) fn create_event(&mut self) -> u64 {
@@ -397,9 +306,11 @@ impl Streams {
         match self.events.get(&event) {
             Some(Record::Nothing) => Ok(Clock::new()),
             Some(Record::Work(clock)) => Ok(clock.clone()),
-            Some(Record::Capture(_)) => {
-                error(call, code::CAPTURED_EVENT, format!("event {event} was recorded in a capture: it is never done"))
-            }
+            Some(Record::Capture(_)) => error(
+                call,
+                code::CAPTURED_EVENT,
+                format!("event {event} was recorded in a capture, so it is never done"),
+            ),
             None => error(call, code::INVALID_HANDLE, format!("there is no event {event}")),
         }
     }
@@ -410,7 +321,7 @@ impl Streams {
             return error(
                 "cuEventQuery",
                 code::STREAM_CAPTURE_UNSUPPORTED,
-                "an event cannot be asked while a stream is captured",
+                "an event cannot be queried while a stream is captured",
             );
         }
         let done = self.is_done(&clock);
@@ -429,7 +340,7 @@ impl Streams {
     pub(crate) fn wait(&mut self, handle: u64, event: u64) -> Result<()> {
         let serial = self.serial("cuStreamWaitEvent", handle)?;
         if let Some(Record::Capture(capture)) = self.events.get(&event) {
-            // The stream joins the capture, as long as that goes on.
+            // The stream joins the capture if it is still under way.
             let joined = self.captures.contains_key(capture).then_some(*capture);
             if let Some(state) = self.states.get_mut(&serial)
                 && joined.is_some()
@@ -448,7 +359,11 @@ impl Streams {
     pub(crate) fn begin_capture(&mut self, handle: u64) -> Result<()> {
         let serial = self.serial("cuStreamBeginCapture", handle)?;
         if handle_key(handle) == 0 || self.states[&serial].capture.is_some() {
-            return error("cuStreamBeginCapture", code::ILLEGAL_STATE, "the default stream, or one captured already");
+            return error(
+                "cuStreamBeginCapture",
+                code::ILLEGAL_STATE,
+                "the stream is the default stream, or is captured already",
+            );
         }
         let capture = self.next_capture;
         self.next_capture += 1;
@@ -459,7 +374,7 @@ impl Streams {
         Ok(())
     }
 
-    /// Ends a capture, with all streams that joined it; the graph is known by the number returned.
+    /// Ends a capture, with all streams that joined it. Returns the number of its graph.
     pub(crate) fn end_capture(&mut self, handle: u64) -> Result<u64> {
         let serial = self.serial("cuStreamEndCapture", handle)?;
         let Some(capture) = self.states.get_mut(&serial).and_then(|state| state.capture.take()) else {
@@ -480,7 +395,7 @@ impl Streams {
         }
     }
 
-    /// All that a graph touches, in its order.
+    /// The work of a graph, in order.
     pub(crate) fn graph(&self, graph: u64) -> Result<Graph> {
         match self.graphs.get(&graph) {
             Some(graph) => Ok(graph.clone()),
@@ -504,11 +419,11 @@ impl Streams {
     }
 
     pub(crate) fn tell_faults(&mut self, tell: fn(&Fault)) {
-        self.told = Some(tell);
+        self.races.tell(tell);
     }
 
     pub(crate) fn faults(&self) -> Vec<Fault> {
-        self.faults.clone()
+        self.races.faults()
     }
 
     pub(crate) fn live_events(&self) -> usize {

@@ -1,22 +1,23 @@
-//! The time model: what work takes, from a hardware profile. First order: compute and the card's memory overlap, the link adds to them.
+//! The time model: the time that work takes, from a hardware profile. To first order, compute and
+//! the card's memory overlap, and the link adds to them.
 
 use crate::profile::Profile;
 
-/// What a piece of work moves and computes.
+/// The bytes that a piece of work moves, and the operations that it computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Load {
     /// Bytes read and written, wherever they lie.
     pub bytes: f64,
     /// Half-precision operations.
     pub flops: f64,
-    /// Of the bytes read, those in the shared tier, as often as they cross the link.
+    /// The bytes read from the shared tier, as often as they cross the link.
     pub link_to_device: f64,
-    /// Of the bytes written, those in the shared tier.
+    /// The bytes written to the shared tier.
     pub link_to_host: f64,
 }
 
 impl Profile {
-    /// Seconds of work were everything dedicated.
+    /// Seconds of work if everything were dedicated.
     pub fn compute_seconds(&self, load: &Load) -> f64 {
         (load.flops / self.fp16_rate).max(load.bytes / self.vram_bandwidth)
     }

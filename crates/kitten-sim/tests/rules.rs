@@ -58,7 +58,7 @@ fn sizes_and_places_are_whole() {
 }
 
 #[test]
-fn capacity_is_kept_and_comes_back_with_the_last_mapping() {
+fn capacity_is_held_until_the_last_mapping_is_gone() {
     let gpu = gpu();
     let at = mapped(&gpu, 8);
     broken(gpu.create(0, Tier::Dedicated, G), code::OUT_OF_MEMORY, "0 of");
@@ -84,13 +84,13 @@ fn one_handle_may_lie_at_two_addresses() {
 }
 
 #[test]
-fn pinned_memory_has_an_address_of_its_own_and_stays_there() {
+fn pinned_memory_has_its_own_address_and_stays_there() {
     let card = Profile::builtin("nominal-6g").unwrap();
     let gpu = Gpu::new(&[Profile { dedicated_bytes: 8 * G, shared_bytes: 8 * G, migrates: false, ..card }]).unwrap();
     broken(gpu.create(0, Tier::Shared, G), code::INVALID_VALUE, "pinned");
-    broken(gpu.pin(0, 0), code::INVALID_VALUE, "0 bytes");
+    broken(gpu.pin(0, 0), code::INVALID_VALUE, "length is 0");
     let at = gpu.pin(0, 3 * G + 1).unwrap();
-    assert!(at.is_multiple_of(4096) && !at.is_multiple_of(G), "{at:#x} is at a page and at no granule");
+    assert!(at.is_multiple_of(4096) && !at.is_multiple_of(G), "{at:#x} is at a page but not at a granule");
     assert!(gpu.is_pinned(at) && gpu.is_device_address(at + G));
     gpu.write(at + 2 * G, b"here").unwrap();
     let card = mapped(&gpu, 1);
@@ -99,25 +99,25 @@ fn pinned_memory_has_an_address_of_its_own_and_stays_there() {
     gpu.read(card, &mut seen).unwrap();
     assert_eq!(&seen, b"here");
     broken(gpu.unmap(0, at, 3 * G + 4096), code::INVALID_VALUE, "pinned");
-    broken(gpu.unpin(at + 4096), code::INVALID_VALUE, "not where");
+    broken(gpu.unpin(at + 4096), code::INVALID_VALUE, "not the start");
     broken(gpu.pin(0, 5 * G), code::OUT_OF_MEMORY, "Shared");
     gpu.launch(0, "use", &[Access::read(at, G)]).unwrap();
     gpu.synchronize(0).unwrap();
     gpu.unpin(at).unwrap();
     assert_eq!(gpu.faults(), []);
-    broken(gpu.unpin(at), code::INVALID_VALUE, "not where");
+    broken(gpu.unpin(at), code::INVALID_VALUE, "not the start");
     broken(gpu.read(at, &mut seen), code::ILLEGAL_ADDRESS, "not mapped");
     assert_eq!(gpu.memory_info(0, Tier::Shared), Ok((8 * G, 8 * G)));
     let again = gpu.pin(0, 8 * G).unwrap();
     gpu.read(again + 2 * G, &mut seen).unwrap();
-    assert_eq!(seen, [0; 4], "what was there is gone");
+    assert_eq!(seen, [0; 4], "the old bytes are gone");
     gpu.launch(0, "use", &[Access::read(again, G)]).unwrap();
     gpu.unpin(again).unwrap();
-    assert_eq!(gpu.faults().len(), 1, "given back under work that nobody waited for");
+    assert_eq!(gpu.faults().len(), 1, "freed under work that nobody waited for");
 }
 
 #[test]
-fn a_fault_is_told_at_once() {
+fn a_fault_is_reported_at_once() {
     static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
     let gpu = gpu();
     gpu.tell_faults(|fault| TOLD.lock().unwrap().push(fault.to_string()));
@@ -139,7 +139,7 @@ fn copies_take_bytes_and_holes_and_new_backing_is_zero() {
     let mut seen = vec![1; 2 * G as usize];
     gpu.read(at + 2 * G, &mut seen).unwrap();
     assert_eq!(&seen[100..104], b"here");
-    assert!(seen[..100].iter().chain(&seen[104..]).all(|byte| *byte == 0), "what was there is gone");
+    assert!(seen[..100].iter().chain(&seen[104..]).all(|byte| *byte == 0), "the old bytes are gone");
     broken(gpu.copy(0, at + G, at, 2 * G), code::INVALID_VALUE, "overlap");
     gpu.unmap(0, at, 4 * G).unwrap();
     let handle = gpu.create(0, Tier::Dedicated, G).unwrap();
@@ -212,7 +212,7 @@ fn captures_forbid_waiting() {
 }
 
 #[test]
-fn handles_of_destroyed_streams_come_again() {
+fn handles_of_destroyed_streams_are_used_again() {
     let gpu = gpu();
     let (a, _b) = (gpu.create_stream().unwrap(), gpu.create_stream().unwrap());
     gpu.destroy_stream(a).unwrap();
@@ -221,7 +221,7 @@ fn handles_of_destroyed_streams_come_again() {
 }
 
 #[test]
-fn calls_fail_when_told_to_and_change_nothing() {
+fn calls_made_to_fail_change_nothing() {
     let gpu = gpu();
     gpu.fail("cuMemCreate", 2, 4242);
     gpu.create(0, Tier::Dedicated, G).unwrap();

@@ -1,5 +1,6 @@
-//! Addresses, backing and mappings, with the rules of the CUDA driver. The bytes are real: a tier is a sparse file in memory, an
-//! address is an address of this process, and a mapping is one of the file at that address. Untouched memory costs nothing.
+//! Addresses, backing and mappings, with the rules of the CUDA driver. The bytes are real: a tier
+//! is a sparse file in memory, an address is one of this process, and a mapping maps the file
+//! there. Untouched memory costs nothing.
 //!
 //! ```text
 //!   reservation   ├───────────────────────────────────────────┤   PROT_NONE
@@ -8,13 +9,16 @@
 //!   the tier's file  ├─ A ─┼─ B ─┼───────┼─────┤                 holes where nothing was written
 //! ```
 
+mod bytes;
+mod pool;
+
 use std::collections::BTreeMap;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::ptr;
-use std::sync::{Mutex, PoisonError};
 
 use crate::code::{self, Result, error};
 use crate::profile::Profile;
+use pool::Pool;
 
 /// Where backing lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,100 +27,6 @@ pub enum Tier {
     Dedicated,
     /// Host memory mapped for the device.
     Shared,
-}
-
-#[derive(Debug)]
-struct Pool {
-    file: OwnedFd,
-    capacity: u64,
-    used: u64,
-    /// What another process has taken.
-    taken: u64,
-    /// Free ranges of the file, by offset.
-    free: BTreeMap<u64, u64>,
-    /// The stretch without a hole that was found last: the kernel finds its end page by page.
-    filled: Mutex<(u64, u64)>,
-}
-
-impl Pool {
-    fn new(capacity: u64) -> Result<Pool> {
-        // SAFETY: the name is a C string; the call has no other precondition.
-        let fd = unsafe { libc::memfd_create(c"kitten-sim".as_ptr(), libc::MFD_CLOEXEC) };
-        if fd < 0 {
-            return error("cuInit", code::UNKNOWN, format!("memfd_create: {}", std::io::Error::last_os_error()));
-        }
-        // SAFETY: the descriptor is new and owned by nobody else.
-        let file = unsafe { OwnedFd::from_raw_fd(fd) };
-        // SAFETY: the descriptor is open.
-        if unsafe { libc::ftruncate(file.as_raw_fd(), capacity as libc::off_t) } != 0 {
-            return error("cuInit", code::UNKNOWN, format!("ftruncate: {}", std::io::Error::last_os_error()));
-        }
-        Ok(Pool { file, capacity, used: 0, taken: 0, free: BTreeMap::from([(0, capacity)]), filled: Mutex::default() })
-    }
-
-    fn take(&mut self, bytes: u64) -> Option<u64> {
-        if self.used + self.taken + bytes > self.capacity {
-            return None;
-        }
-        let (&offset, &length) = self.free.iter().find(|(_, length)| **length >= bytes)?;
-        self.free.remove(&offset);
-        if length > bytes {
-            self.free.insert(offset + bytes, length - bytes);
-        }
-        self.used += bytes;
-        Some(offset)
-    }
-
-    fn give_back(&mut self, offset: u64, bytes: u64) {
-        self.punch(offset, bytes);
-        self.used -= bytes;
-        let (mut start, mut end) = (offset, offset + bytes);
-        if let Some((&before, &length)) = self.free.range(..offset).next_back()
-            && before + length == offset
-        {
-            self.free.remove(&before);
-            start = before;
-        }
-        if let Some(length) = self.free.remove(&end) {
-            end += length;
-        }
-        self.free.insert(start, end - start);
-    }
-
-    /// Makes a hole, which reads as zeros.
-    fn punch(&self, offset: u64, bytes: u64) {
-        let mut filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner);
-        if offset < filled.1 && filled.0 < offset + bytes {
-            filled.0 = (offset + bytes).min(filled.1);
-        }
-        drop(filled);
-        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        // SAFETY: the descriptor is open; a failure leaves old bytes, which real new backing may hold too.
-        unsafe { libc::fallocate(self.file.as_raw_fd(), mode, offset as libc::off_t, bytes as libc::off_t) };
-    }
-
-    /// The stretches of `offset..offset + bytes` that were ever written to, and perhaps some besides.
-    fn written(&self, offset: u64, bytes: u64) -> Vec<(u64, u64)> {
-        let (mut stretches, mut at, end) = (Vec::new(), offset, offset + bytes);
-        while at < end {
-            let mut filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner);
-            if !(filled.0..filled.1).contains(&at) {
-                // SAFETY: the descriptor is open.
-                let data = unsafe { libc::lseek(self.file.as_raw_fd(), at as libc::off_t, libc::SEEK_DATA) };
-                if data < 0 || data as u64 >= end {
-                    break;
-                }
-                // SAFETY: as above.
-                let hole = unsafe { libc::lseek(self.file.as_raw_fd(), data, libc::SEEK_HOLE) };
-                *filled = (data as u64, if hole < 0 { end } else { hole as u64 });
-                at = data as u64;
-            }
-            let stop = filled.1.min(end);
-            stretches.push((at, stop - at));
-            at = stop;
-        }
-        stretches
-    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -134,7 +44,7 @@ struct Mapping {
     bytes: u64,
     handle: u64,
     accessible: bool,
-    /// Memory that came with its address, and goes with it.
+    /// Whether the memory came with its address, and is freed with it.
     pinned: bool,
 }
 
@@ -190,7 +100,7 @@ impl Memory {
             return error(
                 call,
                 code::INVALID_VALUE,
-                format!("the size {bytes} is no multiple of the granularity {granularity}"),
+                format!("the size {bytes} is not a multiple of the granularity {granularity}"),
             );
         }
         Ok(())
@@ -201,7 +111,7 @@ impl Memory {
         self.whole(CALL, device, bytes)?;
         let align = align.max(self.granularity[device]);
         if !align.is_power_of_two() {
-            return error(CALL, code::INVALID_VALUE, format!("the alignment {align} is no power of two"));
+            return error(CALL, code::INVALID_VALUE, format!("the alignment {align} is not a power of two"));
         }
         self.addresses(CALL, device, bytes, align, 0)
     }
@@ -210,7 +120,7 @@ impl Memory {
     fn addresses(&mut self, call: &'static str, device: usize, bytes: u64, align: u64, past: u64) -> Result<u64> {
         let padded = (bytes + align + past) as usize;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a new mapping wherever the kernel likes.
+        // SAFETY: a new mapping at an address that the kernel chooses.
         let at = unsafe { libc::mmap(ptr::null_mut(), padded, libc::PROT_NONE, flags, -1, 0) };
         if at == libc::MAP_FAILED {
             return error(
@@ -237,7 +147,7 @@ impl Memory {
             return error(CALL, code::INVALID_VALUE, format!("{address:#x}+{bytes:#x} is not a whole reservation"));
         }
         if let Some((at, _)) = self.mappings.range(address..address + bytes).next() {
-            return error(CALL, code::INVALID_VALUE, format!("something is still mapped at {at:#x}"));
+            return error(CALL, code::INVALID_VALUE, format!("memory is still mapped at {at:#x}"));
         }
         self.reservations.remove(&address);
         // SAFETY: the range is a reservation of ours with nothing mapped in it.
@@ -263,7 +173,7 @@ impl Memory {
     }
 
     fn take(&mut self, call: &'static str, device: usize, tier: Tier, bytes: u64) -> Result<u64> {
-        match self.pools[device][tier as usize].take(bytes) {
+        match self.pools[device][tier as usize].allocate(bytes) {
             Some(offset) => Ok(offset),
             None => {
                 let (capacity, free) = self.info(device, tier);
@@ -272,12 +182,12 @@ impl Memory {
         }
     }
 
-    /// Pins memory at an address that is at a page but at no granule: nobody may count on more.
+    /// Pins memory at an address that is at a page but not at a granule, because no caller may rely on more.
     pub(crate) fn pin(&mut self, device: usize, bytes: u64) -> Result<u64> {
         const CALL: &str = "cuMemHostAlloc";
         const PAGE: u64 = 4096;
         if bytes == 0 {
-            return error(CALL, code::INVALID_VALUE, "0 bytes cannot be pinned");
+            return error(CALL, code::INVALID_VALUE, "the length is 0");
         }
         let bytes = bytes.next_multiple_of(PAGE);
         let offset = self.take(CALL, device, Tier::Shared, bytes)?;
@@ -295,7 +205,7 @@ impl Memory {
             }
             Ok(address)
         });
-        let address = mapped.inspect_err(|_| self.pools[device][Tier::Shared as usize].give_back(offset, bytes))?;
+        let address = mapped.inspect_err(|_| self.pools[device][Tier::Shared as usize].free(offset, bytes))?;
         let handle = self.next_handle;
         self.next_handle += 1;
         let backing = Backing { device, tier: Tier::Shared, offset, bytes, mappings: 1, released: true };
@@ -308,13 +218,13 @@ impl Memory {
         self.mappings.get(&address).is_some_and(|mapping| mapping.pinned)
     }
 
-    /// Gives pinned memory and its addresses back; its bytes.
+    /// Frees pinned memory and its addresses. Returns its bytes.
     pub(crate) fn unpin(&mut self, address: u64) -> Result<u64> {
         let Some(mapping) = self.mappings.get(&address).copied().filter(|mapping| mapping.pinned) else {
             return error(
                 "cuMemFreeHost",
                 code::INVALID_VALUE,
-                format!("{address:#x} is not where pinned memory begins"),
+                format!("{address:#x} is not the start of pinned memory"),
             );
         };
         // SAFETY: the range is one that `pin` mapped.
@@ -346,7 +256,7 @@ impl Memory {
     fn drop_if_unused(&mut self, handle: u64) {
         let Some(backing) = self.backings.get(&handle).copied() else { return };
         if backing.released && backing.mappings == 0 {
-            self.pools[backing.device][backing.tier as usize].give_back(backing.offset, backing.bytes);
+            self.pools[backing.device][backing.tier as usize].free(backing.offset, backing.bytes);
             self.backings.remove(&handle);
         }
     }
@@ -408,7 +318,7 @@ impl Memory {
             return error(
                 call,
                 code::INVALID_VALUE,
-                format!("{address:#x}+{bytes:#x} is pinned memory, and no mapping"),
+                format!("{address:#x}+{bytes:#x} is pinned memory, not a mapping"),
             );
         }
         Ok(found)
@@ -417,7 +327,8 @@ impl Memory {
     pub(crate) fn unmap(&mut self, address: u64, bytes: u64) -> Result<()> {
         let found = self.exactly("cuMemUnmap", address, bytes)?;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
-        // SAFETY: the range is made of mappings of ours inside a reservation; it becomes reserved addresses again.
+        // SAFETY: the range is made of mappings of ours inside a reservation; it becomes reserved
+        // addresses again.
         let at = unsafe { libc::mmap(address as *mut _, bytes as usize, libc::PROT_NONE, flags, -1, 0) };
         if at == libc::MAP_FAILED {
             return error("cuMemUnmap", code::UNKNOWN, format!("{address:#x}: {}", std::io::Error::last_os_error()));
@@ -447,137 +358,9 @@ impl Memory {
         Ok(())
     }
 
-    /// The mapped stretches of a range: address, length, and where in which file.
-    fn stretches(&self, call: &'static str, address: u64, bytes: u64) -> Result<Vec<(u64, u64, Backing, u64)>> {
-        let mut found = Vec::new();
-        let (mut at, end) = (address, address.saturating_add(bytes));
-        while at < end {
-            let mapping =
-                self.mappings.range(..=at).next_back().filter(|(start, m)| at < **start + m.bytes && m.accessible);
-            let backed = mapping.and_then(|(start, m)| self.backings.get(&m.handle).map(|b| (*start, m.bytes, *b)));
-            let Some((start, length, backing)) = backed else {
-                let rule = format!("{at:#x}, of the range {address:#x}+{bytes:#x}, is not mapped with access");
-                return error(call, code::ILLEGAL_ADDRESS, rule);
-            };
-            let stop = end.min(start + length);
-            found.push((at, stop - at, backing, backing.offset + at - start));
-            at = stop;
-        }
-        Ok(found)
-    }
-
-    /// How many bytes of a range lie in the shared tier.
-    pub(crate) fn shared_bytes(&self, address: u64, bytes: u64) -> u64 {
-        let stretches = self.stretches("", address, bytes).unwrap_or_default();
-        stretches.iter().filter(|(.., backing, _)| backing.tier == Tier::Shared).map(|(_, length, ..)| length).sum()
-    }
-
-    /// Whether a range may be read and written.
-    pub(crate) fn accessible(&self, call: &'static str, address: u64, bytes: u64) -> Result<()> {
-        self.stretches(call, address, bytes).map(drop)
-    }
-
-    /// Whether a range may be copied to another.
-    pub(crate) fn can_copy(&self, call: &'static str, to: u64, from: u64, bytes: u64) -> Result<()> {
-        self.accessible(call, to, bytes)?;
-        self.accessible(call, from, bytes)?;
-        if from < to + bytes && to < from + bytes {
-            return error(call, code::INVALID_VALUE, format!("{from:#x} and {to:#x}, {bytes} bytes each, overlap"));
-        }
-        Ok(())
-    }
-
-    pub(crate) fn copy(&self, to: u64, from: u64, bytes: u64) -> Result<()> {
-        const CALL: &str = "cuMemcpyDtoD";
-        self.can_copy(CALL, to, from, bytes)?;
-        self.clear(to, bytes)?;
-        for (at, length, backing, offset) in self.stretches(CALL, from, bytes)? {
-            for (data, length) in self.pools[backing.device][backing.tier as usize].written(offset, length) {
-                let shift = at + (data - offset);
-                // SAFETY: both ranges are mapped with access, and do not overlap.
-                unsafe {
-                    ptr::copy_nonoverlapping(shift as *const u8, (to + (shift - from)) as *mut u8, length as usize);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Fills a range with a byte. One that is gone by now is left alone: whoever unmapped it was reported then.
-    pub(crate) fn fill(&self, address: u64, bytes: u64, value: u8) {
-        if value == 0 {
-            let _ = self.clear(address, bytes);
-        } else if self.accessible("cuMemsetD8Async", address, bytes).is_ok() {
-            // SAFETY: the range is mapped with access.
-            unsafe { ptr::write_bytes(address as *mut u8, value, bytes as usize) };
-        }
-    }
-
     /// Whether an address lies in a reservation.
     pub(crate) fn is_reserved(&self, address: u64) -> bool {
         self.reservations.range(..=address).next_back().is_some_and(|(start, (length, _))| address < start + length)
-    }
-
-    /// Copies from host memory, leaving holes where it is zero.
-    ///
-    /// # Safety
-    /// `from` can be read for `bytes`.
-    pub(crate) unsafe fn upload(&self, to: u64, from: *const u8, bytes: u64) {
-        const PIECE: usize = 1 << 16;
-        if self.accessible("cuMemcpyHtoDAsync", to, bytes).is_err() {
-            return;
-        }
-        // SAFETY: the caller's promise.
-        let source = unsafe { std::slice::from_raw_parts(from, bytes as usize) };
-        for (at, piece) in source.chunks(PIECE).enumerate() {
-            let to = to + (at * PIECE) as u64;
-            if piece.iter().all(|byte| *byte == 0) {
-                let _ = self.clear(to, piece.len() as u64);
-            } else {
-                // SAFETY: the range is mapped with access, and host memory is none of it.
-                unsafe { ptr::copy_nonoverlapping(piece.as_ptr(), to as *mut u8, piece.len()) };
-            }
-        }
-    }
-
-    /// Copies to host memory.
-    ///
-    /// # Safety
-    /// `to` can be written for `bytes`.
-    pub(crate) unsafe fn download(&self, to: *mut u8, from: u64, bytes: u64) {
-        if self.accessible("cuMemcpyDtoHAsync", from, bytes).is_ok() {
-            // SAFETY: the range is mapped with access; the caller's promise.
-            unsafe { ptr::copy_nonoverlapping(from as *const u8, to, bytes as usize) };
-        }
-    }
-
-    /// Makes a range zero, by holes where it can.
-    fn clear(&self, address: u64, bytes: u64) -> Result<()> {
-        for (at, length, backing, offset) in self.stretches("cuMemsetD8", address, bytes)? {
-            let pool = &self.pools[backing.device][backing.tier as usize];
-            for (data, length) in pool.written(offset, length) {
-                // SAFETY: the stretch is mapped with access.
-                unsafe { ptr::write_bytes((at + (data - offset)) as *mut u8, 0, length as usize) };
-            }
-            if length == backing.bytes {
-                pool.punch(offset, length);
-            }
-        }
-        Ok(())
-    }
-
-    pub(crate) fn read(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
-        self.accessible("read", address, bytes.len() as u64)?;
-        // SAFETY: the range is mapped with access.
-        unsafe { ptr::copy_nonoverlapping(address as *const u8, bytes.as_mut_ptr(), bytes.len()) };
-        Ok(())
-    }
-
-    pub(crate) fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
-        self.accessible("write", address, bytes.len() as u64)?;
-        // SAFETY: the range is mapped with access.
-        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, bytes.len()) };
-        Ok(())
     }
 
     /// Handles that live, mappings, reservations.
@@ -589,7 +372,8 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         for (address, (bytes, _)) in &self.reservations {
-            // SAFETY: a reservation of ours, and whatever is mapped inside it; nobody uses the machine any more.
+            // SAFETY: a reservation of ours, and whatever is mapped inside it; nobody uses the
+            // machine any more.
             unsafe { libc::munmap(*address as *mut libc::c_void, *bytes as usize) };
         }
     }

@@ -1,0 +1,129 @@
+//! Settings and observations for tests. No driver has these calls.
+
+use std::collections::BTreeMap;
+
+use super::{Gpu, State};
+use crate::code::Result;
+use crate::memory::Memory;
+use crate::races::Fault;
+use crate::streams::{Completion, Streams};
+
+/// Everything that a program holds of the machine at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outstanding {
+    /// Backing that was created and is not freed.
+    pub handles: usize,
+    /// Mappings.
+    pub mappings: usize,
+    /// Reserved address ranges.
+    pub reservations: usize,
+    /// Events.
+    pub events: usize,
+}
+
+impl Gpu {
+    /// Chooses when work is done from now on.
+    pub fn set_completion(&self, completion: Completion) {
+        let mut state = self.state();
+        let State { memory, streams, .. } = &mut *state;
+        streams.set_completion(completion, memory);
+    }
+
+    /// Does one piece of late work, on a stream that the seed picks among those that may go on.
+    /// Returns whether there was one.
+    pub fn complete_one(&self, seed: u64) -> bool {
+        let mut state = self.state();
+        let State { memory, streams, .. } = &mut *state;
+        streams.complete_one(seed, memory)
+    }
+
+    /// How many pieces of work are not done.
+    pub fn pending(&self) -> usize {
+        self.state().streams.pending()
+    }
+
+    /// All uses of memory that came too early.
+    pub fn faults(&self) -> Vec<Fault> {
+        self.state().streams.faults()
+    }
+
+    /// Also calls `tell` for each fault as it happens. `tell` must not call the machine.
+    pub fn tell_faults(&self, tell: fn(&Fault)) {
+        self.state().streams.tell_faults(tell);
+    }
+
+    /// How often each call was made.
+    pub fn calls(&self) -> BTreeMap<&'static str, u64> {
+        self.state().calls.counts.clone()
+    }
+
+    /// How many calls were made.
+    pub fn total_calls(&self) -> u64 {
+        self.state().calls.total
+    }
+
+    /// The seconds of all calls and work by the profiles: modelled, not measured.
+    pub fn modelled_seconds(&self) -> f64 {
+        self.state().calls.seconds
+    }
+
+    /// Makes the n-th use of a call from now on fail (1 is the next).
+    pub fn fail(&self, call: &str, nth: u64, code: i32) {
+        self.state().calls.arm(call, nth, code, false);
+    }
+
+    /// Makes every use of a call fail from the n-th on.
+    pub fn fail_from(&self, call: &str, nth: u64, code: i32) {
+        self.state().calls.arm(call, nth, code, true);
+    }
+
+    /// Makes the n-th call of any kind from now on fail.
+    pub fn fail_any(&self, nth: u64, code: i32) {
+        self.state().calls.arm("", nth, code, false);
+    }
+
+    /// Stops all injected failures.
+    pub fn clear_failures(&self) {
+        self.state().calls.disarm();
+    }
+
+    /// Sets how much of a device's dedicated memory other processes have taken.
+    pub fn set_dedicated_taken(&self, device: usize, bytes: u64) {
+        self.state().memory.set_taken(device, bytes);
+    }
+
+    /// Everything that the program holds of the machine.
+    pub fn outstanding(&self) -> Outstanding {
+        let state = self.state();
+        let (handles, mappings, reservations) = state.memory.outstanding();
+        Outstanding { handles, mappings, reservations, events: state.streams.live_events() }
+    }
+
+    /// Reads bytes at once, without a stream.
+    ///
+    /// # Errors
+    /// A range that is not mapped with access.
+    pub fn read(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
+        self.state().memory.read(address, bytes)
+    }
+
+    /// Writes bytes at once, without a stream.
+    ///
+    /// # Errors
+    /// A range that is not mapped with access.
+    pub fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
+        self.state().memory.write(address, bytes)
+    }
+
+    /// Frees the machine's memory, addresses and streams. From now on it has no devices. This is
+    /// for programs that create many machines and cannot be sure that no clone of an old one is
+    /// left.
+    pub fn dismantle(&self) {
+        let mut state = self.state();
+        if let Ok(nothing) = Memory::new(&[]) {
+            state.memory = nothing;
+        }
+        state.streams = Streams::new();
+        state.profiles.clear();
+    }
+}
