@@ -1,4 +1,4 @@
-"""giant-kitten by PyTorch's own interface, in ten lines, for programs that want no more of it."""
+"""giant-kitten through PyTorch's own interface, for programs that need no more than that."""
 
 import torch
 from giant_kitten import library_path

@@ -1,4 +1,5 @@
-/* Load, activate, generate, disable: the life of a model, in C, on the first GPU of this machine, as if it had 5.2 GiB.
+/* The life of a model in C: load, activate, generate, disable. It runs on the first GPU of this machine, as if
+ * that had 5.2 GiB.
  *
  *   cargo build --release
  *   cc -Iinclude examples/generate.c -Ltarget/release -lgiant_kitten -o generate

@@ -1,4 +1,4 @@
-"""The life of a model in the shape of a diffusers pipeline: load, activate, generate, and what lies where."""
+"""The life of a model as in a diffusers pipeline, and the tiers of its weights."""
 
 import giant_kitten
 
@@ -8,7 +8,7 @@ import torch  # noqa: E402
 
 
 class Denoiser(torch.nn.Module):
-    """Stands for a UNet: many layers, and activations much larger than each."""
+    """Stands for a UNet: many layers, and activations much larger than each layer."""
 
     def __init__(self, layers: int = 24, width: int = 4096) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Denoiser(torch.nn.Module):
 
 
 def report(when: str, model: torch.nn.Module) -> None:
-    """Where the model's weights lie."""
+    """Prints in which tier the model's weights lie."""
     found = giant_kitten.residency(model)
     print(f"{when:10} weights: {found['dedicated'] >> 20:5} MiB dedicated, {found['shared'] >> 20:5} MiB shared")
 

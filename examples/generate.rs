@@ -1,4 +1,4 @@
-//! Load, activate, generate, disable: the life of a model, in Rust, on a simulated 6 GB card.
+//! The life of a model in Rust, on a simulated 6 GB card: load, activate, generate, disable.
 //!
 //!     cargo run --features sim --example generate
 

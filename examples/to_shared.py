@@ -1,4 +1,4 @@
-"""A part of a model in shared memory by hand: what is read seldom, so that the rest has the card to itself."""
+"""Moves a rarely read part of a model to shared memory, so that the rest has the card."""
 
 import giant_kitten
 

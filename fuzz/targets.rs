@@ -1,4 +1,4 @@
-//! What the fuzz targets do with bytes; the tests do it with the bytes of the corpus.
+//! The fuzz targets, as functions of bytes. The tests call them with the bytes of the corpus.
 
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -13,7 +13,7 @@ use kitten_bench::work::snapshot::Snapshot;
 use kitten_bench::work::trace::{Event, Trace};
 use kitten_sim::{Access, Completion, Gpu, Outstanding, Profile};
 
-/// A target: its name, which is that of its folder of the corpus, and what it does.
+/// A target: its name, which is also that of its folder in the corpus, and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
@@ -26,25 +26,25 @@ pub const TARGETS: &[Target] = &[
     ("log", log),
 ];
 
-/// The option parser: whatever it takes, it takes again and means the same.
+/// The option parser: text that it accepts once, it accepts again with the same meaning.
 pub fn options(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let _ = parse_size(text);
     if let Ok(options) = Options::parse(text) {
         let mut again = options.clone();
-        again.apply(text).expect("what was taken once");
+        again.apply(text).expect("text that was accepted once");
         assert_eq!(options, again);
     }
 }
 
-/// The trace reader: an end or an error, and no id lives twice.
+/// The trace reader: it ends or fails, and no id lives twice.
 pub fn trace(data: &[u8]) {
     let Ok(mut trace) = Trace::read(Box::new(Cursor::new(data.to_vec())), "fuzzed") else { return };
     while let Ok(Some(_)) = trace.next_event() {}
 }
 
-/// The reader of PyTorch's snapshots: whatever it takes allocates no id twice, frees and touches
-/// what lives only, and no more of it than there is.
+/// The reader of PyTorch's snapshots: a snapshot that it accepts allocates no id twice, and frees
+/// and touches only live blocks, within their size.
 pub fn snapshot(data: &[u8]) {
     let Ok(snapshot) = Snapshot::read(data, "fuzzed") else { return };
     let (mut live, mut last) = (HashMap::new(), 0);
@@ -66,7 +66,7 @@ pub fn snapshot(data: &[u8]) {
     }
 }
 
-/// The reader of logs of calls: whatever it takes, an allocator can go through again and again, or
+/// The reader of logs of calls: an allocator can run a log that it accepts again and again, or
 /// refuses.
 pub fn log(data: &[u8]) {
     let Ok(log) = Log::read(Box::new(Cursor::new(data.to_vec())), "fuzzed") else { return };
@@ -75,7 +75,7 @@ pub fn log(data: &[u8]) {
     }
 }
 
-/// The profile parser: what it takes it writes, and reads back the same.
+/// The profile parser: a profile that it accepts is the same after it is written and read again.
 pub fn profile(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(profile) = Profile::parse(text) {
@@ -85,7 +85,7 @@ pub fn profile(data: &[u8]) {
 
 const GRANULE: u64 = 1 << 16;
 
-/// A block, and what it is known to hold.
+/// A block, and the byte that fills it.
 struct Live {
     address: u64,
     bytes: u64,
@@ -104,8 +104,8 @@ struct World {
 }
 
 /// Every operation of the allocator, four bytes each, on two small devices, one of which can only
-/// pin host memory, with late work and failing calls: no byte is lost, no memory used too early,
-/// the invariants hold, and in the end everything is given back.
+/// pin host memory, with late work and failing calls. No byte is lost, no memory is used too early,
+/// the invariants hold, and everything is freed at the end.
 pub fn operations(data: &[u8]) {
     let card = Profile::builtin("nominal-6g").expect("a built-in profile");
     let card = Profile { granularity: GRANULE, dedicated_bytes: 24 * GRANULE, shared_bytes: 40 * GRANULE, ..card };

@@ -21,7 +21,8 @@ PACKAGE = (".py", ".pth", ".typed", ".js", ".ini")
 class Rig:
     """The folder of one release: a virtual environment, headers, fake libraries and our package.
 
-    Each step leaves a stamp with the content that it was done for, and is done again if that changes.
+    Each step leaves a stamp with the content that it was done for, and is done again if that
+    changes.
     """
 
     def __init__(self, release: Release) -> None:
@@ -123,7 +124,7 @@ class Rig:
         self._stamp("headers", content)
 
     def _libraries(self) -> None:
-        """Builds the fake libraries: driver and runtime in Rust, the rest in C and as stubs that succeed."""
+        """Builds the fake libraries: Rust, C, and stubs that succeed for the rest."""
         run("cargo", "build", "--release", "-q", "-p", "fake-cuda", "--manifest-path", ROOT / "Cargo.toml")
         target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
         self.fake.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The fake libraries that a wheel of PyTorch links, made from the functions that it asks of them."""
+"""The fake libraries that a wheel of PyTorch links, with the functions that it needs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ PREFIXES = (
 )
 RETURNS_TEXT = re.compile(r"(ErrorString|ErrorName|StatusString|StatusName|LastErrorString|GetLastError)$")
 MAKES_HANDLE = re.compile(r"(cublas|cudnn|cusparse|cusolver|curand)\w*Create|InfoCreate|cusparseLt\w+Init")
-# Functions in our C sources: those marked FAKE, those that one macro defines, those of macros with a name.
+# Functions in our C sources: those marked FAKE, those that one macro defines, those of macros with
+# a name.
 IN_C = re.compile(r"^(?:FAKE [\w\s*]*?|\w+\()(\w+)[(),]", re.MULTILINE)
 BY_MACRO = re.compile(r"^[A-Z_]+\((\w+)\)", re.MULTILINE)
 

@@ -15,7 +15,8 @@ class Release:
     version: str
     headers: tuple[str, ...]
     numpy: str = "numpy"
-    # The libraries of models that the tests import. They need no weights: the tests make them of zeros.
+    # The libraries of models that the tests import. They need no weights: the tests make them of
+    # zeros.
     models: tuple[str, ...] = MODELS
 
 
@@ -36,8 +37,8 @@ TESTS_NEED = (
     "iniconfig", "pluggy", "packaging", "pygments", "huggingface_hub<1", "safetensors", "regex",
     "pyyaml", "requests", "tqdm", "pillow", "importlib_metadata", "psutil",
 )  # fmt: skip
-# The packages that ComfyUI 0.3.64 imports in addition: its requirements, except those that PyTorch's own
-# packages would bring. The first tuple is installed without dependencies.
+# The packages that ComfyUI 0.3.64 imports in addition: its requirements, except those that
+# PyTorch's own packages would bring. The first tuple is installed without dependencies.
 COMFYUI = (
     ("torchvision==0.29.2", "torchsde", "trampoline", "kornia", "kornia_rs", "spandrel"),
     (

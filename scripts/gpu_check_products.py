@@ -1,6 +1,7 @@
-"""How often matrix products and convolutions read their weights over the link: timed with the weight in each tier.
+"""Measures how often matrix products and convolutions read their weights over the link.
 
-usage: gpu_check_products.py OUT.json PROFILE.toml. The median of all shapes becomes the profile's in_place_reread.
+Usage: gpu_check_products.py OUT.json PROFILE.toml. The median of all shapes becomes the profile's
+in_place_reread.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ ROUNDS = 20
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """The median time of some work on the GPU."""
+    """The median time of work on the GPU."""
     times = []
     for _ in range(ROUNDS + 3):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -49,7 +50,7 @@ def convolution(image: torch.Tensor) -> Work:
 
 
 def products() -> dict[str, tuple[torch.Tensor, Work]]:
-    """Matrix products and convolutions of the shapes of SD1.5's and SDXL's UNets at 1024: each with its weight."""
+    """Products and convolutions of SD1.5's and SDXL's UNets at 1024, each with its weight."""
     zeros = partial(torch.zeros, dtype=torch.float16, device="cuda")
     found = {}
     shapes = ((8192, 640, 5120), (2048, 1280, 10240), (2048, 5120, 1280), (154, 2048, 1280), (1, 4096, 4096))
@@ -62,12 +63,12 @@ def products() -> dict[str, tuple[torch.Tensor, Work]]:
 
 
 def main() -> None:
-    """Measures, prints, writes."""
+    """Measures, prints and writes the figures."""
     out, profile = Path(sys.argv[1]), Path(sys.argv[2])
     text = profile.read_text()
     match = re.search(r"^link_to_device = ([\d.e+]+)$", text, re.M)
     if not match:
-        sys.exit(f"{profile} does not say link_to_device: run kitten-bench probe first")
+        sys.exit(f"{profile} has no link_to_device: run kitten-bench probe first")
     link = float(match[1])
     rows = []
     for name, (weight, work) in products().items():

@@ -1,11 +1,12 @@
-"""What looking at the memory map costs a generation, inside genuine PyTorch on a fake CUDA runtime.
+"""The cost of looking at the memory map, in genuine PyTorch on a fake CUDA runtime.
 
     scripts/torch-rig run python benches/torch/map.py [--turns N] [--out FILE]
 
-Method. After each warm step of Stable Diffusion 1.5's UNet one look, and PyTorch's own report of what its allocator
-holds (`torch.cuda.memory_snapshot()`), in turn; figures are medians. A look is the state as pages ask for it,
-statistics, map and text of JSON, made in the generating thread, so that all of it counts. The page looks once a second:
-the share of a generation is a look's seconds, whatever a step takes on a GPU.
+Method. After each warm step of Stable Diffusion 1.5's UNet comes in turn a look, or PyTorch's own
+report of its allocator's memory (`torch.cuda.memory_snapshot()`). Figures are medians. A look is
+the state as the pages request it: statistics, map and the text of JSON. It is made in the
+generating thread, so that all of it counts. The page looks once a second, so the share of a
+generation is a look's seconds, however long a step takes on a GPU.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--model", default="sd15_unet", choices=MODELS)
-    parser.add_argument("--out", type=Path, help="where the figures go as JSON")
+    parser.add_argument("--out", type=Path, help="where to write the figures, as JSON")
     options = parser.parse_args()
     ways: dict[str, Any] = {"look": state, "memory_snapshot": torch.cuda.memory_snapshot}
     seconds: dict[str, list[float]] = {"step": [], **{name: [] for name in ways}}

@@ -1,4 +1,4 @@
-"""The models whose allocations are compared: of their real sizes, weights of zeros, one step each."""
+"""The models whose allocations are compared: real sizes, weights of zeros, one step each."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def vae_decoder() -> tuple[Any, Step]:
 
 
 def llama() -> tuple[Any, Step]:
-    """A decoder of the shape of Llama 3.2 1B: a prompt of 512 tokens, then 32 one by one, with a growing cache."""
+    """A decoder with the shape of Llama 3.2 1B: 512 tokens, then 32 single ones, with a cache."""
     from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(

@@ -1,17 +1,18 @@
-// Replays a sequence of allocations through whatever allocator PyTorch has, the way a tensor's storage asks it. Loaded by run.py.
-// Also the bare shim: functions for PyTorch's pluggable allocator that do next to nothing, the floor below which none can be.
+// Replays a sequence of allocations through PyTorch's current allocator, as a tensor's storage
+// requests them. run.py loads it. It also has the bare shim: functions for PyTorch's pluggable
+// allocator that do next to nothing, the lower bound for all of them.
 
 #include <c10/cuda/CUDACachingAllocator.h>
 
 #include <chrono>
 #include <vector>
 
-// Size -1 gives the slot back.
+// Size -1 frees the slot.
 struct Operation {
     int64_t slot, size;
 };
 
-// Does the sequence `rounds` times over; writes the nanoseconds of each round to `nanoseconds`.
+// Runs the sequence `rounds` times, and writes the nanoseconds of each round to `nanoseconds`.
 extern "C" void replay(const Operation *operations, size_t count, size_t slots, size_t rounds, double *nanoseconds) {
     c10::Allocator *allocator = c10::cuda::CUDACachingAllocator::get();
     std::vector<c10::DataPtr> held(slots);

@@ -1,15 +1,18 @@
-"""Side by side in one run, inside genuine PyTorch on a fake CUDA runtime: nanoseconds per malloc and free, and peaks.
+"""Allocators compared in genuine PyTorch on a fake CUDA runtime: time per pair, and peaks.
 
     scripts/torch-rig bench [--out FILE]
 
-Method. For each model, PyTorch's own allocator records what one warm step allocates and frees, in order. Then each
-allocator, in a process of its own, builds the model and runs three steps of it: the peaks of allocated and reserved
-memory are PyTorch's figures of that. With the model still there, the recorded step is replayed, each allocation asked
-for as a tensor's storage does (`c10::cuda::CUDACachingAllocator::get()->allocate`), and timed as a whole. Processes of
-all allocators take turns, several times over; a figure is the median of their best replays. The bare shim hands out
-ever higher numbers through PyTorch's pluggable allocator and takes nothing back: below its time no pluggable allocator
-can be. Kernels do nothing and a driver call takes no time of a GPU: what is compared is the bookkeeping, which is most
-of a warm step's cost, and the driver calls of nobody.
+Method. For each model, PyTorch's own allocator records the allocations and frees of one warm step,
+in order. Then each allocator, in a process of its own, builds the model and runs three steps of it.
+The peaks of allocated and reserved memory are PyTorch's figures for that. With the model still
+loaded, the recorded step is replayed and timed as a whole. Each allocation is requested as a
+tensor's storage requests it (`c10::cuda::CUDACachingAllocator::get()->allocate`). Processes of all
+allocators take turns, several times over, and a figure is the median of their best replays.
+
+The bare shim returns ever higher numbers through PyTorch's pluggable allocator and frees nothing,
+so no pluggable allocator can be faster. Kernels do nothing, and a driver call takes no time of a
+GPU. So the figures compare the bookkeeping, which is most of a warm step's cost, and no driver
+calls.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ REPLAYS = 30
 
 
 def record(model: str, out: Path) -> None:
-    """In a process of its own: writes the operations of a warm step."""
+    """Writes the operations of a warm step, in a process of its own."""
     import torch
     from models import MODELS
 
@@ -75,7 +78,7 @@ def record(model: str, out: Path) -> None:
 
 
 def measure(model: str, allocator: str, sequence: Path, library: Path) -> None:
-    """In a process of its own: runs the model, replays the sequence, prints the figures."""
+    """Runs the model, replays the sequence and prints the figures, in a process of its own."""
     import torch
     from models import MODELS
 
@@ -108,7 +111,7 @@ def measure(model: str, allocator: str, sequence: Path, library: Path) -> None:
 
 
 def worker(variables: dict[str, str], *arguments: str) -> dict[str, Any]:
-    """Runs one of the above, and returns what it found."""
+    """Runs one of the above in a process, and returns its figures."""
     command = [sys.executable, __file__, "--worker", *arguments]
     done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -117,7 +120,7 @@ def worker(variables: dict[str, str], *arguments: str) -> dict[str, Any]:
 
 
 def compile_library(out: Path) -> None:
-    """The part in C++, against the headers of this PyTorch and of the rig's CUDA runtime."""
+    """Compiles the C++ part against the headers of this PyTorch and of the rig's CUDA runtime."""
     import torch
 
     home = Path(torch.__file__).parent
@@ -176,8 +179,8 @@ def main() -> None:
         return measure(model, what, Path(sequence), Path(library[0]))
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--turns", type=int, default=5, help="how many processes of each allocator")
-    parser.add_argument("--out", type=Path, help="where the figures go, as JSON")
-    parser.add_argument("models", nargs="*", help="which models: all, if none is named")
+    parser.add_argument("--out", type=Path, help="where to write the figures, as JSON")
+    parser.add_argument("models", nargs="*", help="which models; by default all")
     arguments = parser.parse_args()
     import torch
     from models import MODELS

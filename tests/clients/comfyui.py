@@ -1,10 +1,10 @@
-"""A genuine ComfyUI server on the genuine PyTorch over the fake CUDA runtime: prompts by HTTP, as a browser sends them.
+"""A genuine ComfyUI server on the genuine PyTorch over the fake CUDA runtime, with prompts by HTTP.
 
-Run by `scripts/torch-rig clients --comfyui PATH [CASE...]`, with a checkout of ComfyUI that the user brings. Nothing of
-it is changed. Each case starts a server, sends it prompts of the plain text-to-image workflow, and passes if every
-picture came in the size that was asked for, the allocator was the one wanted, the simulated GPU saw no fault, and the
-server ended quietly. The checkpoint has the names and shapes of Stable Diffusion 1.5 and weights of zeros; kernels do
-nothing, so pictures mean nothing.
+`scripts/torch-rig clients --comfyui PATH [CASE...]` runs it, on the user's own checkout of ComfyUI,
+which stays unchanged. Each case starts a server and sends it prompts of the plain text-to-image
+workflow. It passes if every picture has the requested size, the allocator is the expected one, the
+simulated GPU found no fault, and the server ends without an error. The checkpoint has the names and
+shapes of Stable Diffusion 1.5 and weights of zeros. Kernels do nothing, so pictures mean nothing.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ SQUARE = (512, 512, 1)
 
 @dataclass(frozen=True)
 class Case:
-    """One server and what is asked of it."""
+    """One server, and its prompts."""
 
     name: str
-    # Of the card, in MiB.
+    # Dedicated memory of the card, in MiB.
     dedicated: int
     # Width, height and number of pictures of each prompt.
     prompts: tuple[tuple[int, int, int], ...]
     arguments: tuple[str, ...] = ()
     variable: str = "1"
     backend: str = "pluggable"
-    # What the server's log has to say, and what it must not.
+    # Text that the server's log must have, and text that it must not have.
     said: str = ""
     unsaid: str = ""
 
@@ -57,16 +57,17 @@ CASES = (
     Case("card-of-3g", 3072, FOUR),
     Case("card-of-1g", 1024, FOUR),
     Case("card-of-1g-reserve", 1024, FOUR, variable="reserve:256MiB"),
-    # 1536 x 1536 needs more than the card has: it overflows to the shared tier,
+    # 1536 x 1536 needs more than the card has, and overflows to the shared tier.
     Case("large-decode-shared", 1024, (SQUARE, (1536, 1536, 1)), unsaid="tiled VAE decoding"),
-    # and where there is none, ComfyUI catches PyTorch's out of memory and decodes in tiles, as on PyTorch's own.
+    # Without a shared tier ComfyUI catches PyTorch's out of memory and decodes in tiles, as on
+    # PyTorch's own.
     Case("large-decode-native", 1024, (SQUARE, (1536, 1536, 1)), (), "0", "cudaMallocAsync", "tiled VAE decoding"),
     Case("large-decode-tiled", 1024, (SQUARE, (1536, 1536, 1)), variable="shared:0", said="tiled VAE decoding"),
 )
 
 
 class Failure(Exception):
-    """What a case did not do."""
+    """Why a case fails."""
 
 
 class Server:
@@ -97,7 +98,8 @@ class Server:
         ]
         # fmt: on
         with self.log.open("w") as log:
-            # Whoever runs this in a shell's background ignores Ctrl-C and hands that on: the server shall heed it.
+            # A process in a shell's background ignores Ctrl-C and passes that on. The server must
+            # not ignore it.
             signal.signal(signal.SIGINT, signal.default_int_handler)
             self.process = subprocess.Popen(command, cwd=comfyui, env=variables, stdout=log, stderr=subprocess.STDOUT)
 
@@ -111,12 +113,12 @@ class Server:
         return file
 
     def get(self, path: str) -> Any:
-        """Asks the server."""
+        """Sends a GET request."""
         with urllib.request.urlopen(self.address + path, timeout=30) as answer:
             return json.load(answer)
 
     def post(self, path: str, body: Any) -> Any:
-        """Tells the server."""
+        """Sends a POST request."""
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(self.address + path, json.dumps(body).encode(), headers)
         try:
@@ -127,7 +129,7 @@ class Server:
         return json.loads(text) if text else None
 
     def wait_for(self, what: str, seconds: float, path: str) -> Any:
-        """Asks until there is an answer that is not empty."""
+        """Requests until there is an answer that is not empty."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             if self.process.poll() is not None:
@@ -145,9 +147,9 @@ class Server:
         started = time.monotonic()
         known = self.post("/prompt", {"prompt": workflow(number, width, height, count)})["prompt_id"]
         done = self.wait_for(f"answer to prompt {number}", 300, f"/history/{known}")[known]
-        for kind, told in done["status"]["messages"]:
+        for kind, message in done["status"]["messages"]:
             if kind == "execution_error":
-                raise Failure(f"prompt {number}: {told['exception_type']}: {told['exception_message']}")
+                raise Failure(f"prompt {number}: {message['exception_type']}: {message['exception_message']}")
         pictures = [picture for output in done["outputs"].values() for picture in output.get("images", [])]
         for picture in pictures:
             head = (self.folder / "output" / picture["subfolder"] / picture["filename"]).read_bytes()[:24]
@@ -160,14 +162,15 @@ class Server:
         return time.monotonic() - started
 
     def unload(self) -> None:
-        """Has the models unloaded, and looks whether their memory is given back."""
+        """Unloads the models, and checks that their memory is freed."""
         self.post("/free", {"unload_models": True, "free_memory": True})
         until = time.monotonic() + 120
         while (held := self.get("/system_stats")["devices"][0]["torch_vram_total"]) > 512 << 20:
             if time.monotonic() > until:
                 raise Failure(f"{held >> 20} MiB are still held after all models were unloaded")
             time.sleep(0.25)
-        # The worker unloads in its own time, and Python would end the thread amid the destructors of C++.
+        # The worker unloads in its own time, and Python would end the thread in the middle of C++
+        # destructors.
         worked, before = self._processor_seconds(), -1.0
         while worked - before > 0.1:
             time.sleep(1)
@@ -178,7 +181,7 @@ class Server:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def end(self) -> None:
-        """Ends it as a user does, with Ctrl-C."""
+        """Ends the server as a user does, with Ctrl-C."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             try:
@@ -190,7 +193,7 @@ class Server:
 
 
 def workflow(number: int, width: int, height: int, count: int) -> dict[str, Any]:
-    """Text to image, each node by its name and what it gets from others: the workflow that ComfyUI begins with."""
+    """The workflow that ComfyUI begins with, text to image: each node by its name."""
 
     def node(kind: str, **inputs: Any) -> dict[str, Any]:
         return {"class_type": kind, "inputs": inputs}
@@ -212,7 +215,7 @@ def workflow(number: int, width: int, height: int, count: int) -> dict[str, Any]
 
 @contextlib.contextmanager
 def serving(comfyui: Path, case: Case, folder: Path, checkpoint: Path) -> Iterator[Server]:
-    """A server that is ended at the end, whatever happens."""
+    """A server that is ended in any case."""
     server = Server(comfyui, case, folder, checkpoint)
     try:
         server.wait_for("listening", 600, "/system_stats")
@@ -225,7 +228,7 @@ def serving(comfyui: Path, case: Case, folder: Path, checkpoint: Path) -> Iterat
 
 
 def run(comfyui: Path, case: Case, folder: Path, checkpoint: Path) -> str:
-    """Runs a case, and returns what is to be told of it."""
+    """Runs a case, and returns the text to print."""
     with serving(comfyui, case, folder, checkpoint) as server:
         name = server.get("/system_stats")["devices"][0]["name"]
         if not name.endswith(f": {case.backend}"):
@@ -238,7 +241,7 @@ def run(comfyui: Path, case: Case, folder: Path, checkpoint: Path) -> str:
     if server.faults.exists() and server.faults.read_text():
         raise Failure(f"faults: {server.faults.read_text()[:2000]}")
     if case.said not in log or (case.unsaid and case.unsaid in log):
-        raise Failure(f"the log ought to have {case.said!r} and not {case.unsaid!r}")
+        raise Failure(f"the log should have {case.said!r} and not {case.unsaid!r}")
     complaint = re.search(r".*((WARN|ERROR) +giant_kitten|giant-kitten is not in use).*", log)
     if complaint:
         raise Failure(complaint[0])
@@ -249,11 +252,11 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("comfyui", type=Path, help="a checkout of ComfyUI")
-    parser.add_argument("cases", nargs="*", choices=[[], *(case.name for case in CASES)], help="all, if none is named")
-    parser.add_argument("--keep", type=Path, help="where logs and pictures are kept; otherwise nothing is")
+    parser.add_argument("cases", nargs="*", choices=[[], *(case.name for case in CASES)], help="cases; by default all")
+    parser.add_argument("--keep", type=Path, help="where logs and pictures are kept; by default nothing is kept")
     arguments = parser.parse_args()
     if not (arguments.comfyui / "main.py").exists():
-        parser.error(f"{arguments.comfyui} is no checkout of ComfyUI: it has no main.py")
+        parser.error(f"{arguments.comfyui} is not a checkout of ComfyUI: it has no main.py")
     chosen = [case for case in CASES if not arguments.cases or case.name in arguments.cases]
     failed = 0
     with tempfile.TemporaryDirectory() as temporary:
@@ -265,13 +268,13 @@ def main() -> int:
         for case in chosen:
             started = time.monotonic()
             try:
-                told = f"passed, prompts {run(arguments.comfyui, case, folder / case.name, checkpoint)}"
+                report = f"passed, prompts {run(arguments.comfyui, case, folder / case.name, checkpoint)}"
             except Failure as why:
                 failed += 1
                 log = folder / case.name / "server.log"
                 tail = "\n    ".join(log.read_text().splitlines()[-25:])
-                told = f"FAILED: {why}\n    {tail}"
-            print(f"{case.name:20} {time.monotonic() - started:6.1f} s  {told}", flush=True)
+                report = f"FAILED: {why}\n    {tail}"
+            print(f"{case.name:20} {time.monotonic() - started:6.1f} s  {report}", flush=True)
     print(f"{len(chosen) - failed} passed, {failed} failed")
     return 1 if failed else 0
 

@@ -1,6 +1,7 @@
-"""Writes a checkpoint with the names and shapes of Stable Diffusion 1.5, by ComfyUI's classes, and weights of zeros.
+"""Writes a checkpoint with the names and shapes of Stable Diffusion 1.5 and weights of zeros.
 
-Run in a checkout of ComfyUI. The file is 2.1 GB long and takes next to no room on a disk: its zeros are a hole.
+It runs in a checkout of ComfyUI and uses its classes. The file is 2.1 GB long and takes next to no
+room on a disk, because its zeros are a hole.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""PyTorch's own tests of its allocator, on PyTorch's own allocator and on ours, over the fake CUDA runtime.
+"""PyTorch's own tests of its allocator, on its allocator and on ours, over the fake CUDA runtime.
 
-Run by `scripts/torch-rig clients --pytorch PATH [PATTERN...]`, with the file `test/test_cuda.py` of a source of PyTorch
-that the user brings. Nothing of it is changed. What passes on PyTorch's own allocator here, where kernels do nothing,
-has to pass on ours, but for the tests in the table of docs/pytorch-tests.md, which says why: the command reports, and
-fails for, whatever differs from that table. What does not pass on ours is tried once more without a shared tier
+`scripts/torch-rig clients --pytorch PATH [PATTERN...]` runs it, on the user's own copy of
+`test/test_cuda.py` of PyTorch's source, which stays unchanged. A test that passes here on PyTorch's
+own allocator, where kernels do nothing, must pass on ours. The exceptions are in the table of
+docs/pytorch-tests.md, with their reasons. The command reports every difference from that table, and
+fails if there is one. A test that does not pass on ours is tried again without a shared tier
 (`shared:0`).
 
-Tests run one behind the other in a process that has imported PyTorch; one that does not pass is run again alone,
-and that counts. A test that crashes or hangs costs no other.
+Tests run one after the other in a process that has imported PyTorch. A test that does not pass is
+run again alone, and the second run counts. A test that crashes or hangs does not affect the others.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ from typing import Any
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "pytorch-tests.md"
 
-# Which tests ask something of an allocator, of streams or of graphs: all of these classes,
+# The tests of an allocator, of streams or of graphs: all tests of these classes,
 WHOLE = ("TestBlockStateAbsorption", "TestMemPool", "TestCachingHostAllocatorCudaGraph")
-# and of these the ones whose name says so. The other classes are about the values of optimizers and of autocast, and
-# about files.
+# and those of these classes whose names say so. The other classes test the values of optimizers and
+# of autocast, and files.
 PARTLY = ("TestCuda", "TestCudaMallocAsync", "TestCudaDeviceParametrized")
 NAMES = re.compile(
     r"alloc|mem|cach|snapshot|stream|event|graph|pool|oom|pinned|block|segment|garbage|expandable|split|traceback|cycles"
 )
-# Seconds for one test: some collect garbage a hundred times.
+# Seconds for one test. Some collect garbage a hundred times.
 LIMIT = 300.0
 
 NATIVE, OURS, UNSHARED = "native", "ours", "ours without a shared tier"
@@ -49,25 +50,25 @@ VARIABLE = {NATIVE: "0", OURS: "1", UNSHARED: "shared:0"}
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a test ended: `passed`, `skipped`, `failed`, `crashed` or `hung`; and in its last words why."""
+    """How a test ended: `passed`, `skipped`, `failed`, `crashed` or `hung`; and why."""
 
     how: str
     why: str = ""
 
     @property
     def good(self) -> bool:
-        """Whether there is nothing to complain of."""
+        """Whether the test did not fail."""
         return self.how in ("passed", "skipped")
 
 
-# --- in the process that runs tests ---------------------------------------------------------------------------------
+# --- in the process that runs tests -------------------------------------------------------------
 
 
 def load(file: Path) -> Any:
-    """The file as a module. It initialises CUDA."""
+    """The file as a module. Loading it initialises CUDA."""
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is no file of Python")
+        raise ImportError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[file.stem] = module
     sys.path.insert(0, str(file.parent))
@@ -90,7 +91,7 @@ def name(case: unittest.TestCase) -> str:
 
 
 def chosen(file: Path) -> dict[str, unittest.TestCase]:
-    """The tests of the file that are by rule the allocator's affair, by their names."""
+    """The tests of the file that concern the allocator, by name."""
     found = {}
     for case in cases(unittest.defaultTestLoader.loadTestsFromModule(load(file))):
         kind, _, test = name(case).partition(".")
@@ -100,7 +101,7 @@ def chosen(file: Path) -> dict[str, unittest.TestCase]:
 
 
 def faults() -> int:
-    """How many bytes of faults the simulated GPU has to tell."""
+    """How many bytes of faults the simulated GPU has to report."""
     count = ctypes.CDLL("libcuda.so.1").fake_cuda_faults
     count.restype = ctypes.c_size_t
     return int(count(None, ctypes.c_size_t(0)))
@@ -115,7 +116,7 @@ def run(case: unittest.TestCase) -> Outcome:
         lines = [line for line in wrong[0][1].splitlines() if line.strip()]
         places = re.findall(r'test_cuda\w*\.py", line (\d+)', wrong[0][1])
         place = places[-1] if places else "?"
-        return Outcome("failed", f"line {place}: {told(lines)}")
+        return Outcome("failed", f"line {place}: {message(lines)}")
     if faults() > before:
         return Outcome("failed", "memory was used too early: a fault of the simulated GPU")
     if result.skipped:
@@ -125,8 +126,8 @@ def run(case: unittest.TestCase) -> Outcome:
     return Outcome("passed")
 
 
-def told(lines: list[str]) -> str:
-    """What an exception says, of a traceback's lines: from the last line that begins with its kind."""
+def message(lines: list[str]) -> str:
+    """The message of an exception, from the last line of a traceback that begins with its kind."""
     for number in range(len(lines) - 1, -1, -1):
         if re.match(r"[\w.]+(Error|Exception|Warning|Exit|Interrupt)\b", lines[number]):
             return " ".join(line.strip() for line in lines[number : number + 3])[:300]
@@ -134,14 +135,15 @@ def told(lines: list[str]) -> str:
 
 
 def serve(file: Path) -> None:
-    """Answers each line on the input, a list of tests or `null` for the list of all, with lines of outcomes."""
-    # What PyTorch and the tests print is none of the answers.
+    """Answers each line of the input, a list of tests or `null` to list all, with outcomes."""
+    # The output of PyTorch and of the tests must not mix with the answers.
     answers = os.fdopen(os.dup(1), "w")
     log = os.open(os.environ["PYTORCH_TESTS_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     sys.argv = [str(file)]
-    # No more than this: `torch.testing` asks CUDA for its devices, and no fork may use CUDA after that.
+    # Nothing else is imported: `torch.testing` queries CUDA's devices, and no fork may use CUDA
+    # after that.
     import torch  # noqa: F401
 
     while line := sys.stdin.readline():
@@ -157,7 +159,7 @@ def serve(file: Path) -> None:
 
 
 def work(file: Path, asked: list[str] | None, answers: Any) -> None:
-    """In a process of its own: runs some tests one behind the other."""
+    """Runs tests one after the other, in a process of its own."""
 
     def tell(**what: Any) -> None:
         print(json.dumps(what), file=answers, flush=True)
@@ -177,15 +179,15 @@ def work(file: Path, asked: list[str] | None, answers: Any) -> None:
         tell(broken=f"{type(why).__name__}: {why}")
 
 
-# --- in the process that compares -----------------------------------------------------------------------------------
+# --- in the process that compares ---------------------------------------------------------------
 
 
 class Failure(Exception):
-    """What keeps tests from being run at all."""
+    """Why tests cannot be run at all."""
 
 
 class Server:
-    """A process with PyTorch imported, on one allocator, that runs what it is given in forked processes."""
+    """A process with PyTorch imported, on one allocator, which runs tests in forked processes."""
 
     def __init__(self, file: Path, allocator: str, folder: Path) -> None:
         self.allocator = allocator
@@ -203,7 +205,7 @@ class Server:
         self.process.stdin.write(json.dumps(tests).encode() + b"\n")
 
     def _line(self, seconds: float) -> dict[str, Any] | None:
-        """The next line; `None` where there is none in time."""
+        """The next line; `None` if there is none in time."""
         assert self.process.stdout
         while b"\n" not in self.buffer:
             if not select.select([self.process.stdout], [], [], seconds)[0]:
@@ -216,7 +218,7 @@ class Server:
         return dict(json.loads(line))
 
     def tests(self) -> list[str]:
-        """All that are chosen."""
+        """All chosen tests."""
         self._ask(None)
         found: list[str] = []
         while (line := self._line(600)) and "ended" not in line:
@@ -226,7 +228,7 @@ class Server:
         return found
 
     def together(self, tests: list[str]) -> dict[str, Outcome]:
-        """Runs tests in one process: up to the first that ends it."""
+        """Runs tests in one process, up to the first that ends it."""
         outcomes: dict[str, Outcome] = {}
         self._ask(tests)
         child, begun = 0, None
@@ -252,7 +254,7 @@ class Server:
                 return outcomes
 
     def run(self, tests: list[str]) -> dict[str, Outcome]:
-        """Runs tests; what does not pass, again alone."""
+        """Runs tests, and those that do not pass again alone."""
         outcomes: dict[str, Outcome] = {}
         left = list(tests)
         while left:
@@ -264,7 +266,7 @@ class Server:
         return outcomes
 
     def end(self) -> None:
-        """Ends it."""
+        """Ends the process."""
         assert self.process.stdin
         self.process.stdin.close()
         try:
@@ -285,13 +287,13 @@ def serving(file: Path, allocator: str, folder: Path) -> Iterator[Server]:
 
 
 def documented(page: str) -> dict[str, tuple[bool, str]]:
-    """Of each test in the page's table, whether it passes without a shared tier, and why it does not with one."""
+    """For each test in the page's table: whether it passes unshared, and why it fails otherwise."""
     rows = re.findall(r"^\| `(Test\w+\.test_\w+)` \| (passes)? *\| (.+) \|$", page, re.M)
     return {test: (bool(passes), why) for test, passes, why in rows}
 
 
 def compare(file: Path, patterns: list[str], folder: Path) -> int:
-    """Runs everything and tells; how many tests differ from what is documented."""
+    """Runs everything and reports. Returns how many tests differ from the page."""
     with serving(file, NATIVE, folder) as server:
         tests = [test for test in server.tests() if not patterns or any(part in test for part in patterns)]
         native = server.run(tests)
@@ -315,13 +317,13 @@ def compare(file: Path, patterns: list[str], folder: Path) -> int:
     print(f"{len(failing)} pass on PyTorch's own and not on ours:")
     different = 0
     for test in failing:
-        as_told = test in known and known[test][0] == unshared[test].good
-        different += not as_told
-        print(f"    {'documented' if as_told else 'DIFFERS   '} {test}: {ours[test].how}: {ours[test].why}")
+        as_documented = test in known and known[test][0] == unshared[test].good
+        different += not as_documented
+        print(f"    {'documented' if as_documented else 'DIFFERS   '} {test}: {ours[test].how}: {ours[test].why}")
         print(f"               without a shared tier: {unshared[test].how} {unshared[test].why}")
     for test in sorted(set(known) & set(passing) - set(failing)):
         different += 1
-        print(f"    DIFFERS    {test} passes, and {PAGE.name} says that it does not")
+        print(f"    DIFFERS    {test} passes, but {PAGE.name} says that it does not")
     print(f"{different} differ from {PAGE.name}")
     return different
 
@@ -330,8 +332,8 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("file", type=Path, help="test/test_cuda.py of a source of PyTorch near the release in use")
-    parser.add_argument("patterns", nargs="*", help="parts of the names of tests: all, if none is given")
-    parser.add_argument("--keep", type=Path, help="where logs are kept; otherwise nothing is")
+    parser.add_argument("patterns", nargs="*", help="parts of the names of tests; by default all")
+    parser.add_argument("--keep", type=Path, help="where logs are kept; by default nothing is kept")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     file = arguments.file.resolve()

@@ -3,7 +3,7 @@
 //! needs, over the same machine.
 //!
 //! ```text
-//!   machine.rs   which simulated machine this copy of the library stands for, and which driver it acts as
+//!   machine.rs   the simulated machine and the driver that this copy of the library stands for
 //!   control.rs   functions by which a test in another language controls the machine
 //!   refusal.rs   why a call is refused: a code, and the rule that was broken
 //!   answer.rs    from a result to the code that a C function returns; no panic crosses it

@@ -4,12 +4,12 @@
 //!
 //! | variable | meaning | default |
 //! |---|---|---|
-//! | `FAKE_CUDA_PROFILE` | one hardware profile for each device, by name or file, with commas between | `nominal-8g` |
-//! | `FAKE_CUDA_VERSION` | the CUDA version that the driver says it supports | `13000` |
-//! | `FAKE_CUDA_MISSING` | functions that the driver lacks, with commas between | none |
-//! | `FAKE_CUDA_RUNGS` | its ways to shared memory: backing in `host_numa` or `host`, memory that is `pinned`; `none` | all three |
-//! | `CUDA_VISIBLE_DEVICES` | which devices a program sees, by number, as with any driver; those after an invalid number are hidden | all |
-//! | `FAKE_CUDA_FAULTS` | a file to which every use of memory that came too early is appended | none |
+//! | `FAKE_CUDA_PROFILE` | hardware profiles of the devices, separated by commas | `nominal-8g` |
+//! | `FAKE_CUDA_VERSION` | the CUDA version that the driver reports | `13000` |
+//! | `FAKE_CUDA_MISSING` | functions that the driver lacks, separated by commas | none |
+//! | `FAKE_CUDA_RUNGS` | ways to shared memory: `host_numa`, `host`, `pinned`; or `none` | all |
+//! | `CUDA_VISIBLE_DEVICES` | visible devices by number, up to the first invalid one | all |
+//! | `FAKE_CUDA_FAULTS` | a file for every use of memory that came too early | none |
 
 use std::any::Any;
 use std::ffi::c_int;

@@ -2,11 +2,11 @@
 //! for byte, with the bytes written to it, and the library's books with the machine's.
 //!
 //! ```text
-//!   run.rs         episodes: each has a machine and rounds on it, and reports the position of a failure
+//!   run.rs         episodes: a machine, rounds on it, and the position of a failure
 //!   machine.rs     random machines with the library on them, and their books
 //!   world.rs       the state that all actors share, and their blocks
 //!   actor/         one thread of a program: blocks, streams, pools, PyTorch's hooks
-//!   quiet/         the quiet between rounds, while all actors are parked: actions, books, failures to come
+//!   quiet/         between rounds, while all actors are parked: actions, books, failures to come
 //!   tally.rs       counts of everything that is done
 //!   contents.rs    the contents of blocks
 //!   filter.rs      filters of graph pools as libstdc++ lays them out

@@ -182,7 +182,8 @@ impl Memory {
         }
     }
 
-    /// Pins memory at an address that is at a page but not at a granule, because no caller may rely on more.
+    /// Pins memory at an address that is at a page but not at a granule, because no caller may rely
+    /// on more.
     pub(crate) fn pin(&mut self, device: usize, bytes: u64) -> Result<u64> {
         const CALL: &str = "cuMemHostAlloc";
         const PAGE: u64 = 4096;
