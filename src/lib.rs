@@ -1,23 +1,25 @@
 //! giant-kitten: an allocator that owns two tiers of GPU memory and decides what lives where.
 //!
-//! **Dedicated** memory is the card's own; **shared** memory is the host's, mapped for the GPU and read
-//! over the link. A block keeps its address for life. The memory under it moves between the tiers,
-//! granule by granule.
+//! **Dedicated** memory is the card's own; **shared** memory is the host's, mapped for the GPU and
+//! read over the link. A block keeps its address for life. The memory under it moves between the
+//! tiers, granule by granule.
 //!
-//! PyTorch loads this crate as a C library ([`abi`], with the header `include/giant_kitten.h`). A Rust
-//! program uses [`Allocator`] directly: allocate and free blocks of any device, mark those of a model,
-//! and [`activate`](Allocator::activate) a placement.
+//! PyTorch loads this crate as a C library ([`abi`], with the header `include/giant_kitten.h`). A
+//! Rust program uses [`Allocator`] directly: allocate and free blocks of any device, mark those of
+//! a model, and [`activate`](Allocator::activate) a placement.
 //!
 //! ```
 //! # #[cfg(feature = "sim")] {
 //! use std::sync::Arc;
-//! use giant_kitten::{Activation, Allocator, Options, Reserve, Tier, driver::{Stream, sim::SimDriver}};
+//! use giant_kitten::driver::{Stream, sim::SimDriver};
+//! use giant_kitten::{Activation, Allocator, Options, Tier};
 //!
 //! let driver = SimDriver::of_profile("nominal-6g")?;
 //! let allocator = Allocator::new(Options::default(), Arc::new(driver))?;
 //! let weight = allocator.malloc(64 << 20, 0, Stream(0))?;
 //! allocator.mark(weight, true)?;
-//! allocator.activate(0, &Activation { reserve: Reserve::Fixed(1 << 30), ..Activation::default() })?;
+//! let activation = Activation { reserve: (1 << 30).into(), ..Activation::default() };
+//! allocator.activate(0, &activation)?;
 //! assert_eq!(allocator.residency(weight)?[Tier::Dedicated], 64 << 20);
 //! # }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -25,8 +27,8 @@
 //!
 //! # Features
 //!
-//! `sim` adds `driver::sim`, the simulated GPU as a driver, for tests, tools and examples. It is off
-//! by default: the library that users load has only the CUDA driver.
+//! `sim` adds `driver::sim`, the simulated GPU as a driver, for tests, tools and examples. It is
+//! off by default: the library that users load has only the CUDA driver.
 //!
 //! # Where to look
 //!

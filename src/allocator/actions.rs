@@ -12,9 +12,9 @@ impl Allocator {
     /// launched during the call.
     ///
     /// # Errors
-    /// A device that does not exist; a reserve and persist beyond the capacity, a graph capture under
-    /// way, or a shared tier without room for the rest: nothing has moved then. The driver's: blocks
-    /// that had moved stay moved, everything stays usable, and the phase is the old one.
+    /// A device that does not exist; a reserve and persist beyond the capacity, a graph capture
+    /// under way, or a shared tier without room for the rest: nothing has moved then. The driver's:
+    /// blocks that had moved stay moved, everything stays usable, and the phase is the old one.
     pub fn activate(&self, device: usize, activation: &Activation) -> Result<Moved, Error> {
         self.heap(device)?.activate(activation)
     }
@@ -40,8 +40,8 @@ impl Allocator {
     /// action.
     ///
     /// # Errors
-    /// A device that does not exist; a reserve and persist beyond the capacity; a graph capture under
-    /// way; the driver's. Nothing has changed then.
+    /// A device that does not exist; a reserve and persist beyond the capacity; a graph capture
+    /// under way; the driver's. Nothing has changed then.
     pub fn begin_loading(&self, device: usize, reserve: Reserve, persist: u64) -> Result<(), Error> {
         self.heap(device)?.begin_loading(reserve, persist)
     }

@@ -77,8 +77,8 @@ impl Devices {
         self.devices.iter().filter_map(|device| device.heap.get())
     }
 
-    /// The heap of a device, which is made if this is the first use. `recording` says what it records
-    /// from its start.
+    /// The heap of a device, which is made if this is the first use. `recording` says what it
+    /// records from its start.
     ///
     /// # Errors
     /// A device that does not exist; the driver's.
@@ -239,8 +239,8 @@ impl Devices {
         self.budget.get_or_init(|| Arc::new(self.options.limits.budget(info)))
     }
 
-    /// What an earlier run of this program would have wanted of a device, if that is to be remembered
-    /// and is known.
+    /// What an earlier run of this program would have wanted of a device, if that is to be
+    /// remembered and is known.
     fn earlier_run(&self, info: &DeviceInfo, budget: u64) -> Option<Wanted> {
         if self.options.remembered.is_some() || !self.options.remember {
             return self.options.remembered;

@@ -101,8 +101,8 @@ impl State {
         self.phase == Phase::Active
     }
 
-    /// Whether an action froze the device, rather than the automatic mode or a reserve that opened by
-    /// itself. Idle memory stays where it is then.
+    /// Whether an action froze the device, rather than the automatic mode or a reserve that opened
+    /// by itself. Idle memory stays where it is then.
     pub fn is_frozen_by_action(self) -> bool {
         self.is_frozen() && !self.automatic && !self.opened_by_work
     }

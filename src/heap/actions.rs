@@ -39,7 +39,8 @@ impl Heap {
         Ok(moved)
     }
 
-    /// Places everything anew with all of the dedicated tier, without reserve or persist, and thaws.
+    /// Places everything anew with all of the dedicated tier, without reserve or persist, and
+    /// thaws.
     ///
     /// # Errors
     /// As for [`activate`](Heap::activate).
@@ -52,9 +53,9 @@ impl Heap {
         Ok(moved)
     }
 
-    /// Moves everything to the shared tier and returns all dedicated memory to the driver. Every block
-    /// stays usable. Blocks that are pinned to the dedicated tier move too, and come back with the
-    /// next placement.
+    /// Moves everything to the shared tier and returns all dedicated memory to the driver. Every
+    /// block stays usable. Blocks that are pinned to the dedicated tier move too, and come back
+    /// with the next placement.
     ///
     /// # Errors
     /// Where not everything fits the shared tier: nothing has moved then. Otherwise as for
@@ -67,8 +68,8 @@ impl Heap {
         Ok(moved)
     }
 
-    /// Returns to loading: thaws, strips idle backing, and keeps `reserve` and `persist` from what is
-    /// allocated until the next action. Nothing moves.
+    /// Returns to loading: thaws, strips idle backing, and keeps `reserve` and `persist` from what
+    /// is allocated until the next action. Nothing moves.
     ///
     /// # Errors
     /// Where reserve and persist are more than there is; while a graph is captured; the driver's.
@@ -82,11 +83,12 @@ impl Heap {
         Ok(())
     }
 
-    /// Moves the block that holds `address` to a tier, with the small blocks that share its granules.
+    /// Moves the block that holds `address` to a tier, with the small blocks that share its
+    /// granules.
     ///
     /// # Errors
-    /// An address in no live block; a tier without room; a driver whose shared memory is pinned, where
-    /// nothing can move; while a graph is captured; the driver's.
+    /// An address in no live block; a tier without room; a driver whose shared memory is pinned,
+    /// where nothing can move; while a graph is captured; the driver's.
     pub fn move_block(&mut self, address: u64, tier: Tier) -> Result<Moved, Error> {
         let start = self.extent(address)?.0;
         self.quiesce()?;
@@ -121,9 +123,9 @@ impl Heap {
     /// next, in any words that are the same for the same work ("" where nobody knows). In the
     /// automatic mode memory may move now.
     ///
-    /// The word is checked as far as possible: nothing moves this time where another thread has used
-    /// the device since the last safe point or is at work, where a graph is captured, or where a
-    /// stream is at work after the device was waited for.
+    /// The word is checked as far as possible: nothing moves this time where another thread has
+    /// used the device since the last safe point or is at work, where a graph is captured, or where
+    /// a stream is at work after the device was waited for.
     /// [`Stats::abstained`](crate::core::Stats::abstained) counts that, and
     /// [`reserve_reason`](Heap::reserve_reason) tells why.
     ///
@@ -190,8 +192,8 @@ impl Heap {
         Ok(moved)
     }
 
-    /// What an activation keeps: with an automatic reserve, what the most demanding of all known work
-    /// asks for.
+    /// What an activation keeps: with an automatic reserve, what the most demanding of all known
+    /// work asks for.
     fn kept(&self, reserve: Reserve, persist: u64) -> Kept {
         let reserve = reserve.fixed().unwrap_or_else(|| self.automatic.reserve(&self.memory, persist));
         Kept { reserve, persist }
@@ -228,8 +230,8 @@ impl Heap {
         result.map(|()| moved)
     }
 
-    /// Takes the device to the state after a step. Whoever takes it there says where loading ends and
-    /// where everything belongs, so what an earlier run has shown is over.
+    /// Takes the device to the state after a step. Whoever takes it there says where loading ends
+    /// and where everything belongs, so what an earlier run has shown is over.
     pub(super) fn enter(&mut self, step: Step, kept: Kept) {
         let Some(state) = self.state.after(step) else {
             log::error!("device {}: {step:?} is no step from {:?}", self.memory.device(), self.state.phase());

@@ -3,17 +3,17 @@
 //! ```text
 //!            safe point        safe point        safe point
 //!   ──┬───────────┬─────────────────┬─────────────────┬──▶
-//!     │ interval  │   interval      │   interval      │      demand: scratch by level; reads, where reported
+//!     │ interval  │   interval      │   interval      │   demand: scratch by level; reads
 //!     └───────────┴──▶ forecast: one for each kind of work
 //!                            └──▶ balance: what moves before the coming run, if that pays
 //!                                      └──▶ actions.rs carries it out
 //! ```
 //!
-//! Resident is what lives at a safe point; scratch is what comes and goes between two. Nothing moves
-//! anywhere else than at a safe point, nothing is withheld before something has overflowed, and where
-//! everything fits nothing is done at all. The thresholds are those of [`balance`]: a move has to gain
-//! more, in bytes over the link during the run to come, than it costs, together with the earlier moves
-//! that did not pay.
+//! Resident is what lives at a safe point; scratch is what comes and goes between two. Nothing
+//! moves anywhere else than at a safe point, nothing is withheld before something has overflowed,
+//! and where everything fits nothing is done at all. The thresholds are those of [`balance`]: a
+//! move has to gain more, in bytes over the link during the run to come, than it costs, together
+//! with the earlier moves that did not pay.
 
 use std::collections::{HashMap, HashSet};
 
@@ -24,16 +24,17 @@ use crate::core::policy::{Expected, Forecast, Learner, Placed, WORKS, Wanted};
 use crate::core::{GranuleId, Phase, Stats, Tier, show_size};
 use crate::error::Error;
 
-/// Upper bound on the fragmentation allowance, as a fraction of peak scratch. Fragmentation observed
-/// across both tiers overestimates that of one tier. Overshooting makes a few weights shared;
-/// undershooting makes hot scratch shared.
+/// Upper bound on the fragmentation allowance, as a fraction of peak scratch. Fragmentation
+/// observed across both tiers overestimates that of one tier. Overshooting makes a few weights
+/// shared; undershooting makes hot scratch shared.
 const MOST_SLACK: f64 = 0.25;
 
 /// The automatic mode of one device.
 #[derive(Debug)]
 pub(super) struct Automatic {
     pub(super) learner: Learner,
-    /// Bytes of shared backing to keep in stock, because what was promoted last will want them again.
+    /// Bytes of shared backing to keep in stock, because what was promoted last will want them
+    /// again.
     pub(super) returning: u64,
     /// Whether a reset is a safe point, as the option `safe_points:empty_cache` says.
     pub(super) at_resets: bool,
@@ -155,8 +156,8 @@ impl Automatic {
     }
 }
 
-/// The moves of a choice, promotions and demotions each in its order. What is idle by now has nothing
-/// left to move.
+/// The moves of a choice, promotions and demotions each in its order. What is idle by now has
+/// nothing left to move.
 pub(super) fn moves(memory: &Memory, choice: &Choice) -> Vec<Move> {
     let of = |granules: &[GranuleId], from: Tier, to: Tier| -> Vec<Move> {
         let still = granules.iter().filter(|id| memory.arenas.tier_of(**id) == Some(from));
@@ -182,8 +183,8 @@ struct Touched {
 }
 
 /// The granules that live blocks touch, with how often the coming work reads them; and how many
-/// dedicated ones must not be moved, because graphs may touch them or a program has pinned what is in
-/// them. Where the blocks of the interval that ends pass, they do not count.
+/// dedicated ones must not be moved, because graphs may touch them or a program has pinned what is
+/// in them. Where the blocks of the interval that ends pass, they do not count.
 fn candidates(memory: &Memory, learner: &Learner, forecast: &Forecast, passes: bool) -> (Vec<Candidate>, u64) {
     let mut granules: HashMap<GranuleId, Touched> = HashMap::new();
     let mut fixed = 0;
@@ -248,9 +249,9 @@ fn describe(work: &str, decision: &Decision, outlook: &Outlook<'_>, granule: u64
 }
 
 impl Heap {
-    /// Reports that work reads `bytes` of the block that holds `address`. A block of which nothing was
-    /// ever reported counts as read once in every interval; any other, as idle in work that is not
-    /// reported to read it.
+    /// Reports that work reads `bytes` of the block that holds `address`. A block of which nothing
+    /// was ever reported counts as read once in every interval; any other, as idle in work that is
+    /// not reported to read it.
     ///
     /// # Errors
     /// An address in no live block.
@@ -260,8 +261,8 @@ impl Heap {
         Ok(())
     }
 
-    /// What this run would have wanted from its start: as the work has shown between safe points, or,
-    /// where nobody reported any, as what comes and goes shows by itself.
+    /// What this run would have wanted from its start: as the work has shown between safe points,
+    /// or, where nobody reported any, as what comes and goes shows by itself.
     pub fn wanted(&self) -> Wanted {
         let capacity = self.memory.ledger.capacity[Tier::Dedicated];
         let found = match self.automatic.learner.lived() {
@@ -276,8 +277,8 @@ impl Heap {
         self.stats.blocks.allocated.taken() >= WORKS
     }
 
-    /// What to say at the end of a program whose work has overflowed because no reserve was kept for
-    /// it; `None` where there is nothing to say.
+    /// What to say at the end of a program whose work has overflowed because no reserve was kept
+    /// for it; `None` where there is nothing to say.
     pub fn advice(&self) -> Option<String> {
         let (wanted, room) = (self.wanted(), self.memory.ledger.capacity[Tier::Dedicated]);
         let lay_shared = self.automatic.learner.above(room) as u64;

@@ -20,8 +20,8 @@
 //!   pools.rs       what graph captures and programs' own pools allocate
 //! ```
 //!
-//! The heap owns the parts and composes them; a part that needs another is handed it. A heap is used
-//! under its device's lock and takes none itself.
+//! The heap owns the parts and composes them; a part that needs another is handed it. A heap is
+//! used under its device's lock and takes none itself.
 
 mod actions;
 mod automatic;
@@ -65,8 +65,8 @@ pub struct HeapOptions {
     pub reserve: Reserve,
     /// Whether a reset is a safe point, in programs that use the device from one thread.
     pub safe_point_at_reset: bool,
-    /// What an earlier run of the program would have wanted: its reserve is kept, and opened once as
-    /// much lives.
+    /// What an earlier run of the program would have wanted: its reserve is kept, and opened once
+    /// as much lives.
     pub wanted: Option<Wanted>,
 }
 
@@ -141,8 +141,8 @@ impl Heap {
         Ok(heap)
     }
 
-    /// Allocates a block of `bytes` for use on `stream`, from the pool of the context that serves it,
-    /// if one does. The caller handles size 0.
+    /// Allocates a block of `bytes` for use on `stream`, from the pool of the context that serves
+    /// it, if one does. The caller handles size 0.
     ///
     /// O(1) and without a driver call where a free dedicated block fits; otherwise see the order of
     /// supply in `supply.rs`.
@@ -252,7 +252,8 @@ impl Heap {
         Ok(())
     }
 
-    /// Numbers a new stream, and locates a block after that: adding a stream may number blocks anew.
+    /// Numbers a new stream, and locates a block after that: adding a stream may number blocks
+    /// anew.
     #[cold]
     fn locate_on_new_stream(&mut self, address: u64, stream: Stream) -> Result<(Place, StreamId), Error> {
         let stream = self.add_stream(stream)?;
@@ -310,8 +311,8 @@ impl Heap {
         Ok(())
     }
 
-    /// Pins the block that holds `address` to a tier, or unpins it: neither the automatic mode nor a
-    /// placement moves it from there. Nothing moves now.
+    /// Pins the block that holds `address` to a tier, or unpins it: neither the automatic mode nor
+    /// a placement moves it from there. Nothing moves now.
     ///
     /// # Errors
     /// An address in no live block.
@@ -354,8 +355,9 @@ impl Heap {
         self.memory.arenas.of(address).is_some()
     }
 
-    /// Begins a context, which allocates from a pool and holds it. `is_kept` says whether a `MemPool`
-    /// keeps the pool too; `stream` is the one that the context is for, where it is known.
+    /// Begins a context, which allocates from a pool and holds it. `is_kept` says whether a
+    /// `MemPool` keeps the pool too; `stream` is the one that the context is for, where it is
+    /// known.
     ///
     /// # Errors
     /// The driver's, where addresses for a new pool are refused.
@@ -370,8 +372,8 @@ impl Heap {
         self.pools.begin(&mut self.memory, serving, kind, is_kept, stream)
     }
 
-    /// Ends the context that began last to allocate from a pool, and returns it. The pool is held as
-    /// before.
+    /// Ends the context that began last to allocate from a pool, and returns it. The pool is held
+    /// as before.
     ///
     /// # Errors
     /// A pool without an open context.

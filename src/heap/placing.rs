@@ -14,8 +14,9 @@ pub(super) enum Pins {
     Overridden,
 }
 
-/// Everything that wants a place: the blocks, and the idle granules of pools, which graphs may touch.
-/// What is known of reads is looked up only where blocks are sorted by it. O(blocks + granules).
+/// Everything that wants a place: the blocks, and the idle granules of pools, which graphs may
+/// touch. What is known of reads is looked up only where blocks are sorted by it. O(blocks +
+/// granules).
 pub(super) fn residents(memory: &Memory, learner: &Learner, sort_by: SortBy) -> Vec<Resident> {
     let mut residents = Vec::new();
     for (arena, bound) in memory.arenas.iter() {

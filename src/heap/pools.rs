@@ -2,11 +2,12 @@
 //! program's `MemPool`.
 //!
 //! A graph replays the addresses that it was captured with, also those of blocks that were freed
-//! during the capture. So a pool has arenas of its own, nothing else gets memory from them, and their
-//! backing stays, used or not, until the pool is gone.
+//! during the capture. So a pool has arenas of its own, nothing else gets memory from them, and
+//! their backing stays, used or not, until the pool is gone.
 //!
-//! A pool lives as long as it is held: by a capture or a region that began to allocate from it, until
-//! that releases it; by a context that is still open; or by a `MemPool` that keeps it on all devices.
+//! A pool lives as long as it is held: by a capture or a region that began to allocate from it,
+//! until that releases it; by a context that is still open; or by a `MemPool` that keeps it on all
+//! devices.
 
 use super::memory::Memory;
 use super::streams::Streams;
@@ -103,8 +104,9 @@ impl Pools {
         self.pools.iter_mut().find(|pool| pool.id == id).ok_or_else(unknown)
     }
 
-    /// Begins a context, which holds its pool; a new pool is made. `is_kept` says whether a `MemPool`
-    /// keeps the pool too; `stream` is the one that the context is for, where it is known.
+    /// Begins a context, which holds its pool; a new pool is made. `is_kept` says whether a
+    /// `MemPool` keeps the pool too; `stream` is the one that the context is for, where it is
+    /// known.
     ///
     /// # Errors
     /// The driver's, where addresses for a new pool are refused.
@@ -127,8 +129,8 @@ impl Pools {
         Ok(())
     }
 
-    /// Ends the context that began last to allocate from a pool, and returns it. The pool is held as
-    /// before.
+    /// Ends the context that began last to allocate from a pool, and returns it. The pool is held
+    /// as before.
     ///
     /// # Errors
     /// A pool without an open context.
@@ -155,8 +157,8 @@ impl Pools {
         Ok(())
     }
 
-    /// Says whether a `MemPool` keeps a pool, if this device knows it. Returns whether the pool is gone
-    /// now.
+    /// Says whether a `MemPool` keeps a pool, if this device knows it. Returns whether the pool is
+    /// gone now.
     pub(super) fn set_kept(&mut self, memory: &mut Memory, id: PoolId, is_kept: bool) -> bool {
         let Ok(pool) = self.find(id) else { return false };
         pool.is_kept = is_kept;
@@ -173,8 +175,8 @@ impl Pools {
         true
     }
 
-    /// The arena for an allocation of a context, which is noted to allocate on `stream`. `None` where
-    /// the context has ended meanwhile.
+    /// The arena for an allocation of a context, which is noted to allocate on `stream`. `None`
+    /// where the context has ended meanwhile.
     #[cold]
     pub(super) fn arena_for(&mut self, serving: Serving, class: Class, stream: StreamId) -> Option<ArenaId> {
         let context = self.contexts.iter_mut().find(|context| context.serving == serving)?;
@@ -184,8 +186,8 @@ impl Pools {
         Some(self.find(serving.pool).ok()?.arenas[class as usize])
     }
 
-    /// Whether a graph is being captured on this device, as far as is known. Asks the driver once for
-    /// each stream that has allocated in a context; nothing where no context is open.
+    /// Whether a graph is being captured on this device, as far as is known. Asks the driver once
+    /// for each stream that has allocated in a context; nothing where no context is open.
     pub(super) fn is_capturing(&self, streams: &Streams) -> bool {
         self.contexts.iter().any(|context| context.is_capturing(streams))
     }

@@ -5,10 +5,10 @@ use crate::core::{Kept, PerTier, Step, Tier};
 use crate::error::Error;
 
 impl Heap {
-    /// PyTorch's `empty_cache`: returns idle backing to the driver, beside whatever work runs. Nothing
-    /// that lives moves, unless the options say that a reset is a safe point. Does nothing while a
-    /// graph is captured, as in PyTorch's own allocator, nor while an action has frozen the device; a
-    /// reserve that was found automatically stays in stock as long as anything lives.
+    /// PyTorch's `empty_cache`: returns idle backing to the driver, beside whatever work runs.
+    /// Nothing that lives moves, unless the options say that a reset is a safe point. Does nothing
+    /// while a graph is captured, as in PyTorch's own allocator, nor while an action has frozen the
+    /// device; a reserve that was found automatically stays in stock as long as anything lives.
     ///
     /// # Errors
     /// The driver's.
@@ -36,8 +36,8 @@ impl Heap {
             waited => waited?,
         }
         if self.state.is_frozen() && self.stats.blocks.active_count() == 0 {
-            // Nothing lives that a reserve found automatically could be kept from. A reserve that was
-            // given is kept from what comes.
+            // Nothing lives that a reserve found automatically could be kept from. A reserve that
+            // was given is kept from what comes.
             let Kept { reserve, persist } = self.memory.ledger.kept;
             let reserve = if self.state.is_opened_by_work() { reserve } else { 0 };
             self.enter(Step::Drain, Kept { reserve, persist });
@@ -47,8 +47,9 @@ impl Heap {
     }
 
     /// [`give_back_now`](Heap::give_back_now), where nothing was allocated or freed since the last
-    /// call, something is idle, no action has frozen the device, and the default stream is not at work.
-    /// Other streams are not asked, since they may have been destroyed: the device is waited for.
+    /// call, something is idle, no action has frozen the device, and the default stream is not at
+    /// work. Other streams are not asked, since they may have been destroyed: the device is waited
+    /// for.
     ///
     /// # Errors
     /// The driver's.
@@ -68,8 +69,8 @@ impl Heap {
         self.give_back_now()
     }
 
-    /// Returns idle backing to the driver, except the reserve and the working room; to the stock alone
-    /// while an action has frozen the device. The device must have been waited for.
+    /// Returns idle backing to the driver, except the reserve and the working room; to the stock
+    /// alone while an action has frozen the device. The device must have been waited for.
     pub(super) fn give_back(&mut self) {
         self.memory.strip();
         if !self.state.is_frozen_by_action() {

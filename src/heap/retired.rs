@@ -37,10 +37,11 @@ pub(super) struct Retired {
     count: Number,
     /// For each stream, the events behind the work that a block waits for, oldest first.
     queues: Vec<(StreamId, VecDeque<(Event, Number)>)>,
-    /// Waits without an event: a capture is under way, or the stream is gone or another thread's own.
-    /// Waiting for the whole device settles them in any case.
+    /// Waits without an event: a capture is under way, or the stream is gone or another thread's
+    /// own. Waiting for the whole device settles them in any case.
     unmarked: Vec<(StreamId, Number)>,
-    /// How many of these can never get an event, since their stream is gone or another thread's own.
+    /// How many of these can never get an event, since their stream is gone or another thread's
+    /// own.
     unmarkable: usize,
 }
 
@@ -121,8 +122,8 @@ impl Retired {
         }
     }
 
-    /// Takes the blocks whose work is done. One question to the driver for each stream that is waited
-    /// for, and one more for each event that is done. Not while a capture is under way.
+    /// Takes the blocks whose work is done. One question to the driver for each stream that is
+    /// waited for, and one more for each event that is done. Not while a capture is under way.
     pub(super) fn take_done(&mut self, streams: &mut Streams) -> Vec<RetiredBlock> {
         let mut done = Vec::new();
         for (_, queue) in &mut self.queues {

@@ -1,7 +1,8 @@
 //! The order of supply: where a block comes from when its arena has no free dedicated one at hand.
 //!
 //! 1. blocks freed earlier whose work on other streams is done by now;
-//! 2. new dedicated granules: while active the reserve first, then whatever else of the tier is left;
+//! 2. new dedicated granules: while active the reserve first, then whatever else of the tier is
+//!    left;
 //! 3. other free dedicated blocks: of the sister arena, then of other streams, which the GPU waits
 //!    for;
 //! 4. idle dedicated granules that are enough together, stitched side by side;
@@ -11,9 +12,9 @@
 //!    all this is tried again, the last of it with the backing of everything idle;
 //! 8. what is left of the dedicated tier and new shared granules, together.
 //!
-//! So a free shared block is never used before the reserve, nothing is shared while enough dedicated
-//! memory lies idle, and a request is never out of memory while anything is idle, or both tiers
-//! together have room.
+//! So a free shared block is never used before the reserve, nothing is shared while enough
+//! dedicated memory lies idle, and a request is never out of memory while anything is idle, or both
+//! tiers together have room.
 //!
 //! Where shared memory is pinned a block lies in one tier: step 6 is a new pinned arena, and step 8
 //! is left out.
@@ -88,8 +89,8 @@ impl Heap {
         found
     }
 
-    /// A block that was not available before the device was waited for: of what is free now for every
-    /// stream, or on the backing of everything idle.
+    /// A block that was not available before the device was waited for: of what is free now for
+    /// every stream, or on the backing of everything idle.
     fn find_after_waiting(&mut self, request: Request) -> Option<Place> {
         for arena in self.memory.arenas.with_sister(request.arena) {
             self.memory.arenas.free_for(arena, request.stream);
@@ -103,9 +104,9 @@ impl Heap {
         found.or_else(|| search.across()).or_else(|| search.grown_across())
     }
 
-    /// A block on dedicated granules that were idle elsewhere; `None` where they are not enough, while
-    /// a graph is captured, or where the driver fails. O(1) where less is idle than is requested;
-    /// otherwise O(nodes + granules) and what the calls take.
+    /// A block on dedicated granules that were idle elsewhere; `None` where they are not enough,
+    /// while a graph is captured, or where the driver fails. O(1) where less is idle than is
+    /// requested; otherwise O(nodes + granules) and what the calls take.
     fn stitch(&mut self, request: Request) -> Option<Place> {
         let used = self.stats.tiers[Tier::Dedicated].allocated.current();
         let unused = self.memory.mapped(Tier::Dedicated).saturating_sub(used);
@@ -149,8 +150,8 @@ impl Heap {
         self.memory.arenas[arena].purpose.is_general()
     }
 
-    /// Opens the reserve where loading has ended and nobody has said so: nothing moves, and new blocks
-    /// are scratch. Returns the arena for the request, which is another one then.
+    /// Opens the reserve where loading has ended and nobody has said so: nothing moves, and new
+    /// blocks are scratch. Returns the arena for the request, which is another one then.
     fn open_if_due(&mut self, arena: ArenaId) -> ArenaId {
         let allocated = &self.stats.blocks.allocated;
         let is_due = |opening: &Opening| opening.is_due(allocated.current(), allocated.taken());

@@ -20,8 +20,8 @@ impl Heap {
         }
     }
 
-    /// Numbers a new stream. Where many are known, those that nothing belongs to are forgotten first:
-    /// streams come and go, above all those of threads, and each costs memory and time.
+    /// Numbers a new stream. Where many are known, those that nothing belongs to are forgotten
+    /// first: streams come and go, above all those of threads, and each costs memory and time.
     #[cold]
     pub(super) fn add_stream(&mut self, stream: Stream) -> Result<StreamId, Error> {
         if self.streams.is_crowded() {
@@ -31,7 +31,8 @@ impl Heap {
     }
 
     /// Strips idle backing, which serves every stream from then on, and forgets the streams that no
-    /// block belongs to or was used on. Waits for the device; does nothing while that is impossible.
+    /// block belongs to or was used on. Waits for the device; does nothing while that is
+    /// impossible.
     fn forget_streams(&mut self) {
         if self.quiesce().is_err() {
             return self.streams.expect_more();
@@ -54,8 +55,8 @@ impl Heap {
         self.pools.is_capturing(&self.streams)
     }
 
-    /// Waits until the device has done all its work, and releases the blocks that waited for it. Free
-    /// space is touched by nobody then: whoever launches work meanwhile has only live blocks.
+    /// Waits until the device has done all its work, and releases the blocks that waited for it.
+    /// Free space is touched by nobody then: whoever launches work meanwhile has only live blocks.
     ///
     /// # Errors
     /// While a graph is being captured; the driver's.
@@ -100,8 +101,8 @@ impl Heap {
         self.memory.arenas[arena].core.release(block, stream);
     }
 
-    /// What is seen of work that goes on beside a safe point, in words; `None` where nothing is. Waits
-    /// for the device.
+    /// What is seen of work that goes on beside a safe point, in words; `None` where nothing is.
+    /// Waits for the device.
     pub(super) fn unquiet(&mut self) -> Option<String> {
         if self.is_capturing() {
             return Some("a CUDA graph is being captured".into());
@@ -115,8 +116,8 @@ impl Heap {
         }
     }
 
-    /// Begins a piece of work of a thread, which may launch without allocating: no other thread's safe
-    /// point moves anything before it ends.
+    /// Begins a piece of work of a thread, which may launch without allocating: no other thread's
+    /// safe point moves anything before it ends.
     pub fn begin_work(&mut self, thread: ThreadId) {
         self.witness.begin_work(thread);
     }
@@ -126,8 +127,8 @@ impl Heap {
         self.witness.end_work(thread);
     }
 
-    /// Reports that the calling thread is at rest: it launches nothing before it allocates, frees or
-    /// begins a piece of work again.
+    /// Reports that the calling thread is at rest: it launches nothing before it allocates, frees
+    /// or begins a piece of work again.
     pub fn rest(&mut self) {
         self.witness.rest(this_thread());
     }

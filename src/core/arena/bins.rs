@@ -10,13 +10,14 @@
 //!  └──────┘        └─▶ block ⇄ block ⇄ block     newest first
 //! ```
 //!
-//! A bit for each row and for each list says which are not empty, so the next larger list that holds anything is
-//! found by counting zeros. Within a list, whose sizes are within 1/32 of each other, a bounded number of blocks is compared, and of those
-//! that fit the one at the lowest offset is taken: the ends of an arena stay whole, which spares more than the tightest fit does.
+//! A bit for each row and for each list says which are not empty, so the next larger list that
+//! holds anything is found by counting zeros. Within a list, whose sizes are within 1/32 of each
+//! other, a bounded number of blocks is compared, and of those that fit the one at the lowest
+//! offset is taken: the ends of an arena stay whole, which spares more than the tightest fit does.
 //! The worst case is O(1), with [`SCAN`] as its constant.
 //!
-//! After M. Masmano et al., "TLSF: a new dynamic memory allocator for real-time systems", ECRTS 2004; the search
-//! of the request's own list first, for repeated sizes, is ours.
+//! After M. Masmano et al., "TLSF: a new dynamic memory allocator for real-time systems", ECRTS
+//! 2004; the search of the request's own list first, for repeated sizes, is ours.
 
 use super::node::{NIL, Node, Nodes};
 use crate::core::size::ALIGNMENT;
@@ -28,7 +29,8 @@ const ROWS: usize = 32;
 /// How many blocks of one list are compared.
 const SCAN: usize = 24;
 
-/// Free blocks of one kind (one tier, one stream), findable by size. The links are inside the nodes.
+/// Free blocks of one kind (one tier, one stream), findable by size. The links are inside the
+/// nodes.
 #[derive(Debug)]
 pub(super) struct Bins {
     rows: u32,
@@ -92,7 +94,8 @@ impl Bins {
         }
     }
 
-    /// A node of at least `bytes`: the lowest among the first [`SCAN`] of the nearest list that has one. O(1).
+    /// A node of at least `bytes`: the lowest among the first [`SCAN`] of the nearest list that has
+    /// one. O(1).
     #[inline]
     pub(super) fn find(&self, nodes: &Nodes, bytes: u64) -> Option<u32> {
         let (row, column) = place(bytes);

@@ -23,14 +23,15 @@ impl Growth {
 }
 
 impl Arena {
-    /// Plans which granules to back in `tier` so that a block of `size` can be taken on `stream`: as
-    /// few as possible, using free space of that tier beside a hole, and of equals the lowest.
+    /// Plans which granules to back in `tier` so that a block of `size` can be taken on `stream`:
+    /// as few as possible, using free space of that tier beside a hole, and of equals the lowest.
     /// `None` where no hole is long enough. O(holes).
     pub fn plan_growth(&self, size: BlockSize, tier: Tier, stream: StreamId) -> Option<Growth> {
         self.plan(size.rounded(), stream, |backing| backing == Backing::In(tier))
     }
 
-    /// The same for [`take_across`](Arena::take_across), which uses free space of any tier. O(holes).
+    /// The same for [`take_across`](Arena::take_across), which uses free space of any tier.
+    /// O(holes).
     pub fn plan_growth_across(&self, size: BlockSize, stream: StreamId) -> Option<Growth> {
         self.plan(size.rounded(), stream, |backing| backing != Backing::None)
     }

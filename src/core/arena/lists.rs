@@ -71,7 +71,8 @@ impl FreeLists {
         self.bins.get(stream.0 as usize)?[tier].find(nodes, bytes)
     }
 
-    /// Takes a node out that was kept whole and is of just this size, in `tier` and for `stream`. O(1).
+    /// Takes a node out that was kept whole and is of just this size, in `tier` and for `stream`.
+    /// O(1).
     #[inline]
     pub(super) fn take_kept(&mut self, nodes: &Nodes, size: BlockSize, tier: Tier, stream: StreamId) -> Option<u32> {
         let id = self.quick.newest(size.rounded())?;
@@ -100,14 +101,16 @@ impl FreeLists {
         !self.quick.is_empty()
     }
 
-    /// Takes any node out that was kept whole. It is an ordinary free node from then on, in no list.
+    /// Takes any node out that was kept whole. It is an ordinary free node from then on, in no
+    /// list.
     pub(super) fn drain_kept(&mut self, nodes: &mut Nodes) -> Option<u32> {
         let id = self.quick.drain(nodes)?;
         nodes[id].state = State::Free;
         Some(id)
     }
 
-    /// Merges a free node that is in no list with its free neighbours of one kind, and adds it. O(1).
+    /// Merges a free node that is in no list with its free neighbours of one kind, and adds it.
+    /// O(1).
     #[inline]
     pub(super) fn merge_and_add(&mut self, nodes: &mut Nodes, mut id: u32) {
         let Node { prev, next, .. } = nodes[id];

@@ -9,15 +9,15 @@
 //!
 //! The nodes tile the arena from its first byte to its last, linked in address order. A node is in
 //! use, retired (freed, while work on another stream may still touch it), or free. A free node is
-//! either a hole, which has no backing, or lies entirely in one tier and belongs to one stream. Free
-//! neighbours of one kind are always merged, except small ones that a quick list keeps whole until
-//! something needs them. A used block may lie in more than one tier: where no more of it could be
-//! dedicated, or once a placement has moved some of its granules.
+//! either a hole, which has no backing, or lies entirely in one tier and belongs to one stream.
+//! Free neighbours of one kind are always merged, except small ones that a quick list keeps whole
+//! until something needs them. A used block may lie in more than one tier: where no more of it
+//! could be dedicated, or once a placement has moved some of its granules.
 //!
 //! The parts, each with its own data: [`node`] the nodes and their links, [`granules`] the tier of
-//! each granule, [`lists`] the free nodes ([`bins`] by size, [`quick`] those kept whole), [`starts`]
-//! the table from an offset to its block. [`growth`] plans new backing, [`check`] tests the
-//! invariants.
+//! each granule, [`lists`] the free nodes ([`bins`] by size, [`quick`] those kept whole),
+//! [`starts`] the table from an offset to its block. [`growth`] plans new backing, [`check`] tests
+//! the invariants.
 
 mod bins;
 mod check;
@@ -73,8 +73,8 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// An arena of `length` bytes without any backing. `length` is a multiple of `granule`, which is
-    /// a power of two.
+    /// An arena of `length` bytes without any backing. `length` is a multiple of `granule`, which
+    /// is a power of two.
     pub fn new(length: u64, granule: u64, class: Class) -> Self {
         debug_assert!(
             granule.is_power_of_two() && granule >= ALIGNMENT && length.is_multiple_of(granule) && length > 0
@@ -172,9 +172,9 @@ impl Arena {
         None
     }
 
-    /// Takes a block out of free neighbours for `stream` that are long enough only together, because
-    /// they lie in different tiers: best fit, the lowest of equals, and as much of it dedicated as
-    /// possible. O(nodes).
+    /// Takes a block out of free neighbours for `stream` that are long enough only together,
+    /// because they lie in different tiers: best fit, the lowest of equals, and as much of it
+    /// dedicated as possible. O(nodes).
     pub fn take_across(&mut self, size: BlockSize, stream: StreamId) -> Option<BlockId> {
         self.merge_kept();
         let bytes = size.rounded();
@@ -406,9 +406,9 @@ impl Arena {
         (count, bytes)
     }
 
-    /// Sets which tier some granules are in now, or that they have no backing; only idle granules may
-    /// lose theirs. All free space is free for `home` from then on, so all work that may touch it
-    /// must be done. Blocks are numbered anew. O(nodes + granules).
+    /// Sets which tier some granules are in now, or that they have no backing; only idle granules
+    /// may lose theirs. All free space is free for `home` from then on, so all work that may touch
+    /// it must be done. Blocks are numbered anew. O(nodes + granules).
     pub fn set_tiers(&mut self, changes: impl IntoIterator<Item = (u32, Option<Tier>)>, home: StreamId) {
         changes.into_iter().for_each(|(granule, tier)| self.granules.set(granule, tier));
         self.granules.trim();

@@ -46,8 +46,8 @@ pub(super) enum Backing {
 pub struct Marks {
     /// The block belongs to the model: it is placed before everything else.
     pub model: bool,
-    /// The block was allocated while frozen and no action has placed it since: it is scratch, as far
-    /// as anyone knows.
+    /// The block was allocated while frozen and no action has placed it since: it is scratch, as
+    /// far as anyone knows.
     pub scratch: bool,
     /// The block is used on streams other than its own.
     pub used_elsewhere: bool,

@@ -1,18 +1,21 @@
-//! Small blocks kept whole when they are given back, for the next request of their very size: quick lists, as in Quick Fit.
+//! Small blocks kept whole when they are given back, for the next request of their very size: quick
+//! lists, as in Quick Fit.
 //!
 //! ```text
 //!  size      512   1024   1536   2048  …  1 MiB
 //!  newest     ▼      │      ▼      │        │
-//!            #7             #3                      a list for each size, threaded through the nodes
+//!            #7             #3                 a list for each size, threaded through the nodes
 //!             ▼
 //!            #2
 //! ```
 //!
-//! A program that runs layer after layer asks for the same few sizes again and again; such a request takes a block back as it was, and
-//! nothing is merged and split in between. Merging is only put off: whoever needs more than the lists have empties them first
-//! ([`QuickLists::drain`]), and so does the [`LIMIT`]-th block in them.
+//! A program that runs layer after layer asks for the same few sizes again and again; such a
+//! request takes a block back as it was, and nothing is merged and split in between. Merging is
+//! only put off: whoever needs more than the lists have empties them first ([`QuickLists::drain`]),
+//! and so does the [`LIMIT`]-th block in them.
 //!
-//! After C. B. Weinstock and W. A. Wulf, "Quick Fit: an efficient algorithm for heap storage allocation", SIGPLAN Notices 23(10), 1988.
+//! After C. B. Weinstock and W. A. Wulf, "Quick Fit: an efficient algorithm for heap storage
+//! allocation", SIGPLAN Notices 23(10), 1988.
 
 use super::node::{NIL, Nodes};
 use crate::core::size::{ALIGNMENT, SMALL_LIMIT};

@@ -2,8 +2,8 @@
 
 use super::node::NIL;
 
-/// The node of the used block that begins in each slot of `1 << shift` bytes. The shift is chosen so
-/// that no two blocks of the arena begin in one slot.
+/// The node of the used block that begins in each slot of `1 << shift` bytes. The shift is chosen
+/// so that no two blocks of the arena begin in one slot.
 #[derive(Debug)]
 pub(super) struct Starts {
     slots: Vec<u32>,

@@ -45,15 +45,15 @@ impl Hindsight {
         self.lived = sizes;
     }
 
-    /// The reserve and what is resident, as the run itself has shown. What fragments add is a guess,
-    /// since nobody has reported where a step ends.
+    /// The reserve and what is resident, as the run itself has shown. What fragments add is a
+    /// guess, since nobody has reported where a step ends.
     pub fn found(&self, granule: u64, capacity: u64) -> (u64, u64) {
         let scratch = self.steady.scratch();
         ((scratch + scratch / 32).next_multiple_of(granule).min(capacity), self.steady.resident())
     }
 
-    /// What the run would have wanted, given what it found of reserve and residents. `sizes` are those
-    /// of the blocks that live now. O(n log n) in the blocks.
+    /// What the run would have wanted, given what it found of reserve and residents. `sizes` are
+    /// those of the blocks that live now. O(n log n) in the blocks.
     pub fn wanted(&self, capacity: u64, (reserve, resident): (u64, u64), sizes: Vec<u64>) -> Wanted {
         if resident + reserve <= capacity {
             return Wanted { capacity, reserve: 0, resident, spill: Spill::default() };

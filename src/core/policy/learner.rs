@@ -60,8 +60,8 @@ pub struct Learner {
     forecasts: HashMap<String, Forecast>,
     /// Bytes allocated in the previous interval that outlived it.
     left: u64,
-    /// Of those, bytes that the coming interval is expected to replace (a cache that is copied as it
-    /// grows).
+    /// Of those, bytes that the coming interval is expected to replace (a cache that is copied as
+    /// it grows).
     passing: u64,
     /// The placement before and after the last move, while the work lasts that it was made for.
     last_move: Option<(Placed, Placed)>,
@@ -143,14 +143,14 @@ impl Learner {
         self.told.insert(start, self.interval);
     }
 
-    /// Whether reads of the block at `address`, which was allocated in the interval `born`, were ever
-    /// reported.
+    /// Whether reads of the block at `address`, which was allocated in the interval `born`, were
+    /// ever reported.
     fn was_told(&self, address: u64, born: u32) -> bool {
         self.told.get(&address).is_some_and(|interval| *interval >= born)
     }
 
-    /// The value of a block of `bytes` at `address`, which was allocated in the interval `born`. One
-    /// of which nothing was reported counts as read once in every interval.
+    /// The value of a block of `bytes` at `address`, which was allocated in the interval `born`.
+    /// One of which nothing was reported counts as read once in every interval.
     pub fn value(&self, address: u64, born: u32, bytes: u64) -> Value {
         if !self.was_told(address, born) {
             return Value { reads: 1.0, last_read: self.interval };

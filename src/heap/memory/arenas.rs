@@ -116,7 +116,8 @@ impl Arenas {
         self.ids().zip(&self.arenas)
     }
 
-    /// The arena of blocks that belong to no pool: those allocated while frozen, or while not. O(1).
+    /// The arena of blocks that belong to no pool: those allocated while frozen, or while not.
+    /// O(1).
     #[inline]
     pub(in crate::heap) fn general(&self, is_frozen: bool, class: Class) -> ArenaId {
         ArenaId(u32::from(is_frozen) * CLASSES + class as u32)
@@ -212,15 +213,15 @@ impl Arenas {
         family.into_iter().for_each(|id| self[id].purpose = purpose);
     }
 
-    /// Makes all free space of an arena, and of the pinned ones that belong to it, free for `stream`.
-    /// All work that may touch it must be done.
+    /// Makes all free space of an arena, and of the pinned ones that belong to it, free for
+    /// `stream`. All work that may touch it must be done.
     pub(in crate::heap) fn free_for(&mut self, id: ArenaId, stream: StreamId) {
         let family: Vec<ArenaId> = self.family(id).collect();
         family.into_iter().for_each(|id| self[id].core.set_tiers([], stream));
     }
 
-    /// The sizes of the live blocks that belong to no pool and are no scratch, as far as anyone knows.
-    /// O(blocks).
+    /// The sizes of the live blocks that belong to no pool and are no scratch, as far as anyone
+    /// knows. O(blocks).
     pub(in crate::heap) fn sizes(&self) -> Vec<u64> {
         let arenas = self.arenas.iter().filter(|bound| bound.purpose.pool().is_none());
         let blocks = arenas.flat_map(|bound| bound.core.blocks()).filter(|block| !block.marks.scratch);

@@ -6,9 +6,9 @@
 //!            (no address)  (the arenas know where)      (mapped somewhere else by a failed call)
 //! ```
 //!
-//! A driver call that fails undoes what it was part of. Where not even that succeeds, the backing is
-//! kept here as stuck or detached, and repaired at the next opportunity: no backing is lost, and no
-//! byte.
+//! A driver call that fails undoes what it was part of. Where not even that succeeds, the backing
+//! is kept here as stuck or detached, and repaired at the next opportunity: no backing is lost, and
+//! no byte.
 
 use std::sync::Arc;
 
@@ -155,8 +155,8 @@ impl Backing {
         }
     }
 
-    /// Takes a handle from the stock as long as more than `keep` bytes are in it, or else creates one
-    /// as long as no more than `capacity` bytes are held.
+    /// Takes a handle from the stock as long as more than `keep` bytes are in it, or else creates
+    /// one as long as no more than `capacity` bytes are held.
     ///
     /// # Errors
     /// The driver's; `Ok(None)` where the capacity is reached.
@@ -179,7 +179,8 @@ impl Backing {
         self.stock[tier].push(handle);
     }
 
-    /// Creates handles until `bytes` are in stock, as long as no more than `capacity` bytes are held.
+    /// Creates handles until `bytes` are in stock, as long as no more than `capacity` bytes are
+    /// held.
     ///
     /// # Errors
     /// The driver's; the handles that were created stay.
@@ -406,8 +407,8 @@ impl Backing {
         }
     }
 
-    /// Releases everything that is not mapped at arena addresses. Errors are only logged: at the end
-    /// of a process the driver may be gone already.
+    /// Releases everything that is not mapped at arena addresses. Errors are only logged: at the
+    /// end of a process the driver may be gone already.
     pub(super) fn close(&mut self) {
         for address in self.reserved.drain(..) {
             if let Err(why) = driver::insist(|| self.driver.unreserve(self.device, address, self.granule)) {

@@ -4,8 +4,8 @@ use super::{Change, Memory, Request};
 use crate::core::{Growth, Tier};
 
 impl Memory {
-    /// Backs granules of `tier` so that the request can be taken from its arena. Returns whether that
-    /// was done: not beyond what the ledger and the driver allow.
+    /// Backs granules of `tier` so that the request can be taken from its arena. Returns whether
+    /// that was done: not beyond what the ledger and the driver allow.
     pub(in crate::heap) fn grow(&mut self, request: Request, tier: Tier) -> bool {
         if tier == Tier::Shared && self.is_pinned() {
             return self.pin_for(request);
@@ -14,8 +14,8 @@ impl Memory {
         growth.is_some_and(|growth| self.back(request, growth, tier))
     }
 
-    /// Backs shared granules next to free space of any tier, so that the request can be taken across
-    /// both. Nothing lies next to pinned memory: there it is as [`grow`](Memory::grow).
+    /// Backs shared granules next to free space of any tier, so that the request can be taken
+    /// across both. Nothing lies next to pinned memory: there it is as [`grow`](Memory::grow).
     pub(in crate::heap) fn grow_across(&mut self, request: Request) -> bool {
         if self.is_pinned() {
             return self.grow(request, Tier::Shared);

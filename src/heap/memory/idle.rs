@@ -26,8 +26,8 @@ impl Memory {
         stripped
     }
 
-    /// Unmaps granules, whose handles go to the stock. Returns those for which it worked; the caller
-    /// reports them to the arena.
+    /// Unmaps granules, whose handles go to the stock. Returns those for which it worked; the
+    /// caller reports them to the arena.
     pub(super) fn unmap_granules(&mut self, id: ArenaId, granules: &[u32]) -> Vec<u32> {
         let mut gone = Vec::new();
         let bound = &mut self.arenas[id];

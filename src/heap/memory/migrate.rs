@@ -6,12 +6,12 @@
 //!   1        ├─▶ old backing                 ├─▶ new backing      map, set access
 //!   2        ├─▶ old backing  ═══ copy ═══▶  ├─▶ new backing
 //!   3        ├─▶ (nothing)                   ├─▶ (nothing)        unmap both
-//!   4        ├─▶ new backing                 ├─▶ (nothing)        map, set access; old backing to the stock
+//!   4        ├─▶ new backing                 ├─▶ (nothing)    map, set access; old: to the stock
 //! ```
 //!
-//! Handles are swapped, not created and released: the backing that a demotion leaves serves the next
-//! promotion. One granule of working room in the shared tier is enough to begin with, so migration
-//! works with both tiers full.
+//! Handles are swapped, not created and released: the backing that a demotion leaves serves the
+//! next promotion. One granule of working room in the shared tier is enough to begin with, so
+//! migration works with both tiers full.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -41,8 +41,9 @@ struct Queues {
 }
 
 impl Memory {
-    /// Moves granules in the order given, a demotion's backing serving the next promotion. The device
-    /// must be idle, and each granule must be backed. Free space belongs to the first stream afterwards.
+    /// Moves granules in the order given, a demotion's backing serving the next promotion. The
+    /// device must be idle, and each granule must be backed. Free space belongs to the first stream
+    /// afterwards.
     ///
     /// Returns what moved, and the error that ended it if not everything did. What has moved stays
     /// moved, and everything stays usable.
@@ -82,8 +83,8 @@ impl Memory {
         (moved, result)
     }
 
-    /// The next move, and whether it is a promotion: a demotion as long as its tier can take a granule
-    /// more.
+    /// The next move, and whether it is a promotion: a demotion as long as its tier can take a
+    /// granule more.
     fn next_move(&self, queues: &mut Queues) -> Option<(Move, bool)> {
         let demotes = match queues.demote.front() {
             Some((_, to)) => self.can_take(*to) || queues.promote.is_empty(),

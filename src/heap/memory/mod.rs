@@ -13,8 +13,8 @@
 //! ```
 //!
 //! This floor knows nothing of streams at work, of phases, or of what should lie where: its callers
-//! do. Its invariants, which [`Memory::check`] tests: each granule has a handle exactly where it has
-//! a tier, and the bytes held are those mapped, in stock and stuck, within the capacity.
+//! do. Its invariants, which [`Memory::check`] tests: each granule has a handle exactly where it
+//! has a tier, and the bytes held are those mapped, in stock and stuck, within the capacity.
 
 mod arenas;
 mod backing;
@@ -132,7 +132,8 @@ impl Memory {
         Ok(self.arenas.add(base, Arena::new(length, self.granule, class), purpose))
     }
 
-    /// An arena for a pool: one of a pool that is gone, in which nothing lives any more, or a new one.
+    /// An arena for a pool: one of a pool that is gone, in which nothing lives any more, or a new
+    /// one.
     ///
     /// # Errors
     /// The driver's, where it refuses addresses.
@@ -229,8 +230,8 @@ impl Memory {
         if self.mapped(Tier::Shared) == 0 { 0 } else { self.ledger.working }
     }
 
-    /// Bytes that may be mapped in a tier at most, with what other devices and processes leave of the
-    /// host's memory. Plans go by it.
+    /// Bytes that may be mapped in a tier at most, with what other devices and processes leave of
+    /// the host's memory. Plans go by it.
     pub(super) fn reach(&self, tier: Tier) -> u64 {
         match tier {
             Tier::Dedicated => self.ledger.reach(tier),
@@ -249,8 +250,8 @@ impl Memory {
         }
     }
 
-    /// Sets what resident blocks may not have, and whether scratch may have the reserve. Stock beyond
-    /// that is released, except `returning` shared bytes, and the promised stock is filled.
+    /// Sets what resident blocks may not have, and whether scratch may have the reserve. Stock
+    /// beyond that is released, except `returning` shared bytes, and the promised stock is filled.
     pub(super) fn keep(&mut self, kept: Kept, reserve_open: bool, returning: u64) {
         self.ledger.kept = kept;
         self.ledger.reserve_open = reserve_open;
@@ -260,8 +261,8 @@ impl Memory {
         self.fill_stock();
     }
 
-    /// Fills the stock with what is promised: the part of the reserve that is not handed out, and the
-    /// working room. What the driver refuses is missing then, and logged.
+    /// Fills the stock with what is promised: the part of the reserve that is not handed out, and
+    /// the working room. What the driver refuses is missing then, and logged.
     pub(super) fn fill_stock(&mut self) {
         let capacity = self.ledger.capacity;
         let not_persist = capacity[Tier::Dedicated].saturating_sub(self.ledger.kept.persist);
@@ -288,8 +289,8 @@ impl Memory {
         std::mem::take(&mut self.changes)
     }
 
-    /// Asks the driver how much dedicated memory others have left. Nothing changes where it does not
-    /// say.
+    /// Asks the driver how much dedicated memory others have left. Nothing changes where it does
+    /// not say.
     pub(super) fn see_free(&mut self) {
         if let Ok(free) = self.driver.dedicated_free(self.device) {
             self.ledger.see_free(self.backing.held(Tier::Dedicated), free);
@@ -393,7 +394,8 @@ impl Memory {
 }
 
 impl Drop for Memory {
-    /// Also where the heap is not even made: arenas that were reserved before a failure are returned.
+    /// Also where the heap is not even made: arenas that were reserved before a failure are
+    /// returned.
     fn drop(&mut self) {
         if !self.arenas.is_empty() {
             self.close();

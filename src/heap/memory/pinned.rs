@@ -2,14 +2,14 @@
 //! instead.
 //!
 //! ```text
-//!   an arena            ├ dedicated │ dedicated │ (none) …                reserved addresses, backed by granules
-//!   its pinned arenas       ├ shared │ shared ┤     ├ shared ┤            one host allocation each, where the driver likes
+//!   an arena            ├ dedicated │ dedicated │ (none) …      reserved, backed by granules
+//!   its pinned arenas       ├ shared │ shared ┤     ├ shared ┤   one host allocation each
 //! ```
 //!
 //! A pinned arena takes those blocks of the arena that it belongs to that find no dedicated memory.
-//! It never grows: all its granules are shared from creation on, because pinned memory is tied to its
-//! address. So migration and placement leave it alone, and it is freed whole, while the device is
-//! idle and nothing is left in it.
+//! It never grows: all its granules are shared from creation on, because pinned memory is tied to
+//! its address. So migration and placement leave it alone, and it is freed whole, while the device
+//! is idle and nothing is left in it.
 
 use super::{Change, Memory, Request};
 use crate::core::{Arena, ArenaId, BlockSize, Tier};
@@ -26,7 +26,8 @@ impl Memory {
         self.info.rung == Rung::Pinned
     }
 
-    /// Pins an arena for a request, as far as the ledger and the driver allow; whether that was done.
+    /// Pins an arena for a request, as far as the ledger and the driver allow; whether that was
+    /// done.
     pub(super) fn pin_for(&mut self, request: Request) -> bool {
         let room = self.unmapped(Tier::Shared);
         let needed = request.size.rounded().next_multiple_of(self.granule);
@@ -55,8 +56,8 @@ impl Memory {
         true
     }
 
-    /// Frees a pinned arena in which nothing is left. The device must be idle. Returns bytes: 0 where
-    /// the driver refuses, and everything stays as it is.
+    /// Frees a pinned arena in which nothing is left. The device must be idle. Returns bytes: 0
+    /// where the driver refuses, and everything stays as it is.
     pub(super) fn unpin_idle(&mut self, id: ArenaId) -> u64 {
         if self.arenas[id].core.live_blocks() > 0 { 0 } else { self.unpin(id) }
     }

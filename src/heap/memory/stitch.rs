@@ -2,14 +2,14 @@
 //! side by side.
 //!
 //! ```text
-//!   before   │ used │ idle │ used │  idle  │ used │ (none) ──────────▶      the request is longer than either
-//!   after    │ used │(none)│ used │ (none) │ used │    idle    │ (none) ─▶  it fits
+//!   before   │ used │ idle │ used │  idle  │ used │ (none) ──────────▶   too short for the request
+//!   after    │ used │(none)│ used │ (none) │ used │    idle    │ (none) ─▶   long enough
 //! ```
 //!
 //! No block moves and no byte is copied. It takes a wait for the device and the calls for each
-//! granule, which is an order of magnitude less than one use of as many shared granules. So it comes
-//! before anything shared is allocated, and only then: as long as the dedicated tier has room, its
-//! fragments may stay where they are.
+//! granule, which is an order of magnitude less than one use of as many shared granules. So it
+//! comes before anything shared is allocated, and only then: as long as the dedicated tier has
+//! room, its fragments may stay where they are.
 
 use std::ops::Range;
 
@@ -20,9 +20,9 @@ use crate::core::{ArenaId, Tier};
 pub(in crate::heap) type Stitches = Vec<(ArenaId, Range<u32>)>;
 
 impl Memory {
-    /// Which idle granules to take so that the request can grow by them, the longest runs first: a run
-    /// is cut, not used up, and its rest serves others as before. `None` where all of them are not
-    /// enough. O(nodes + granules).
+    /// Which idle granules to take so that the request can grow by them, the longest runs first: a
+    /// run is cut, not used up, and its rest serves others as before. `None` where all of them are
+    /// not enough. O(nodes + granules).
     pub(in crate::heap) fn plan_stitch(&self, request: Request) -> Option<Stitches> {
         let growth = self.arenas[request.arena].core.plan_growth(request.size, Tier::Dedicated, request.stream)?;
         let is_beside = |run: &Range<u32>| run.end == growth.first || run.start == growth.first + growth.count;
@@ -46,8 +46,8 @@ impl Memory {
         (missing == 0).then_some(taken)
     }
 
-    /// Unmaps what a plan takes, so that the request can grow by it. The device must be idle. Returns
-    /// bytes.
+    /// Unmaps what a plan takes, so that the request can grow by it. The device must be idle.
+    /// Returns bytes.
     pub(in crate::heap) fn unmap_stitches(&mut self, request: Request, stitches: Stitches) -> u64 {
         let mut bytes = 0;
         for (id, run) in stitches {
