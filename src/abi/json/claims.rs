@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::abi::arguments::pin_number;
 use crate::heap::Claim;
 
-use super::rows::Rows;
+use super::write::{Rows, text_of};
 
 #[derive(Serialize)]
 struct ClaimRow<'a> {
@@ -24,7 +24,7 @@ struct ClaimRow<'a> {
 
 /// A list, the first claim first.
 pub(in crate::abi) fn json(claims: &[Claim]) -> String {
-    super::text_of(&Rows(claims.iter().map(|claim| ClaimRow {
+    text_of(&Rows(claims.iter().map(|claim| ClaimRow {
         address: claim.address,
         size: claim.size,
         model: claim.model,

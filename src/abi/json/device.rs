@@ -6,6 +6,8 @@ use crate::allocator::Found;
 use crate::core::Tier;
 use crate::driver::DeviceInfo;
 
+use super::write::text_of;
+
 /// The part of a device that never changes. All of it is empty if the device is not in use.
 #[derive(Serialize)]
 pub(super) struct Description<'a> {
@@ -42,7 +44,7 @@ struct Device<'a> {
 
 /// One object.
 pub(in crate::abi) fn json(found: &Found) -> String {
-    super::text_of(&Device {
+    text_of(&Device {
         description: Description::of(Some(&found.info)),
         dedicated_total: found.info.total[Tier::Dedicated],
         dedicated_free: found.info.free[Tier::Dedicated],

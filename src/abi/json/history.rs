@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use crate::core::history::{Action, Event};
 
-use super::rows::Rows;
 use super::stacks::Stacks;
+use super::write::{Rows, text_of};
 
 #[derive(Serialize)]
 struct History<'a, R: Serialize> {
@@ -62,5 +62,5 @@ impl EventRow {
 pub(in crate::abi) fn json(events: &[Event]) -> String {
     let stacks = Stacks::of(events.iter().filter_map(|event| event.who.as_ref()));
     let rows = Rows(events.iter().map(|event| EventRow::of(event, &stacks)));
-    super::text_of(&History { events: rows, stacks: &stacks })
+    text_of(&History { events: rows, stacks: &stacks })
 }

@@ -5,8 +5,7 @@ use serde::Serialize;
 use crate::core::{PerTier, Tier};
 use crate::heap::{ArenaMap, GranuleMap, MemoryMap};
 
-use super::by_tier::ByTier;
-use super::rows::Rows;
+use super::write::{ByTier, Rows, text_of};
 
 #[derive(Serialize)]
 struct Map<A: Serialize> {
@@ -57,7 +56,7 @@ impl ArenaRow {
 ///
 /// O(granules).
 pub fn json(map: &MemoryMap) -> String {
-    super::text_of(&Map {
+    text_of(&Map {
         granule: map.granule,
         stock: ByTier(map.stock),
         bytes: ByTier(kinds(map)),

@@ -3,19 +3,16 @@
 //!
 //! The schemas in `schemas/` describe the texts, and the tests in `schemas.rs` validate real ones.
 
-mod by_tier;
 mod claims;
 mod device;
 mod history;
 mod map;
-mod rows;
 #[cfg(all(test, feature = "sim"))]
 mod schemas;
 mod snapshot;
 mod stacks;
 mod stats;
-
-use serde::Serialize;
+mod write;
 
 pub(super) use self::claims::json as claims;
 pub(super) use self::device::json as device;
@@ -23,8 +20,3 @@ pub(super) use self::history::json as history;
 pub use self::map::json as map_json;
 pub(super) use self::snapshot::json as snapshot;
 pub(super) use self::stats::json as stats;
-
-/// A value as JSON.
-fn text_of(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("writing JSON fails only for keys that are not texts, and all keys are")
-}

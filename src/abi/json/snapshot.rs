@@ -9,8 +9,8 @@ use crate::core::history::Who;
 use crate::core::{Class, Tier};
 use crate::heap::{BlockState, Segment, SegmentBlock};
 
-use super::rows::Rows;
 use super::stacks::Stacks;
+use super::write::{Rows, text_of};
 
 #[derive(Serialize)]
 struct Snapshot<'a, R: Serialize> {
@@ -97,5 +97,5 @@ fn asker<'a>(by_address: &'a HashMap<u64, Who>, block: &SegmentBlock) -> Option<
 pub(in crate::abi) fn json(segments: &[Segment], askers: &HashMap<u64, Who>) -> String {
     let askers = Askers::new(segments, askers);
     let rows = Rows(segments.iter().map(|segment| askers.segment_row(segment)));
-    super::text_of(&Snapshot { segments: rows, stacks: &askers.stacks })
+    text_of(&Snapshot { segments: rows, stacks: &askers.stacks })
 }

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use crate::abi::stacks::{Frame, Stack};
 use crate::core::history::Who;
 
-use super::rows::Rows;
+use super::write::Rows;
 
 /// Stacks, numbered in the order in which rows first refer to them. As JSON, each stack is a list
 /// of frames, the innermost first.

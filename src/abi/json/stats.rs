@@ -6,8 +6,8 @@ use crate::abi::stats::GkStats;
 use crate::core::{PerTier, Splits, Stats, Tier};
 use crate::driver::DeviceInfo;
 
-use super::by_tier::ByTier;
 use super::device::Description;
+use super::write::{ByTier, text_of};
 
 #[derive(Serialize)]
 struct Statistics<'a> {
@@ -65,7 +65,7 @@ pub(in crate::abi) fn json(
     reserve_reason: &str,
 ) -> String {
     let fields = GkStats::of(stats, splits);
-    super::text_of(&Statistics {
+    text_of(&Statistics {
         version: fields.version,
         phase_name: stats.phase.name(),
         reserve_reason,
