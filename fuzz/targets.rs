@@ -162,7 +162,7 @@ impl World {
         let Ok(address) = self.allocator.malloc(bytes as usize, device, stream) else { return };
         assert!(address.is_multiple_of(512) && address != 0);
         let overlap = self.live.iter().find(|one| one.address < address + bytes && address < one.address + one.bytes);
-        assert!(overlap.is_none(), "memory in use was given out");
+        assert!(overlap.is_none(), "memory in use was allocated again");
         self.stamp = self.stamp.wrapping_add(1);
         let live = Live { address, bytes, device, stream, stamp: self.stamp };
         if self.gpu.capture_of(stream.0) == Ok(None) {

@@ -177,7 +177,7 @@ fn profile(name: &str) -> Result<Profile> {
     Ok(Profile { name: plain(&profile.name).into(), ..profile })
 }
 
-/// What to replay, and on which card.
+/// The work to replay, and the card.
 #[derive(Args)]
 pub struct Run {
     /// A bundled trace, or a file in the format gpu-op-trace/1, plain or .zst. Several traces, each

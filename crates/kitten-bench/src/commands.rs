@@ -1,4 +1,4 @@
-//! What each command does.
+//! The commands, a function each.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};

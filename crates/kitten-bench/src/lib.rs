@@ -7,9 +7,9 @@
 //!   output.rs       files that are written whole or not at all, and the standard output
 //!   text.rs         text from files, made harmless for terminals and pages
 //!   c_interface.rs  the allocator's C interface, as its callers see it
-//!   work/           what is replayed: traces, PyTorch's snapshots, and several of them as one run
+//!   work/           work to replay: traces, PyTorch's snapshots, and several of them as one run
 //!   card/           a card, real or simulated: kernels, copies, a clock; the probe and the check
-//!   replay/         work through the allocator, the time it takes, and what follows for a reserve
+//!   replay/         work through the allocator, the time it takes, and the reserve that suits it
 //!   hotpath/        nanoseconds per malloc and free, compared with other allocators
 //!   show/           pictures and pages
 //! ```

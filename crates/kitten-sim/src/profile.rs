@@ -40,7 +40,7 @@ pub struct Profile {
     /// How often a matmul or convolution reads each byte of a shared operand over the link. 1 is
     /// the optimistic bound.
     pub in_place_reread: f64,
-    /// What calls cost.
+    /// The cost of driver calls.
     #[serde(default)]
     pub seconds: CallSeconds,
 }

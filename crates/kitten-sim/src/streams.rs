@@ -20,7 +20,7 @@ pub enum Completion {
     Late,
 }
 
-/// What deferred work does to bytes when its turn comes.
+/// The effect of deferred work on bytes when its turn comes.
 pub(crate) type Effect = Box<dyn FnOnce(&Memory) + Send>;
 
 struct Work {

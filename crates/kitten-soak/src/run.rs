@@ -244,7 +244,7 @@ impl Stage {
         self.end(conductor, rounds, || self.round(FINISH))
     }
 
-    /// Lets every actor's thread take so many steps.
+    /// Lets every actor's thread take this many steps.
     fn round(&self, steps: u64) {
         self.steps.store(steps, Ordering::Release);
         self.barrier.wait();

@@ -84,7 +84,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
     })
 }
 
-/// What a launch of a kernel touches and computes.
+/// The ranges that a launch of a kernel touches, and the operations that it computes.
 struct Work {
     accesses: Vec<Access>,
     operations: f64,
@@ -93,7 +93,7 @@ struct Work {
 }
 
 impl Work {
-    /// The work of a launch with so many warps.
+    /// The work of a launch with this many warps.
     ///
     /// # Safety
     /// The arguments are the kernel's.

@@ -24,7 +24,7 @@ const LIBRARY: &str = "libcuda.so.1";
 const MEMORY: &str = concat!(include_str!("kernels/memory.ptx"), "\0");
 const MULTIPLY: &str = concat!(include_str!("kernels/multiply.ptx"), "\0");
 
-/// Blocks and threads of every kernel: enough to fill any card of today.
+/// Blocks and threads of every kernel: enough to fill any current card.
 const BLOCKS: c_uint = 1056;
 const THREADS: c_uint = 256;
 

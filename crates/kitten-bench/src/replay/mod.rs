@@ -1,12 +1,12 @@
-//! Work through the allocator, the time it takes, and what follows for a reserve.
+//! Work through the allocator, the time it takes, and the reserve that suits it.
 //!
 //! ```text
 //!   setup.rs     how work is replayed: on what, and how memory is placed
-//!   outcome.rs   what a replay found
+//!   outcome.rs   the result of a replay
 //!   run.rs       the replay: events through the allocator, and the time model
 //!   map.rs       the memory map at the busiest moment of a phase
 //!   sweep.rs     seconds per step for each reserve of a range
-//!   plan.rs      what work will take on a card, and which setting to use
+//!   plan.rs      whether work fits a card, the time it takes, and which setting to use
 //!   compare.rs   the orders of placement compared with each other
 //!   demo.rs      the table that kitten-bench prints without arguments
 //! ```

@@ -8,7 +8,7 @@ use super::setup::Policy;
 /// The longest step that is believed: some thirty thousand years, in seconds.
 const LONGEST_STEP: f64 = 1e12;
 
-/// Whether a step can take so many seconds.
+/// Whether a number of seconds is credible for a step.
 pub(crate) fn is_a_time(seconds: f64) -> bool {
     (0.0..=LONGEST_STEP).contains(&seconds)
 }
@@ -56,7 +56,7 @@ pub struct Outcome {
     pub card: String,
     /// How memory was placed.
     pub policy: Policy,
-    /// What this start would have wanted, for the next start.
+    /// The reserve and the rest that this start would have wanted, for the next start.
     #[serde(skip)]
     pub wanted: Option<Wanted>,
     /// The reserve in force at the end.

@@ -1,4 +1,4 @@
-//! What work will take on a card: whether it fits, its seconds, and which setting to use.
+//! A plan of work on a card: whether it fits, its seconds, and which setting to use.
 
 use anyhow::{Result, bail, ensure};
 use comfy_table::{CellAlignment, Table, presets};
@@ -69,7 +69,7 @@ pub struct Plan {
 /// Plans work. `open` opens a number of generations of it.
 ///
 /// # Errors
-/// As for [`replay`](super::replay); work without steps.
+/// As for [`replay`]; work without steps.
 pub fn plan(open: impl Fn(u64) -> Result<Box<dyn Source>>, setup: &Setup, traffic_only: bool) -> Result<Plan> {
     let run = |policy, generations, dedicated_bytes| {
         let profile = Profile { dedicated_bytes, ..setup.profile.clone() };

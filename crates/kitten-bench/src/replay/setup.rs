@@ -28,7 +28,7 @@ pub enum Policy {
     Remembered,
 }
 
-/// What a replay runs on, and how.
+/// The card of a replay, and how memory is placed.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// The figures of the model. The allocator may use its capacities.
@@ -39,7 +39,7 @@ pub struct Setup {
     pub policy: Policy,
     /// The activation of [`Policy::Reserve`].
     pub activation: Activation,
-    /// With [`Policy::Remembered`], what the start before would have wanted
+    /// With [`Policy::Remembered`], the wishes of the start before
     /// ([`Outcome::wanted`](super::Outcome::wanted)).
     pub wanted: Option<Wanted>,
 }

@@ -1,4 +1,4 @@
-//! What is replayed: streams of events from traces and snapshots.
+//! Work to replay: streams of events from traces and snapshots.
 //!
 //! ```text
 //!   trace.rs      a trace as a stream of events, checked as it is read

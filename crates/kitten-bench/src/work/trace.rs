@@ -21,7 +21,7 @@ pub const FORMAT: &str = "gpu-op-trace/1";
 /// The largest storage that a trace may have: 16 TiB.
 pub(super) const LARGEST: u64 = 1 << 44;
 
-/// What a block is for.
+/// The purpose of a block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -48,7 +48,7 @@ pub enum Event {
         bytes: u64,
         /// The number of its stream.
         stream: u64,
-        /// What it is for.
+        /// Its purpose.
         kind: Kind,
     },
     /// A storage is freed.

@@ -34,7 +34,7 @@ impl Gpu {
     /// Creates backing, which reads as zeros.
     ///
     /// # Errors
-    /// A length that is no multiple of the granularity; out of memory.
+    /// A length that is not a multiple of the granularity; out of memory.
     pub fn create(&self, device: usize, tier: Tier, bytes: u64) -> Result<u64> {
         let cost = |p: &Profile| match tier {
             Tier::Dedicated => p.seconds.create_dedicated,

@@ -4,7 +4,7 @@
 //!   mod.rs       the machine and its lock
 //!   memory.rs    calls about addresses and backing
 //!   work.rs      calls about copies, kernels, streams, events and graphs
-//!   control.rs   what tests set and read
+//!   control.rs   settings and observations for tests
 //! ```
 
 mod control;

@@ -62,8 +62,8 @@ impl Memory {
         Ok(())
     }
 
-    /// Fills a range with a byte. One that is gone by now is left alone: whoever unmapped it was
-    /// reported then.
+    /// Fills a range with a byte. A range that is no longer mapped is left alone, because unmapping
+    /// it was reported as a fault.
     pub(crate) fn fill(&self, address: u64, bytes: u64, value: u8) {
         if value == 0 {
             let _ = self.clear(address, bytes);

@@ -200,7 +200,7 @@ impl Memory {
                 unsafe { libc::mmap(address as *mut _, bytes as usize, access, flags, file, offset as libc::off_t) };
             if at == libc::MAP_FAILED {
                 self.reservations.remove(&address);
-                // SAFETY: as above; nobody knows of them yet.
+                // SAFETY: as above; they are not in use.
                 unsafe { libc::munmap(address as *mut libc::c_void, bytes as usize) };
                 return error(CALL, code::MAP_FAILED, format!("{address:#x}: {}", std::io::Error::last_os_error()));
             }

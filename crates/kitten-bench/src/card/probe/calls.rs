@@ -1,4 +1,4 @@
-//! What calls of the driver cost, by the host's clock over many calls of a kind.
+//! The cost of driver calls, by the host's clock over many calls of a kind.
 
 use anyhow::Result;
 use giant_kitten::Tier;
@@ -8,7 +8,7 @@ use super::best::{ROUNDS, best};
 use super::measured::HandleCosts;
 use crate::card::Card;
 
-/// Handles of a kind that calls are timed over, if there is room for so many.
+/// How many handles of a kind calls are timed over, if there is room.
 const HANDLES: u64 = 16;
 const LARGEST_HANDLE: u64 = 256 << 20;
 

@@ -49,7 +49,7 @@ pub struct Measured {
     pub rung: String,
     /// Why better ways are not available.
     pub rungs_refused: Vec<String>,
-    /// What calls cost.
+    /// The cost of driver calls.
     pub calls: Vec<HandleCosts>,
     /// How fast memory is read and written.
     pub rates: Vec<Rates>,
@@ -68,7 +68,7 @@ pub struct Measured {
     pub product_measured: bool,
 }
 
-/// What happens when memory is unmapped and mapped again as soon as an event says that its own work
+/// The outcome of unmapping memory and mapping it again as soon as an event says that its own work
 /// is done, while other work goes on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Unmapping {
@@ -76,7 +76,7 @@ pub struct Unmapping {
     pub rounds: usize,
     /// Whether the contents were right each time and nothing failed. If so, an event is enough.
     pub sound: bool,
-    /// What went wrong.
+    /// The error, if there was one.
     pub why: Option<String>,
     /// Seconds of the other kernel, alone.
     pub kernel_seconds: f64,

@@ -8,7 +8,7 @@
 //!   best.rs        the best of several rounds
 //!   memory.rs      memory to measure
 //!   measured.rs    everything that is measured, as the JSON file has it
-//!   calls.rs       what calls of the driver cost
+//!   calls.rs       the cost of driver calls
 //!   rates.rs       how fast memory is read, written and copied
 //!   unmapping.rs   whether memory may be unmapped behind an event
 //! ```

@@ -10,7 +10,7 @@ use super::measured::Rates;
 use super::memory::Backed;
 use crate::card::{Card, timed};
 
-/// A strided kernel reads 16 out of so many bytes.
+/// The distance between the reads of a strided kernel.
 const STRIDE: u64 = 256;
 /// How many times over a range is read.
 const AGAIN: u32 = 4;
@@ -39,7 +39,7 @@ fn rate(bytes: u64, seconds: f64) -> f64 {
 }
 
 impl<'a> Ranges<'a> {
-    /// Ranges of so many bytes each.
+    /// Ranges of `bytes` bytes each.
     pub(super) fn new(driver: &'a dyn Driver, device: usize, granule: u64, bytes: u64) -> Result<Ranges<'a>> {
         let half = (bytes / 2 / granule).max(1) * granule;
         let range = |tiers: &[(Tier, u64)]| Backed::new(driver, device, granule, tiers);
