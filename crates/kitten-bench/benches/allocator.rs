@@ -1,11 +1,16 @@
 //! `cargo bench -p kitten-bench`: the hot path on genuine PyTorch's calls for SD1.5, compared with
-//! other allocators in the same run, and the planning of SDXL's activation.
+//! other allocators in the same run, the planning of SDXL's activation, and the loading of blocks
+//! that overflow.
 //!
 //! A figure of the hot path is for one round of the log, 5215 mallocs and as many frees. For
 //! nanoseconds per pair with rounds of all allocators in turn, see `kitten-bench hotpath`.
 
+use std::sync::Arc;
+
 use divan::{Bencher, black_box, counter::ItemsCount};
+use giant_kitten::driver::{Stream, sim::SimDriver};
 use giant_kitten::internals::{ArenaId, Order, Resident, plan};
+use giant_kitten::{Allocator, Options};
 use kitten_bench::hotpath::peers::{BestFit, OffsetAllocator, Peer};
 use kitten_bench::hotpath::{Log, Ours, ROOM, Runner};
 use kitten_bench::work::trace::{Event, Kind, Trace};
@@ -67,4 +72,19 @@ fn plan_sdxl_activation(bencher: Bencher) {
     bencher
         .with_inputs(|| residents.clone())
         .bench_values(|residents| plan(black_box(residents), Order::default(), 1900));
+}
+
+/// Loads so many blocks of 64 KiB that almost all of them lie in the shared tier, on the simulated
+/// GPU. The figure of one item is one malloc; it should not grow with the number of blocks.
+#[divan::bench(args = [1_000, 10_000, 90_000], sample_count = 5)]
+fn load_overflowing_blocks(bencher: Bencher, blocks: usize) {
+    let options = Options::parse("dedicated:64MiB,shared:16GiB").expect("valid options");
+    let allocator = || {
+        let driver = SimDriver::of_profile("nominal-6g").expect("a built-in profile");
+        Allocator::new(options.clone(), Arc::new(driver)).expect("the simulated GPU")
+    };
+    bencher.counter(ItemsCount::new(blocks)).with_inputs(allocator).bench_values(|allocator| {
+        (0..blocks).for_each(|_| drop(allocator.malloc(64 << 10, 0, Stream(0)).expect("room")));
+        allocator
+    });
 }

@@ -117,7 +117,7 @@ impl Bins {
         lowest_fit(nodes, self.heads[row][column], bytes)
     }
 
-    fn list(&self, nodes: &Nodes, (row, column): (usize, usize)) -> impl Iterator<Item = u32> {
+    fn list<'a>(&self, nodes: &'a Nodes, (row, column): (usize, usize)) -> impl Iterator<Item = u32> + use<'a> {
         let mut id = self.heads[row][column];
         std::iter::from_fn(move || {
             let here = (id != NIL).then_some(id)?;
@@ -135,9 +135,24 @@ impl Bins {
 
     /// How many nodes are in. For checks: O(nodes).
     pub(super) fn count(&self, nodes: &Nodes) -> usize {
-        let places = (0..ROWS).flat_map(|row| (0..COLUMNS).map(move |column| (row, column)));
-        places.map(|place| self.list(nodes, place).count()).sum()
+        self.iter(nodes).count()
     }
+
+    /// The nodes that are in, in no particular order. O(nodes that are in) for all.
+    pub(super) fn iter<'a>(&'a self, nodes: &'a Nodes) -> impl Iterator<Item = u32> + 'a {
+        let rows = bits(self.rows);
+        let places = rows.flat_map(|row| bits(self.columns[row]).map(move |column| (row, column)));
+        places.flat_map(|place| self.list(nodes, place))
+    }
+}
+
+/// The numbers of the bits that are set, the lowest first.
+fn bits(mut word: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let bit = (word != 0).then(|| word.trailing_zeros() as usize)?;
+        word &= word - 1;
+        Some(bit)
+    })
 }
 
 /// The node at the lowest offset of a list that holds `bytes`.

@@ -199,24 +199,27 @@ impl Arena {
         Some(self.carve(block, size))
     }
 
-    /// The shortest run of free neighbours of one stream that holds `bytes`: its first node and its
-    /// length. O(nodes).
+    /// The shortest run of free neighbours of one stream that holds `bytes`, and the lowest of equals:
+    /// its first node and its length. No node is kept whole. O(free nodes of the stream).
     fn shortest_run(&self, bytes: u64, stream: StreamId) -> Option<(u32, u64)> {
-        let (mut best, mut id): (Option<(u32, u64)>, _) = (None, 0);
-        while id != NIL {
-            let (first, mut length) = (id, 0);
-            while id != NIL && self.is_free_for(id, stream) {
-                length += self.nodes[id].size;
-                id = self.nodes[id].next;
-            }
-            if length >= bytes && best.is_none_or(|(_, shortest)| length < shortest) {
-                best = Some((first, length));
-            }
-            if id == first {
-                id = self.nodes[id].next;
-            }
+        let begins_run = |id: &u32| {
+            let before = self.nodes[*id].prev;
+            before == NIL || !self.is_free_for(before, stream)
+        };
+        let runs =
+            self.lists.of(&self.nodes, stream).filter(begins_run).map(|first| (first, self.run_from(first, stream)));
+        let long_enough = runs.filter(|(_, length)| *length >= bytes);
+        long_enough.min_by_key(|(first, length)| (*length, self.nodes[*first].offset))
+    }
+
+    /// Bytes of the free neighbours of one stream from a node on.
+    fn run_from(&self, mut id: u32, stream: StreamId) -> u64 {
+        let mut length = 0;
+        while id != NIL && self.is_free_for(id, stream) {
+            length += self.nodes[id].size;
+            id = self.nodes[id].next;
         }
-        best
+        length
     }
 
     fn is_free_for(&self, id: u32, stream: StreamId) -> bool {
