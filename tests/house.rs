@@ -62,7 +62,7 @@ fn every_file_belongs_to_a_floor() {
     for entry in fs::read_dir(&source).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         let is_known = FLOORS.iter().any(|(floor, _)| *floor == name) || NO_FLOORS.contains(&name.as_str());
-        assert!(is_known, "src/{name} is no floor that this test knows: add it where it belongs");
+        assert!(is_known, "src/{name} is not a floor that this test knows: add it where it belongs");
     }
 }
 

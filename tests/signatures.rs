@@ -24,7 +24,7 @@ const NOT_CALLED_FROM_PYTHON: [&str; 12] = [
     "gk_torch_malloc",
 ];
 
-/// What a function returns and takes, in the words of C.
+/// The types that a function returns and takes, as C writes them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Signature {
     result: String,

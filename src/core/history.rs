@@ -5,7 +5,7 @@ use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-/// What an event is about.
+/// The kind of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// A block was allocated.
@@ -41,7 +41,7 @@ pub enum Names {
     OfAll,
 }
 
-/// What is recorded.
+/// The settings of a recording.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recording {
     /// The most events that are kept; 0 for none.
@@ -61,7 +61,7 @@ impl Recording {
 /// One event.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// What happened.
+    /// The kind of the event.
     pub action: Action,
     /// At which address.
     pub address: u64,
@@ -73,7 +73,7 @@ pub struct Event {
     pub pool: (u64, u64),
     /// The time, in microseconds since 1970.
     pub time_us: u64,
-    /// The caller; `None` where it was not asked for.
+    /// The caller; `None` where the recording keeps no callers.
     pub who: Option<Who>,
 }
 
@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(Arc::strong_count(&who), 1);
         history.begins(1, Some(who.clone()));
         history.begins(1, None);
-        assert!(history.is_idle(), "somebody unknown has the address now");
+        assert!(history.is_idle(), "an unknown caller has the address now");
     }
 
     #[test]

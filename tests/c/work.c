@@ -30,7 +30,7 @@ static struct gk_stats stats(void) {
     return stats;
 }
 
-/* Work whose scratch does not fit beside the weights. */
+/* Work whose scratch does not fit next to the weights. */
 static void step(void) {
     for (int round = 0; round < 10; round++) {
         void *scratch[4];

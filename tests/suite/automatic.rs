@@ -315,7 +315,7 @@ fn nothing_thrashes() {
         ("alternating resolutions", 13, |allocator, weights, i| {
             (0, work(allocator, weights, if i % 2 == 0 { &[2, 2] } else { &[6, 6] }, 4))
         }),
-        ("alternating resolutions, told", 13, |allocator, weights, i| {
+        ("alternating resolutions, reported", 13, |allocator, weights, i| {
             (1 + (i + 1) % 2, work(allocator, weights, if i % 2 == 0 { &[2, 2] } else { &[6, 6] }, 4))
         }),
         ("random sizes", 13, |allocator, weights, i| {

@@ -21,6 +21,46 @@ fn operations() -> u64 {
 /// safe point.
 static SAFE_POINT: RwLock<()> = RwLock::new(());
 
+/// One action or query at a safe point, about a block or its device.
+fn operate_at_safe_point(
+    allocator: &Allocator,
+    device: usize,
+    block: &Filled,
+    step: u64,
+    random: &mut Random,
+    actions: &AtomicU64,
+) {
+    let _quiet = SAFE_POINT.write();
+    match random.below(6) {
+        0 => allocator.mark(block.address, random.below(2) == 0).unwrap(),
+        1 => {
+            let tier = if random.below(2) == 0 { Tier::Dedicated } else { Tier::Shared };
+            let _ = allocator.move_block(block.address, tier);
+        }
+        _ if step.is_multiple_of(8) => {
+            actions.fetch_add(1, Ordering::Relaxed);
+            let order = Order {
+                sort_by: SortBy::ALL[random.below(3) as usize],
+                sort_reversed: random.below(2) == 0,
+                ignore_model: random.below(2) == 0,
+            };
+            let _ = match random.below(4) {
+                0 | 1 => {
+                    let reserve = random.below(6) * GRANULE;
+                    allocator
+                        .activate(device, &Activation { reserve: Reserve::Fixed(reserve), ..Activation::default() })
+                }
+                2 => allocator.disable(device, order),
+                _ => allocator.free_vram(device),
+            };
+        }
+        _ => {
+            let extent = allocator.extent(block.address + block.bytes - 1).unwrap();
+            assert_eq!(extent.0, block.address);
+        }
+    }
+}
+
 /// The operations of one thread on one device. No other thread touches the blocks that it owns.
 fn worker(gpu: &Gpu, allocator: &Allocator, device: usize, seed: u64, operations: u64, actions: &AtomicU64) {
     let mut random = Random(seed);
@@ -50,37 +90,7 @@ fn worker(gpu: &Gpu, allocator: &Allocator, device: usize, seed: u64, operations
             }
             allocator.free(block.address, device, stream).unwrap();
         } else if let Some(block) = live.last() {
-            let _quiet = SAFE_POINT.write();
-            match random.below(6) {
-                0 => allocator.mark(block.address, random.below(2) == 0).unwrap(),
-                1 => {
-                    let tier = if random.below(2) == 0 { Tier::Dedicated } else { Tier::Shared };
-                    let _ = allocator.move_block(block.address, tier);
-                }
-                _ if step.is_multiple_of(8) => {
-                    actions.fetch_add(1, Ordering::Relaxed);
-                    let order = Order {
-                        sort_by: SortBy::ALL[random.below(3) as usize],
-                        sort_reversed: random.below(2) == 0,
-                        ignore_model: random.below(2) == 0,
-                    };
-                    let _ = match random.below(4) {
-                        0 | 1 => {
-                            let reserve = random.below(6) * GRANULE;
-                            allocator.activate(
-                                device,
-                                &Activation { reserve: Reserve::Fixed(reserve), ..Activation::default() },
-                            )
-                        }
-                        2 => allocator.disable(device, order),
-                        _ => allocator.free_vram(device),
-                    };
-                }
-                _ => {
-                    let extent = allocator.extent(block.address + block.bytes - 1).unwrap();
-                    assert_eq!(extent.0, block.address);
-                }
-            }
+            operate_at_safe_point(allocator, device, block, step, &mut random, actions);
         }
     }
     let _working = SAFE_POINT.read();

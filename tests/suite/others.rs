@@ -7,11 +7,11 @@ use giant_kitten::{Activation, Tier, show_size};
 fn what_others_have_taken_is_not_promised() {
     let (gpu, allocator) = setup(64 * GRANULE, 64 * GRANULE, "");
     let block = Filled::new(&gpu, &allocator, 4 * GRANULE, 1);
-    let told = || allocator.memory_info(0).unwrap();
-    assert_eq!(told().free[Tier::Dedicated], 60 * GRANULE);
+    let info = || allocator.memory_info(0).unwrap();
+    assert_eq!(info().free[Tier::Dedicated], 60 * GRANULE);
     gpu.set_dedicated_taken(0, 40 * GRANULE);
-    assert_eq!((told().free[Tier::Dedicated], told().total[Tier::Dedicated]), (20 * GRANULE, 64 * GRANULE));
-    let all = told().free[Tier::Dedicated] + told().free[Tier::Shared];
+    assert_eq!((info().free[Tier::Dedicated], info().total[Tier::Dedicated]), (20 * GRANULE, 64 * GRANULE));
+    let all = info().free[Tier::Dedicated] + info().free[Tier::Shared];
     if crate::MIGRATES {
         // Except for one granule of working room, all memory that is reported as free can be
         // obtained, also in one piece.
@@ -26,7 +26,7 @@ fn what_others_have_taken_is_not_promised() {
         "{refused}"
     );
     gpu.set_dedicated_taken(0, 0);
-    assert_eq!(told().free[Tier::Dedicated], 60 * GRANULE, "free again after it is returned");
+    assert_eq!(info().free[Tier::Dedicated], 60 * GRANULE, "free again after it is returned");
     block.check(&gpu);
     allocator.check().unwrap();
 }

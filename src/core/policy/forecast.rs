@@ -24,7 +24,7 @@ pub struct Reads {
     pub interval: u32,
 }
 
-/// What is expected of one kind of work.
+/// The expectation for one kind of work.
 #[derive(Clone, Debug, Default)]
 pub struct Forecast {
     /// Uses of each byte of a bucket of levels in one interval, from the lowest level up.
@@ -37,7 +37,7 @@ pub struct Forecast {
     run: u64,
     finished_runs: u64,
     finished_intervals: u64,
-    /// What moves have gained less what they have cost, in bytes over the link. Never above 0.
+    /// The gain of past moves less their cost, in bytes over the link. Never above 0.
     balance: f64,
 }
 

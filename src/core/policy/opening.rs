@@ -10,7 +10,7 @@ use super::steady::WORKS;
 /// The signs that loading has ended. Bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opening {
-    /// What was live in an earlier run once it had loaded, if one is remembered.
+    /// The bytes that were live in an earlier run once it had loaded, if one is remembered.
     pub resident: Option<u64>,
     /// Once this many bytes have been freed since the start, the program is no longer loading.
     pub churn: u64,
