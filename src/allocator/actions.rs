@@ -1,4 +1,4 @@
-//! What moves live memory on a device, and what is said of work beside it.
+//! The actions that move live memory on a device, and callers' reports about running work.
 
 use super::Allocator;
 use crate::core::placement::Order;

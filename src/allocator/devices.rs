@@ -150,7 +150,7 @@ impl Devices {
     /// Calls with every heap that was made.
     ///
     /// # Errors
-    /// The first heap's that fails; the others were called all the same.
+    /// The first heap's that fails; the others were called nevertheless.
     pub(super) fn for_each(&self, mut call: impl FnMut(&mut Heap) -> Result<(), Error>) -> Result<(), Error> {
         let mut first = Ok(());
         for heap in self.heaps() {

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!   mod         allocate and free, and the settings of one block
-//!   actions     what moves live memory, and what is said of work beside it
-//!   reclaim     what returns idle memory to the driver
+//!   actions     the actions that move live memory, and reports about running work
+//!   reclaim     the return of idle memory to the driver
 //!   pools       pools of graph captures and of programs
-//!   watch       questions, none of which puts a device to use
-//!   recording   the history of what happened
+//!   watch       queries, none of which initializes a device for use
+//!   recording   the history of events
 //!
 //!   devices     a heap for each device, created at its first use; settings made before that
 //!   contexts    which pool serves an allocation

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::heap::{ContextId, ContextKind, Serving};
 use crate::sync::{AtomicUsize, Mutex, Ordering};
 
-/// What is known of pools on whatever device they are used.
+/// The pools that are used on any device.
 #[derive(Default)]
 pub(super) struct Pools {
     /// The number of pool contexts ever begun.
@@ -112,7 +112,7 @@ impl Allocator {
     /// returned to the driver.
     ///
     /// # Errors
-    /// The first device's that fails. The pool is gone all the same.
+    /// The first device's that fails. The pool is gone nevertheless.
     pub fn drop_pool(&self, pool: PoolId) -> Result<(), Error> {
         let mut kept = self.pools.kept.lock();
         if let Some(at) = kept.iter().position(|known| *known == pool) {

@@ -1,4 +1,4 @@
-//! What returns idle memory to the driver.
+//! The return of idle memory to the driver.
 
 use super::Allocator;
 use crate::error::Error;
@@ -9,7 +9,7 @@ impl Allocator {
     /// work, and moves no live block. Does nothing on a frozen device.
     ///
     /// # Errors
-    /// The first device's that fails. The other devices are reset all the same.
+    /// The first device's that fails. The other devices are reset nevertheless.
     pub fn reset(&self) -> Result<(), Error> {
         self.devices.for_each(Heap::reset)
     }

@@ -1,4 +1,4 @@
-//! The history of what happened, on all devices.
+//! The history of events, on all devices.
 
 use super::Allocator;
 use crate::core::history::{Event, Recording, Who};
@@ -6,7 +6,7 @@ use crate::driver::Stream;
 use crate::error::Error;
 use crate::sync::{AtomicU32, Mutex, Ordering};
 
-/// What is recorded on each device.
+/// The recording on each device.
 #[derive(Default)]
 pub(super) struct Recorded {
     /// The recording that is in force.

@@ -1,4 +1,4 @@
-//! Questions. None of them puts a device to use.
+//! Queries. None of them initializes a device for use.
 
 use std::collections::HashMap;
 
@@ -12,8 +12,8 @@ use crate::error::Error;
 use crate::heap::{Claim, MemoryInfo, MemoryMap, Segment};
 
 impl Allocator {
-    /// What the run so far would have wanted of a device from its start; `None` where the device is
-    /// not in use.
+    /// The settings that the run so far would have wanted of a device from its start; `None` where
+    /// the device is not in use.
     ///
     /// # Errors
     /// A device that does not exist.
