@@ -52,7 +52,7 @@ pub mod internals {
     pub use crate::core::{ArenaId, BlockSize, GranuleId, ThreadId};
 }
 
-pub use allocator::{Allocator, Found, OPTIONS, OptionRow, Options, reference};
+pub use allocator::{Allocator, Found, Look, OPTIONS, OptionRow, Options, reference};
 pub use core::history;
 pub use core::placement::{Order, SortBy};
 pub use core::policy::{Spill, Wanted};

@@ -45,11 +45,7 @@ pub unsafe extern "C" fn gk_stats(device: c_int, stats: *mut GkStats) -> c_int {
 /// [`gk_text_free`].
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_stats_json(device: c_int) -> *mut c_char {
-    text(|| {
-        let (stats, splits) = (ask(device, Allocator::stats)?, ask(device, Allocator::splits)?);
-        let info = ask(device, Allocator::device_info)?;
-        Ok(json::stats(&stats, &splits, info.as_ref(), &ask(device, Allocator::reserve_reason)?))
-    })
+    text(|| Ok(json::stats(&ask(device, Allocator::look)?)))
 }
 
 /// Resets the peaks of a device to the current values.
@@ -102,8 +98,8 @@ pub extern "C" fn gk_map_json(device: c_int) -> *mut c_char {
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_snapshot_json(device: c_int) -> *mut c_char {
     text(|| {
-        let (segments, askers) = ask(device, Allocator::snapshot)?;
-        Ok(json::snapshot(&segments, &askers))
+        let (segments, callers) = ask(device, Allocator::snapshot)?;
+        Ok(json::snapshot(&segments, &callers))
     })
 }
 

@@ -44,6 +44,7 @@ use crate::sync::MutexGuard;
 pub(crate) use self::remembered::forget;
 
 pub use self::options::{OPTIONS, OptionRow, Options, reference};
+pub use self::watch::Look;
 
 /// A device as it is found before it is initialized for use. Bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]

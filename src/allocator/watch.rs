@@ -11,6 +11,29 @@ use crate::driver::DeviceInfo;
 use crate::error::Error;
 use crate::heap::{Claim, MemoryInfo, MemoryMap, Segment};
 
+/// The reason of a reserve where there is none.
+const UNUSED: &str = "the device is not in use yet";
+
+/// What is told about a device in one answer.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// The statistics.
+    pub stats: Stats,
+    /// The free stretches that cannot be unmapped, next to small blocks and next to large ones.
+    pub splits: [Splits; 2],
+    /// What the device was found to be; `None` where it is not in use.
+    pub info: Option<DeviceInfo>,
+    /// How the reserve in force was found, human-readable.
+    pub reserve_reason: String,
+}
+
+impl Default for Look {
+    /// A device that is not in use.
+    fn default() -> Self {
+        Look { stats: Stats::default(), splits: Default::default(), info: None, reserve_reason: UNUSED.into() }
+    }
+}
+
 impl Allocator {
     /// The settings that the run so far would have wanted of a device from its start; `None` where
     /// the device is not in use.
@@ -46,6 +69,22 @@ impl Allocator {
     /// As for [`stats`](Allocator::stats).
     pub fn claims(&self, device: usize, order: Order) -> Result<Vec<Claim>, Error> {
         Ok(self.devices.in_use(device)?.map_or_else(Vec::new, |heap| heap.claims(order)))
+    }
+
+    /// Everything that is told about a device in one answer, of one moment. O(blocks).
+    ///
+    /// # Errors
+    /// A device that does not exist.
+    pub fn look(&self, device: usize) -> Result<Look, Error> {
+        Ok(match self.devices.in_use(device)? {
+            None => Look::default(),
+            Some(heap) => Look {
+                stats: heap.stats(),
+                splits: heap.splits(),
+                info: Some(heap.device_info().clone()),
+                reserve_reason: heap.reserve_reason(),
+            },
+        })
     }
 
     /// The statistics of a device; all zeros where it is not in use.
@@ -96,8 +135,8 @@ impl Allocator {
     /// # Errors
     /// As for [`stats`](Allocator::stats).
     pub fn reserve_reason(&self, device: usize) -> Result<String, Error> {
-        let unused = || "the device is not in use yet".into();
-        Ok(self.devices.in_use(device)?.map_or_else(unused, |heap| heap.reserve_reason()))
+        let heap = self.devices.in_use(device)?;
+        Ok(heap.map_or_else(|| UNUSED.into(), |heap| heap.reserve_reason()))
     }
 
     /// The memory map of a device. O(blocks + granules).

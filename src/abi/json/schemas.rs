@@ -85,11 +85,9 @@ fn texts<const N: usize>(texts: [&str; N]) -> BTreeSet<String> {
 #[test]
 fn statistics_are_as_their_schema_says_and_the_same_by_tier() {
     for allocator in [unused(), worked_on()] {
-        let (stats, splits) = (allocator.stats(0).unwrap(), allocator.splits(0).unwrap());
-        let info = allocator.device_info(0).unwrap();
-        let text = super::stats(&stats, &splits, info.as_ref(), &allocator.reserve_reason(0).unwrap());
-        let value = valid("stats", &text);
-        assert_eq!(value["in_use"], u64::from(info.is_some()));
+        let look = allocator.look(0).unwrap();
+        let value = valid("stats", &super::stats(&look));
+        assert_eq!(value["in_use"], u64::from(look.info.is_some()));
         for tier in Tier::ALL {
             for (name, figure) in value["tiers"][tier.name()].as_object().unwrap() {
                 assert_eq!(figure, &value[format!("{tier}_{name}")], "{tier}: {name}");
@@ -122,8 +120,8 @@ fn claims_are_as_their_schema_says() {
 
 #[test]
 fn snapshots_are_as_their_schema_says() {
-    let (segments, askers) = worked_on().snapshot(0).unwrap();
-    let value = valid("snapshot", &super::snapshot(&segments, &askers));
+    let (segments, callers) = worked_on().snapshot(0).unwrap();
+    let value = valid("snapshot", &super::snapshot(&segments, &callers));
     let segments = value["segments"].as_array().unwrap();
     let blocks: Vec<Value> =
         segments.iter().flat_map(|segment| segment["blocks"].as_array().unwrap()).cloned().collect();

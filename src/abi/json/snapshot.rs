@@ -44,16 +44,16 @@ struct BlockRow {
 }
 
 /// The stacks that led to the allocations of blocks, as far as they are known.
-struct Askers<'a> {
+struct Callers<'a> {
     by_address: &'a HashMap<u64, Who>,
     stacks: Stacks<'a>,
 }
 
-impl<'a> Askers<'a> {
-    fn new(segments: &[Segment], by_address: &'a HashMap<u64, Who>) -> Askers<'a> {
+impl<'a> Callers<'a> {
+    fn new(segments: &[Segment], by_address: &'a HashMap<u64, Who>) -> Callers<'a> {
         let blocks = segments.iter().flat_map(|segment| &segment.blocks);
-        let stacks = Stacks::of(blocks.filter_map(|block| asker(by_address, block)));
-        Askers { by_address, stacks }
+        let stacks = Stacks::of(blocks.filter_map(|block| caller(by_address, block)));
+        Callers { by_address, stacks }
     }
 
     fn segment_row<'b>(&'b self, segment: &'b Segment) -> SegmentRow<impl Serialize + 'b> {
@@ -84,18 +84,18 @@ impl<'a> Askers<'a> {
             stream: block.stream,
             dedicated_size: block.residency[Tier::Dedicated],
             shared_size: block.residency[Tier::Shared],
-            stack: self.stacks.number(asker(self.by_address, block)),
+            stack: self.stacks.number(caller(self.by_address, block)),
         }
     }
 }
 
-fn asker<'a>(by_address: &'a HashMap<u64, Who>, block: &SegmentBlock) -> Option<&'a Who> {
+fn caller<'a>(by_address: &'a HashMap<u64, Who>, block: &SegmentBlock) -> Option<&'a Who> {
     if block.state == BlockState::Free { None } else { by_address.get(&block.address) }
 }
 
 /// Segments with their blocks, and the stacks that led to the allocations of the blocks.
-pub(in crate::abi) fn json(segments: &[Segment], askers: &HashMap<u64, Who>) -> String {
-    let askers = Askers::new(segments, askers);
-    let rows = Rows(segments.iter().map(|segment| askers.segment_row(segment)));
-    text_of(&Snapshot { segments: rows, stacks: &askers.stacks })
+pub(in crate::abi) fn json(segments: &[Segment], callers: &HashMap<u64, Who>) -> String {
+    let callers = Callers::new(segments, callers);
+    let rows = Rows(segments.iter().map(|segment| callers.segment_row(segment)));
+    text_of(&Snapshot { segments: rows, stacks: &callers.stacks })
 }

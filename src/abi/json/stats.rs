@@ -3,8 +3,8 @@
 use serde::{Serialize, Serializer};
 
 use crate::abi::stats::GkStats;
-use crate::core::{PerTier, Splits, Stats, Tier};
-use crate::driver::DeviceInfo;
+use crate::allocator::Look;
+use crate::core::{PerTier, Stats, Tier};
 
 use super::device::Description;
 use super::write::{ByTier, text_of};
@@ -58,18 +58,14 @@ impl Serialize for GkStats {
 }
 
 /// One object.
-pub(in crate::abi) fn json(
-    stats: &Stats,
-    splits: &[Splits; 2],
-    device: Option<&DeviceInfo>,
-    reserve_reason: &str,
-) -> String {
+pub(in crate::abi) fn json(look: &Look) -> String {
+    let Look { stats, splits, info, reserve_reason } = look;
     let fields = GkStats::of(stats, splits);
     text_of(&Statistics {
         version: fields.version,
         phase_name: stats.phase.name(),
         reserve_reason,
-        description: Description::of(device),
+        description: Description::of(info.as_ref()),
         fields,
         tiers: ByTier(PerTier(Tier::ALL.map(|tier| TierRow::of(stats, tier)))),
     })
