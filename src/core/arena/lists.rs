@@ -71,7 +71,8 @@ impl FreeLists {
         self.bins.get(stream.0 as usize)?[tier].find(nodes, bytes)
     }
 
-    /// The free nodes of a stream in any tier, those kept whole not included, in no particular order.
+    /// The free nodes of a stream in any tier, those kept whole not included, in no particular
+    /// order.
     pub(super) fn of<'a>(&'a self, nodes: &'a Nodes, stream: StreamId) -> impl Iterator<Item = u32> + 'a {
         let bins = self.bins.get(stream.0 as usize).into_iter().flat_map(PerTier::iter);
         bins.flat_map(|bins| bins.iter(nodes))

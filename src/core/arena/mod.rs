@@ -199,8 +199,8 @@ impl Arena {
         Some(self.carve(block, size))
     }
 
-    /// The shortest run of free neighbours of one stream that holds `bytes`, and the lowest of equals:
-    /// its first node and its length. No node is kept whole. O(free nodes of the stream).
+    /// The shortest run of free neighbours of one stream that holds `bytes`, and the lowest of
+    /// equals: its first node and its length. No node is kept whole. O(free nodes of the stream).
     fn shortest_run(&self, bytes: u64, stream: StreamId) -> Option<(u32, u64)> {
         let begins_run = |id: &u32| {
             let before = self.nodes[*id].prev;
