@@ -78,7 +78,7 @@ impl Heap {
         let kept = self.kept(reserve, persist);
         self.memory.ledger.resident_budget(kept).map_err(Error::Argument)?;
         self.quiesce()?;
-        self.memory.strip();
+        self.strip();
         self.enter(Step::BeginLoading, kept);
         Ok(())
     }
@@ -102,8 +102,7 @@ impl Heap {
             return Err(Error::Immovable { bytes: core.extent(block).1 });
         }
         if needed > self.memory.room(tier) {
-            self.memory.strip();
-            self.note();
+            self.strip();
         }
         let room = self.memory.room(tier);
         if needed > room {
@@ -179,8 +178,7 @@ impl Heap {
         }
         self.automatic.abstained = None;
         log::debug!("device {}: {}", self.memory.device(), choice.why);
-        self.memory.strip();
-        self.note();
+        self.strip();
         let moved = self.migrate(automatic::moves(&self.memory, &choice))?;
         self.stats.rebalances += 1;
         self.stats.rebalanced_demoted += moved.demoted;
@@ -203,8 +201,7 @@ impl Heap {
     /// wants it, with `budget` bytes dedicated.
     fn place(&mut self, order: Order, budget: u64, pins: Pins) -> Result<Moved, Error> {
         self.quiesce()?;
-        self.memory.strip();
-        self.note();
+        self.strip();
         let granule = self.memory.granule();
         let mut residents = placing::residents(&self.memory, &self.automatic.learner, order.sort_by);
         self.stats.stayed = 0;

@@ -72,11 +72,18 @@ impl Heap {
     /// Returns idle backing to the driver, except the reserve and the working room; to the stock
     /// alone while an action has frozen the device. The device must have been waited for.
     pub(super) fn give_back(&mut self) {
-        self.memory.strip();
+        self.strip();
         if !self.state.is_frozen_by_action() {
             let keep = PerTier::new(self.memory.ledger.kept.reserve, self.memory.working_room());
             self.memory.trim(keep);
         }
+        self.note();
+    }
+
+    /// Strips idle granules. The gauges see that at once: memory that is unpinned here and pinned
+    /// again for the same request counts twice in their totals. The device must be idle.
+    pub(super) fn strip(&mut self) {
+        self.memory.strip();
         self.note();
     }
 }

@@ -98,7 +98,7 @@ impl Heap {
         if let Some(place) = self.search(request).elsewhere(Tier::Dedicated) {
             return Some(place);
         }
-        self.memory.strip();
+        self.strip();
         let mut search = self.search(request);
         let found = search.grown(Tier::Dedicated).or_else(|| search.elsewhere(Tier::Shared));
         found.or_else(|| search.across()).or_else(|| search.grown_across())

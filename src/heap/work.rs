@@ -37,8 +37,7 @@ impl Heap {
         if self.quiesce().is_err() {
             return self.streams.expect_more();
         }
-        self.memory.strip();
-        self.note();
+        self.strip();
         for id in self.memory.arenas.ids() {
             // Free space in a pool stays its streams': a capture finds it by them.
             if !self.memory.arenas.is_pools(id) {

@@ -174,6 +174,20 @@ fn memory_pinned_by_another_program_is_done_without() {
 }
 
 #[test]
+fn memory_that_is_freed_for_a_request_and_pinned_again_counts_twice() {
+    let (gpu, allocator) = setup(4 * GRANULE, 32 * GRANULE, "");
+    let first = Filled::new(&gpu, &allocator, 20 * GRANULE, 1);
+    allocator.free(first.address, 0, DEFAULT).unwrap();
+    // The pinned arena is idle and too short, and the rest of the tier is too.
+    let longer = Filled::new(&gpu, &allocator, 30 * GRANULE, 2);
+    longer.check(&gpu);
+    let stats = allocator.stats(0).unwrap();
+    assert_eq!((stats.reserved.current(), stats.retries), (30 * GRANULE, 1));
+    assert_eq!(stats.reserved.total(), 50 * GRANULE, "20 granules were pinned before, and freed");
+    allocator.check().unwrap();
+}
+
+#[test]
 fn what_is_wanted_in_shared_memory_gets_it() {
     let (gpu, allocator) = setup(16 * GRANULE, 16 * GRANULE, "");
     let address = allocator.malloc_shared(3 * GRANULE as usize, 0, DEFAULT).unwrap();

@@ -14,7 +14,8 @@
 //!
 //! This floor knows nothing of streams at work, of phases, or of what should lie where: its callers
 //! do. Its invariants, which [`Memory::check`] tests: each granule has a handle exactly where it
-//! has a tier, and the bytes held are those mapped, in stock and stuck, within the capacity.
+//! has a tier, the bytes held are those mapped, in stock and stuck, within the capacity, and the
+//! heap has taken every change of what is mapped.
 
 mod arenas;
 mod backing;
@@ -359,6 +360,9 @@ impl Memory {
     /// The first that does not hold, in words.
     pub(super) fn check(&self) -> Result<(), String> {
         self.arenas.check()?;
+        if !self.changes.is_empty() {
+            return Err(format!("{} changes of mappings are in no history", self.changes.len()));
+        }
         for tier in Tier::ALL {
             let held = self.backing.held(tier);
             let known = self.mapped(tier) + self.backing.in_stock(tier) + self.backing.stuck(tier);
