@@ -29,13 +29,15 @@ pub const LOG_VARIABLE: &str = "GIANT_KITTEN_LOG";
 /// stay valid for ever.
 static CURRENT: AtomicPtr<Allocator> = AtomicPtr::new(std::ptr::null_mut());
 /// What is set before the allocator exists. Held while the allocator is created.
-static BEFORE: Mutex<Before> = Mutex::new(Before { options: None, at_work: Vec::new() });
+static BEFORE: Mutex<Before> = Mutex::new(Before { options: None, at_work: Vec::new(), process: 0 });
 
 struct Before {
     /// The options that `gk_configure` has set.
     options: Option<Options>,
     /// The threads inside a piece of work on a device, once for each piece.
     at_work: Vec<(usize, ThreadId)>,
+    /// The process that they are threads of.
+    process: u32,
 }
 
 impl Before {
@@ -47,9 +49,20 @@ impl Before {
         }
     }
 
+    /// The threads at work, of this process alone. A forked child has only the thread that forked,
+    /// which is taken to be the first that calls.
+    fn at_work(&mut self) -> &mut Vec<(usize, ThreadId)> {
+        let process = std::process::id();
+        if std::mem::replace(&mut self.process, process) != process {
+            let own = this_thread();
+            self.at_work.retain(|(_, thread)| *thread == own);
+        }
+        &mut self.at_work
+    }
+
     /// Tells the new allocator which threads are at work.
     fn hand_over(&mut self, allocator: &Allocator) {
-        for (device, thread) in self.at_work.drain(..) {
+        for (device, thread) in self.at_work().drain(..) {
             if let Err(why) = allocator.begin_work_of(device, thread) {
                 log::debug!("a piece of work that began before the first allocation is ignored: {why}");
             }
@@ -175,7 +188,7 @@ fn tell(
     let mut before = BEFORE.lock();
     // Another thread may have created it in the meantime.
     let Some(allocator) = started() else {
-        later(&mut before.at_work);
+        later(before.at_work());
         return Ok(());
     };
     drop(before);

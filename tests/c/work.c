@@ -2,6 +2,8 @@
  * point. */
 #include "check.h"
 #include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define MIB (1024 * 1024)
 
@@ -41,18 +43,36 @@ static void step(void) {
     }
 }
 
-int main(void) {
-    pthread_t other, ended;
-    CHECK(!pthread_barrier_init(&begun, NULL, 2) && !pthread_barrier_init(&seen, NULL, 2));
-    CHECK(!pthread_create(&ended, NULL, before, NULL) && !pthread_join(ended, NULL));
-    CHECK(!pthread_create(&other, NULL, inside, NULL));
-    pthread_barrier_wait(&begun);
+/* Weights that fill the card, and a step, between two safe points. */
+static void first_step(void) {
     CHECK(gk_configure("reserve:auto,dedicated:64MiB") == GK_OK); /* nothing has started */
     for (int i = 0; i < 14; i++)
         CHECK(gk_malloc(4 * MIB, 0, NULL));
     CHECK(gk_safe_point(0, "step") == GK_OK);
     step();
     CHECK(gk_safe_point(0, "step") == GK_OK);
+}
+
+/* A child that is forked before the library has started does not have the other thread. */
+static void a_child_has_one_thread(void) {
+    int status = 1;
+    pid_t child = fork();
+    if (child == 0) {
+        first_step();
+        CHECK(stats().abstained == 0 && stats().migrations > 0);
+        _exit(0);
+    }
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+
+int main(void) {
+    pthread_t other, ended;
+    CHECK(!pthread_barrier_init(&begun, NULL, 2) && !pthread_barrier_init(&seen, NULL, 2));
+    CHECK(!pthread_create(&ended, NULL, before, NULL) && !pthread_join(ended, NULL));
+    CHECK(!pthread_create(&other, NULL, inside, NULL));
+    pthread_barrier_wait(&begun);
+    a_child_has_one_thread();
+    first_step();
     CHECK(stats().abstained == 1 && stats().migrations == 0);
     pthread_barrier_wait(&seen);
     CHECK(!pthread_join(other, NULL));
