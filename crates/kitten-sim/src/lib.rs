@@ -9,6 +9,7 @@
 //!   streams.rs   work, events and captures: their order, and their completion
 //!   races.rs     the detector of memory used too early
 //!   profile.rs   the hardware profile: capacities, bandwidths, rates, the cost of each call
+//!   cards.rs     the cards that people own, by name, with their published figures
 //!   time.rs      the time that work takes
 //!   code.rs      the driver's codes and the error
 //!   kernels.rs   the kernels by which a card is measured
@@ -18,6 +19,7 @@
 //! Nothing here is a measurement: all times are sums of a profile's figures.
 
 mod calls;
+mod cards;
 pub mod code;
 mod contents;
 mod gpu;
@@ -28,6 +30,7 @@ mod races;
 mod streams;
 mod time;
 
+pub use cards::{Card, Link};
 pub use code::Error;
 pub use contents::contents;
 pub use gpu::{Gpu, Outstanding};
