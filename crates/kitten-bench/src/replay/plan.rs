@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::outcome::Outcome;
 use super::run::replay;
 use super::setup::{LARGER_THAN_ANY, Policy, Setup};
-use crate::work::Source;
+use crate::work::{RECIPE, Source};
 
 /// How many times the work is done to see where the automatic reserve settles.
 pub const GENERATIONS: u64 = 4;
@@ -81,6 +81,12 @@ pub fn plan(open: impl Fn(u64) -> Result<Box<dyn Source>>, setup: &Setup, traffi
         bail!("{} needs more than any card has: {oom}", whole.trace);
     }
     ensure!(!whole.steps.is_empty(), "{} has no step: there is nothing to plan for", whole.trace);
+    ensure!(
+        !(traffic_only && whole.resident_bytes == 0),
+        "{}: the snapshot has no weights, because everything in it is freed by its end. Record one generation, and \
+         keep the model until the snapshot is written:\n\n{RECIPE}\n",
+        whole.trace
+    );
     let first_come = run(Policy::FirstCome, 2, dedicated_bytes)?;
     let ours = run(Policy::Auto, GENERATIONS, dedicated_bytes)?;
     let [first, settled] = [0, GENERATIONS - 1].map(|generation| Generation::of(&ours, generation));
@@ -151,6 +157,20 @@ impl Plan {
                 "A snapshot contains no operations, so these times cover memory traffic only and are a lower bound.\n";
         }
         format!("{text}\n{}\n\n{}", self.table(), self.advice())
+    }
+
+    /// The largest reserve that a sweep should try: twice the scratch, as far as the card goes.
+    pub fn largest_reserve(&self) -> u64 {
+        self.scratch_bytes.saturating_mul(2).min(self.dedicated_bytes)
+    }
+
+    /// The reserve as text for people.
+    pub fn reserve(&self) -> String {
+        match self.fits {
+            Fits::Dedicated => "it fits the card, and needs no reserve".to_owned(),
+            Fits::BothTiers => format!("the right reserve is {}", show_size(self.reserve_bytes)),
+            Fits::No => "it does not fit both tiers together".to_owned(),
+        }
     }
 
     /// Whether it fits.

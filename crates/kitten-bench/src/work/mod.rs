@@ -19,5 +19,6 @@ pub mod trace;
 mod workload;
 
 pub use open::{has_snapshot, open, open_generations};
+pub use snapshot::RECIPE;
 pub use source::Source;
 pub(crate) use workload::MOST_STEPS;

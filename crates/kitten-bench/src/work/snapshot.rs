@@ -4,6 +4,9 @@
 //! It contains no operations. So each block counts as written once when it is allocated and read
 //! once when it is freed, and a block that lives throughout counts as read once. That is a lower
 //! bound.
+//!
+//! The blocks that live when the history begins are weights. If the history began before the model
+//! was loaded, the blocks that it never frees are weights, and the step begins after the last one.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
@@ -18,6 +21,21 @@ use crate::text::plain;
 
 /// The most blocks and entries of its history that a snapshot may have.
 const MOST: usize = 1 << 22;
+
+/// The part of the bytes that a history never frees after which the model counts as loaded. The
+/// rest are results.
+const LOADED: f64 = 0.99;
+
+/// How many temporary blocks a program may allocate for each weight while it loads.
+const TEMPORARY_BLOCKS_OF_A_WEIGHT: usize = 2;
+
+/// How a snapshot is made that can be replayed.
+pub const RECIPE: &str = r#"    import torch
+    pipe(prompt)  # once before, so that everything is loaded
+    torch.cuda.memory._record_memory_history()
+    pipe(prompt)  # one generation; keep the model until the end
+    torch.cuda.synchronize()
+    torch.cuda.memory._dump_snapshot("snapshot.pickle")"#;
 
 /// The words of a snapshot that this reader uses.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -193,7 +211,7 @@ impl Memory {
     }
 
     /// The live blocks of a device: by address, the size and the stream.
-    fn live_blocks(&self, device: u64) -> Result<BTreeMap<u64, (u64, u64)>> {
+    fn live_blocks(&self, device: u64) -> Result<Live> {
         let mut live = BTreeMap::new();
         for segment in self.segments.iter().filter(|segment| segment.device == device) {
             let mut address = segment.address;
@@ -249,6 +267,53 @@ impl Entry {
         let size = dict.size()?.unwrap_or(0);
         Ok((size > 0).then_some(Entry { action, addr, size, stream }))
     }
+}
+
+/// Live blocks by address: the size and the stream of each.
+type Live = BTreeMap<u64, (u64, u64)>;
+
+/// Cuts loading off a history that began before it. `first` lives when the history begins. Returns
+/// the blocks that live when work begins, and the history from then on; `None` if work alternates
+/// with loading.
+fn generation(mut first: Live, mut entries: Vec<Entry>) -> Option<(Live, Vec<Entry>)> {
+    let kept = kept(&entries);
+    let kept_bytes: u64 = kept.iter().map(|at| entries[*at].size).sum();
+    if kept_bytes <= first.values().map(|(bytes, _)| bytes).sum() {
+        return Some((first, entries));
+    }
+    let mut loaded_bytes = 0;
+    let (weights, last) = (1..).zip(&kept).find(|(_, at)| {
+        loaded_bytes += entries[**at].size;
+        loaded_bytes as f64 >= LOADED * kept_bytes as f64
+    })?;
+    let freed = entries[last + 1..].iter().take_while(|entry| entry.action == Action::Free).count();
+    let work = entries.split_off(last + 1 + freed);
+    let allocs = |entries: &[Entry]| entries.iter().filter(|entry| entry.action == Action::Alloc).count();
+    let temporary_blocks = allocs(&entries) - weights;
+    if temporary_blocks > TEMPORARY_BLOCKS_OF_A_WEIGHT * weights || allocs(&work) == 0 {
+        return None;
+    }
+    for entry in &entries {
+        match entry.action {
+            Action::Alloc => drop(first.insert(entry.addr, (entry.size, entry.stream))),
+            Action::Free => drop(first.remove(&entry.addr)),
+        }
+    }
+    Some((first, work))
+}
+
+/// Which entries allocate blocks that the history never frees, in order.
+fn kept(entries: &[Entry]) -> Vec<usize> {
+    let mut live = HashMap::new();
+    for (at, entry) in entries.iter().enumerate() {
+        match entry.action {
+            Action::Alloc => drop(live.insert(entry.addr, at)),
+            Action::Free => drop(live.remove(&entry.addr)),
+        }
+    }
+    let mut kept: Vec<usize> = live.into_values().collect();
+    kept.sort_unstable();
+    kept
 }
 
 /// A snapshot, as the events of one device.
@@ -314,10 +379,17 @@ impl Snapshot {
                 Action::Free => drop(live.insert(entry.addr, (entry.size, entry.stream))),
             }
         }
+        let (live, entries) = generation(live, entries).with_context(|| {
+            format!(
+                "{}: its history begins before the model is loaded, and work alternates with loading, so weights and \
+                 scratch cannot be told apart. Record one generation after everything is loaded:\n\n{RECIPE}\n",
+                plain(name)
+            )
+        })?;
         Ok(Snapshot::from_history(name, live, entries))
     }
 
-    fn from_history(name: &str, first: BTreeMap<u64, (u64, u64)>, entries: Vec<Entry>) -> Snapshot {
+    fn from_history(name: &str, first: Live, entries: Vec<Entry>) -> Snapshot {
         let mut next = 0;
         let mut ids: HashMap<u64, (u64, u64)> = HashMap::new();
         let mut alloc = |addr: u64, bytes: u64, stream: u64, kind: Kind, ids: &mut HashMap<u64, (u64, u64)>| {
@@ -402,6 +474,59 @@ mod tests {
         let frees = snapshot.history.iter().filter(|event| matches!(event, Event::Free { .. })).count();
         let allocs = snapshot.history.iter().filter(|event| matches!(event, Event::Alloc { .. })).count();
         assert_eq!((allocs, frees), (1, 1));
+    }
+
+    /// Four weights of 1000, each made of a temporary block, and then `steps` blocks of work, of
+    /// which the last is a result.
+    fn loading_and(steps: u64) -> Vec<Entry> {
+        let weights = (1..5).flat_map(|weight| {
+            let temporary = 500_000 + weight;
+            [
+                entry(Action::Alloc, temporary, 2000),
+                entry(Action::Alloc, 1000 * weight, 1000),
+                entry(Action::Free, temporary, 2000),
+            ]
+        });
+        let work =
+            (0..steps).flat_map(|step| [entry(Action::Alloc, 9000 + step, 700), entry(Action::Free, 9000 + step, 700)]);
+        weights.chain(work).chain([entry(Action::Alloc, 100_000, 8)]).collect()
+    }
+
+    /// A snapshot of a history whose last live blocks are these.
+    fn begun_before_loading(entries: Vec<Entry>) -> Result<Snapshot> {
+        let segments = kept(&entries).into_iter().map(|at| Segment {
+            device: 0,
+            address: entries[at].addr,
+            stream: 0,
+            blocks: vec![block(entries[at].size, true)],
+        });
+        Snapshot::of(Memory { segments: segments.collect(), device_traces: vec![entries] }, "s")
+    }
+
+    #[test]
+    fn a_history_begun_before_loading_is_cut_where_work_begins() {
+        let snapshot = begun_before_loading(loading_and(3)).unwrap();
+        let bytes = |events: &[Event], wanted: Kind| -> Vec<u64> {
+            events
+                .iter()
+                .filter_map(|event| match event {
+                    Event::Alloc { bytes, kind, .. } if *kind == wanted => Some(*bytes),
+                    _ => None,
+                })
+                .collect()
+        };
+        assert_eq!(bytes(&snapshot.load, Kind::Param), [1000, 1000, 1000, 1000]);
+        assert_eq!(bytes(&snapshot.history, Kind::Act), [700, 700, 700, 8]);
+    }
+
+    #[test]
+    fn work_that_alternates_with_loading_is_rejected_with_the_way_out() {
+        let mut entries = loading_and(20);
+        entries.extend(loading_and(1).into_iter().map(|entry| Entry { addr: entry.addr + 1_000_000, ..entry }));
+        let why = format!("{:#}", begun_before_loading(entries).err().expect("an error"));
+        assert!(why.contains("s: its history begins before the model is loaded"), "{why}");
+        assert_eq!(RECIPE.lines().count(), 6);
+        assert!(why.contains(RECIPE), "{why}");
     }
 
     #[test]
