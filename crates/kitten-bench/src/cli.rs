@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand};
 use giant_kitten::{Activation, Order, SortBy, parse_size, show_size};
 use kitten_bench::card::{Card, Cuda, Simulated};
 use kitten_bench::replay::{Policy, Setup};
 use kitten_bench::text::plain;
 use kitten_bench::work::{self, Source, trace};
-use kitten_sim::Profile;
+use kitten_sim::{Card as KnownCard, Profile};
 
 /// Replays traces of real models through giant-kitten on a simulated GPU, or a real one. Without a
 /// command: a demo.
@@ -63,7 +63,17 @@ pub enum Command {
     Plan {
         #[command(flatten)]
         run: Run,
+        /// Plan on several cards as one table, and name the smallest that is within 5 % of having
+        /// everything dedicated: "all", or names such as "3060, 4060 Ti 16GB"
+        #[arg(long, value_name = "all|NAMES", conflicts_with_all = ["card", "profile", "dedicated"])]
+        cards: Option<String>,
         /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// The cards that --card knows, with their published figures
+    Cards {
+        /// Print JSON, with the source of each
         #[arg(long)]
         json: bool,
     },
@@ -126,14 +136,14 @@ pub struct Sweep {
     #[command(flatten)]
     pub run: Run,
     /// The smallest reserve
-    #[arg(long, value_parser = parse_size)]
+    #[arg(long, default_value = "0", value_parser = parse_size)]
     pub from: u64,
-    /// The largest reserve
+    /// The largest reserve; by default twice the scratch of the work, as plan finds it
     #[arg(long, value_parser = parse_size)]
-    pub to: u64,
-    /// The distance from one reserve to the next
+    pub to: Option<u64>,
+    /// The distance from one reserve to the next; by default a fortieth of the range
     #[arg(long, value_parser = parse_size)]
-    pub step: u64,
+    pub step: Option<u64>,
     /// Write the points to this file
     #[arg(long)]
     pub csv: Option<PathBuf>,
@@ -177,6 +187,16 @@ fn profile(name: &str) -> Result<Profile> {
     Ok(Profile { name: plain(&profile.name).into(), ..profile })
 }
 
+/// A known card by its name.
+fn find_card(name: &str) -> Result<KnownCard> {
+    KnownCard::find(name).map_err(|why| anyhow!("{why} (kitten-bench cards lists all)"))
+}
+
+/// The profile of a known card.
+fn card_profile(card: &KnownCard) -> Result<Profile> {
+    card.profile().map_err(anyhow::Error::msg)
+}
+
 /// The work to replay, and the card.
 #[derive(Args)]
 pub struct Run {
@@ -190,6 +210,10 @@ pub struct Run {
     /// A built-in hardware profile, or a file
     #[arg(long, default_value = "nominal-6g")]
     profile: String,
+    /// A card by its name, such as "RTX 4060 8GB", instead of a profile: published figures, not
+    /// measured ones (kitten-bench cards lists them)
+    #[arg(long, conflicts_with = "profile")]
+    card: Option<String>,
     /// Dedicated memory, instead of the profile's
     #[arg(long, value_parser = parse_size)]
     dedicated: Option<u64>,
@@ -236,17 +260,37 @@ impl Run {
 
     /// The setup of a replay that places memory so.
     pub fn setup(&self, policy: Policy, reserve: u64) -> Result<Setup> {
+        self.setup_on(self.card()?, policy, reserve)
+    }
+
+    fn setup_on(&self, profile: Profile, policy: Policy, reserve: u64) -> Result<Setup> {
         let activation = Activation {
             reserve: reserve.into(),
             persist: self.persist,
             order: Order { sort_by: self.sort_by, sort_reversed: self.sort_reversed, ignore_model: self.ignore_model },
         };
-        Ok(Setup { granule: self.granule, activation, ..Setup::new(self.card()?, policy) })
+        Ok(Setup { granule: self.granule, activation, ..Setup::new(profile, policy) })
+    }
+
+    /// The setups of plans on the cards that a list names.
+    pub fn setups_on(&self, cards: &str) -> Result<Vec<Setup>> {
+        let cards = match cards.trim() {
+            "all" => KnownCard::all(),
+            names => names.split(',').map(find_card).collect::<Result<_>>()?,
+        };
+        cards.iter().map(|card| self.setup_on(self.changed(card_profile(card)?)?, Policy::Auto, 0)).collect()
     }
 
     /// The profile, with what the arguments change of it.
     fn card(&self) -> Result<Profile> {
-        let mut profile = profile(&self.profile)?;
+        self.changed(match &self.card {
+            Some(name) => card_profile(&find_card(name)?)?,
+            None => profile(&self.profile)?,
+        })
+    }
+
+    /// A profile, with what the arguments change of it.
+    fn changed(&self, mut profile: Profile) -> Result<Profile> {
         profile.dedicated_bytes = self.dedicated.unwrap_or(profile.dedicated_bytes);
         profile.shared_bytes = self.shared.unwrap_or(profile.shared_bytes);
         if let Some(reread) = self.in_place_reread {

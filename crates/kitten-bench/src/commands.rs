@@ -10,11 +10,12 @@ use kitten_bench::card::probe::Measured;
 use kitten_bench::card::{Cuda, check, probe};
 use kitten_bench::hotpath;
 use kitten_bench::output::{self, Output};
-use kitten_bench::replay::{Outcome, Policy, Setup, compare, demo, map_at, plan, replay, replay_on, sweep};
+use kitten_bench::replay::plan::{self, Plan};
+use kitten_bench::replay::{Outcome, Policy, Setup, choose, compare, demo, map_at, replay, replay_on, sweep};
 use kitten_bench::show::{self, page, report};
 use kitten_bench::text::shown;
 use kitten_bench::work;
-use kitten_sim::Profile;
+use kitten_sim::{Card, Profile};
 use serde::Serialize;
 
 use crate::cli::{Cli, Command, On, Placed, Run, Sweep};
@@ -26,7 +27,8 @@ pub fn run(cli: Cli, out: &mut Output<impl Write>) -> Result<()> {
         Some(Command::Replay { run, placed, device, json }) => run_replay(&run, &placed, device, json, out),
         Some(Command::Sweep(sweep)) => run_sweep(&sweep, out),
         Some(Command::Map { run, placed, at, out }) => run_map(&run, &placed, &at, &out),
-        Some(Command::Plan { run, json }) => run_plan(&run, json, out),
+        Some(Command::Plan { run, cards, json }) => run_plan(&run, cards.as_deref(), json, out),
+        Some(Command::Cards { json }) => run_cards(json, out),
         Some(Command::Compare { json }) => run_compare(json, out),
         Some(Command::Hotpath { log, live, rounds, json }) => run_hotpath(log.as_deref(), live, rounds, json, out),
         Some(Command::Probe { on, name, out: path, json }) => run_probe(&on, name, &path, json, out),
@@ -114,8 +116,14 @@ fn show_outcome(outcome: &Outcome, out: &mut Output<impl Write>) -> Result<()> {
 }
 
 fn run_sweep(arguments: &Sweep, out: &mut Output<impl Write>) -> Result<()> {
-    let reserves = sweep::reserves(arguments.from, arguments.to, arguments.step)?;
     let setup = arguments.run.setup(Policy::Reserve, 0)?;
+    let planned = match arguments.to {
+        Some(_) => None,
+        None => Some(planned(&arguments.run)?),
+    };
+    let to = arguments.to.or(planned.as_ref().map(Plan::largest_reserve)).unwrap_or(arguments.from);
+    let step = arguments.step.unwrap_or_else(|| sweep::step(arguments.from, to, setup.profile.granularity));
+    let reserves = sweep::reserves(arguments.from, to, step)?;
     if let Some(plot) = &arguments.plot {
         show::check_extension(plot)?;
     }
@@ -146,7 +154,17 @@ fn run_sweep(arguments: &Sweep, out: &mut Output<impl Write>) -> Result<()> {
         show_size(high),
         sweep.first_come.unwrap_or(f64::NAN),
         sweep.limit.unwrap_or(f64::NAN)
-    ))
+    ))?;
+    match planned {
+        Some(plan) => out.say(format_args!(
+            "tried: {} to {}, every {}; plan, for the same work: {}",
+            show_size(arguments.from),
+            show_size(to),
+            show_size(step),
+            plan.reserve()
+        )),
+        None => Ok(()),
+    }
 }
 
 fn run_map(run: &Run, placed: &Placed, at: &str, path: &Path) -> Result<()> {
@@ -163,11 +181,29 @@ fn run_map(run: &Run, placed: &Placed, at: &str, path: &Path) -> Result<()> {
     }
 }
 
-fn run_plan(run: &Run, json: bool, out: &mut Output<impl Write>) -> Result<()> {
-    let setup = run.setup(Policy::Auto, 0)?;
-    let open = |generations| work::open_generations(&run.trace, generations);
-    let plan = plan::plan(open, &setup, work::has_snapshot(&run.trace)?)?;
+fn run_plan(run: &Run, cards: Option<&str>, json: bool, out: &mut Output<impl Write>) -> Result<()> {
+    if let Some(cards) = cards {
+        let open = |generations| work::open_generations(&run.trace, generations);
+        let traffic_only = work::has_snapshot(&run.trace)?;
+        let setups = run.setups_on(cards)?;
+        let bar = progress(setups.len() as u64);
+        let choice = choose::choose(open, &setups, traffic_only, || bar.inc(1))?;
+        bar.finish_and_clear();
+        return if json { out.json(&choice) } else { out.say(choice.text()) };
+    }
+    let plan = planned(run)?;
     if json { out.json(&plan) } else { out.say(plan.text()) }
+}
+
+/// The plan for one card.
+fn planned(run: &Run) -> Result<Plan> {
+    let open = |generations| work::open_generations(&run.trace, generations);
+    plan::plan(open, &run.setup(Policy::Auto, 0)?, work::has_snapshot(&run.trace)?)
+}
+
+fn run_cards(json: bool, out: &mut Output<impl Write>) -> Result<()> {
+    let cards = Card::all();
+    if json { out.json(&cards) } else { out.say(show::cards::text(&cards)) }
 }
 
 fn run_compare(json: bool, out: &mut Output<impl Write>) -> Result<()> {

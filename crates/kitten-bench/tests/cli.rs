@@ -249,6 +249,90 @@ fn a_snapshot_of_pytorch_is_work() {
 }
 
 #[test]
+fn cards_are_found_by_name_and_listed() {
+    let found = json(&["replay", "sd15_unet_512", "--card", "nvidia geforce rtx 4060", "--json"]);
+    assert_eq!(found["profile"], "RTX 4060 8GB");
+    let cards = json(&["cards", "--json"]);
+    assert!(cards.as_array().unwrap().iter().all(|card| card["source"].as_str().unwrap().starts_with("NVIDIA's ")));
+    kitten_bench(&["cards"]).assert().success().stdout(contains("PCIe 4.0 x8").and(contains("not measured")));
+    kitten_bench(&["plan", "sd15_unet_512", "--card", "RTX 4070 Ti"])
+        .assert()
+        .code(1)
+        .stderr(contains("nearest are RTX 4060 Ti").and(contains("kitten-bench cards")));
+    kitten_bench(&["plan", "sd15_unet_512", "--card", "4060", "--profile", "nominal-6g"]).assert().code(2);
+}
+
+#[test]
+fn a_plan_on_several_cards_names_the_smallest_that_will_do() {
+    let plan = ["plan", "sdxl_unet_2048", "--cards"];
+    kitten_bench(&[plan[0], plan[1], plan[2], "3060 laptop, 4060, 4090"])
+        .assert()
+        .success()
+        .stdout(contains("within 5 % of having everything dedicated: RTX 3060 Laptop 6GB.").and(contains("modelled")));
+    let found = json(&[plan[0], plan[1], plan[2], "RTX 2060, RTX 4060", "--json"]);
+    assert_eq!(found["smallest"], serde_json::json!(["RTX 2060 6GB"]));
+    // The same figures as a plan on the one card.
+    for (at, card) in ["RTX 2060", "RTX 4060"].iter().enumerate() {
+        assert_eq!(found["plans"][at], json(&["plan", "sdxl_unet_2048", "--card", card, "--json"]), "{card}");
+    }
+    kitten_bench(&["plan", "nonesuch", "--cards", "all"]).assert().code(1).stderr(contains("neither a file"));
+    kitten_bench(&[plan[0], plan[1], plan[2], "4060,"]).assert().code(1).stderr(contains("there is no card \"\""));
+}
+
+/// The seconds, or another figure, of a generation of a replay, added up.
+fn added(found: &serde_json::Value, generation: u64, key: &str) -> f64 {
+    let steps = found["steps"].as_array().unwrap().iter().filter(|step| step["generation"] == generation);
+    steps.map(|step| step[key].as_f64().unwrap()).sum()
+}
+
+#[test]
+fn plan_sweep_and_replay_agree_to_the_digit() {
+    let snapshot = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/snapshot.pickle");
+    let works: [(&[&str], &[&str], &str); 3] = [
+        (&["sdxl_unet_2048"], &["--card", "RTX 2060"], "1200MiB"),
+        (&["sdvae_dec_1024", "sd15_unet_512:2"], &["--dedicated", "2GiB"], "512MiB"),
+        (&[snapshot], &["--dedicated", "66MiB"], "16MiB"),
+    ];
+    for (work, on, reserve) in works {
+        let run = |command: &str, more: &[&str]| json(&[&[command], work, on, more, &["--json"]].concat());
+        let plan = run("plan", &[]);
+        let first_come = run("replay", &["--loop", "2", "--policy", "first-come"]);
+        let automatic = run("replay", &["--loop", "4", "--policy", "auto"]);
+        for (planned, replayed) in [
+            ("first_come_seconds", added(&first_come, 1, "seconds")),
+            ("first_seconds", added(&automatic, 0, "seconds")),
+            ("seconds", added(&automatic, 3, "seconds")),
+            ("limit_seconds", added(&first_come, 0, "compute_seconds")),
+        ] {
+            assert_eq!(plan[planned].as_f64().unwrap(), replayed, "{planned} of {work:?}");
+        }
+        for key in ["reserve_bytes", "dedicated_bytes", "shared_bytes", "resident_bytes", "peak_live_bytes"] {
+            assert_eq!(plan[key], automatic[key], "{key} of {work:?}");
+        }
+        let sweep = run("sweep", &["--loop", "2", "--from", reserve, "--to", reserve, "--step", "1MiB"]);
+        let fixed = run("replay", &["--loop", "2", "--reserve", reserve]);
+        assert_eq!(sweep["first_come"], first_come["steady"]["seconds"], "{work:?}");
+        assert_eq!(sweep["limit"], first_come["steady"]["compute_seconds"], "{work:?}");
+        for key in ["seconds", "link_bytes"] {
+            assert_eq!(sweep["points"][0][key], fixed["steady"][key], "{key} of {work:?}");
+        }
+    }
+}
+
+#[test]
+fn a_sweep_finds_its_range() {
+    let found = json(&["sweep", "sdxl_unet_2048", "--json"]);
+    let points = found["points"].as_array().unwrap();
+    let reserve = |at: usize| points[at]["reserve_bytes"].as_u64().unwrap();
+    let scratch = json(&["plan", "sdxl_unet_2048", "--json"])["scratch_bytes"].as_u64().unwrap();
+    assert!(reserve(0) == 0 && reserve(points.len() - 1) > scratch && points.len() <= 41, "{}", points.len());
+    kitten_bench(&["sweep", "sdxl_unet_2048"])
+        .assert()
+        .success()
+        .stdout(contains("plan, for the same work: the right reserve is 1.37 GiB"));
+}
+
+#[test]
 fn the_steady_hot_path_calls_no_driver() {
     let found = json(&["hotpath", "--rounds", "4", "--json"]);
     assert_eq!(found["driver_calls_steady"], 0);

@@ -7,12 +7,15 @@
 //!   map.rs       the memory map at the busiest moment of a phase
 //!   sweep.rs     seconds per step for each reserve of a range
 //!   plan.rs      whether work fits a card, the time it takes, and which setting to use
+//!   choose.rs    the same on several cards, and the smallest card that will do
 //!   compare.rs   the orders of placement compared with each other
 //!   demo.rs      the table that kitten-bench prints without arguments
 //! ```
 //!
-//! The last four replay work several times, and none of them uses another.
+//! The last five replay work several times. `choose.rs` uses `plan.rs`, and none of the others uses
+//! another.
 
+pub mod choose;
 pub mod compare;
 pub mod demo;
 mod map;

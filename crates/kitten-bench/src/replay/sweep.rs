@@ -53,6 +53,11 @@ pub fn reserves(from: u64, to: u64, step: u64) -> Result<Vec<u64>> {
     Ok((from..=to).step_by(step as usize).collect())
 }
 
+/// The distance between reserves for a range of which none is given: a fortieth, in whole granules.
+pub fn step(from: u64, to: u64, granularity: u64) -> u64 {
+    to.saturating_sub(from).div_ceil(40).next_multiple_of(granularity).max(granularity)
+}
+
 /// Replays work with each reserve. `tick` is called after each.
 ///
 /// # Errors
@@ -155,6 +160,7 @@ mod tests {
     #[test]
     fn wrong_ranges_are_rejected() {
         assert_eq!(reserves(0, 10, 5).unwrap(), [0, 5, 10]);
+        assert_eq!((step(0, 0, 4), step(5, 165, 4), step(0, 161, 4)), (4, 4, 8));
         assert!(reserves(0, 10, 0).is_err());
         assert!(reserves(10, 0, 1).is_err());
         assert!(reserves(0, u64::MAX, 1).is_err());

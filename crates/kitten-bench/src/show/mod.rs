@@ -1,6 +1,7 @@
 //! Pictures and pages.
 //!
 //! ```text
+//!   cards.rs    the known cards as a table
 //!   canvas.rs   pictures as SVG or PNG
 //!   chart.rs    a sweep, and a card compared with the model
 //!   map.rs      the memory map as a picture
@@ -9,6 +10,7 @@
 //! ```
 
 mod canvas;
+pub mod cards;
 mod chart;
 mod map;
 pub mod page;
