@@ -182,6 +182,43 @@ fn a_thread_inside_a_piece_of_work_is_waited_for_and_others_are_vouched_for() {
 }
 
 #[test]
+fn a_thread_at_work_since_before_the_first_use_is_waited_for() {
+    let (gpu, allocator) = setup(32 * GRANULE, 128 * GRANULE, "");
+    let allocator = &allocator;
+    std::thread::scope(|scope| {
+        let (go_on, asked) = std::sync::mpsc::channel();
+        let (done, reached) = std::sync::mpsc::channel();
+        scope.spawn(move || {
+            // Pieces of work nest. One of the three ends before anyone uses the device.
+            (0..3).for_each(|_| allocator.begin_work(0).unwrap());
+            for () in asked {
+                allocator.end_work(0).unwrap();
+                done.send(()).unwrap();
+            }
+        });
+        let end_one = || {
+            go_on.send(()).unwrap();
+            reached.recv().unwrap();
+        };
+        end_one();
+        assert!(!allocator.stats(0).unwrap().in_use, "the device is not put to use");
+        let weights = load(&gpu, allocator, 14, 2);
+        for pieces in [2, 1] {
+            wanting(allocator, &weights);
+            allocator.vouch(0).unwrap();
+            assert_eq!(allocator.safe_point(0, UNET).unwrap(), Default::default(), "{pieces} go on");
+            assert!(allocator.reserve_reason(0).unwrap().contains("moved nothing"));
+            end_one();
+        }
+        work(allocator, &weights, &[4, 4], 10);
+        allocator.vouch(0).unwrap();
+        assert_ne!(allocator.safe_point(0, UNET).unwrap(), Default::default(), "all have ended");
+        all_as_they_were(&gpu, allocator, &weights);
+        drop(go_on);
+    });
+}
+
+#[test]
 fn with_the_last_block_the_reserve_goes_and_what_was_learned_stays() {
     let (gpu, allocator) = setup(32 * GRANULE, 128 * GRANULE, "");
     let weights = load(&gpu, &allocator, 14, 2);

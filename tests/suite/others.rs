@@ -1,6 +1,7 @@
 //! Memory that other programs hold. It is not promised, and host memory is promised only once.
 
 use super::common::{DEFAULT, Filled, GRANULE, KEEP, kitten_on, load, machine, reserve, setup, tier_of};
+use giant_kitten::driver::Stream;
 use giant_kitten::{Activation, Tier, show_size};
 
 #[test]
@@ -98,6 +99,34 @@ fn what_lies_idle_goes_back_in_a_program_that_waits_and_in_no_other() {
     assert!(held() >= 10 * GRANULE, "frozen: the reserve stays");
     kept.check(&gpu);
     allocator.check().unwrap();
+}
+
+#[test]
+fn a_look_for_idle_memory_asks_no_stream_that_may_be_gone() {
+    let (gpu, allocator) = setup(32 * GRANULE, 64 * GRANULE, "");
+    let held = || allocator.stats(0).unwrap().tiers[Tier::Dedicated].reserved.current();
+    let asked = || {
+        let calls = gpu.calls();
+        let of = |call| calls.get(call).copied().unwrap_or(0);
+        (of("cuStreamQuery"), of("cuStreamIsCapturing"))
+    };
+    let kept = Filled::new(&gpu, &allocator, 2 * GRANULE, 1);
+    for _ in 0..3 {
+        let stream = Stream(gpu.create_stream().unwrap());
+        let passing = allocator.malloc((4 * GRANULE) as usize, 0, stream).unwrap();
+        allocator.free(passing, 0, stream).unwrap();
+        gpu.destroy_stream(stream.0).unwrap();
+    }
+    let idle = held() - 2 * GRANULE;
+    assert!(idle >= 4 * GRANULE);
+    allocator.look_for_idle();
+    let before = asked();
+    allocator.look_for_idle();
+    assert_eq!(asked(), (before.0 + 1, before.1), "the default stream, which nobody can destroy");
+    assert_eq!(held(), 2 * GRANULE, "the device was waited for, and what was idle has gone");
+    kept.check(&gpu);
+    allocator.check().unwrap();
+    assert_eq!(gpu.faults(), []);
 }
 
 #[test]

@@ -222,6 +222,36 @@ fn a_kept_pool_serves_on_every_device_and_its_end_gives_the_memory_back() {
 }
 
 #[test]
+fn a_pool_that_is_kept_twice_ends_with_its_last_keeper() {
+    let gpu = machine(2, 64 * GRANULE, 0);
+    let allocator = kitten_on(&gpu, "");
+    let use_it = |device| {
+        region(&allocator, device, OUTER);
+        let block = allocator.malloc((6 * GRANULE) as usize, device, DEFAULT).unwrap();
+        allocator.free(block, device, DEFAULT).unwrap();
+        allocator.end_pool(device, OUTER).unwrap();
+        allocator.release_pool(device, OUTER).unwrap();
+        block
+    };
+    // Device 0 meets the pool between the two keepers, and device 1 after both.
+    allocator.keep_pool(OUTER);
+    let first = use_it(0);
+    allocator.keep_pool(OUTER);
+    let second = use_it(1);
+    assert_eq!(allocator.pool_holds(OUTER), 2);
+    allocator.drop_pool(OUTER).unwrap();
+    assert_eq!(allocator.pool_holds(OUTER), 1);
+    assert_eq!((held(&allocator, 0), held(&allocator, 1)), (6 * GRANULE, 6 * GRANULE));
+    assert_eq!((use_it(0), use_it(1)), (first, second), "its memory is still its own");
+    allocator.drop_pool(OUTER).unwrap();
+    assert_eq!((allocator.pool_holds(OUTER), held(&allocator, 0), held(&allocator, 1)), (0, 0, 0));
+    assert_eq!(allocator.drop_pool(OUTER), Ok(()), "a keeper too many is no error");
+    assert_eq!(allocator.stats(0).unwrap().graph_pools, 0);
+    allocator.check().unwrap();
+    assert_eq!(gpu.faults(), []);
+}
+
+#[test]
 fn a_pool_that_ends_during_a_capture_gives_back_later() {
     let (gpu, allocator) = setup(64 * GRANULE, 0, "");
     let stream = Stream(gpu.create_stream().unwrap());
