@@ -193,8 +193,8 @@ impl Pools {
     }
 
     /// Why nothing can move or be waited for during a capture on `device`, and what to wait for.
-    pub(super) fn capture_in_the_way(&self, device: usize) -> Error {
-        let captures = self.contexts.iter().filter(|context| context.kind != ContextKind::Region);
+    pub(super) fn capture_in_the_way(&self, device: usize, streams: &Streams) -> Error {
+        let captures = self.contexts.iter().filter(|context| context.is_capturing(streams));
         let pools = captures.map(|context| context.serving.pool);
         let names: Vec<_> = pools.map(|id| format!("({}, {})", id.0, id.1)).collect();
         Error::Refused(format!(

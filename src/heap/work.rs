@@ -61,7 +61,7 @@ impl Heap {
     /// While a graph is being captured; the driver's.
     pub(super) fn quiesce(&mut self) -> Result<(), Error> {
         if self.is_capturing() {
-            return Err(self.pools.capture_in_the_way(self.memory.device()));
+            return Err(self.pools.capture_in_the_way(self.memory.device(), &self.streams));
         }
         self.memory.synchronize()?;
         self.release_retired();

@@ -139,6 +139,23 @@ fn an_abandoned_capture_is_in_nobodys_way() {
 }
 
 #[test]
+fn an_action_during_a_capture_inside_a_region_names_the_regions_pool() {
+    let (gpu, allocator) = setup(64 * GRANULE, 64 * GRANULE, "");
+    let stream = Stream(gpu.create_stream().unwrap());
+    region(&allocator, 0, OUTER);
+    allocator.malloc(GRANULE as usize, 0, stream).unwrap();
+    region(&allocator, 0, INNER);
+    allocator.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
+    // The program captures by itself: no hook reports it.
+    gpu.begin_capture(stream.0).unwrap();
+    let why = allocator.activate(0, &Activation::default()).unwrap_err().to_string();
+    assert!(why.contains("with pool (0, 1), and"), "{why}");
+    gpu.end_capture(stream.0).unwrap();
+    allocator.activate(0, &Activation::default()).unwrap();
+    assert_eq!(gpu.faults(), []);
+}
+
+#[test]
 fn a_pool_is_released_before_its_end_and_its_context_serves_on() {
     let (gpu, allocator) = setup(64 * GRANULE, 0, "");
     let served = || pool_of(&allocator, 0, allocator.malloc(GRANULE as usize, 0, DEFAULT).unwrap());
