@@ -71,3 +71,22 @@ def controlnet(checkpoint: Shapes) -> Shapes:
         shapes[f"{name}.weight"] = [channels, channels, 1, 1]
         shapes[f"{name}.bias"] = [channels]
     return shapes
+
+
+def taesd() -> Shapes:
+    """The tensors of TAESD's decoder, the small one that live previews can use."""
+    shapes: Shapes = {}
+
+    def convolution(name: str, into: int, out: int, bias: bool = True) -> None:
+        shapes[f"{name}.weight"] = [out, into, 3, 3]
+        if bias:
+            shapes[f"{name}.bias"] = [out]
+
+    convolution("1", 4, 64)
+    for at in (7, 12, 17):
+        convolution(str(at), 64, 64, bias=False)
+    for block in (3, 4, 5, 8, 9, 10, 13, 14, 15, 18):
+        for at in (0, 2, 4):
+            convolution(f"{block}.conv.{at}", 64, 64)
+    convolution("19", 64, 3)
+    return shapes

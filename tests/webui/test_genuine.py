@@ -8,7 +8,7 @@ The folder needs an environment (`venv`) and its repositories, as after its own 
 checkpoint needs the shapes of Stable Diffusion 1.5. Other models are created here. Also:
 
     GIANT_KITTEN_WEBUI_RIG         the release of the rig with the fake libraries for its PyTorch,
-                                   with a card of 4 GiB; not set with a GPU
+                                   with a card of 4 GiB that finishes work late; not set with a GPU
     GIANT_KITTEN_WEBUI_ARGS        more arguments for its launch.py, such as "--opt-sdp-attention"
     GIANT_KITTEN_WEBUI_PYTHONPATH  more folders of its packages, in addition to its environment
 """
@@ -33,12 +33,14 @@ from typing import Any
 
 import models
 import pytest
+import torch
 from conftest import Server, contrast, free_port, picture, serving
 from giant_kitten.webui.extensions.kinds import find
 from playwright.sync_api import Page
 
 FOLDER = os.environ.get("GIANT_KITTEN_WEBUI", "")
 CHECKPOINT = Path(os.environ.get("GIANT_KITTEN_WEBUI_CHECKPOINT", ""))
+WATCHER = Path(__file__).with_name("watcher.py")
 MIB = 1 << 20
 
 pytestmark = pytest.mark.skipif(
@@ -93,6 +95,7 @@ def started(folder: Path) -> Iterator[Server]:
         (folder / "card.toml").write_text(CARD)
         variables["FAKE_CUDA_PROFILE"] = str(folder / "card.toml")
         variables["FAKE_CUDA_FAULTS"] = str(folder / "faults")
+        variables["FAKE_CUDA_COMPLETION"] = "late"
     line = [
         str(webui.python()), str(webui.folder / "launch.py"), "--skip-prepare-environment", "--skip-torch-cuda-test",
         "--api", "--api-server-stop", "--ckpt-dir", str(folder / "checkpoints"), "--lora-dir", str(folder / "lora"),
@@ -115,6 +118,19 @@ def started(folder: Path) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
+def extension(name: str, file: str, text: str) -> Iterator[None]:
+    """Another extension in the WebUI, of one file."""
+    webui = find(FOLDER)
+    made = webui.folder / webui.kind.extensions / name
+    try:
+        (made / file).parent.mkdir(parents=True)
+        (made / file).write_text(text)
+        yield
+    finally:
+        shutil.rmtree(made)
+
+
+@contextlib.contextmanager
 def installed(folder: Path) -> Iterator[None]:
     """Installs the extension by the command only, and removes it; the settings stay the same."""
     make_models(folder)
@@ -134,7 +150,7 @@ def installed(folder: Path) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def genuine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("genuine")
-    with installed(folder), started(folder) as found:
+    with installed(folder), extension("watcher", "scripts/watcher.py", WATCHER.read_text()), started(folder) as found:
         yield found
 
 
@@ -167,36 +183,30 @@ def generate(server: Server, **body: Any) -> tuple[list[Any], str]:
 # This is the first test, because there is only memory for one WebUI at a time.
 def test_an_early_start_of_cuda_is_reported_in_one_sentence(tmp_path: Path, open_page: Callable[..., Page]) -> None:
     webui = find(FOLDER)
-    early = webui.folder / webui.kind.extensions / "a-program-that-comes-early"
+    early = "import torch\n\n\ndef preload(parser):\n    torch.zeros(1, device='cuda')\n"
     with installed(tmp_path):
         # As if the folder had been copied by hand, next to an extension that uses the GPU in its
         # preload.
         for file in webui.python().parent.parent.glob("lib/python*/site-packages/giant-kitten*.pth"):
             file.unlink()
-        try:
-            early.mkdir()
-            text = "import torch\n\n\ndef preload(parser):\n    torch.zeros(1, device='cuda')\n"
-            (early / "preload.py").write_text(text)
-            with started(tmp_path) as server:
-                assert "giant-kitten came too late" in server.get("giant-kitten/state")["problem"]
-                status, answer = server.post("giant-kitten/v1/act", {"action": "activate"})
-                assert status == 422 and "GIANT_KITTEN=1" in answer["detail"]
-                values = [2, 0.5, 0, False, False, False]
-                images, said = generate(server, script_name="Giant kitten", script_args=values)
-                assert images == [] and "giant-kitten came too late" in said
-                assert len(generate(server)[0]) == 1
-                page = open_page(server.url, ignored=THEIRS)
-                shown(page)
-                page.locator("#tab_txt2img").get_by_text("Giant kitten: memory").first.click()
-                found = page.locator("#tab_txt2img giant-kitten-map")
-                found.get_by_text("giant-kitten came too late").wait_for(timeout=30000)
-                picture(page, f"{webui.kind.name.lower()}-too-late")
-                page.locator("#tab_txt2img [id*=giant_kitten_memory_free]").first.click()
-                told = page.locator("#tab_txt2img [id*=giant_kitten_memory_said]").first
-                told.get_by_text("giant-kitten came too late").wait_for()
-                page.close()
-        finally:
-            shutil.rmtree(early)
+        with extension("a-program-that-comes-early", "preload.py", early), started(tmp_path) as server:
+            assert "giant-kitten came too late" in server.get("giant-kitten/state")["problem"]
+            status, answer = server.post("giant-kitten/v1/act", {"action": "activate"})
+            assert status == 422 and "GIANT_KITTEN=1" in answer["detail"]
+            values = [2, 0.5, 0, False, False, False]
+            images, said = generate(server, script_name="Giant kitten", script_args=values)
+            assert images == [] and "giant-kitten came too late" in said
+            assert len(generate(server)[0]) == 1
+            page = open_page(server.url, ignored=THEIRS)
+            shown(page)
+            page.locator("#tab_txt2img").get_by_text("Giant kitten: memory").first.click()
+            found = page.locator("#tab_txt2img giant-kitten-map")
+            found.get_by_text("giant-kitten came too late").wait_for(timeout=30000)
+            picture(page, f"{webui.kind.name.lower()}-too-late")
+            page.locator("#tab_txt2img [id*=giant_kitten_memory_free]").first.click()
+            told = page.locator("#tab_txt2img [id*=giant_kitten_memory_said]").first
+            told.get_by_text("giant-kitten came too late").wait_for()
+            page.close()
 
 
 def test_it_starts_on_giant_kitten_and_generates(genuine: Server) -> None:
@@ -381,6 +391,86 @@ def test_its_own_attention_stays_on_the_card(genuine: Server) -> None:
     after = genuine.device()["stats"]
     # The reserve for the decoder at the size before may be too small for this one.
     assert after["fell_to_shared_bytes"] - before["fell_to_shared_bytes"] < 2048 * MIB and after["out_of_memory"] == 0
+
+
+ACTIONS = (
+    {"action": "automatic"},
+    {"action": "activate", "reserve": 0.5},
+    {"action": "free VRAM"},
+    {"action": "disable"},
+)
+
+
+@pytest.fixture(params=("Full", "Approx NN", "TAESD"))
+def previews(genuine: Server, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """The server with live previews of each kind, at every step."""
+    with decoder_of_previews():
+        set_previews(genuine, request.param, every=1)
+        yield genuine
+        set_previews(genuine, "Approx NN", every=10)
+
+
+def set_previews(server: Server, kind: str, every: int) -> None:
+    wanted = {"live_previews_enable": True, "show_progress_every_n_steps": every, "show_progress_type": kind}
+    assert server.post("sdapi/v1/options", wanted)[0] == 200
+
+
+@contextlib.contextmanager
+def decoder_of_previews() -> Iterator[None]:
+    """TAESD's decoder, which the WebUI would download; its weights are zeros."""
+    file = find(FOLDER).folder / "models" / "VAE-taesd" / "taesd_decoder.pth"
+    if file.exists():
+        yield
+        return
+    file.parent.mkdir(exist_ok=True)
+    weights = {name: torch.zeros(shape) for name, shape in models.taesd().items()}
+    # AUTOMATIC1111 refuses the files inside the archives of newer releases of PyTorch.
+    torch.save(weights, file, _use_new_zipfile_serialization=False)
+    try:
+        yield
+    finally:
+        file.unlink()
+        with contextlib.suppress(OSError):
+            file.parent.rmdir()
+
+
+def test_live_previews_from_several_tabs_run_beside_generations_and_actions(previews: Server) -> None:
+    assert previews.post("giant-kitten/v1/act", ACTIONS[0])[0] == 200
+    before, moved, over = exceptions(previews), previews.device()["stats"]["migrations"], threading.Event()
+
+    def tab() -> int:
+        seen = 0
+        while not over.is_set():
+            seen += previews.get("sdapi/v1/progress")["current_image"] is not None
+        return seen
+
+    def act() -> list[int]:
+        """Each action waits for the generation that runs."""
+        answers = []
+        while not over.is_set():
+            answers.append(previews.post("giant-kitten/v1/act", ACTIONS[len(answers) % len(ACTIONS)])[0])
+        return answers
+
+    with ThreadPoolExecutor() as pool:
+        tabs, acting = [pool.submit(tab) for _ in range(4)], pool.submit(act)
+        try:
+            for side in (512, 768, 512, 640, 512, 768):
+                assert len(generate(previews, steps=20, width=side)[0]) == 1
+        finally:
+            over.set()
+    assert all(tab.result() > 10 for tab in tabs) and set(acting.result()) == {200}
+    assert exceptions(previews) == before, "a preview has failed"
+    watched = previews.get("watcher")
+    assert watched["previews"] > 50 and watched["actions"] > 5 and watched["overlaps"] == []
+    stats = previews.device()["stats"]
+    assert stats["out_of_memory"] == 0 and stats["migrations"] > moved
+    if "GIANT_KITTEN_WEBUI_RIG" in os.environ:
+        assert (previews.log.parent / "faults").read_text() == ""
+
+
+def exceptions(server: Server) -> Any:
+    """The errors that the WebUI has noted; it does not print those of previews."""
+    return server.get("internal/sysinfo")["Exceptions"]
 
 
 def test_each_of_the_originals_options_has_its_effect(genuine: Server) -> None:

@@ -9,6 +9,7 @@
 //! | `FAKE_CUDA_MISSING` | functions that the driver lacks, separated by commas | none |
 //! | `FAKE_CUDA_RUNGS` | ways to shared memory: `host_numa`, `host`, `pinned`; or `none` | all |
 //! | `CUDA_VISIBLE_DEVICES` | visible devices by number, up to the first invalid one | all |
+//! | `FAKE_CUDA_COMPLETION` | `immediate`, or `late`: work is done only when a call waits for it | `immediate` |
 //! | `FAKE_CUDA_FAULTS` | a file for every use of memory that came too early | none |
 
 use std::any::Any;
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use kitten_sim::{Gpu, Profile, code};
+use kitten_sim::{Completion, Gpu, Profile, code};
 
 use crate::refusal::{Result, refuse};
 
@@ -78,6 +79,8 @@ impl Setup {
         }
         let version = variable("FAKE_CUDA_VERSION", "13000");
         let rungs = list(variable("FAKE_CUDA_RUNGS", "host_numa,host,pinned"));
+        let gpu = Gpu::new(&seen).map_err(|why| why.to_string())?;
+        gpu.set_completion(completion(&variable("FAKE_CUDA_COMPLETION", "immediate"))?);
         Ok(Some(Setup {
             version: version.parse().map_err(|why| format!("FAKE_CUDA_VERSION={version}: {why}"))?,
             missing: list(variable("FAKE_CUDA_MISSING", "")),
@@ -85,7 +88,7 @@ impl Setup {
             host: rungs.iter().any(|rung| rung == "host"),
             pinned: rungs.iter().any(|rung| rung == "pinned"),
             cards,
-            ..Setup::new(Gpu::new(&seen).map_err(|why| why.to_string())?)
+            ..Setup::new(gpu)
         }))
     }
 }
@@ -97,6 +100,15 @@ impl Setup {
             Some(device) => Ok(device),
             None => refuse(code::INVALID_DEVICE, format!("there is no device {number}")),
         }
+    }
+}
+
+/// When work is done, as `FAKE_CUDA_COMPLETION` names it.
+fn completion(name: &str) -> std::result::Result<Completion, String> {
+    match name {
+        "immediate" => Ok(Completion::Immediate),
+        "late" => Ok(Completion::Late),
+        other => Err(format!("FAKE_CUDA_COMPLETION={other}: it is immediate or late")),
     }
 }
 
