@@ -254,7 +254,7 @@ struct gk_stats {
     uint64_t frees;
     uint64_t zero_mallocs;
     uint64_t out_of_memory;        /* requests that neither tier could satisfy */
-    uint64_t retries;              /* requests satisfied only after idle backing was unmapped */
+    uint64_t retries;              /* requests satisfied only after a wait for the device */
     uint64_t resets;               /* calls of gk_reset */
     uint64_t migrations;           /* granules that changed tier */
     uint64_t migrated_bytes;
@@ -315,7 +315,7 @@ struct gk_stats {
     uint64_t small_split_bytes;
     uint64_t large_splits;        /* the same next to large blocks */
     uint64_t large_split_bytes;
-    uint64_t abstained;           /* safe points that moved nothing because a thread was at work */
+    uint64_t abstained;           /* safe points that moved nothing because work was seen */
     uint64_t in_use;              /* 1 if the device is in use; otherwise everything else is 0 */
 };
 int gk_stats(int device, struct gk_stats *stats);

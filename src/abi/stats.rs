@@ -101,7 +101,7 @@ fields! {
     zero_mallocs = |s, _| s.zero_mallocs;
     /// Number of requests that neither tier could satisfy.
     out_of_memory = |s, _| s.out_of_memory;
-    /// Number of requests satisfied only after idle backing was released.
+    /// Number of requests satisfied only after the device was waited for.
     retries = |s, _| s.retries;
     /// Number of resets (PyTorch's empty_cache).
     resets = |s, _| s.resets;
@@ -225,7 +225,8 @@ fields! {
     large_splits = |_, splits| splits[1].count;
     /// Their bytes on shared granules.
     large_split_bytes = |_, splits| splits[1].bytes;
-    /// Number of safe points that moved nothing because another thread was seen at work.
+    /// Number of safe points that moved nothing because work was seen: of another thread, of a
+    /// capture, or of a stream that was busy again.
     abstained = |s, _| s.abstained;
     /// 1 if the device is in use; all other figures are 0 otherwise.
     in_use = |s, _| u64::from(s.in_use);

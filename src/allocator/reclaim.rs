@@ -6,7 +6,8 @@ use crate::heap::Heap;
 
 impl Allocator {
     /// PyTorch's `empty_cache`, on every device in use. It may be called at any time, next to any
-    /// work, and moves no live block. Does nothing on a frozen device.
+    /// work. Moves no live block, unless the option `safe_points:empty_cache` makes it a safe
+    /// point. Does nothing on a device that an action has frozen.
     ///
     /// # Errors
     /// The first device's that fails. The other devices are reset nevertheless.

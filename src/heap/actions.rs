@@ -9,13 +9,9 @@ use super::placing::{self, Pins};
 use super::{Heap, automatic};
 use crate::core::placement::{self, Order};
 use crate::core::policy::{Opening, Spill};
-use crate::core::{Activation, GranuleId, Kept, Phase, Reserve, Step, Tier, show_size};
+use crate::core::{Activation, GranuleId, Kept, PerTier, Phase, Reserve, Step, Tier, show_size};
 use crate::error::Error;
 use crate::sync::this_thread;
-
-/// Why resets are no safe points any more, although the options say so.
-const SEVERAL_THREADS: &str = "safe_points:empty_cache is refused, because more than one thread has used the card: say where \
-                               a step begins by safe_point() or follow() instead";
 
 impl Heap {
     /// Activates: model blocks first, then the others, each in the activation's order, into what is
@@ -33,7 +29,7 @@ impl Heap {
     pub fn activate(&mut self, activation: &Activation) -> Result<Moved, Error> {
         self.memory.see_free();
         let kept = self.kept(activation.reserve, activation.persist);
-        let budget = self.memory.ledger.resident_budget(kept).map_err(Error::Argument)?;
+        let budget = self.memory.ledger().resident_budget(kept).map_err(Error::Argument)?;
         let moved = self.place(activation.order, budget, Pins::Kept)?;
         self.enter(Step::Activate { automatic: activation.reserve == Reserve::Auto }, kept);
         Ok(moved)
@@ -46,7 +42,7 @@ impl Heap {
     /// As for [`activate`](Heap::activate).
     pub fn disable(&mut self, order: Order) -> Result<Moved, Error> {
         self.memory.see_free();
-        let ledger = &self.memory.ledger;
+        let ledger = &self.memory.ledger();
         let budget = ledger.capacity[Tier::Dedicated].saturating_sub(ledger.taken);
         let moved = self.place(order, budget, Pins::Kept)?;
         self.enter(Step::Disable, Kept::default());
@@ -63,7 +59,7 @@ impl Heap {
     pub fn free_vram(&mut self) -> Result<Moved, Error> {
         let moved = self.place(Order::default(), 0, Pins::Overridden)?;
         self.enter(Step::FreeVram, Kept::default());
-        self.memory.backing.trim(Tier::Dedicated, 0);
+        self.memory.trim(PerTier::new(0, u64::MAX));
         self.note();
         Ok(moved)
     }
@@ -76,7 +72,7 @@ impl Heap {
     /// Nothing has changed then.
     pub fn begin_loading(&mut self, reserve: Reserve, persist: u64) -> Result<(), Error> {
         let kept = self.kept(reserve, persist);
-        self.memory.ledger.resident_budget(kept).map_err(Error::Argument)?;
+        self.memory.ledger().resident_budget(kept).map_err(Error::Argument)?;
         self.quiesce()?;
         self.strip();
         self.enter(Step::BeginLoading, kept);
@@ -154,8 +150,8 @@ impl Heap {
     /// As for [`safe_point`](Heap::safe_point).
     pub(super) fn safe_point_of_one_thread(&mut self) -> Result<(), Error> {
         if self.witness.several() {
-            self.automatic.refuse_resets(SEVERAL_THREADS);
-            log::warn!("device {}: {SEVERAL_THREADS}", self.memory.device());
+            let why = self.automatic.refuse_resets();
+            log::warn!("device {}: {why}", self.memory.device());
             return Ok(());
         }
         let kind = self.automatic.learner.kind().to_owned();
@@ -173,10 +169,10 @@ impl Heap {
             let work = self.automatic.learner.work();
             log::debug!("device {}: nothing moves before {work}: {why}", self.memory.device());
             self.stats.abstained += 1;
-            self.automatic.abstained = Some(why);
+            self.automatic.set_abstained(Some(why));
             return Ok(Moved::default());
         }
-        self.automatic.abstained = None;
+        self.automatic.set_abstained(None);
         log::debug!("device {}: {}", self.memory.device(), choice.why);
         self.strip();
         let moved = self.migrate(automatic::moves(&self.memory, &choice))?;
@@ -185,7 +181,7 @@ impl Heap {
         self.stats.rebalanced_promoted += moved.promoted;
         let room = choice.after.room * self.memory.granule();
         self.automatic.carried_out(choice, moved, self.memory.granule());
-        let Kept { reserve, persist } = self.kept(Reserve::Auto, self.memory.ledger.kept.persist);
+        let Kept { reserve, persist } = self.kept(Reserve::Auto, self.memory.ledger().kept.persist);
         self.enter(Step::Rebalance, Kept { reserve: reserve.min(room), persist });
         Ok(moved)
     }

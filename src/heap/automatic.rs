@@ -20,7 +20,7 @@ use std::collections::{HashMap, HashSet};
 use super::Heap;
 use super::memory::{Memory, Move, Moved};
 use crate::core::balance::{self, Candidate, Decision, Outlook, REMAP};
-use crate::core::policy::{Expected, Forecast, Learner, Placed, WORKS, Wanted};
+use crate::core::policy::{Expected, Forecast, Learner, Placed};
 use crate::core::{GranuleId, Phase, Stats, Tier, show_size};
 use crate::error::Error;
 
@@ -28,6 +28,10 @@ use crate::error::Error;
 /// observed across both tiers overestimates that of one tier. Overshooting makes a few weights
 /// shared; undershooting makes hot scratch shared.
 const MOST_SLACK: f64 = 0.25;
+
+/// Why resets are no safe points any more, although the options say so.
+const SEVERAL_THREADS: &str = "safe_points:empty_cache is refused, because more than one thread has used the card: say where \
+                               a step begins by safe_point() or follow() instead";
 
 /// The automatic mode of one device.
 #[derive(Debug)]
@@ -39,7 +43,7 @@ pub(super) struct Automatic {
     /// Whether a reset is a safe point, as the option `safe_points:empty_cache` says.
     pub(super) at_resets: bool,
     /// Why the last safe point that wanted to move something abstained, human-readable.
-    pub(super) abstained: Option<String>,
+    abstained: Option<String>,
     /// What was moved last, and why, human-readable.
     last_decision: Option<String>,
 }
@@ -60,10 +64,16 @@ impl Automatic {
         Automatic { learner: Learner::new(granule), returning: 0, at_resets, abstained: None, last_decision: None }
     }
 
-    /// Resets are no safe points any more, and `why` not.
-    pub(super) fn refuse_resets(&mut self, why: &str) {
+    /// Makes resets no safe points any more, and returns why.
+    pub(super) fn refuse_resets(&mut self) -> &'static str {
         self.at_resets = false;
-        self.abstained = Some(why.into());
+        self.abstained = Some(SEVERAL_THREADS.into());
+        SEVERAL_THREADS
+    }
+
+    /// Notes why a safe point that wanted to move something abstained; `None` where it did not.
+    pub(super) fn set_abstained(&mut self, why: Option<String>) {
+        self.abstained = why;
     }
 
     /// Forgets the last move: an action has placed everything anew.
@@ -82,7 +92,7 @@ impl Automatic {
         if shared == 0 {
             return 0;
         }
-        let room = memory.ledger.limit(Tier::Dedicated).saturating_sub(allocated(Tier::Dedicated));
+        let room = memory.ledger().limit(Tier::Dedicated).saturating_sub(allocated(Tier::Dedicated));
         let peak = self.learner.peak();
         (room + shared).saturating_sub(peak).min((peak as f64 * MOST_SLACK) as u64)
     }
@@ -90,7 +100,7 @@ impl Automatic {
     /// The reserve that the most demanding of all known work asks for, as far as there is dedicated
     /// memory beside `persist`. Bytes, whole granules.
     pub(super) fn reserve(&self, memory: &Memory, persist: u64) -> u64 {
-        let most = memory.ledger.capacity[Tier::Dedicated].saturating_sub(persist);
+        let most = memory.ledger().capacity[Tier::Dedicated].saturating_sub(persist);
         self.learner.reserve().min(most) / memory.granule() * memory.granule()
     }
 
@@ -101,7 +111,7 @@ impl Automatic {
             return None;
         };
         let granule = memory.granule();
-        let reach = memory.ledger.reach(Tier::Dedicated);
+        let reach = memory.ledger().reach(Tier::Dedicated);
         let allocated = |tier: Tier| stats.tiers[tier].allocated.current();
         let scratch = forecast.uses().len() as u64 * granule + forecast.slack();
         if allocated(Tier::Dedicated) + scratch <= reach && allocated(Tier::Shared) == 0 {
@@ -195,7 +205,7 @@ fn candidates(memory: &Memory, learner: &Learner, forecast: &Forecast, passes: b
         }
         let stays = |born: u32| !passes || born != learner.interval();
         for block in bound.core.blocks().filter(|block| stays(block.marks.born)) {
-            let address = bound.base + block.offset;
+            let address = bound.base() + block.offset;
             let Expected { reads, wanted_later } = learner.expected(forecast, address, block.marks.born, block.size);
             for (granule, bytes) in bound.core.shares_of(block.id) {
                 let entry = granules.entry(GranuleId { arena, granule }).or_default();
@@ -261,43 +271,9 @@ impl Heap {
         Ok(())
     }
 
-    /// What this run would have wanted from its start: as the work has shown between safe points,
-    /// or, where nobody reported any, as what comes and goes shows by itself.
-    pub fn wanted(&self) -> Wanted {
-        let capacity = self.memory.ledger.capacity[Tier::Dedicated];
-        let found = match self.automatic.learner.lived() {
-            Some(lived) => (self.automatic.reserve(&self.memory, self.memory.ledger.kept.persist), lived),
-            None => self.hindsight.found(self.memory.granule(), capacity),
-        };
-        self.hindsight.wanted(capacity, found, self.memory.arenas.sizes())
-    }
-
-    /// Whether so much has come and gone that the program has done more than load.
-    pub fn has_worked(&self) -> bool {
-        self.stats.blocks.allocated.taken() >= WORKS
-    }
-
-    /// What to say at the end of a program whose work has overflowed because no reserve was kept
-    /// for it; `None` where there is nothing to say.
-    pub fn advice(&self) -> Option<String> {
-        let (wanted, room) = (self.wanted(), self.memory.ledger.capacity[Tier::Dedicated]);
-        let lay_shared = self.automatic.learner.above(room) as u64;
-        let was_left_alone = self.state.phase() == Phase::Loading && self.memory.ledger.kept.reserve == 0;
-        if !was_left_alone || self.stats.fell_to_shared == 0 || wanted.reserve == 0 || lay_shared == 0 {
-            return None;
-        }
-        Some(format!(
-            "{} that this program worked with lay in host memory on {}, since its weights came first; a reserve would have kept \
-             that on the card: GIANT_KITTEN=reserve:{}MiB, or reserve:remembered, or giant_kitten.follow(model)",
-            show_size(lay_shared),
-            self.memory.info().name,
-            wanted.reserve >> 20
-        ))
-    }
-
     /// How the reserve in force was found, human-readable.
     pub fn reserve_reason(&self) -> String {
-        let kept = self.memory.ledger.kept;
+        let kept = self.memory.ledger().kept;
         if !self.state.is_automatic() {
             return match self.state.phase() {
                 Phase::Loading if kept.reserve > 0 => "given, and kept while the model loads".into(),

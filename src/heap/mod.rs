@@ -10,6 +10,7 @@
 //!   work.rs        waiting: for the device, for streams, for a quiet moment
 //!   placing.rs     what wants to lie where
 //!   automatic.rs   the reserve that is found from the work
+//!   farewell.rs    what a run would have wanted, at its end
 //!   snapshot.rs    the memory map, segments and claims, for people and their tools
 //!   recording.rs   the history of what happened, where wanted
 //!
@@ -25,6 +26,7 @@
 
 mod actions;
 mod automatic;
+mod farewell;
 mod memory;
 mod placing;
 mod pools;
@@ -111,7 +113,7 @@ impl Heap {
         memory.log_rung();
         let remembered = options.wanted.filter(|_| options.reserve == Reserve::Auto);
         let wanted = options.reserve.fixed().or(remembered.map(|run| run.reserve)).unwrap_or(0);
-        let capacity = memory.ledger.capacity[Tier::Dedicated];
+        let capacity = memory.ledger().capacity[Tier::Dedicated];
         let reserve = wanted.min(capacity);
         if wanted > reserve {
             log::warn!(
@@ -135,8 +137,7 @@ impl Heap {
             history: History::default(),
             memory,
         };
-        heap.memory.ledger.kept = Kept { reserve, persist: 0 };
-        heap.memory.fill_stock();
+        heap.memory.set_aside(reserve);
         heap.note();
         Ok(heap)
     }
@@ -215,7 +216,7 @@ impl Heap {
                 Tier::ALL.into_iter().for_each(|tier| self.stats.allocate_part(tier, parts[tier], scratch));
             }
         }
-        bound.base + bound.core.extent(block).0
+        bound.base() + bound.core.extent(block).0
     }
 
     /// Frees a block. `stream` is the one on which it was used last; work on others must have been
@@ -292,7 +293,7 @@ impl Heap {
         let bound = &mut self.memory.arenas[arena];
         if bound.core.owner(block).0 != stream {
             bound.core.marks_mut(block).used_elsewhere = true;
-            self.retired.add_use(bound.base + bound.core.extent(block).0, stream);
+            self.retired.add_use(bound.base() + bound.core.extent(block).0, stream);
         }
         Ok(())
     }
@@ -347,7 +348,7 @@ impl Heap {
         let (arena, block) = self.memory.arenas.locate_inside(address)?;
         let bound = &self.memory.arenas[arena];
         let (offset, size) = bound.core.extent(block);
-        Ok((bound.base + offset, size))
+        Ok((bound.base() + offset, size))
     }
 
     /// Whether an address lies in one of this heap's arenas.
@@ -360,7 +361,7 @@ impl Heap {
     /// known.
     ///
     /// # Errors
-    /// The driver's, where addresses for a new pool are refused.
+    /// The driver's, where addresses for a new pool are refused; a heap that was closed.
     pub fn begin_pool(
         &mut self,
         serving: Serving,
@@ -368,6 +369,9 @@ impl Heap {
         is_kept: bool,
         stream: Option<Stream>,
     ) -> Result<(), Error> {
+        if self.memory.arenas.is_empty() {
+            return Err(shut_down());
+        }
         let stream = stream.map(|stream| self.stream_number(stream)).transpose()?;
         self.pools.begin(&mut self.memory, serving, kind, is_kept, stream)
     }
@@ -415,11 +419,11 @@ impl Heap {
 
     /// The statistics.
     pub fn stats(&self) -> Stats {
-        let Kept { reserve, persist } = self.memory.ledger.kept;
+        let Kept { reserve, persist } = self.memory.ledger().kept;
         Stats {
             in_use: true,
             granule: self.memory.granule(),
-            capacity: self.memory.ledger.capacity,
+            capacity: self.memory.ledger().capacity,
             phase: self.state.phase(),
             reserve,
             persist,

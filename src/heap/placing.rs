@@ -24,7 +24,7 @@ pub(super) fn residents(memory: &Memory, learner: &Learner, sort_by: SortBy) -> 
             let value = match sort_by {
                 SortBy::Size => Value { reads: 0.0, last_read: 0 },
                 SortBy::Reads | SortBy::Recency => {
-                    learner.value(bound.base + block.offset, block.marks.born, block.size)
+                    learner.value(bound.base() + block.offset, block.marks.born, block.size)
                 }
             };
             Resident {

@@ -38,7 +38,7 @@ impl Heap {
         if self.state.is_frozen() && self.stats.blocks.active_count() == 0 {
             // Nothing lives that a reserve found automatically could be kept from. A reserve that
             // was given is kept from what comes.
-            let Kept { reserve, persist } = self.memory.ledger.kept;
+            let Kept { reserve, persist } = self.memory.ledger().kept;
             let reserve = if self.state.is_opened_by_work() { reserve } else { 0 };
             self.enter(Step::Drain, Kept { reserve, persist });
         }
@@ -61,7 +61,7 @@ impl Heap {
         let idle = self.memory.backing.held(Tier::Dedicated).saturating_sub(used);
         let is_to_stay = self.memory.arenas.is_empty()
             || self.state.is_frozen_by_action()
-            || idle <= self.memory.ledger.kept.reserve
+            || idle <= self.memory.ledger().kept.reserve
             || self.pools.any_open();
         if !is_quiet || is_to_stay || self.streams.is_default_busy() {
             return Ok(());
@@ -74,7 +74,7 @@ impl Heap {
     pub(super) fn give_back(&mut self) {
         self.strip();
         if !self.state.is_frozen_by_action() {
-            let keep = PerTier::new(self.memory.ledger.kept.reserve, self.memory.working_room());
+            let keep = PerTier::new(self.memory.ledger().kept.reserve, self.memory.working_room());
             self.memory.trim(keep);
         }
         self.note();

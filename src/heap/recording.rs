@@ -45,7 +45,7 @@ impl Heap {
             let time_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
             let pool = match action {
                 Action::OutOfMemory => None,
-                _ => self.memory.arenas.of(address).and_then(|arena| self.memory.arenas[arena].purpose.pool()),
+                _ => self.memory.arenas.of(address).and_then(|arena| self.memory.arenas[arena].purpose().pool()),
             };
             let pool = pool.map_or((0, 0), |PoolId(a, b)| (a, b));
             self.history.push(Event { action, address, bytes, stream, pool, time_us, who });

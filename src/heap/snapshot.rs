@@ -115,9 +115,10 @@ impl Heap {
         let mut residents = placing::residents(&self.memory, &self.automatic.learner, order.sort_by);
         placement::sort(&mut residents, order);
         let claims = residents.into_iter().filter_map(|resident| {
-            let Bound { core, base, .. } = &self.memory.arenas[resident.arena];
+            let bound = &self.memory.arenas[resident.arena];
+            let core = &bound.core;
             let id = core.find(resident.offset).filter(|_| !self.memory.arenas.is_pools(resident.arena))?;
-            let address = base + resident.offset;
+            let address = bound.base() + resident.offset;
             let used_on = self.retired.uses_of(address).iter().map(|stream| self.streams.raw(*stream)).collect();
             let stream = self.streams.raw(core.owner(id).0);
             Some(Claim { address, size: resident.size, model: resident.model, pin: resident.pin, stream, used_on })
@@ -144,19 +145,19 @@ impl Heap {
             let (mut at, end, mut inside) = (start, start + bytes, Vec::new());
             while let Some(block) = blocks.next_if(|block| block.offset < end) {
                 if block.offset > at {
-                    inside.push(free_space(bound.base + at, block.offset - at));
+                    inside.push(free_space(bound.base() + at, block.offset - at));
                 }
                 inside.push(self.segment_block(bound, &block));
                 at = block.offset + block.size;
             }
             if at < end {
-                inside.push(free_space(bound.base + at, end - at));
+                inside.push(free_space(bound.base() + at, end - at));
             }
             segments.push(Segment {
-                address: bound.base + start,
+                address: bound.base() + start,
                 bytes,
                 class: bound.core.class(),
-                pool: bound.purpose.pool(),
+                pool: bound.purpose().pool(),
                 blocks: inside,
             });
         }
@@ -165,7 +166,7 @@ impl Heap {
 
     fn segment_block(&self, bound: &Bound, block: &Block) -> SegmentBlock {
         SegmentBlock {
-            address: bound.base + block.offset,
+            address: bound.base() + block.offset,
             size: block.size,
             requested: block.requested,
             stream: self.streams.raw(block.stream),
@@ -182,11 +183,11 @@ impl Heap {
             if granules.is_empty() {
                 continue;
             }
-            let owner = bound.belongs_to.unwrap_or(id);
-            let row = arenas.entry((owner, bound.belongs_to.is_some())).or_insert_with(|| ArenaMap {
-                purpose: bound.purpose.name(),
+            let owner = bound.belongs_to().unwrap_or(id);
+            let row = arenas.entry((owner, bound.belongs_to().is_some())).or_insert_with(|| ArenaMap {
+                purpose: bound.purpose().name(),
                 class: bound.core.class().name(),
-                base: bound.base,
+                base: bound.base(),
                 granules: Vec::new(),
             });
             row.granules.extend(granules);

@@ -41,7 +41,7 @@ fn thread_number() -> u64 {
     NUMBER.try_with(|number| *number).unwrap_or(0)
 }
 
-/// The number of known streams above which those that own nothing are looked for.
+/// The number of known streams from which on those that own nothing are looked for.
 const CROWDED: usize = 64;
 
 /// The streams seen on one device, and its events.

@@ -60,7 +60,7 @@ impl Heap {
 
     /// The order of supply.
     fn find(&mut self, request: Request) -> Option<Place> {
-        let is_general = self.memory.arenas[request.arena].purpose.is_general();
+        let is_general = self.memory.arenas[request.arena].purpose().is_general();
         if is_general
             && self.spill.takes(request.size.rounded())
             && let Some(place) = self.search(request).shared()
@@ -110,7 +110,7 @@ impl Heap {
     fn stitch(&mut self, request: Request) -> Option<Place> {
         let used = self.stats.tiers[Tier::Dedicated].allocated.current();
         let unused = self.memory.mapped(Tier::Dedicated).saturating_sub(used);
-        let is_general = self.memory.arenas[request.arena].purpose.is_general();
+        let is_general = self.memory.arenas[request.arena].purpose().is_general();
         if self.memory.stitch_room() + unused < request.size.rounded()
             || !is_general
             || self.streams.is_capturing(request.stream)
@@ -147,7 +147,7 @@ impl Heap {
 
     /// Whether a request for an arena may open the reserve by itself: not one of a pool.
     fn opens_by_itself(&self, arena: ArenaId) -> bool {
-        self.memory.arenas[arena].purpose.is_general()
+        self.memory.arenas[arena].purpose().is_general()
     }
 
     /// Opens the reserve where loading has ended and nobody has said so: nothing moves, and new
@@ -162,7 +162,7 @@ impl Heap {
     /// Opens the reserve; returns the arena for a request that was for `arena`.
     fn open(&mut self, arena: ArenaId) -> ArenaId {
         let class = self.memory.arenas[arena].core.class();
-        self.enter(Step::Open, self.memory.ledger.kept);
+        self.enter(Step::Open, self.memory.ledger().kept);
         self.memory.arenas.general(self.state.is_frozen(), class)
     }
 

@@ -9,7 +9,7 @@
 //! | `FAKE_CUDA_MISSING` | functions that the driver lacks, separated by commas | none |
 //! | `FAKE_CUDA_RUNGS` | ways to shared memory: `host_numa`, `host`, `pinned`; or `none` | all |
 //! | `CUDA_VISIBLE_DEVICES` | visible devices by number, up to the first invalid one | all |
-//! | `FAKE_CUDA_COMPLETION` | `immediate`, or `late`: work is done only when a call waits for it | `immediate` |
+//! | `FAKE_CUDA_COMPLETION` | `immediate`, or `late`: done only when waited for | `immediate` |
 //! | `FAKE_CUDA_FAULTS` | a file for every use of memory that came too early | none |
 
 use std::any::Any;

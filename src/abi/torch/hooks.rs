@@ -17,7 +17,7 @@ pub extern "C" fn gk_init(_device_count: c_int) {
 }
 
 /// PyTorch's reset hook (`empty_cache`). It may be called at any time, also while work runs, and
-/// moves no live block.
+/// moves no live block, unless the option `safe_points:empty_cache` makes it a safe point.
 #[unsafe(no_mangle)]
 pub extern "C" fn gk_reset() {
     hook("gk_reset", || started().map_or(Ok(()), Allocator::reset));

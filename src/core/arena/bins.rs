@@ -126,7 +126,7 @@ impl Bins {
         })
     }
 
-    /// Whether a node is in, where it ought to be. For checks: O(length of its list).
+    /// Whether a node is in the list where it belongs. For checks: O(length of its list).
     pub(super) fn contains(&self, nodes: &Nodes, id: u32) -> bool {
         let (row, column) = place(nodes[id].size);
         let marked = self.rows & (1 << row) != 0 && self.columns[row] & (1 << column) != 0;

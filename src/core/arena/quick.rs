@@ -1,5 +1,5 @@
-//! Small blocks kept whole when they are given back, for the next request of their very size: quick
-//! lists, as in Quick Fit.
+//! Small blocks kept whole when they are freed, for the next request of the same size: quick lists,
+//! as in Quick Fit.
 //!
 //! ```text
 //!  size      512   1024   1536   2048  …  1 MiB

@@ -21,16 +21,32 @@ use crate::error::Error;
 #[derive(Debug)]
 pub(in crate::heap) struct Bound {
     pub(in crate::heap) core: Arena,
-    pub(in crate::heap) base: u64,
+    base: u64,
     /// What it is for; of a pinned arena, what the arena that it belongs to is for.
-    pub(in crate::heap) purpose: Purpose,
+    purpose: Purpose,
     /// The handle under each granule, up to the last one ever backed. None in pinned arenas.
     pub(super) handles: Vec<Option<Handle>>,
     /// The arena whose blocks a pinned arena takes.
-    pub(in crate::heap) belongs_to: Option<ArenaId>,
+    belongs_to: Option<ArenaId>,
 }
 
 impl Bound {
+    /// The address of its first granule.
+    #[inline]
+    pub(in crate::heap) fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// What it is for.
+    pub(in crate::heap) fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    /// The arena whose blocks it takes, if it is a pinned one.
+    pub(in crate::heap) fn belongs_to(&self) -> Option<ArenaId> {
+        self.belongs_to
+    }
+
     /// The handle under a granule.
     pub(super) fn handle(&self, granule: u32) -> Option<Handle> {
         self.handles.get(granule as usize).copied().flatten()

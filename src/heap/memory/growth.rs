@@ -65,7 +65,7 @@ impl Memory {
                 }
             }
         }
-        let address = self.arenas[request.arena].base + u64::from(growth.first) * self.granule;
+        let address = self.arenas[request.arena].base() + u64::from(growth.first) * self.granule;
         if let Err(why) = self.backing.map_run(address, &handles, tier) {
             self.last_refusal = Some(why);
             return false;

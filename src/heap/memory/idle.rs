@@ -5,25 +5,22 @@ use crate::core::{ArenaId, PerTier, Tier};
 
 impl Memory {
     /// Unmaps all idle granules except those of pools. Their backing goes to the stock, where it
-    /// serves every stream. The device must be idle. Returns bytes.
-    pub(in crate::heap) fn strip(&mut self) -> u64 {
-        let mut stripped = 0;
+    /// serves every stream. The device must be idle.
+    pub(in crate::heap) fn strip(&mut self) {
         for id in self.arenas.ids() {
             if self.arenas.is_pools(id) {
                 continue;
             }
-            if self.arenas[id].belongs_to.is_some() {
-                stripped += self.unpin_idle(id);
+            if self.arenas[id].belongs_to().is_some() {
+                self.unpin_idle(id);
                 continue;
             }
             let idle = self.arenas[id].core.idle_granules();
             let gone = self.unmap_granules(id, &idle);
-            stripped += gone.len() as u64 * self.granule;
             if !gone.is_empty() {
                 self.arenas[id].core.set_tiers(gone.into_iter().map(|granule| (granule, None)), HOME);
             }
         }
-        stripped
     }
 
     /// Unmaps granules, whose handles go to the stock. Returns those for which it worked; the
@@ -33,7 +30,7 @@ impl Memory {
         let bound = &mut self.arenas[id];
         let backed: Vec<u32> = granules.iter().copied().filter(|granule| bound.handle(*granule).is_some()).collect();
         for run in backed.chunk_by(|a, b| a + 1 == *b) {
-            let (address, bytes) = (bound.base + u64::from(run[0]) * self.granule, run.len() as u64 * self.granule);
+            let (address, bytes) = (bound.base() + u64::from(run[0]) * self.granule, run.len() as u64 * self.granule);
             if let Err(why) = self.backing.unmap_run(address, bytes) {
                 log::debug!("idle backing stays where it is: {why}");
                 continue;

@@ -75,7 +75,7 @@ pub(super) struct Memory {
     headroom: u64,
     pub(super) arenas: Arenas,
     pub(super) backing: Backing,
-    pub(super) ledger: Ledger,
+    ledger: Ledger,
     /// What the driver last refused, since [`forget_refusal`](Memory::forget_refusal).
     last_refusal: Option<DriverError>,
     /// What changed since [`take_changes`](Memory::take_changes).
@@ -156,6 +156,12 @@ impl Memory {
     /// What the device was found to be when the heap was made.
     pub(super) fn info(&self) -> &DeviceInfo {
         &self.info
+    }
+
+    /// How much of each tier there is, is kept, and may be used.
+    #[inline]
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// Bytes of a granule.
@@ -249,6 +255,12 @@ impl Memory {
             Tier::Dedicated => self.unmapped(tier),
             Tier::Shared => self.reach(tier).saturating_sub(self.mapped(tier)),
         }
+    }
+
+    /// Sets aside a reserve for the start, which resident blocks may not have.
+    pub(super) fn set_aside(&mut self, reserve: u64) {
+        self.ledger.kept = Kept { reserve, persist: 0 };
+        self.fill_stock();
     }
 
     /// Sets what resident blocks may not have, and whether scratch may have the reserve. Stock
@@ -381,13 +393,13 @@ impl Memory {
     pub(super) fn close(&mut self) {
         self.backing.mend();
         for id in self.arenas.ids() {
-            if self.arenas[id].belongs_to.is_some() {
+            if self.arenas[id].belongs_to().is_some() {
                 self.unpin(id);
                 continue;
             }
             let all: Vec<u32> = (0..self.arenas[id].handles.len() as u32).collect();
             self.unmap_granules(id, &all);
-            let (base, length) = (self.arenas[id].base, self.arenas.length());
+            let (base, length) = (self.arenas[id].base(), self.arenas.length());
             if let Err(why) = driver::insist(|| self.driver.unreserve(self.device, base, length)) {
                 log::debug!("addresses were left behind: {why}");
             }

@@ -56,24 +56,25 @@ impl Memory {
         true
     }
 
-    /// Frees a pinned arena in which nothing is left. The device must be idle. Returns bytes: 0
-    /// where the driver refuses, and everything stays as it is.
-    pub(super) fn unpin_idle(&mut self, id: ArenaId) -> u64 {
-        if self.arenas[id].core.live_blocks() > 0 { 0 } else { self.unpin(id) }
+    /// Frees a pinned arena in which nothing is left. The device must be idle.
+    pub(super) fn unpin_idle(&mut self, id: ArenaId) {
+        if self.arenas[id].core.live_blocks() == 0 {
+            self.unpin(id);
+        }
     }
 
-    /// Frees a pinned arena, whatever is in it. Returns bytes.
-    pub(super) fn unpin(&mut self, id: ArenaId) -> u64 {
+    /// Frees a pinned arena, whatever is in it. Where the driver refuses, everything stays as it
+    /// is.
+    pub(super) fn unpin(&mut self, id: ArenaId) {
         if !self.arenas.is_pinned_alive(id) {
-            return 0;
+            return;
         }
-        let (address, bytes) = (self.arenas[id].base, self.arenas[id].core.length());
+        let (address, bytes) = (self.arenas[id].base(), self.arenas[id].core.length());
         if let Err(why) = self.backing.unpin(address, bytes) {
             log::debug!("{bytes} bytes of pinned memory stay where they are: {why}");
-            return 0;
+            return;
         }
         self.arenas.remove_pinned(id, self.granule);
         self.changes.push(Change::Unmapped { address, bytes });
-        bytes
     }
 }

@@ -27,7 +27,7 @@ impl Memory {
         let growth = self.arenas[request.arena].core.plan_growth(request.size, Tier::Dedicated, request.stream)?;
         let is_beside = |run: &Range<u32>| run.end == growth.first || run.start == growth.first + growth.count;
         let mut idle = Vec::new();
-        for (id, bound) in self.arenas.iter().filter(|(_, bound)| bound.purpose.is_general()) {
+        for (id, bound) in self.arenas.iter().filter(|(_, bound)| bound.purpose().is_general()) {
             let runs = bound.core.idle_runs(Tier::Dedicated).into_iter();
             idle.extend(runs.filter(|run| id != request.arena || !is_beside(run)).map(|run| (id, run)));
         }
