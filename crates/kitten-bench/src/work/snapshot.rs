@@ -26,9 +26,6 @@ const MOST: usize = 1 << 22;
 /// rest are results.
 const LOADED: f64 = 0.99;
 
-/// How many temporary blocks a program may allocate for each weight while it loads.
-const TEMPORARY_BLOCKS_OF_A_WEIGHT: usize = 2;
-
 /// How a snapshot is made that can be replayed.
 pub const RECIPE: &str = r#"    import torch
     pipe(prompt)  # once before, so that everything is loaded
@@ -273,8 +270,8 @@ impl Entry {
 type Live = BTreeMap<u64, (u64, u64)>;
 
 /// Cuts loading off a history that began before it. `first` lives when the history begins. Returns
-/// the blocks that live when work begins, and the history from then on; `None` if work alternates
-/// with loading.
+/// the blocks that live when work begins, and the history from then on; `None` if most of what is
+/// allocated for a time is allocated before the last weight, because work alternates with loading.
 fn generation(mut first: Live, mut entries: Vec<Entry>) -> Option<(Live, Vec<Entry>)> {
     let kept = kept(&entries);
     let kept_bytes: u64 = kept.iter().map(|at| entries[*at].size).sum();
@@ -282,15 +279,15 @@ fn generation(mut first: Live, mut entries: Vec<Entry>) -> Option<(Live, Vec<Ent
         return Some((first, entries));
     }
     let mut loaded_bytes = 0;
-    let (weights, last) = (1..).zip(&kept).find(|(_, at)| {
+    let last = *kept.iter().find(|at| {
         loaded_bytes += entries[**at].size;
         loaded_bytes as f64 >= LOADED * kept_bytes as f64
     })?;
     let freed = entries[last + 1..].iter().take_while(|entry| entry.action == Action::Free).count();
     let work = entries.split_off(last + 1 + freed);
-    let allocs = |entries: &[Entry]| entries.iter().filter(|entry| entry.action == Action::Alloc).count();
-    let temporary_blocks = allocs(&entries) - weights;
-    if temporary_blocks > TEMPORARY_BLOCKS_OF_A_WEIGHT * weights || allocs(&work) == 0 {
+    let result_bytes = kept_bytes - loaded_bytes;
+    let (loading_bytes, work_bytes) = (allocated(&entries) - loaded_bytes, allocated(&work) - result_bytes);
+    if work_bytes == 0 || work_bytes < loading_bytes {
         return None;
     }
     for entry in &entries {
@@ -300,6 +297,11 @@ fn generation(mut first: Live, mut entries: Vec<Entry>) -> Option<(Live, Vec<Ent
         }
     }
     Some((first, work))
+}
+
+/// Bytes that a history allocates.
+fn allocated(entries: &[Entry]) -> u64 {
+    entries.iter().filter(|entry| entry.action == Action::Alloc).map(|entry| entry.size).sum()
 }
 
 /// Which entries allocate blocks that the history never frees, in order.
@@ -358,7 +360,30 @@ impl Snapshot {
                 plain(source)
             )
         })?;
-        Snapshot::of(memory, source)
+        Snapshot::of(memory, source)?.with_weights()
+    }
+
+    /// The same, if most of what lives when the history begins lives until its end.
+    fn with_weights(self) -> Result<Snapshot> {
+        let mut lives: HashMap<u64, u64> = HashMap::new();
+        for event in &self.load {
+            if let Event::Alloc { id, bytes, .. } = event {
+                lives.insert(*id, *bytes);
+            }
+        }
+        let all: u64 = lives.values().sum();
+        for event in &self.history {
+            if let Event::Free { id } = event {
+                lives.remove(id);
+            }
+        }
+        ensure!(
+            2 * lives.values().sum::<u64>() >= all,
+            "{}: most of what lives when work begins is freed by the end of the history, so it has no weights. \
+             Keep the model until the snapshot is written:\n\n{RECIPE}\n",
+            plain(&self.name)
+        );
+        Ok(self)
     }
 
     /// The events of the chosen device.
@@ -382,7 +407,7 @@ impl Snapshot {
         let (live, entries) = generation(live, entries).with_context(|| {
             format!(
                 "{}: its history begins before the model is loaded, and work alternates with loading, so weights and \
-                 scratch cannot be told apart. Record one generation after everything is loaded:\n\n{RECIPE}\n",
+                 scratch are indistinguishable. Record one generation after everything is loaded:\n\n{RECIPE}\n",
                 plain(name)
             )
         })?;
@@ -505,7 +530,7 @@ mod tests {
 
     #[test]
     fn a_history_begun_before_loading_is_cut_where_work_begins() {
-        let snapshot = begun_before_loading(loading_and(3)).unwrap();
+        let snapshot = begun_before_loading(loading_and(12)).unwrap();
         let bytes = |events: &[Event], wanted: Kind| -> Vec<u64> {
             events
                 .iter()
@@ -516,7 +541,7 @@ mod tests {
                 .collect()
         };
         assert_eq!(bytes(&snapshot.load, Kind::Param), [1000, 1000, 1000, 1000]);
-        assert_eq!(bytes(&snapshot.history, Kind::Act), [700, 700, 700, 8]);
+        assert_eq!(bytes(&snapshot.history, Kind::Act), [&[700; 12][..], &[8]].concat());
     }
 
     #[test]
@@ -527,6 +552,16 @@ mod tests {
         assert!(why.contains("s: its history begins before the model is loaded"), "{why}");
         assert_eq!(RECIPE.lines().count(), 6);
         assert!(why.contains(RECIPE), "{why}");
+    }
+
+    #[test]
+    fn a_model_that_is_deleted_before_the_snapshot_is_rejected() {
+        let mut entries = loading_and(20);
+        entries.insert(12, entry(Action::Alloc, 200_000, 900));
+        entries.extend((1..5).map(|weight| entry(Action::Free, 1000 * weight, 1000)));
+        let snapshot = begun_before_loading(entries).unwrap();
+        let why = format!("{:#}", snapshot.with_weights().err().expect("an error"));
+        assert!(why.contains("most of what lives when work begins is freed") && why.contains(RECIPE), "{why}");
     }
 
     #[test]
