@@ -44,15 +44,15 @@ pub enum Command {
     },
     /// Seconds per step for each reserve of a range
     Sweep(Sweep),
-    /// A picture of the memory map at the busiest moment of a phase
+    /// A picture of the memory map at the busiest moment of a phase, or of all
     Map {
         #[command(flatten)]
         run: Run,
         #[command(flatten)]
         placed: Placed,
-        /// The phase
+        /// The phase; by default the busiest step
         #[arg(long)]
-        at: String,
+        at: Option<String>,
         /// The file to draw into (.svg or .png, or .html for a page)
         #[arg(long)]
         out: PathBuf,

@@ -11,7 +11,7 @@ use kitten_bench::card::{Cuda, check, probe};
 use kitten_bench::hotpath;
 use kitten_bench::output::{self, Output};
 use kitten_bench::replay::plan::{self, Plan};
-use kitten_bench::replay::{Outcome, Policy, Setup, choose, compare, demo, map_at, replay, replay_on, sweep};
+use kitten_bench::replay::{Busiest, Outcome, Policy, Setup, choose, compare, demo, map_at, replay, replay_on, sweep};
 use kitten_bench::show::{self, page, report};
 use kitten_bench::text::shown;
 use kitten_bench::work;
@@ -26,7 +26,7 @@ pub fn run(cli: Cli, out: &mut Output<impl Write>) -> Result<()> {
         None => run_demo(out),
         Some(Command::Replay { run, placed, device, json }) => run_replay(&run, &placed, device, json, out),
         Some(Command::Sweep(sweep)) => run_sweep(&sweep, out),
-        Some(Command::Map { run, placed, at, out }) => run_map(&run, &placed, &at, &out),
+        Some(Command::Map { run, placed, at, out }) => run_map(&run, &placed, at.as_deref(), &out),
         Some(Command::Plan { run, cards, json }) => run_plan(&run, cards.as_deref(), json, out),
         Some(Command::Cards { json }) => run_cards(json, out),
         Some(Command::Compare { json }) => run_compare(json, out),
@@ -167,14 +167,14 @@ fn run_sweep(arguments: &Sweep, out: &mut Output<impl Write>) -> Result<()> {
     }
 }
 
-fn run_map(run: &Run, placed: &Placed, at: &str, path: &Path) -> Result<()> {
+fn run_map(run: &Run, placed: &Placed, at: Option<&str>, path: &Path) -> Result<()> {
     if !page::is_page(path) {
         show::check_extension(path)?;
     }
     let setup = run.setup(placed.policy, placed.reserve)?;
     let mut source = run.open()?;
-    let (map, stats) = map_at(&mut *source, &setup, at)?;
-    let title = format!("{}, {at}", source.name());
+    let Busiest { phase, map, stats } = map_at(&mut *source, &setup, at)?;
+    let title = format!("{}, {phase}", source.name());
     match page::is_page(path) {
         true => page::write_map(&map, &stats, &title, path),
         false => show::draw_map(&map, &stats, &title, path),

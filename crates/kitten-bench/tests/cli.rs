@@ -143,6 +143,8 @@ fn map_draws_a_phase() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("m.svg");
     kitten_bench(&["map", "sdvae_dec_1024", "--at", "step 1", "--out"]).arg(&out).assert().success();
+    kitten_bench(&["map", "sdvae_dec_1024", "--out"]).arg(&out).assert().success();
+    assert!(std::fs::read_to_string(&out).unwrap().contains("step "), "the picture names the busiest step");
     assert!(std::fs::read_to_string(out).unwrap().contains("Memory map"));
     kitten_bench(&["map", "sdvae_dec_1024", "--at", "nowhere", "--out", "x.svg"])
         .assert()

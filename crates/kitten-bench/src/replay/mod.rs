@@ -25,7 +25,7 @@ mod run;
 mod setup;
 pub mod sweep;
 
-pub use map::map_at;
+pub use map::{Busiest, map_at};
 pub(crate) use outcome::is_a_time;
 pub use outcome::{Compared, Outcome, Step};
 pub use run::{Moment, Watch, replay, replay_on, replay_watched};
