@@ -1,30 +1,43 @@
-"""`python -m giant_kitten`: checks this machine, and runs programs on the allocator."""
+"""`giant-kitten` and `python -m giant_kitten`: checks this machine, and runs programs on the allocator."""
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import json
 import os
-import runpy
 import sys
+from pathlib import Path
+from typing import Any
 
 from . import _library
+from ._run import Program
 
 
-def stats() -> int:
+def stats(as_json: bool = False) -> int:
     """Prints the memory of each device. Returns the exit status."""
     import torch
 
+    found = [
+        {"index": device, **_library.read_json("gk_device_json", device)} for device in range(torch.cuda.device_count())
+    ]
+    if as_json:
+        # The keys are a promise to programs: docs/pytorch.md.
+        print(json.dumps({"version": _library.version(), "devices": found}, indent=2))
+    else:
+        for device in found:
+            print(_memory(device))
+    return 0
+
+
+def _memory(device: dict[str, Any]) -> str:
     from ._report import size
 
-    for device in range(torch.cuda.device_count()):
-        found = _library.read_json("gk_device_json", device)
-        print(
-            f"cuda:{device}: {found['device']}, shared memory by {found['rung']}\n"
-            f"dedicated {size(found['dedicated_capacity'])} of {size(found['dedicated_total'])}, "
-            f"shared {size(found['shared_capacity'])} of the host's {size(found['shared_total'])}"
-        )
-    return 0
+    return (
+        f"cuda:{device['index']}: {device['device']}, shared memory by {device['rung']}\n"
+        f"dedicated {size(device['dedicated_capacity'])} of {size(device['dedicated_total'])}, "
+        f"shared {size(device['shared_capacity'])} of the host's {size(device['shared_total'])}"
+    )
 
 
 def forget(program: str | None) -> int:
@@ -52,38 +65,45 @@ def watch(port: int) -> int:
 
 
 def monitor(port: int) -> None:
-    """Serves the memory map of the script that runs next, and prints its address to stderr."""
+    """Serves the memory map of the program that runs next, and prints its address to stderr."""
     from ._monitor.own import monitor
 
     print(f"giant-kitten: the memory map is at {monitor(port)}", file=sys.stderr)
 
 
-def run(script: str, arguments: list[str]) -> int:
-    """Runs a script as Python would. Returns the exit status."""
-    sys.argv = [script, *arguments]
-    sys.path[0] = os.path.dirname(os.path.abspath(script))
-    runpy.run_path(script, run_name="__main__")
-    return 0
+class _Version(argparse.Action):
+    """Prints the version of the library, which is loaded for nothing else."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        try:
+            print(f"giant-kitten {_library.version()}")
+        except _library.Error as why:
+            parser.exit(1, f"giant-kitten: {why}\n")
+        parser.exit()
 
 
 def _parser() -> argparse.ArgumentParser:
     description = (__doc__ or "").split(": ")[1]
-    parser = argparse.ArgumentParser(prog="python -m giant_kitten", description=description)
+    started = Path(sys.argv[0]).stem
+    name = started if started == "giant-kitten" else "python -m giant_kitten"
+    parser = argparse.ArgumentParser(prog=name, description=description)
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("doctor", help="check this machine, and say how to solve each problem")
-    commands.add_parser("stats", help="print the memory of each device, before anything is allocated")
-    options = 'options as in GIANT_KITTEN, for example "reserve:1.6GiB,sort:reversed"'
-    runner = commands.add_parser("run", help="run a script on the allocator")
-    runner.add_argument("--options", help=options)
-    runner.add_argument("script", help="the script")
-    runner.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's arguments")
+    _add_json(commands.add_parser("doctor", help="check this machine, and say how to solve each problem"))
+    _add_json(commands.add_parser("stats", help="print the memory of each device, before anything is allocated"))
+    runner = commands.add_parser(
+        "run",
+        help="run a program on the allocator",
+        usage="%(prog)s [--options OPTIONS] (SCRIPT | -m MODULE) [ARGS...]",
+    )
+    _add_program(runner)
     watcher = commands.add_parser(
-        "monitor", help="show the memory map of a script, or of all running programs, on a local page"
+        "monitor",
+        help="show the memory map of a program, or of all running programs, on a local page",
+        usage="%(prog)s [--port PORT] [--options OPTIONS] [SCRIPT | -m MODULE] [ARGS...]",
     )
     watcher.add_argument("--port", type=int, default=0, help="the port on 127.0.0.1; by default a free one")
-    watcher.add_argument("--options", help=options)
-    watcher.add_argument("script", nargs="?", help="the script to run; by default all running programs are shown")
-    watcher.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's arguments")
+    _add_program(watcher, optional=True)
     webui = commands.add_parser("webui", help="install the extension into a WebUI, or remove it")
     webui.add_argument("action", choices=("install", "remove"))
     webui.add_argument("folder", help="the folder of the WebUI: AUTOMATIC1111, Forge or ComfyUI")
@@ -92,40 +112,58 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _do(parsed: argparse.Namespace) -> int | None:
-    """Does a command. Returns the exit status, or None if the command goes on to run a script."""
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", dest="as_json", action="store_true", help="print JSON, for programs")
+
+
+def _add_program(parser: argparse.ArgumentParser, optional: bool = False) -> None:
+    """Adds the arguments that name a program to run."""
+    otherwise = "; by default all running programs are shown" if optional else ""
+    parser.add_argument("--options", help='options as in GIANT_KITTEN, for example "reserve:1.6GiB,sort:reversed"')
+    parser.add_argument("-m", dest="is_module", action="store_true", help="the program is a module, not a script")
+    parser.add_argument("program", nargs="?" if optional else None, help=f"the script or module to run{otherwise}")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the program's arguments")
+
+
+def _do(parsed: argparse.Namespace) -> int | Program:
+    """Does a command. Returns the exit status, or the program that is to run then."""
     if parsed.command == "forget":
         return forget(parsed.program)
     if parsed.command == "doctor":
         from ._doctor import doctor
 
-        return 1 if doctor() else 0
+        return 1 if doctor(parsed.as_json) else 0
     if parsed.command == "webui":
         from .webui.extensions import commands
 
         return commands.main(parsed.action, parsed.folder)
-    if parsed.command == "monitor" and parsed.script is None:
-        return watch(parsed.port)
-    from ._torch.install import install
-
-    install(getattr(parsed, "options", None))
     if parsed.command == "stats":
-        return stats()
+        from ._torch.install import install
+
+        install()
+        return stats(parsed.as_json)
+    if parsed.command == "monitor" and parsed.program is None:
+        return watch(parsed.port)
+    program = Program(parsed.program, tuple(parsed.arguments), parsed.is_module)
+    program.install(parsed.options)
     if parsed.command == "monitor":
         monitor(parsed.port)
-    return None
+    return program
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns the exit status."""
     parsed = _parser().parse_args(arguments)
     try:
-        status = _do(parsed)
+        done = _do(parsed)
     except _library.Error as why:
         print(f"giant-kitten: {why}", file=sys.stderr)
         return 1
-    # Scripts run outside of the handler: their own errors are shown with a traceback.
-    return run(parsed.script, parsed.arguments) if status is None else status
+    if isinstance(done, int):
+        return done
+    # Programs run outside of the handler: their own errors are shown with a traceback.
+    done.run()
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
-"""`python -m giant_kitten doctor`: checks the installation and suggests remedies."""
+"""`giant-kitten doctor`: checks the installation and suggests remedies."""
 
 from __future__ import annotations
 
+import json
 import os
+import platform
+import sys
 from typing import Any
 
 from . import _library, _status, _variable
@@ -11,29 +14,52 @@ from ._torch import alloc_conf, install
 
 
 class _Findings:
-    """Prints findings, and counts those that need a remedy."""
+    """Collects findings and prints them, and counts those that need a remedy."""
 
-    def __init__(self) -> None:
+    def __init__(self, prints: bool) -> None:
+        self._prints = prints
         self.problems = 0
+        # The keys are a promise to programs: docs/pytorch.md.
+        self.report: dict[str, Any] = {
+            "version": None, "library": None, "python": platform.python_version(), "executable": sys.executable,
+            "torch": None, "cuda": None, "problems": 0, "findings": [], "devices": [],
+        }  # fmt: skip
 
     def say(self, name: str, found: str, remedy: str = "") -> None:
+        """Adds a finding; without a name, it is about the same as the one before."""
+        findings = self.report["findings"]
+        about = name or (findings[-1]["about"] if findings else "")
+        findings.append({"about": about, "found": found, "remedy": remedy or None})
         self.problems += bool(remedy)
-        print(f"{'!' if remedy else ' '} {name:12} {found}")
-        if remedy:
-            print(f"{'':15}{remedy}")
+        self.report["problems"] = self.problems
+        if self._prints:
+            print(f"{'!' if remedy else ' '} {name:12} {found}")
+            if remedy:
+                print(f"{'':15}{remedy}")
 
 
-def doctor() -> int:
+def doctor(as_json: bool = False) -> int:
     """Prints what was found and how to solve each problem; returns the number of problems."""
-    findings = _Findings()
-    if _check_library(findings):
-        _check_variables(findings)
-        torch = _check_torch(findings)
-        if torch is not None:
-            for device in range(torch.cuda.device_count()):
-                _check_device(findings, device)
-            print(_counted(findings.problems))
+    findings = _Findings(prints=not as_json)
+    complete = _check(findings)
+    if as_json:
+        print(json.dumps(findings.report, indent=2))
+    elif complete:
+        print(_counted(findings.problems))
     return findings.problems
+
+
+def _check(findings: _Findings) -> bool:
+    """Checks everything; returns whether nothing was missing that later checks need."""
+    if not _check_library(findings):
+        return False
+    _check_variables(findings)
+    torch = _check_torch(findings)
+    if torch is None:
+        return False
+    for device in range(torch.cuda.device_count()):
+        _check_device(findings, device)
+    return True
 
 
 def _counted(problems: int) -> str:
@@ -44,10 +70,11 @@ def _counted(problems: int) -> str:
 
 def _check_library(findings: _Findings) -> bool:
     try:
-        version = _library.library().gk_version().decode()
+        version = _library.version()
     except _library.Error as why:
         findings.say("library", "cannot be loaded", str(why))
         return False
+    findings.report.update(version=version, library=str(_library.library_path()))
     findings.say("library", f"giant-kitten {version}, {_library.library_path()}")
     return True
 
@@ -70,6 +97,7 @@ def _check_torch(findings: _Findings) -> Any:
     try:
         import torch
 
+        findings.report.update(torch=str(torch.__version__), cuda=torch.version.cuda)
         findings.say("torch", f"{torch.__version__}, CUDA {torch.version.cuda}")
         install.install()
     except ImportError as why:
@@ -91,6 +119,7 @@ def _check_device(findings: _Findings, device: int) -> None:
     try:
         # This only queries the device. Other programs may need it, so no heap or reserve is made.
         found = _library.read_json("gk_device_json", device)
+        findings.report["devices"].append({"index": device, **found})
     except _library.Error as why:
         findings.say(f"cuda:{device}", "cannot be used", str(why))
         return

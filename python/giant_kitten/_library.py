@@ -124,6 +124,11 @@ def library() -> ctypes.PyDLL:
     return loaded
 
 
+def version() -> str:
+    """The version of the library, which is that of the package."""
+    return str(library().gk_version().decode())
+
+
 def _check_complete(where: Path) -> None:
     """Raises OSError for a truncated Linux library, which a full disk can leave behind.
 

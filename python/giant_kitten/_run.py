@@ -1,0 +1,42 @@
+"""Starts a program in this process as Python would, with giant-kitten as its allocator."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from dataclasses import dataclass
+
+from . import _library, _variable
+
+
+@dataclass(frozen=True)
+class Program:
+    """A script, or a module as `python -m` starts it, with its arguments."""
+
+    name: str
+    arguments: tuple[str, ...]
+    is_module: bool
+
+    def install(self, options: str | None) -> None:
+        """Installs the allocator for it and, by the variable, for every Python that it starts.
+
+        Raises `giant_kitten.Error` if that is impossible.
+        """
+        from ._torch.install import install
+
+        if not self.is_module and not os.path.exists(self.name):
+            raise _library.Error(f"there is no script {self.name}: give its path, or a module's name after -m")
+        sys.argv = [self.name, *self.arguments]
+        install(options)
+        if options or not _variable.wanted():
+            os.environ[_variable.NAME] = options or _variable.ON[0]
+
+    def run(self) -> None:
+        """Runs it. Its exit, its exceptions and its signals are those of this process."""
+        if self.is_module:
+            sys.path[0] = os.getcwd()
+            runpy.run_module(self.name, run_name="__main__", alter_sys=True)
+        else:
+            sys.path[0] = os.path.dirname(os.path.abspath(self.name))
+            runpy.run_path(self.name, run_name="__main__")
