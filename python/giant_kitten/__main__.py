@@ -104,8 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     watcher.add_argument("--port", type=int, default=0, help="the port on 127.0.0.1; by default a free one")
     _add_program(watcher, optional=True)
-    webui = commands.add_parser("webui", help="install the extension into a WebUI, or remove it")
-    webui.add_argument("action", choices=("install", "remove"))
+    webui = commands.add_parser("webui", help="install the extension into a WebUI, remove it, or look at it")
+    webui.add_argument("action", choices=("install", "remove", "status"))
+    webui.add_argument("--python", metavar="PATH", help="the Python that starts the WebUI; by default it is found")
     webui.add_argument("folder", help="the folder of the WebUI: AUTOMATIC1111, Forge or ComfyUI")
     forgetter = commands.add_parser("forget", help="forget the reserves that reserve:remembered has kept")
     forgetter.add_argument("program", nargs="?", help="the script or program; by default all of them")
@@ -136,7 +137,7 @@ def _do(parsed: argparse.Namespace) -> int | Program:
     if parsed.command == "webui":
         from .webui.extensions import commands
 
-        return commands.main(parsed.action, parsed.folder)
+        return commands.main(parsed.action, parsed.folder, parsed.python)
     if parsed.command == "stats":
         from ._torch.install import install
 

@@ -1,4 +1,4 @@
-"""`python -m giant_kitten webui install|remove` on folders of WebUIs, without a trace."""
+"""`giant-kitten webui install|remove|status` on folders of WebUIs, without a trace."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from giant_kitten.webui.actions import Refused
 from giant_kitten.webui.extensions import kinds, pth
-from giant_kitten.webui.extensions.commands import install, remove
+from giant_kitten.webui.extensions.commands import install, remove, status
 from giant_kitten.webui.extensions.folder import MARK
 from giant_kitten.webui.extensions.kinds import NAME, find
 
@@ -404,9 +404,19 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
         assert find(make(tmp_path / kind, kind)).kind.name == kind
 
 
-def test_a_webui_without_an_environment_of_its_own_uses_this_one(tmp_path: Path) -> None:
+def environment(place: Path) -> Path:
+    """A Python that works, where nothing but its path matters."""
+    (place / "bin").mkdir(parents=True)
+    (place / "bin" / "python").symlink_to(sys.executable)
+    return place / "bin" / "python"
+
+
+def test_a_webui_without_a_python_is_refused(tmp_path: Path) -> None:
     webui = make(tmp_path, "ComfyUI")
-    assert find(webui).python() == Path(sys.executable)
+    before = tree(webui)
+    with pytest.raises(Refused, match=r"has no Python of its own.*--python"):
+        install(webui)
+    assert tree(webui) == before
     (webui / "venv" / "bin").mkdir(parents=True)
     (webui / "venv" / "bin" / "python").symlink_to("/nowhere/python")
     with pytest.raises(Refused, match="does not run"):
@@ -414,13 +424,97 @@ def test_a_webui_without_an_environment_of_its_own_uses_this_one(tmp_path: Path)
     assert not find(webui).extension.exists()
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["venv", ".venv", "env", "conda", "installer_files/env", "../python_embeded", "../system/python"],
+)
+def test_the_python_of_every_usual_layout_is_found(tmp_path: Path, place: str) -> None:
+    webui = make(tmp_path / "webui", "Forge")
+    expected = environment((webui / place).resolve())
+    assert find(webui).python() == expected
+
+
+def test_where_several_could_start_it_nothing_is_guessed(tmp_path: Path) -> None:
+    webui = make(tmp_path / "webui", "AUTOMATIC1111")
+    first, second = environment(webui / "venv"), environment(webui / "env")
+    with pytest.raises(Refused, match="more than one Python"):
+        find(webui).python()
+    (webui / "webui.sh").touch()
+    assert find(webui).python() == first, "its script starts venv and nothing else"
+    environment(tmp_path / "system" / "python")
+    with pytest.raises(Refused, match="more than one Python"):
+        install(webui)
+    (webui / "webui-user.sh").write_text('#venv_dir="venv"\nexport venv_dir="env"  # mine\n')
+    assert find(webui).python() == second
+
+
+def test_settings_of_the_launch_script_count(tmp_path: Path) -> None:
+    webui = make(tmp_path / "webui", "AUTOMATIC1111")
+    environment(webui / "venv")
+    elsewhere = environment(tmp_path / "a b")
+    for text, expected in (
+        (f"venv_dir='{tmp_path}/a b'", elsewhere),
+        (f'venv_dir="-"\npython_cmd="{elsewhere}"', elsewhere), ("venv_dir=nowhere", "which has no Python"),
+        ("venv_dir=-", "names no Python"), ("venv_dir=$(pwd)/x", "which only it can read"),
+    ):  # fmt: skip
+        (webui / "webui-user.sh").write_text(f"#!/bin/bash\n{text}\n")
+        if isinstance(expected, Path):
+            assert find(webui).python() == expected
+        else:
+            with pytest.raises(Refused, match=expected):
+                find(webui).python()
+
+
+def test_a_python_can_be_named_and_is_remembered(tmp_path: Path) -> None:
+    webui = make(tmp_path / "webui", "AUTOMATIC1111")
+    venv.create(tmp_path / "conda", with_pip=False)
+    before = tree(webui)
+    with pytest.raises(Refused, match="there is no Python at"):
+        install(webui, str(tmp_path / "nowhere"))
+    for named in (tmp_path / "conda", tmp_path / "conda" / "bin" / "python"):
+        assert any("works in" in line for line in install(webui, str(named)))
+        assert any("named with --python" in line for line in status(webui))
+        assert any("works in" in line for line in install(webui)), "an update takes the same Python"
+        remove(webui)
+        assert tree(webui) == before and not list(tmp_path.glob("conda/lib/*/site-packages/giant*"))
+
+
+@pytest.mark.parametrize("webui", ["Forge"], indirect=True)
+def test_an_install_that_cannot_be_imported_there_is_undone(webui: Path) -> None:
+    (site,) = webui.glob("venv/lib/*/site-packages")
+    (site / "giant_kitten.py").write_text("raise ImportError('an old one')")
+    before = tree(webui)
+    with pytest.raises(Refused, match=r"cannot use giant-kitten, and everything is as it was .*an old one"):
+        install(webui)
+    assert tree(webui) == before
+
+
+@pytest.mark.parametrize("webui", FOLDERS, indirect=True)
+def test_status_says_what_is_installed_where(webui: Path) -> None:
+    with pytest.raises(Refused, match="has no extension of giant-kitten"):
+        status(webui)
+    install(webui)
+    said = "\n".join(status(webui))
+    for part in (str(webui), str(webui / "venv" / "bin" / "python"), str(find(webui).extension), "version 0."):
+        assert part in said
+    if find(webui).kind.starts_cuda_first:
+        (written,) = webui.glob("venv/lib/*/site-packages/giant-kitten-*.pth")
+        assert str(written) in said
+        written.unlink()
+        with pytest.raises(Refused, match="CUDA starts too early"):
+            status(webui)
+
+
 def test_the_command_prints_what_it_did(tmp_path: Path) -> None:
-    make(tmp_path, "ComfyUI")
+    webui = make(tmp_path / "webui", "ComfyUI")
+    venv.create(webui / "venv", with_pip=False)
     command = [sys.executable, "-m", "giant_kitten", "webui"]
-    for action, said in (("install", "put the extension into"), ("remove", "removed")):
-        done = subprocess.run([*command, action, str(tmp_path)], capture_output=True, text=True, check=True)
+    for action, said in (
+        ("install", "put the extension into"), ("status", "the extension brings the package"), ("remove", "removed"),
+    ):  # fmt: skip
+        done = subprocess.run([*command, action, str(webui)], capture_output=True, text=True, check=True)
         assert said in done.stdout and done.stderr == ""
-    done = subprocess.run([*command, "remove", str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, "remove", str(webui)], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.startswith("giant-kitten: ") and "there is nothing to remove" in done.stderr
 

@@ -1,4 +1,4 @@
-"""`python -m giant_kitten webui install|remove FOLDER`: installs the extension, or removes it."""
+"""`giant-kitten webui install|remove|status FOLDER`: installs the extension, removes it, looks at it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import functools
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..actions import Refused
 from . import folder as ours
-from . import pth, traces
+from . import pth, pythons, traces
 from .files import reason, shown
 from .kinds import WebUI, find
 
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-def _in_words(command: Callable[[str | Path], list[str]]) -> Callable[[str | Path], list[str]]:
-    """Makes a command raise `Refused` for errors of the system."""
+def _in_words(command: Callable[[WebUI], list[str]]) -> Callable[..., list[str]]:
+    """Makes a command take a folder and a Python, and raise `Refused` for errors of the system."""
 
     @functools.wraps(command)
-    def worded(folder: str | Path) -> list[str]:
+    def worded(folder: str | Path, python: str | None = None) -> list[str]:
         try:
-            return command(folder)
+            webui = find(folder)
+            named = pythons.given(python) if python else ours.python_of(webui)
+            return command(replace(webui, given=named))
         except OSError as why:
             raise Refused(f"this failed: {reason(why)}") from why
 
@@ -34,12 +37,11 @@ def _in_words(command: Callable[[str | Path], list[str]]) -> Callable[[str | Pat
 
 
 @_in_words
-def install(folder: str | Path) -> list[str]:
+def install(webui: WebUI) -> list[str]:
     """Installs the extension into a WebUI, replacing an older one; returns what was done.
 
     If it raises `Refused`, everything is as it was.
     """
-    webui = find(folder)
     ours.clear_up(webui)
     older = ours.is_ours(webui)
     site, has_package = _ask_python(webui)
@@ -52,6 +54,7 @@ def install(folder: str | Path) -> list[str]:
         done.append(f"put the extension into {shown(webui.extension)}")
         if not has_package:
             done.append(f"with the package, because {shown(webui.python())} has no giant-kitten")
+        done.append(_verified(webui))
         if webui.kind.starts_cuda_first:
             _write_pth(starts, pth.text(webui.folder, None if has_package else webui.extension / "package"))
             done.append(f"wrote {shown(starts)}, so that the allocator is installed before CUDA starts")
@@ -60,6 +63,18 @@ def install(folder: str | Path) -> list[str]:
         pth.remove(site / pth.OLD_NAME, webui)
     done.append(f"start {webui.kind.name} as usual; GIANT_KITTEN=0 in its environment leaves giant-kitten out")
     return done
+
+
+def _verified(webui: WebUI) -> str:
+    """Imports the package in the WebUI's Python as the extension will; returns what was found."""
+    try:
+        origin, version = pythons.use(webui.python(), webui.extension / "package")
+    except Refused as why:
+        raise Refused(
+            f"the WebUI's Python, {shown(webui.python())}, cannot use giant-kitten, and everything is as it was "
+            f"({why}): if it has an older giant-kitten, update that; otherwise name another Python with --python"
+        ) from why
+    return f"giant-kitten {version} works in {shown(webui.python())}, from {shown(Path(origin).parent)}"
 
 
 def _ask_python(webui: WebUI) -> tuple[Path, bool]:
@@ -99,9 +114,8 @@ def _write_pth(file: Path, text: str) -> None:
 
 
 @_in_words
-def remove(folder: str | Path) -> list[str]:
+def remove(webui: WebUI) -> list[str]:
     """Removes the extension from a WebUI completely; returns what was done."""
-    webui = find(folder)
     to = webui.extension
     ours.clear_up(webui)
     there = ours.is_ours(webui)
@@ -115,6 +129,31 @@ def remove(folder: str | Path) -> list[str]:
     if not done:
         raise Refused(f"{shown(to)} does not exist: there is nothing to remove")
     return done + traces.remove(webui.folder)
+
+
+@_in_words
+def status(webui: WebUI) -> list[str]:
+    """What is installed where. Raises `Refused` if something is missing for the extension to work."""
+    if not ours.is_ours(webui):
+        raise Refused(f"{webui.kind.name} in {shown(webui.folder)} has no extension of giant-kitten: install it")
+    python, (site, has_package) = webui.python(), webui.ask_python()
+    found = [
+        f"{webui.kind.name} in {shown(webui.folder)}",
+        f"its Python is {shown(python)}" + (", named with --python" if webui.given else ""),
+        f"the extension is in {shown(webui.extension)}",
+    ]
+    try:
+        origin, version = pythons.use(python, webui.extension / "package")
+    except Refused as why:
+        raise Refused(f"{shown(python)} cannot use giant-kitten ({why}): install the extension again") from why
+    where = "its Python has the package" if has_package else "the extension brings the package"
+    found.append(f"{where}, version {version}, in {shown(Path(origin).parent)}")
+    starts = site / pth.name(webui.folder)
+    if webui.kind.starts_cuda_first:
+        if not pth.is_ours(starts, webui.folder, webui.extension / "package"):
+            raise Refused(f"{shown(starts)} is missing, so CUDA starts too early: install the extension again")
+        found.append(f"{shown(starts)} installs the allocator before CUDA starts")
+    return found
 
 
 @contextlib.contextmanager
@@ -132,14 +171,14 @@ def _undoing() -> Iterator[list[Callable[[], object]]]:
         raise
 
 
-def main(action: str, folder: str) -> int:
+def main(action: str, folder: str, python: str | None = None) -> int:
     """The command: prints what was done, or why it failed. Returns the exit status."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # Names of folders can have letters that the terminal lacks.
             stream.reconfigure(errors="backslashreplace")
     try:
-        done = install(folder) if action == "install" else remove(folder)
+        done = {"install": install, "remove": remove, "status": status}[action](folder, python)
     except Refused as why:
         print(f"giant-kitten: {why}", file=sys.stderr)
         return 1

@@ -113,11 +113,23 @@ def _own(folder: Path, webui: WebUI) -> set[str]:
         return {MARK, *_parts(webui), *carried}
 
 
+def python_of(webui: WebUI) -> Path | None:
+    """The Python that the user had named when the extension was installed."""
+    try:
+        named = json.loads((webui.extension / MARK).read_text(encoding="utf-8"))["python"]
+        return Path(named) if isinstance(named, str) and os.path.lexists(named) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
 def put_together(folder: Path, webui: WebUI, package: bool) -> None:
     """Copies the extension into a folder, with the package if `package`."""
     parts = {name: part for name, part in _parts(webui).items() if package or not name.startswith("package/")}
     # The mark comes first, so that an incomplete copy is known to be ours.
-    (folder / MARK).write_text(json.dumps({"files": sorted(parts)}, indent=4) + "\n", encoding="utf-8")
+    mark: dict[str, object] = {"files": sorted(parts)}
+    if webui.given:
+        mark["python"] = str(webui.given)
+    (folder / MARK).write_text(json.dumps(mark, indent=4) + "\n", encoding="utf-8")
     for name, part in parts.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(part, folder / name)

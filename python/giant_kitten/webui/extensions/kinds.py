@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..actions import Refused
+from . import pythons
 from .files import shown
 
 NAME = "giant-kitten"
@@ -40,6 +37,8 @@ class WebUI:
 
     kind: Kind
     folder: Path
+    given: Path | None = None
+    """The Python that the user has named."""
 
     @property
     def extension(self) -> Path:
@@ -47,14 +46,8 @@ class WebUI:
         return self.folder / self.kind.extensions / NAME
 
     def python(self) -> Path:
-        """The Python of its own environment or, if it has none, this one."""
-        names = ("Scripts/python.exe", "bin/python", "python.exe")
-        for place in (self.folder / "venv", self.folder / ".venv", self.folder.parent / "python_embeded"):
-            for name in names:
-                # A dangling link is the sign of a broken environment, not of a missing one.
-                if os.path.lexists(place / name):
-                    return place / name
-        return Path(sys.executable)
+        """The Python with which it starts. Raises `Refused` if that is not certain."""
+        return self.given or pythons.find(self.folder)
 
     def ask_python(self) -> tuple[Path, bool]:
         """The folder of its Python's packages, and whether giant-kitten is among its packages.
@@ -67,13 +60,8 @@ class WebUI:
             "print(json.dumps([sysconfig.get_path('purelib'), found and found.origin]))"
         )
         try:
-            # -I hides the current folder, in which the WebUI will not look.
-            done = subprocess.run(
-                [str(python), "-I", "-c", program], capture_output=True, text=True, errors="replace", timeout=120,
-                env={**os.environ, "GIANT_KITTEN": "0"}, check=True,
-            )  # fmt: skip
-            site, origin = json.loads(done.stdout.splitlines()[-1])
-        except (OSError, ValueError, IndexError, subprocess.SubprocessError) as why:
+            site, origin = pythons.ask(python, program)
+        except Refused as why:
             raise Refused(
                 f"the WebUI's Python, {shown(python)}, does not run ({why}): start the WebUI once, so that it "
                 "installs one"

@@ -81,7 +81,10 @@ def places(webui: WebUI) -> list[Path]:
     except Refused:
         # An old file can keep Python from starting. Then it is looked for in the environment's
         # usual folders.
-        environment = webui.python().parent.parent
+        try:
+            environment = webui.python().parent.parent
+        except Refused:
+            return []
         sites = [*environment.glob("lib/python*/site-packages"), environment / "Lib/site-packages"]
     return [site / one for site in sites for one in names]
 
