@@ -10,7 +10,7 @@ import sys
 import threading
 
 from .. import _library, _state, _variable
-from . import notes, page
+from . import metrics, notes, page
 from .server import Server
 
 VARIABLE = "GIANT_KITTEN_MONITOR"
@@ -49,6 +49,8 @@ def _find(path: str) -> tuple[str, str] | None:
         return "text/html", page.maps({"state": _title()})
     if path == "state":
         return "application/json", json.dumps(_state.state())
+    if path == "metrics":
+        return metrics.CONTENT_TYPE, metrics.text([(_title(), _state.state())])
     return None
 
 

@@ -78,6 +78,10 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             found = self.server.find(path)
         except Exception as why:
+            if path == "metrics":
+                # Prometheus takes every other status for figures.
+                self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", f"{why}\n".encode("utf-8", "replace"))
+                return
             # The page shows the error: nobody else listens to a thread that serves.
             found = ("application/json", json.dumps({"problem": str(why), "devices": []}))
             if path == "":

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
-from . import notes, page
+from . import metrics, notes, page
 from .server import Server, receive
 
 # Seconds that a program has to answer, and maximum bytes of its answer.
@@ -25,6 +25,9 @@ def watch(port: int = 0) -> Server:
             known = {str(note.process): note for note in folder.notes()}
         if path == "":
             return "text/html", page.maps({f"{process}/state": note.title for process, note in known.items()})
+        if path == "metrics":
+            states = [(note.title, json.loads(_state_of(note))) for note in known.values()]
+            return metrics.CONTENT_TYPE, metrics.text(states)
         process, _, rest = path.partition("/")
         if rest != "state" or not process.isdigit():
             return None
