@@ -166,11 +166,24 @@ fn program_of(arguments: Vec<OsString>, executable: PathBuf) -> Option<String> {
         return Some(absolute(&executable));
     }
     let mut rest = arguments.into_iter().skip(1);
+    let found = named_in(&mut rest, &["-W", "-X", "--check-hash-based-pycs"])?;
+    if found != "-m giant_kitten" && Path::new(&found).file_stem().is_none_or(|stem| stem != "giant-kitten") {
+        return Some(found);
+    }
+    // Our own command runs other programs in its process, and each has a reserve of its own.
+    match rest.next()?.to_str() {
+        Some("run" | "monitor") => named_in(&mut rest, &["--options", "--port"]),
+        _ => None,
+    }
+}
+
+/// The first script or module in arguments. Options in `with_values` have a value of their own.
+fn named_in(rest: &mut impl Iterator<Item = OsString>, with_values: &[&str]) -> Option<String> {
     while let Some(argument) = rest.next() {
         match &*argument.to_string_lossy() {
             "-m" => return rest.next().map(|module| format!("-m {}", one_line(&module.to_string_lossy()))),
             "-c" | "-" => return None,
-            "-W" | "-X" | "--check-hash-based-pycs" => drop(rest.next()),
+            option if with_values.contains(&option) => drop(rest.next()),
             option if option.starts_with('-') => {}
             script => return Some(absolute(Path::new(script))),
         }
@@ -251,6 +264,12 @@ mod tests {
         assert_eq!(of(&["python", "-u", "-W", "ignore", "/no/such.py", "--seed", "1"]), Some("/no/such.py".into()));
         assert_eq!(of(&["python", "-m", "webui", "x"]), Some("-m webui".into()));
         assert_eq!((of(&["python", "-c", "print()"]), of(&["python"]), of(&["python", "-"])), (None, None, None));
+        for start in [&["python", "-m", "giant_kitten"][..], &["python", "/no/bin/giant-kitten"]] {
+            let by_command = |arguments: &[&str]| of(&[start, arguments].concat());
+            assert_eq!(by_command(&["run", "--options", "reserve:remembered", "/a.py", "-m"]), Some("/a.py".into()));
+            assert_eq!(by_command(&["monitor", "--port", "1", "-m", "a.b", "c"]), Some("-m a.b".into()));
+            assert_eq!((by_command(&["stats"]), by_command(&["monitor"]), by_command(&[])), (None, None, None));
+        }
         assert_eq!(program_of(vec![], "/no/such/bench".into()), Some("/no/such/bench".into()));
         assert_eq!(one_line("a\nreserve 5"), "a\u{fffd}reserve 5");
     }

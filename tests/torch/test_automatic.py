@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import giant_kitten
@@ -180,6 +181,20 @@ def test_the_second_start_is_right_from_its_first_step(tmp_path: Path) -> None:
     assert told.strip() == "forgot the reserves of 1 program"
     told = python("", "-m", "giant_kitten", "forget", XDG_CACHE_HOME=str(tmp_path))
     assert told.strip() == "nothing was remembered"
+
+
+def test_programs_that_our_command_starts_have_a_reserve_each(tmp_path: Path) -> None:
+    options = "dedicated:512MiB,shared:2GiB,reserve:remembered"
+    for name, command in (
+        ("one", ["-m", "giant_kitten"]),
+        ("two", [str(Path(sys.executable).with_name("giant-kitten"))]),
+    ):
+        script = tmp_path / f"{name}.py"
+        script.write_text(PROGRAM + REMEMBERED)
+        python("", *command, "run", "--options", options, str(script), native=True, XDG_CACHE_HOME=str(tmp_path))
+    kept = "".join(note.read_text() for note in (tmp_path / "giant-kitten" / "remembered").iterdir())
+    assert all(kept.count(f"{tmp_path / name}.py") == 1 for name in ("one", "two")), kept
+    assert "giant-kitten run" not in kept and "-m giant_kitten" not in kept
 
 
 def test_an_overflow_is_reported_once_at_the_end(tmp_path: Path) -> None:

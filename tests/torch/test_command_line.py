@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from giant_kitten import _library
@@ -139,7 +140,10 @@ def test_the_doctors_json_has_the_same_keys_whatever_is_wrong() -> None:
     assert old.returncode == report["problems"] == 1 and list(report) == REPORT
     (remedy,) = [finding for finding in report["findings"] if finding["remedy"]]
     assert remedy["about"] == "cuda:0" and "no shared memory" in remedy["remedy"]
-    for variables in ({"GIANT_KITTEN_LIBRARY": "/nowhere"}, {"CUDA_VISIBLE_DEVICES": ""}, {"GIANT_KITTEN": "nonsense"}):
+    wrong: list[dict[str, Any]] = [
+        {"GIANT_KITTEN_LIBRARY": "/nowhere"}, {"CUDA_VISIBLE_DEVICES": ""}, {"GIANT_KITTEN": "nonsense"},
+    ]  # fmt: skip
+    for variables in wrong:
         done = command(COMMANDS[0], "doctor", "--json", **variables)
         report = json.loads(done.stdout)
         assert done.returncode == 1 and report["problems"] >= 1, variables
