@@ -1,4 +1,4 @@
-"""`giant-kitten` and `python -m giant_kitten`: checks this machine, and runs programs on the allocator."""
+"""The command `giant-kitten`: checks this machine, and runs programs on the allocator."""
 
 from __future__ import annotations
 

@@ -446,7 +446,7 @@ def test_live_previews_from_several_tabs_run_beside_generations_and_actions(prev
 
     def act() -> list[int]:
         """Each action waits for the generation that runs."""
-        answers = []
+        answers: list[int] = []
         while not over.is_set():
             answers.append(previews.post("giant-kitten/v1/act", ACTIONS[len(answers) % len(ACTIONS)])[0])
         return answers

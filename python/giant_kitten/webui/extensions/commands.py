@@ -1,4 +1,4 @@
-"""`giant-kitten webui install|remove|status FOLDER`: installs the extension, removes it, looks at it."""
+"""`giant-kitten webui`: installs the extension, removes it, and says what is installed."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def remove(webui: WebUI) -> list[str]:
 
 @_in_words
 def status(webui: WebUI) -> list[str]:
-    """What is installed where. Raises `Refused` if something is missing for the extension to work."""
+    """What is installed where. Raises `Refused` if the extension lacks what it needs to work."""
     if not ours.is_ours(webui):
         raise Refused(f"{webui.kind.name} in {shown(webui.folder)} has no extension of giant-kitten: install it")
     python, (site, has_package) = webui.python(), webui.ask_python()

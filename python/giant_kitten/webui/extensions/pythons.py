@@ -1,4 +1,4 @@
-"""Which Python a WebUI starts with: found by its folder and its launch scripts, and never guessed."""
+"""Which Python a WebUI starts with: found by its folder and launch scripts, never guessed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BATCH = re.compile(r"""^\s*@?set\s+"?(VENV_DIR|PYTHON|SKIP_VENV)(=)(.*?)"?\s*$"
 
 
 def find(folder: Path) -> Path:
-    """The Python with which the WebUI in a folder starts. Raises `Refused` if that is not certain."""
+    """The Python with which a WebUI starts. Raises `Refused` if that is not certain."""
     settings = _settings(folder)
     place = settings.get("venv_dir", "")
     if place == "-" or settings.get("skip_venv"):
@@ -127,6 +127,6 @@ _USE = (
 
 
 def use(python: Path, package: Path) -> tuple[str, str]:
-    """The path and the version of giant-kitten as a Python imports it. Raises `Refused` if it fails."""
+    """Path and version of giant-kitten as a Python imports it. Raises `Refused` if it fails."""
     origin, version = ask(python, _USE, str(package))
     return origin, version
