@@ -844,3 +844,14 @@ fn a_report_that_cannot_be_written_changes_nothing() {
     assert_eq!(std::fs::read(folder.path().join("README.md")).unwrap(), page);
     assert_eq!(names(folder.path()).len(), before.len() + 1);
 }
+
+/// A cache that grows is expected to pass, and holds its memory until it does: a safe point moves
+/// what fits, and the rest another time.
+#[test]
+fn blocks_that_are_expected_to_pass_make_no_safe_point_fail() {
+    for dedicated in ["14GiB", "14.2GiB", "14.5GiB"] {
+        let arguments = ["replay", "llama3_8b_p2048_d16", "--policy", "auto", "--loop", "4", "--dedicated", dedicated];
+        let found = json(&[&arguments[..], &["--json"]].concat());
+        assert!(found.is_object() || found.is_array(), "{dedicated}");
+    }
+}

@@ -56,6 +56,11 @@ impl Memory {
         let mut result = Ok(());
         while let Some((next, is_promotion)) = self.next_move(&mut queues) {
             let (id, to) = next;
+            if is_promotion && queues.demote.is_empty() && !self.can_take(to) {
+                // Blocks that a plan expects to pass still take the room: the rest waits for them.
+                log::debug!("{} granules stay where they are: the {to} tier is full", queues.promote.len() + 1);
+                break;
+            }
             match self.rehouse(id, to) {
                 Ok(()) => {}
                 Err(Halted { moved: Some(_), why }) => result = Err(why),
