@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 HERE = Path(__file__).parent
 
@@ -59,3 +60,8 @@ def python(code: str, *arguments: str, native: bool = False, code_expected: int 
     )  # fmt: skip
     assert code_expected is None or done.returncode == code_expected, f"{done.returncode}: {done.stdout}"
     return done.stdout
+
+
+def has_mem_pool() -> bool:
+    """Whether this PyTorch has a `MemPool` that ours can stand in for."""
+    return hasattr(torch._C, "_cuda_beginAllocateCurrentThreadToPool")

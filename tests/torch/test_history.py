@@ -10,7 +10,7 @@ from typing import Any
 import giant_kitten
 import pytest
 import torch
-from conftest import HERE, python
+from conftest import HERE, has_mem_pool, python
 from giant_kitten import _library
 
 memory = torch.cuda.memory
@@ -158,7 +158,7 @@ def test_a_snapshot_without_traces_asks_for_none(recording: Any, monkeypatch: py
 
 
 def test_events_say_in_which_pool_they_were(recording: Any) -> None:
-    if not hasattr(torch._C, "_cuda_beginAllocateCurrentThreadToPool"):
+    if not has_mem_pool():
         pytest.skip(f"PyTorch {torch.__version__} has no MemPool that ours can stand in for")
     recording(max_entries=1000)
     pool = torch.cuda.MemPool()

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import HERE, python
+from conftest import HERE, has_mem_pool, python
 
 PROGRAMS = sorted(path for path in (HERE / "programs").glob("*.py") if path.stem != "sampled")
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.stem)
 def test_a_program_prints_the_same(program: Path, tmp_path: Path) -> None:
-    if program.stem == "pools" and not hasattr(torch._C, "_cuda_beginAllocateCurrentThreadToPool"):
+    if program.stem == "pools" and not has_mem_pool():
         pytest.skip(f"PyTorch {torch.__version__} has no MemPool that ours can stand in for")
     faults = tmp_path / "faults"
     variables: dict[str, Any] = {"FAKE_CUDA_FAULTS": str(faults), "PYTHONWARNINGS": "ignore"}
