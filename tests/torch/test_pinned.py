@@ -20,9 +20,11 @@ HERE = Path(__file__).parent
     ],
 )
 def test_on_the_pinned_rung(tests: str, options: str) -> None:
-    arguments = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(HERE), str(HERE / tests))
+    arguments = ("-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--rootdir", str(HERE), str(HERE / tests))
     printed = python("", *arguments, GIANT_KITTEN=options, FAKE_CUDA_RUNGS="pinned")
-    assert " passed" in printed and "skipped" not in printed, printed
+    skipped = [line for line in printed.splitlines() if line.startswith("SKIPPED")]
+    # A release of PyTorch may lack what a test is about; the rung is no reason to skip one.
+    assert " passed" in printed and all("PyTorch" in line for line in skipped), printed
 
 
 def test_doctor_says_what_it_means() -> None:
