@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use fake_cuda::Setup;
 use giant_kitten::driver::cuda::CudaDriver;
-use giant_kitten::driver::{Driver, Rung, Stream};
+use giant_kitten::driver::{Driver, Event, NOT_SUPPORTED, Rung, Stream};
 use giant_kitten::{Activation, Allocator, Error, Options, Reserve, Tier};
 use kitten_sim::{Gpu, Outstanding, Profile, code};
 
@@ -120,6 +120,33 @@ fn any_function_may_be_missing() {
     let optional = optional.iter().chain(&["cuDeviceCanAccessPeer", "cuCtxGetCurrent", "cuStreamIsCapturing"]);
     for name in optional.chain(&["cuThreadExchangeStreamCaptureMode", "cuEventQuery"]) {
         assert!(!refusals.contains(name), "it works without {name}");
+    }
+}
+
+#[test]
+fn a_driver_without_copies_in_streams_says_so() {
+    for missing in ["cuMemcpyAsync", "cuStreamDestroy", "cuEventElapsedTime"] {
+        let gpu = machine(1);
+        let setup = Setup { missing: vec![missing.into()], ..Setup::new(gpu.clone()) };
+        let driver = fake::cuda_driver(setup).unwrap();
+        let stream = driver.create_stream(0).unwrap();
+        let memory = driver.pin(0, 2 * GRANULE).unwrap();
+        let timers: Vec<Event> = (0..2).map(|_| driver.create_timer(0).unwrap()).collect();
+        timers.iter().for_each(|timer| driver.record(0, *timer, stream).unwrap());
+        let answers = [
+            ("cuMemcpyAsync", driver.copy_in_stream(0, memory, memory + GRANULE, GRANULE, stream)),
+            ("cuEventElapsedTime", driver.seconds_between(0, timers[0], timers[1]).map(drop)),
+            ("cuStreamDestroy", driver.destroy_stream(0, stream)),
+        ];
+        for (call, answer) in answers {
+            let Err(why) = answer else {
+                assert_ne!(call, missing);
+                continue;
+            };
+            assert_eq!((call, why.call, why.code), (missing, missing, NOT_SUPPORTED), "{why}");
+            let said = ["CUDA_ERROR_NOT_SUPPORTED", "update the driver"];
+            assert!(said.iter().all(|part| why.to_string().contains(part)), "{why}");
+        }
     }
 }
 

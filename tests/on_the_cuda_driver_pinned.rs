@@ -6,6 +6,7 @@ mod suite {
     mod actions_pinned;
     pub mod common;
     mod contents;
+    mod copies;
     mod failures;
     mod others;
     mod pools;

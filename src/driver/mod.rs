@@ -195,8 +195,24 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// Copies between mapped ranges that do not overlap. Returns when the copy is done.
     fn copy(&self, device: usize, to: u64, from: u64, bytes: u64) -> Result<()>;
 
-    /// Creates an event.
+    /// Queues a copy in `stream`, behind all work that is in it now. It reads and writes memory of
+    /// either tier, in mapped ranges that do not overlap and may each consist of several mappings.
+    /// A driver that lacks this answers [`NOT_SUPPORTED`].
+    fn copy_in_stream(&self, device: usize, to: u64, from: u64, bytes: u64, stream: Stream) -> Result<()>;
+
+    /// Creates a stream that waits for no other, not even for the legacy default stream. A driver
+    /// that lacks this answers [`NOT_SUPPORTED`].
+    fn create_stream(&self, device: usize) -> Result<Stream>;
+
+    /// Destroys a stream that [`create_stream`](Driver::create_stream) returned, without waiting.
+    /// Work in it goes on. A driver that lacks this answers [`NOT_SUPPORTED`].
+    fn destroy_stream(&self, device: usize, stream: Stream) -> Result<()>;
+
+    /// Creates an event, which keeps no time.
     fn create_event(&self, device: usize) -> Result<Event>;
+
+    /// Creates an event that keeps the time at which the work before its last record was done.
+    fn create_timer(&self, device: usize) -> Result<Event>;
 
     /// Destroys an event. Work that waits for it goes on waiting.
     fn destroy_event(&self, device: usize, event: Event) -> Result<()>;
@@ -206,6 +222,10 @@ pub trait Driver: Send + Sync + fmt::Debug {
 
     /// Whether all work before the event's last record is done.
     fn is_done(&self, device: usize, event: Event) -> Result<bool>;
+
+    /// Seconds between the last records of two timers. The work before both must be done. A driver
+    /// that lacks this answers [`NOT_SUPPORTED`].
+    fn seconds_between(&self, device: usize, from: Event, to: Event) -> Result<f64>;
 
     /// Makes all later work in `stream` wait for `event`.
     fn wait(&self, device: usize, stream: Stream, event: Event) -> Result<()>;

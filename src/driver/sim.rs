@@ -122,8 +122,24 @@ impl Driver for SimDriver {
         simulated(self.gpu.copy(device, to, from, bytes))
     }
 
+    fn copy_in_stream(&self, device: usize, to: u64, from: u64, bytes: u64, stream: Stream) -> Result<()> {
+        simulated(self.gpu.copy_in_stream(device, stream.0, to, from, bytes))
+    }
+
+    fn create_stream(&self, _device: usize) -> Result<Stream> {
+        simulated(self.gpu.create_stream()).map(Stream)
+    }
+
+    fn destroy_stream(&self, _device: usize, stream: Stream) -> Result<()> {
+        simulated(self.gpu.destroy_stream(stream.0))
+    }
+
     fn create_event(&self, _device: usize) -> Result<Event> {
         simulated(self.gpu.create_event()).map(Event)
+    }
+
+    fn create_timer(&self, _device: usize) -> Result<Event> {
+        simulated(self.gpu.create_timer()).map(Event)
     }
 
     fn destroy_event(&self, _device: usize, event: Event) -> Result<()> {
@@ -136,6 +152,10 @@ impl Driver for SimDriver {
 
     fn is_done(&self, _device: usize, event: Event) -> Result<bool> {
         simulated(self.gpu.query(event.0))
+    }
+
+    fn seconds_between(&self, _device: usize, from: Event, to: Event) -> Result<f64> {
+        simulated(self.gpu.seconds_between(from.0, to.0))
     }
 
     fn wait(&self, _device: usize, stream: Stream, event: Event) -> Result<()> {

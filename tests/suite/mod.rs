@@ -5,6 +5,7 @@ mod actions;
 mod automatic;
 pub mod common;
 mod contents;
+mod copies;
 mod failures;
 mod history;
 mod others;

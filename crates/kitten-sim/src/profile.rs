@@ -65,6 +65,8 @@ pub struct CallSeconds {
     pub set_access: f64,
     /// Waiting for a device that is idle.
     pub synchronize: f64,
+    /// Queueing a copy in a stream.
+    pub copy: f64,
 }
 
 const BUILT_IN: [&str; 2] = [include_str!("../profiles/nominal-6g.toml"), include_str!("../profiles/nominal-8g.toml")];
@@ -154,8 +156,17 @@ impl Profile {
             }
         }
         let s = profile.seconds;
-        let costs =
-            [s.reserve, s.create_dedicated, s.create_shared, s.release, s.map, s.unmap, s.set_access, s.synchronize];
+        let costs = [
+            s.reserve,
+            s.create_dedicated,
+            s.create_shared,
+            s.release,
+            s.map,
+            s.unmap,
+            s.set_access,
+            s.synchronize,
+            s.copy,
+        ];
         if let Some(cost) = costs.into_iter().find(|cost| !(cost.is_finite() && *cost >= 0.0)) {
             return Err(format!("[seconds]: {cost} is not a time: it must be a finite number of at least 0"));
         }
@@ -203,6 +214,7 @@ mod tests {
             ("\"2 MiB\"", "3000000", "granularity"),
             ("note =", "nte =", "nte"),
             ("create_shared = 200e-6", "create_shared = -1.0", "seconds"),
+            ("synchronize = 10e-6", "copy = -1.0", "seconds"),
             ("vram_bandwidth = 360e9", "", "vram_bandwidth"),
         ] {
             let why = Profile::parse(&good.replace(from, to)).expect_err(to);

@@ -83,6 +83,11 @@ fn handle_key(handle: u64) -> u64 {
     }
 }
 
+/// Whether the key is that of a stream that a program creates.
+fn is_created(key: u64) -> bool {
+    key != 0 && key >> 63 == 0
+}
+
 impl Streams {
     pub(crate) fn new() -> Streams {
         Streams {
@@ -112,7 +117,7 @@ impl Streams {
         if let Some(serial) = self.by_handle.get(&key) {
             return Ok(*serial);
         }
-        if key != 0 && key >> 63 == 0 {
+        if is_created(key) {
             return error(
                 call,
                 code::INVALID_HANDLE,
@@ -141,9 +146,18 @@ impl Streams {
     }
 
     pub(crate) fn destroy_stream(&mut self, handle: u64) -> Result<()> {
-        self.serial("cuStreamDestroy", handle)?;
-        self.by_handle.remove(&handle_key(handle));
+        const CALL: &str = "cuStreamDestroy";
+        if !is_created(handle_key(handle)) {
+            return error(CALL, code::INVALID_HANDLE, format!("{handle:#x} is a default stream"));
+        }
+        self.serial(CALL, handle)?;
+        self.by_handle.remove(&handle);
         Ok(())
+    }
+
+    /// How many streams were created and not destroyed.
+    pub(crate) fn live_streams(&self) -> usize {
+        self.by_handle.keys().filter(|key| is_created(**key)).count()
     }
 
     /// Queues work in a stream. The ranges that it touches are checked against all uses that are
@@ -329,6 +343,11 @@ impl Streams {
             merge(&mut self.host, &clock);
         }
         Ok(done)
+    }
+
+    /// Whether the work before an event is done. The host is not taken to know it.
+    pub(crate) fn is_recorded_done(&self, call: &'static str, event: u64) -> Result<bool> {
+        Ok(self.is_done(&self.clock_of(call, event)?))
     }
 
     pub(crate) fn synchronize_event(&mut self, event: u64, memory: &Memory) -> Result<()> {

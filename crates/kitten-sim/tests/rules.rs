@@ -217,7 +217,50 @@ fn handles_of_destroyed_streams_are_used_again() {
     let (a, _b) = (gpu.create_stream().unwrap(), gpu.create_stream().unwrap());
     gpu.destroy_stream(a).unwrap();
     broken(gpu.destroy_stream(a), code::INVALID_HANDLE, "destroyed");
+    broken(gpu.destroy_stream(0), code::INVALID_HANDLE, "default stream");
+    assert_eq!(gpu.live_streams(), 1);
     assert_eq!(gpu.create_stream(), Ok(a));
+}
+
+#[test]
+fn a_copy_in_a_stream_is_priced_by_call_and_bytes() {
+    let card = Profile::builtin("nominal-6g").unwrap();
+    assert_eq!(card.seconds.copy, 0.0, "the files of profiles need not name it");
+    let mut priced = card.clone();
+    priced.seconds.copy = 20e-6;
+    let gpu = Gpu::new(&[card.clone(), priced]).unwrap();
+    let (to, stream) = (mapped(&gpu, 1), gpu.create_stream().unwrap());
+    let from = gpu.pin(0, G).unwrap();
+    let seconds_on = |device| {
+        let before = gpu.modelled_seconds();
+        gpu.copy_in_stream(device, stream, to, from, G).unwrap();
+        gpu.modelled_seconds() - before
+    };
+    let link = G as f64 / card.link_to_device;
+    for (device, expected) in [(0, link), (1, link + 20e-6)] {
+        let seconds = seconds_on(device);
+        assert!((seconds - expected).abs() < 1e-12, "device {device}: {seconds} instead of {expected}");
+    }
+    assert_eq!(gpu.calls()["cuMemcpyAsync"], 2);
+}
+
+#[test]
+fn timers_keep_the_time_of_their_record() {
+    let gpu = gpu();
+    let (event, timers) = (gpu.create_event().unwrap(), [(); 2].map(|()| gpu.create_timer().unwrap()));
+    broken(gpu.seconds_between(timers[0], timers[1]), code::INVALID_HANDLE, "never recorded");
+    broken(gpu.seconds_between(999, timers[0]), code::INVALID_HANDLE, "no event 999");
+    gpu.set_completion(Completion::Late);
+    gpu.record(timers[0], 0).unwrap();
+    gpu.work(0, "product", &[], 25e12, 1.0).unwrap();
+    gpu.record(timers[1], 0).unwrap();
+    gpu.record(event, 0).unwrap();
+    broken(gpu.seconds_between(timers[0], timers[1]), code::NOT_READY, "not done yet");
+    gpu.synchronize(0).unwrap();
+    assert_eq!(gpu.seconds_between(timers[0], timers[1]), Ok(1.0));
+    broken(gpu.seconds_between(timers[0], event), code::INVALID_HANDLE, "keep no time");
+    gpu.destroy_event(timers[1]).unwrap();
+    broken(gpu.seconds_between(timers[0], timers[1]), code::INVALID_HANDLE, "no event");
 }
 
 #[test]

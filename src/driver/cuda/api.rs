@@ -69,6 +69,7 @@ impl Argument for *const CUmemAccessDesc {
 /// A type that the driver writes results to.
 trait Answer {}
 impl Answer for c_int {}
+impl Answer for f32 {}
 impl Answer for usize {}
 impl Answer for u64 {}
 impl Answer for Address {}
@@ -194,6 +195,8 @@ functions! {
         (address: *mut Address, memory: *mut c_void, flags: c_uint);
     copy = c"cuMemcpyDtoDAsync", direct c"cuMemcpyDtoDAsync_v2", since 3020:
         (to: Address, from: Address, size: usize, stream: CUstream);
+    copy_in_stream = c"cuMemcpyAsync", direct c"cuMemcpyAsync", since 4000:
+        (to: Address, from: Address, size: usize, stream: CUstream);
     stream_create = c"cuStreamCreate", direct c"cuStreamCreate", since 2000: (stream: *mut CUstream, flags: c_uint);
     stream_destroy = c"cuStreamDestroy", direct c"cuStreamDestroy_v2", since 4000: (stream: CUstream);
     stream_synchronize = c"cuStreamSynchronize", direct c"cuStreamSynchronize", since 2000: (stream: CUstream);
@@ -206,6 +209,8 @@ functions! {
     event_destroy = c"cuEventDestroy", direct c"cuEventDestroy_v2", since 4000: (event: CUevent);
     event_record = c"cuEventRecord", direct c"cuEventRecord", since 2000: (event: CUevent, stream: CUstream);
     event_query = c"cuEventQuery", direct c"cuEventQuery", since 2000: (event: CUevent);
+    event_elapsed = c"cuEventElapsedTime", direct c"cuEventElapsedTime", since 2000:
+        (milliseconds: *mut f32, from: CUevent, to: CUevent);
 }
 
 const fn name_of(symbol: &'static CStr) -> &'static str {

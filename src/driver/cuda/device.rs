@@ -129,8 +129,7 @@ impl Device {
             access: vec![readable(ordinal)],
         };
         let entered = enter(&api, context)?;
-        // SAFETY: the driver writes the stream.
-        unsafe { api.stream_create(&mut device.copies, CUstream_flags::CU_STREAM_NON_BLOCKING as u32) }?;
+        device.copies = device.create_stream()?;
         device.granularity = device.granularity_of(on_device(ordinal))?;
         for peer in (0..count).filter(|peer| *peer != ordinal) {
             if device.reachable_from(peer) {
@@ -289,6 +288,14 @@ impl Device {
     pub(super) fn set_access(&self, address: u64, bytes: u64) -> Result<()> {
         // SAFETY: there are as many descriptions as the length says.
         unsafe { self.api.set_access(Address(address), bytes as usize, self.access.as_ptr(), self.access.len()) }
+    }
+
+    /// Creates a stream that waits for no other.
+    pub(super) fn create_stream(&self) -> Result<CUstream> {
+        let mut stream = std::ptr::null_mut();
+        // SAFETY: the driver writes the stream.
+        unsafe { self.api.stream_create(&mut stream, CUstream_flags::CU_STREAM_NON_BLOCKING as u32) }?;
+        Ok(stream)
     }
 
     /// Total and free bytes of the card.

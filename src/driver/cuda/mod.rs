@@ -92,6 +92,23 @@ impl CudaDriver {
         let device = self.device(device)?;
         Ok((device, device.enter()?))
     }
+
+    fn event(&self, device: usize, flags: CUevent_flags) -> Result<Event> {
+        let (_, _entered) = self.enter(device)?;
+        let mut event = std::ptr::null_mut();
+        // SAFETY: the driver writes the event.
+        unsafe { self.api.event_create(&mut event, flags as u32) }?;
+        Ok(Event(event as u64))
+    }
+}
+
+/// The result of a call that the allocator can do without: a driver that lacks it is no broken
+/// driver, and answers that the call is not supported.
+fn optional<T>(result: Result<T>) -> Result<T> {
+    result.map_err(|why| match why.code {
+        api::NOT_FOUND => DriverError { code: super::NOT_SUPPORTED, name: "CUDA_ERROR_NOT_SUPPORTED".into(), ..why },
+        _ => why,
+    })
 }
 
 fn raw_stream(stream: Stream) -> CUstream {
@@ -195,12 +212,29 @@ impl Driver for CudaDriver {
         }
     }
 
-    fn create_event(&self, device: usize) -> Result<Event> {
+    fn copy_in_stream(&self, device: usize, to: u64, from: u64, bytes: u64, stream: Stream) -> Result<()> {
         let (_, _entered) = self.enter(device)?;
-        let mut event = std::ptr::null_mut();
-        // SAFETY: the driver writes the event.
-        unsafe { self.api.event_create(&mut event, CUevent_flags::CU_EVENT_DISABLE_TIMING as u32) }?;
-        Ok(Event(event as u64))
+        // SAFETY: see above.
+        optional(unsafe { self.api.copy_in_stream(Address(to), Address(from), bytes as usize, raw_stream(stream)) })
+    }
+
+    fn create_stream(&self, device: usize) -> Result<Stream> {
+        let (device, _entered) = self.enter(device)?;
+        optional(device.create_stream()).map(|stream| Stream(stream as u64))
+    }
+
+    fn destroy_stream(&self, device: usize, stream: Stream) -> Result<()> {
+        let (_, _entered) = self.enter(device)?;
+        // SAFETY: see above.
+        optional(unsafe { self.api.stream_destroy(raw_stream(stream)) })
+    }
+
+    fn create_event(&self, device: usize) -> Result<Event> {
+        self.event(device, CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    fn create_timer(&self, device: usize) -> Result<Event> {
+        self.event(device, CUevent_flags::CU_EVENT_DEFAULT)
     }
 
     fn destroy_event(&self, device: usize, event: Event) -> Result<()> {
@@ -223,6 +257,14 @@ impl Driver for CudaDriver {
             Err(why) if why.code == NOT_READY => Ok(false),
             Err(why) => Err(why),
         }
+    }
+
+    fn seconds_between(&self, device: usize, from: Event, to: Event) -> Result<f64> {
+        let (_, _entered) = self.enter(device)?;
+        let mut milliseconds = 0.0;
+        // SAFETY: the driver writes the time.
+        optional(unsafe { self.api.event_elapsed(&mut milliseconds, raw_event(from), raw_event(to)) })?;
+        Ok(f64::from(milliseconds) / 1e3)
     }
 
     fn wait(&self, device: usize, stream: Stream, event: Event) -> Result<()> {

@@ -151,28 +151,3 @@ unsafe fn operated(arguments: *mut *mut c_void) -> Vec<Access> {
         })
         .collect()
 }
-
-/// Waits for an event.
-#[unsafe(no_mangle)]
-pub extern "C" fn cuEventSynchronize(event: *mut c_void) -> c_int {
-    answer(|machine| {
-        device_of_context()?;
-        Ok(machine.gpu.synchronize_event(event as u64)?)
-    })
-}
-
-/// Modelled milliseconds between two events.
-///
-/// # Safety
-/// `milliseconds` may be written to.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuEventElapsedTime(milliseconds: *mut f32, start: *mut c_void, end: *mut c_void) -> c_int {
-    answer(|machine| {
-        let at = |event: *mut c_void| machine.gpu.recorded_at(event as u64);
-        match (at(start), at(end)) {
-            // SAFETY: the caller's promise.
-            (Some(start), Some(end)) => unsafe { put(milliseconds, ((end - start) * 1e3) as f32) },
-            _ => refuse(code::INVALID_HANDLE, "an event was never recorded"),
-        }
-    })
-}

@@ -82,8 +82,38 @@ pub extern "C" fn cuMemFreeAsync(pointer: u64, _stream: *mut c_void) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, size: usize, stream: *mut c_void) -> c_int {
     answer(|machine| {
+        let device = device_of_context()?;
+        Ok(machine.gpu.copy_on_device(device, stream as u64, to, from, size as u64)?)
+    })
+}
+
+/// Copies between a device and itself or host memory, in stream order, as the addresses say.
+pub(crate) fn copy_in_stream(gpu: &Gpu, to: usize, from: usize, size: usize, stream: u64) -> Result {
+    if size == 0 {
+        return Ok(());
+    }
+    let (bytes, is_device) = (size as u64, |pointer: usize| gpu.is_device_address(pointer as u64));
+    match (is_device(to), is_device(from)) {
+        (true, true) => Ok(gpu.copy_in_stream(device_of_context()?, stream, to as u64, from as u64, bytes)?),
+        // SAFETY: the program's promise: host memory can be read and written until the copy is
+        // done.
+        (true, false) => Ok(unsafe { gpu.upload(stream, to as u64, from as *const u8, bytes) }?),
+        // SAFETY: as above.
+        (false, true) => Ok(unsafe { gpu.download(stream, to as *mut u8, from as u64, bytes) }?),
+        (false, false) => {
+            // SAFETY: as above.
+            unsafe { std::ptr::copy(from as *const u8, to as *mut u8, size) };
+            Ok(())
+        }
+    }
+}
+
+/// Copies in stream order, as the addresses say.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemcpyAsync(to: usize, from: usize, size: usize, stream: *mut c_void) -> c_int {
+    answer(|machine| {
         device_of_context()?;
-        Ok(machine.gpu.copy_in_stream(stream as u64, to, from, size as u64)?)
+        copy_in_stream(&machine.gpu, to, from, size, stream as u64)
     })
 }
 

@@ -12,6 +12,6 @@ mod virtual_memory;
 
 pub use contexts::cuThreadExchangeStreamCaptureMode;
 pub(crate) use contexts::{device_of_context, have_context, make_current};
-pub(crate) use memory::{allocate, free};
+pub(crate) use memory::{allocate, copy_in_stream, free};
 pub use symbols::names;
 pub(crate) use symbols::{find, no_operation};

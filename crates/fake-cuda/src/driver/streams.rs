@@ -8,6 +8,9 @@ use super::contexts::device_of_context;
 use crate::answer::{answer, put};
 use crate::refusal::refuse;
 
+/// `CU_EVENT_DISABLE_TIMING`.
+const DISABLE_TIMING: c_uint = 2;
+
 /// Creates a stream.
 ///
 /// # Safety
@@ -70,15 +73,15 @@ pub unsafe extern "C" fn cuStreamIsCapturing(stream: *mut c_void, status: *mut c
     })
 }
 
-/// Creates an event.
+/// Creates an event. It keeps no time if the flags say so.
 ///
 /// # Safety
 /// `event` may be written to.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuEventCreate(event: *mut *mut c_void, _flags: c_uint) -> c_int {
+pub unsafe extern "C" fn cuEventCreate(event: *mut *mut c_void, flags: c_uint) -> c_int {
     answer(|machine| {
         device_of_context()?;
-        let made = machine.gpu.create_event()?;
+        let made = if flags & DISABLE_TIMING == 0 { machine.gpu.create_timer() } else { machine.gpu.create_event() }?;
         // SAFETY: the caller's promise.
         unsafe { put(event, made as *mut c_void) }
     })
@@ -108,5 +111,28 @@ pub extern "C" fn cuEventQuery(event: *mut c_void) -> c_int {
     answer(|machine| {
         device_of_context()?;
         if machine.gpu.query(event as u64)? { Ok(()) } else { refuse(code::NOT_READY, "the work is not done yet") }
+    })
+}
+
+/// Waits for an event.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuEventSynchronize(event: *mut c_void) -> c_int {
+    answer(|machine| {
+        device_of_context()?;
+        Ok(machine.gpu.synchronize_event(event as u64)?)
+    })
+}
+
+/// Modelled milliseconds between two events.
+///
+/// # Safety
+/// `milliseconds` may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuEventElapsedTime(milliseconds: *mut f32, from: *mut c_void, to: *mut c_void) -> c_int {
+    answer(|machine| {
+        device_of_context()?;
+        let seconds = machine.gpu.seconds_between(from as u64, to as u64)?;
+        // SAFETY: the caller's promise.
+        unsafe { put(milliseconds, (seconds * 1e3) as f32) }
     })
 }

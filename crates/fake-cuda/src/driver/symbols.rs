@@ -57,6 +57,7 @@ table! {
     "cuMemFreeHost", since 2000 => pinned::cuMemFreeHost;
     "cuMemHostGetDevicePointer", since 3020 => pinned::cuMemHostGetDevicePointer_v2;
     "cuMemcpyDtoDAsync", since 3020 => memory::cuMemcpyDtoDAsync_v2;
+    "cuMemcpyAsync", since 4000 => memory::cuMemcpyAsync;
     "cuMemcpyHtoDAsync", since 3020 => memory::cuMemcpyHtoDAsync_v2;
     "cuMemcpyDtoHAsync", since 3020 => memory::cuMemcpyDtoHAsync_v2;
     "cuStreamCreate", since 2000 => streams::cuStreamCreate;
@@ -69,6 +70,8 @@ table! {
     "cuEventDestroy", since 4000 => streams::cuEventDestroy_v2;
     "cuEventRecord", since 2000 => streams::cuEventRecord;
     "cuEventQuery", since 2000 => streams::cuEventQuery;
+    "cuEventSynchronize", since 2000 => streams::cuEventSynchronize;
+    "cuEventElapsedTime", since 2000 => streams::cuEventElapsedTime;
 }
 
 /// The names of all functions that can be found.

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::ffi::{c_int, c_uint, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use kitten_sim::{Gpu, code};
+use kitten_sim::code;
 
 use super::call;
 use crate::answer::put;
-use crate::driver::{allocate, free};
-use crate::refusal::{Result, refuse};
+use crate::driver::{allocate, copy_in_stream, free};
+use crate::refusal::refuse;
 
 /// Pinned host memory: by address, its length.
 static PINNED: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
@@ -137,31 +137,11 @@ pub extern "C" fn fake_cuda_kind(pointer: usize) -> c_int {
     kind
 }
 
-fn copy(gpu: &Gpu, to: usize, from: usize, size: usize, stream: u64) -> Result {
-    if size == 0 {
-        return Ok(());
-    }
-    let (bytes, is_device) = (size as u64, |pointer: usize| gpu.is_device_address(pointer as u64));
-    match (is_device(to), is_device(from)) {
-        (true, true) => Ok(gpu.copy_in_stream(stream, to as u64, from as u64, bytes)?),
-        // SAFETY: the program's promise: host memory can be read and written until the copy is
-        // done.
-        (true, false) => Ok(unsafe { gpu.upload(stream, to as u64, from as *const u8, bytes) }?),
-        // SAFETY: as above.
-        (false, true) => Ok(unsafe { gpu.download(stream, to as *mut u8, from as u64, bytes) }?),
-        (false, false) => {
-            // SAFETY: as above.
-            unsafe { std::ptr::copy(from as *const u8, to as *mut u8, size) };
-            Ok(())
-        }
-    }
-}
-
 /// Copies, and waits.
 #[unsafe(no_mangle)]
 pub extern "C" fn cudaMemcpy(to: usize, from: usize, size: usize, _kind: c_int) -> c_int {
     call(|machine| {
-        copy(&machine.gpu, to, from, size, 0)?;
+        copy_in_stream(&machine.gpu, to, from, size, 0)?;
         Ok(machine.gpu.synchronize_stream(0)?)
     })
 }
@@ -171,7 +151,7 @@ pub extern "C" fn cudaMemcpy(to: usize, from: usize, size: usize, _kind: c_int) 
 #[unsafe(no_mangle)]
 pub extern "C" fn cudaMemcpyAsync(to: usize, from: usize, size: usize, _kind: c_int, stream: u64) -> c_int {
     call(|machine| {
-        copy(&machine.gpu, to, from, size, stream)?;
+        copy_in_stream(&machine.gpu, to, from, size, stream)?;
         let ordinary = [to, from].into_iter().any(|pointer| fake_cuda_kind(pointer) == 0);
         if ordinary && !machine.gpu.is_capturing(stream)? {
             machine.gpu.synchronize_stream(stream)?;
@@ -199,7 +179,9 @@ pub extern "C" fn cudaMemcpy2DAsync(
     stream: u64,
 ) -> c_int {
     call(|machine| {
-        (0..height).try_for_each(|row| copy(&machine.gpu, to + row * to_pitch, from + row * from_pitch, width, stream))
+        (0..height).try_for_each(|row| {
+            copy_in_stream(&machine.gpu, to + row * to_pitch, from + row * from_pitch, width, stream)
+        })
     })
 }
 

@@ -91,7 +91,7 @@ impl Card for Simulated {
     }
 
     fn copy(&self, copies: &[(u64, u64, u64)]) -> Result<()> {
-        copies.iter().try_for_each(|(to, from, bytes)| Ok(self.gpu.copy_in_stream(STREAM, *to, *from, *bytes)?))
+        copies.iter().try_for_each(|(to, from, bytes)| Ok(self.gpu.copy_on_device(0, STREAM, *to, *from, *bytes)?))
     }
 
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {

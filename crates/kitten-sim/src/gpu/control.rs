@@ -99,6 +99,11 @@ impl Gpu {
         Outstanding { handles, mappings, reservations, events: state.streams.live_events() }
     }
 
+    /// How many streams the program has created and not destroyed.
+    pub fn live_streams(&self) -> usize {
+        self.state().streams.live_streams()
+    }
+
     /// Reads bytes at once, without a stream.
     ///
     /// # Errors

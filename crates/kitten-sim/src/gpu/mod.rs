@@ -28,8 +28,8 @@ struct State {
     streams: Streams,
     profiles: Vec<Profile>,
     calls: Calls,
-    /// The modelled time of each event's last record.
-    recorded: BTreeMap<u64, f64>,
+    /// The events that keep time: of each the modelled time of its last record.
+    timers: BTreeMap<u64, Option<f64>>,
 }
 
 impl State {
@@ -46,6 +46,19 @@ impl State {
         // the link's time.
         let over_link = profile.seconds(&Load { bytes: 0.0, ..load });
         self.calls.seconds += if over_link > 0.0 { over_link } else { profile.seconds(&load) };
+    }
+
+    /// The time at which a timer was last recorded.
+    fn recorded_at(&mut self, timer: u64) -> Result<f64> {
+        const CALL: &str = "cuEventElapsedTime";
+        if !self.streams.is_recorded_done(CALL, timer)? {
+            return error(CALL, code::NOT_READY, format!("the work before event {timer} is not done yet"));
+        }
+        match self.timers.get(&timer) {
+            Some(Some(time)) => Ok(*time),
+            Some(None) => error(CALL, code::INVALID_HANDLE, format!("event {timer} was never recorded")),
+            None => error(CALL, code::INVALID_HANDLE, format!("event {timer} was created to keep no time")),
+        }
     }
 }
 
@@ -75,7 +88,7 @@ impl Gpu {
             streams: Streams::new(),
             profiles: profiles.to_vec(),
             calls: Calls::default(),
-            recorded: BTreeMap::new(),
+            timers: BTreeMap::new(),
         }))))
     }
 

@@ -21,18 +21,31 @@ impl Gpu {
         Ok(())
     }
 
-    /// Queues a copy in a stream. It is done when its turn comes.
+    /// Queues a copy in a stream, between any memory of the machine. The bytes are copied when its
+    /// turn comes.
     ///
     /// # Errors
     /// A range that is not mapped with access; ranges that overlap; a stream that does not exist.
-    pub fn copy_in_stream(&self, stream: u64, to: u64, from: u64, bytes: u64) -> Result<()> {
-        const CALL: &str = "cuMemcpyDtoDAsync";
-        let mut state = self.enter(CALL, 0.0)?;
-        state.memory.can_copy(CALL, to, from, bytes)?;
-        state.charge_copy(0, to, from, bytes);
+    pub fn copy_in_stream(&self, device: usize, stream: u64, to: u64, from: u64, bytes: u64) -> Result<()> {
+        self.queue_copy("cuMemcpyAsync", device, stream, to, from, bytes)
+    }
+
+    /// The same by the driver's older call, whose addresses are all a device's.
+    ///
+    /// # Errors
+    /// As for [`copy_in_stream`](Gpu::copy_in_stream).
+    pub fn copy_on_device(&self, device: usize, stream: u64, to: u64, from: u64, bytes: u64) -> Result<()> {
+        self.queue_copy("cuMemcpyDtoDAsync", device, stream, to, from, bytes)
+    }
+
+    fn queue_copy(&self, call: &'static str, device: usize, stream: u64, to: u64, from: u64, bytes: u64) -> Result<()> {
+        let mut state = self.device_call(call, device, |p| p.seconds.copy)?;
+        state.memory.can_copy(call, to, from, bytes)?;
         let effect = Box::new(move |memory: &Memory| drop(memory.copy(to, from, bytes)));
         let State { memory, streams, .. } = &mut *state;
-        streams.launch(stream, CALL, &[Access::read(from, bytes), Access::write(to, bytes)], Some(effect), memory)
+        streams.launch(stream, call, &[Access::read(from, bytes), Access::write(to, bytes)], Some(effect), memory)?;
+        state.charge_copy(device, to, from, bytes);
+        Ok(())
     }
 
     /// Queues a copy from host memory in a stream. Pages of zeros take no memory.
@@ -129,7 +142,7 @@ impl Gpu {
     /// Destroys a stream. Its work goes on.
     ///
     /// # Errors
-    /// A stream that does not exist.
+    /// A stream that does not exist, or is a default stream.
     pub fn destroy_stream(&self, stream: u64) -> Result<()> {
         self.enter("cuStreamDestroy", 0.0)?.streams.destroy_stream(stream)
     }
@@ -162,12 +175,23 @@ impl Gpu {
         streams.synchronize(memory)
     }
 
-    /// Creates an event.
+    /// Creates an event that keeps no time.
     ///
     /// # Errors
     /// Only when made to fail.
     pub fn create_event(&self) -> Result<u64> {
         Ok(self.enter("cuEventCreate", 0.0)?.streams.create_event())
+    }
+
+    /// Creates an event that keeps the time of its last record.
+    ///
+    /// # Errors
+    /// Only when made to fail.
+    pub fn create_timer(&self) -> Result<u64> {
+        let mut state = self.enter("cuEventCreate", 0.0)?;
+        let event = state.streams.create_event();
+        state.timers.insert(event, None);
+        Ok(event)
     }
 
     /// Destroys an event.
@@ -176,8 +200,9 @@ impl Gpu {
     /// An event that does not exist.
     pub fn destroy_event(&self, event: u64) -> Result<()> {
         let mut state = self.enter("cuEventDestroy", 0.0)?;
-        state.recorded.remove(&event);
-        state.streams.destroy_event(event)
+        state.streams.destroy_event(event)?;
+        state.timers.remove(&event);
+        Ok(())
     }
 
     /// Records an event behind all work in a stream.
@@ -188,7 +213,9 @@ impl Gpu {
         let mut state = self.enter("cuEventRecord", 0.0)?;
         state.streams.record(event, stream)?;
         let now = state.calls.seconds;
-        state.recorded.insert(event, now);
+        if let Some(recorded) = state.timers.get_mut(&event) {
+            *recorded = Some(now);
+        }
         Ok(())
     }
 
@@ -273,8 +300,14 @@ impl Gpu {
         self.state().streams.destroy_graph(graph);
     }
 
-    /// The time at which an event was last recorded: modelled, not measured.
-    pub fn recorded_at(&self, event: u64) -> Option<f64> {
-        self.state().recorded.get(&event).copied()
+    /// Seconds between the last records of two timers: modelled, not measured.
+    ///
+    /// # Errors
+    /// An event that does not exist, keeps no time or was never recorded; work before it that is
+    /// not done.
+    pub fn seconds_between(&self, from: u64, to: u64) -> Result<f64> {
+        let mut state = self.enter("cuEventElapsedTime", 0.0)?;
+        let from = state.recorded_at(from)?;
+        Ok(state.recorded_at(to)? - from)
     }
 }

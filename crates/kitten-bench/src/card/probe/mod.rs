@@ -132,6 +132,7 @@ fn call_seconds(calls: &CallCosts) -> Result<CallSeconds> {
         unmap: near.unmap,
         set_access: near.set_access,
         synchronize: calls.synchronize,
+        copy: 0.0,
     })
 }
 
