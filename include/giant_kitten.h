@@ -174,6 +174,32 @@ int gk_rest(int device);
  * were seen. The assertion does not cover threads inside a piece of work. */
 int gk_vouch(int device);
 
+/* A pass of work of a kind begins on a device, right after its safe point, and its weights may be
+ * lent from the ring of copies. Passes may be nested; an inner one belongs to the outer. `placement`
+ * gets 0 if nothing has to be lent in this pass, and otherwise a number that changes whenever other
+ * weights than before should be lent. `all` gets 1 if every weight should be lent, since the order
+ * of their use is being learned; otherwise those suffice of which something lies in the shared tier
+ * (gk_tier). Both may be null. */
+int gk_begin_pass(int device, const char *kind, void *stream, uint64_t *placement, int *all);
+
+/* The weight of `bytes` at `ptr` is about to be used on `stream`. Returns where to read it: a slot
+ * of the ring, or `ptr` itself. Work on `stream` waits for the copy; the host never does. */
+void *gk_lend(int device, const void *ptr, size_t bytes, void *stream);
+
+/* How a weight that was lent is given back. */
+enum {
+    GK_READ = 0,    /* it was read, or was not used */
+    GK_WRITTEN = 1, /* it was written: the slot is copied back to the weight */
+    GK_KEPT = 2     /* someone holds the slot: it is not reused before the next gk_give_back */
+};
+
+/* The weight at `ptr`, which was lent, was used on `stream`: work that comes later there does not
+ * touch its slot. Also to be called where gk_lend returned `ptr` itself. */
+int gk_give_back(int device, const void *ptr, void *stream, int how);
+
+/* The pass that began last on a device ends; `whole` is 0 if it did not come to its end. */
+int gk_end_pass(int device, int whole);
+
 /* Reports to the automatic mode that the work between two safe points reads `bytes` of the block
  * that holds `ptr`. Without reports, every block that is live at a safe point counts as read
  * once. */
@@ -316,6 +342,14 @@ struct gk_stats {
     uint64_t large_splits;        /* the same next to large blocks */
     uint64_t large_split_bytes;
     uint64_t abstained;           /* safe points that moved nothing because work was seen */
+    uint64_t staging;             /* dedicated bytes of the ring of weights copied ahead */
+    uint64_t kept_slots;          /* of the ring, held although their weights were given back */
+    uint64_t lends;               /* of weights from the ring */
+    uint64_t lent_bytes;          /* of those weights */
+    uint64_t copied_ahead_bytes;  /* of the shared tier */
+    uint64_t missed_lends;        /* weights in the shared tier that were read in place */
+    uint64_t dropped_copies;      /* copies that nothing used */
+    uint64_t written_back;        /* weights that were written in the ring and copied back */
     uint64_t in_use;              /* 1 if the device is in use; otherwise everything else is 0 */
 };
 int gk_stats(int device, struct gk_stats *stats);

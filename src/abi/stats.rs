@@ -228,6 +228,22 @@ fields! {
     /// Number of safe points that moved nothing because work was seen: of another thread, of a
     /// capture, or of a stream that was busy again.
     abstained = |s, _| s.abstained;
+    /// Dedicated bytes of the ring into which weights are copied ahead of their use.
+    staging = |s, _| s.staging;
+    /// Slots of the ring that somebody holds although their weights were given back.
+    kept_slots = |s, _| s.kept_slots;
+    /// How often a weight was lent from the ring.
+    lends = |s, _| s.lends;
+    /// Bytes of those weights.
+    lent_bytes = |s, _| s.lent_bytes;
+    /// Bytes of the shared tier that were copied ahead.
+    copied_ahead_bytes = |s, _| s.copied_ahead_bytes;
+    /// How often a weight in the shared tier was called and read in place.
+    missed_lends = |s, _| s.missed_lends;
+    /// How often a copy was dropped unused.
+    dropped_copies = |s, _| s.dropped_copies;
+    /// How often a weight was written in the ring and copied back.
+    written_back = |s, _| s.written_back;
     /// 1 if the device is in use; all other figures are 0 otherwise.
     in_use = |s, _| u64::from(s.in_use);
 }

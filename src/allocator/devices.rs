@@ -101,6 +101,7 @@ impl Devices {
                 limits: self.options.limits.clone(),
                 reserve: self.options.activation.reserve,
                 safe_point_at_reset: self.options.safe_point_at_reset,
+                copy_ahead: self.options.copy_ahead,
                 wanted: self.earlier_run(&info, budget.limit()),
             };
             let mut heap = Heap::new(self.driver.clone(), device, info, &options, budget)?;

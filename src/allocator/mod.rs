@@ -3,6 +3,7 @@
 //! ```text
 //!   mod         allocate and free, and the settings of one block
 //!   actions     the actions that move live memory, and reports about running work
+//!   passes      passes of work, whose weights are lent from the ring of copies
 //!   reclaim     the return of idle memory to the driver
 //!   pools       pools of graph captures and of programs
 //!   watch       queries, none of which initializes a device for use
@@ -21,6 +22,7 @@ mod actions;
 mod contexts;
 mod devices;
 mod options;
+mod passes;
 mod pools;
 mod reclaim;
 mod recording;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::core::placement::SortBy;
 use crate::core::policy::Wanted;
 use crate::core::{Activation, Reserve, parse_size};
-use crate::heap::Limits;
+use crate::heap::{CopyAhead, Limits};
 
 /// The configuration of giant-kitten.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct Options {
     /// Whether `torch.cuda.empty_cache` is a safe point, in programs that use a card from one
     /// thread.
     pub safe_point_at_reset: bool,
+    /// Whether weights of the shared tier are copied ahead of their use.
+    pub copy_ahead: CopyAhead,
     /// How long idle memory stays cached in a program that neither allocates nor frees; `None` for
     /// ever.
     pub idle: Option<Duration>,
@@ -38,6 +40,7 @@ impl Default for Options {
             remember: false,
             remembered: None,
             safe_point_at_reset: false,
+            copy_ahead: CopyAhead::Auto,
             idle: Some(Duration::from_secs(60)),
         }
     }
@@ -134,6 +137,22 @@ pub const OPTIONS: &[OptionRow] = &[
                 "0" | "false" => false,
                 "1" | "true" => true,
                 _ => return Err(format!("{value} is neither 0 nor 1")),
+            };
+            Ok(())
+        },
+    },
+    OptionRow {
+        name: "copy_ahead",
+        values: "auto|off|SIZE",
+        default: "auto",
+        help: "whether weights in the shared tier are copied into a ring of dedicated memory before they are used, in \
+               modules that are followed. auto: where that is expected to be faster. SIZE: the same, with a ring of \
+               that size",
+        set: |options, value| {
+            options.copy_ahead = match value {
+                "auto" => CopyAhead::Auto,
+                "off" => CopyAhead::Off,
+                size => CopyAhead::Ring(parse_size(size)?),
             };
             Ok(())
         },

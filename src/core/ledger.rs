@@ -25,6 +25,8 @@ pub struct Ledger {
     pub fraction_limit: Option<u64>,
     /// Dedicated bytes of the capacity that other libraries and processes held when last seen.
     pub taken: u64,
+    /// Dedicated bytes for weights that are copied ahead of their use. No block may have them.
+    pub staging: u64,
 }
 
 impl Ledger {
@@ -32,7 +34,7 @@ impl Ledger {
     pub fn limit(&self, tier: Tier) -> u64 {
         match tier {
             Tier::Dedicated => {
-                let kept = self.kept.persist + if self.reserve_open { 0 } else { self.kept.reserve };
+                let kept = self.kept.persist + self.staging + if self.reserve_open { 0 } else { self.kept.reserve };
                 self.capacity[tier].saturating_sub(kept).min(self.fraction_limit.unwrap_or(u64::MAX))
             }
             Tier::Shared => self.capacity[tier].saturating_sub(self.working),
@@ -60,7 +62,8 @@ impl Ledger {
     pub fn resident_budget(&self, kept: Kept) -> Result<u64, String> {
         let capacity = self.capacity[Tier::Dedicated];
         let sum = kept.sum().filter(|sum| *sum <= capacity);
-        sum.map(|kept| (capacity - kept).min(capacity.saturating_sub(self.taken + kept))).ok_or_else(|| {
+        let rest = |kept: u64| (capacity - kept).min(capacity.saturating_sub(self.taken + kept));
+        sum.map(|kept| rest(kept).saturating_sub(self.staging)).ok_or_else(|| {
             format!(
                 "reserve {} and persist {} are more than the {} of dedicated memory there is; choose smaller ones",
                 show_size(kept.reserve),

@@ -4,6 +4,7 @@
 //!   tier, size, place   the words of everything above
 //!   phase               the state machine of a device
 //!   activation          what an action asks for
+//!   ahead/              copying weights ahead of their use: order, ring, pace
 //!   ledger              how much of each tier there is, is kept, and may be used
 //!   arena/              blocks in a range of offsets, and the tier of each granule
 //!   policy/             what should lie where, and how much is kept for scratch
@@ -13,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod activation;
+pub mod ahead;
 mod arena;
 pub mod history;
 mod ledger;

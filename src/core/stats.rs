@@ -251,6 +251,22 @@ pub struct Stats {
     pub stayed: u64,
     /// Pools of graph captures that are not released.
     pub graph_pools: u64,
+    /// Dedicated bytes of the ring into which weights are copied ahead of their use.
+    pub staging: u64,
+    /// Slots of the ring that somebody holds although their weights were given back.
+    pub kept_slots: u64,
+    /// How often a weight was lent from the ring.
+    pub lends: u64,
+    /// Bytes of those weights.
+    pub lent_bytes: u64,
+    /// Bytes of the shared tier that were copied ahead.
+    pub copied_ahead_bytes: u64,
+    /// How often a weight in the shared tier was called and read in place.
+    pub missed_lends: u64,
+    /// How often a copy was dropped unused.
+    pub dropped_copies: u64,
+    /// How often a weight was written in the ring and copied back.
+    pub written_back: u64,
 }
 
 impl Stats {

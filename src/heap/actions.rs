@@ -74,6 +74,7 @@ impl Heap {
         let kept = self.kept(reserve, persist);
         self.memory.ledger().resident_budget(kept).map_err(Error::Argument)?;
         self.quiesce()?;
+        self.drop_ring();
         self.strip();
         self.enter(Step::BeginLoading, kept);
         Ok(())
@@ -164,7 +165,7 @@ impl Heap {
             // Residents cannot move. What is learned all the same is the next activation's reserve.
             return Ok(Moved::default());
         }
-        let Some(choice) = self.automatic.choose(&self.memory, &self.stats) else { return Ok(Moved::default()) };
+        let Some(choice) = self.automatic.choose(&self.memory, &self.stats, &self.ahead) else { return Ok(Moved::default()) };
         if let Some(why) = self.unquiet() {
             let work = self.automatic.learner.work();
             log::debug!("device {}: nothing moves before {work}: {why}", self.memory.device());
@@ -175,7 +176,11 @@ impl Heap {
         self.automatic.set_abstained(None);
         log::debug!("device {}: {}", self.memory.device(), choice.why);
         self.strip();
+        if choice.ring < self.memory.staged() {
+            self.drop_ring();
+        }
         let moved = self.migrate(automatic::moves(&self.memory, &choice))?;
+        self.make_ring(choice.ring);
         self.stats.rebalances += 1;
         self.stats.rebalanced_demoted += moved.demoted;
         self.stats.rebalanced_promoted += moved.promoted;
@@ -197,6 +202,7 @@ impl Heap {
     /// wants it, with `budget` bytes dedicated.
     fn place(&mut self, order: Order, budget: u64, pins: Pins) -> Result<Moved, Error> {
         self.quiesce()?;
+        self.drop_ring();
         self.strip();
         let granule = self.memory.granule();
         let mut residents = placing::residents(&self.memory, &self.automatic.learner, order.sort_by);
@@ -215,6 +221,7 @@ impl Heap {
     /// Moves granules and counts what moved. The device must be idle.
     fn migrate(&mut self, moves: Vec<Move>) -> Result<Moved, Error> {
         let (moved, result) = self.memory.migrate(moves);
+        self.ahead.placed_anew();
         let bytes = moved.promoted + moved.demoted;
         self.stats.migrations += bytes / self.memory.granule();
         self.stats.migrated_bytes += bytes;

@@ -17,6 +17,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::ahead::Ahead;
+use super::lending::{self, Weighed};
 use super::Heap;
 use super::memory::{Memory, Move, Moved};
 use crate::core::balance::{self, Candidate, Decision, Outlook, REMAP};
@@ -55,6 +57,8 @@ pub(super) struct Choice {
     before: Placed,
     /// The placement that it leads to.
     pub(super) after: Placed,
+    /// The ring of copies that goes with it, in bytes.
+    pub(super) ring: u64,
     /// Why, human-readable.
     pub(super) why: String,
 }
@@ -105,13 +109,13 @@ impl Automatic {
     }
 
     /// Chooses what should move before the coming run; `None` where nothing should.
-    pub(super) fn choose(&mut self, memory: &Memory, stats: &Stats) -> Option<Choice> {
+    pub(super) fn choose(&mut self, memory: &Memory, stats: &Stats, ahead: &Ahead) -> Option<Choice> {
         let Some(forecast) = self.learner.forecast() else {
             self.learner.forget_left();
             return None;
         };
         let granule = memory.granule();
-        let reach = memory.ledger().reach(Tier::Dedicated);
+        let reach = memory.ledger().reach(Tier::Dedicated) + memory.staged();
         let allocated = |tier: Tier| stats.tiers[tier].allocated.current();
         let scratch = forecast.uses().len() as u64 * granule + forecast.slack();
         if allocated(Tier::Dedicated) + scratch <= reach && allocated(Tier::Shared) == 0 {
@@ -132,17 +136,20 @@ impl Automatic {
             shared_room: shared_room / granule,
             debt: forecast.debt() / granule as f64 + REMAP * memory.idle_granules() as f64,
         };
-        let decision = balance::decide(&candidates, &outlook);
+        let plain = balance::decide(&candidates, &outlook);
+        let Weighed { decision, ring, lendable } =
+            lending::weigh(memory, ahead, self.learner.kind(), &candidates, &outlook, plain);
         let work = self.learner.work();
-        if decision.is_empty() {
+        if decision.is_empty() && ring == memory.staged() {
             let device = memory.device();
             log::debug!("device {device}: nothing moves before {work}: no move would gain more than it costs");
             return None;
         }
-        let before = placed(&candidates, &outlook, &Decision::default());
-        let after = placed(&candidates, &outlook, &decision);
-        let why = describe(work, &decision, &outlook, granule);
-        Some(Choice { decision, before, after, why })
+        let outlook = Outlook { capacity: outlook.capacity.saturating_sub(ring / granule), ..outlook };
+        let before = placed(&candidates, &outlook, &Decision::default(), &lendable);
+        let after = placed(&candidates, &outlook, &decision, &lendable);
+        let why = describe(work, &decision, &outlook, granule, ring);
+        Some(Choice { decision, before, after, ring, why })
     }
 
     /// Notes that a choice was carried out.
@@ -226,30 +233,32 @@ fn candidates(memory: &Memory, learner: &Learner, forecast: &Forecast, passes: b
     (candidates, fixed)
 }
 
-/// The placement that a decision leads to.
-fn placed(candidates: &[Candidate], outlook: &Outlook<'_>, decision: &Decision) -> Placed {
+/// The placement that a decision leads to. What is lent is not read over the link by the work.
+fn placed(candidates: &[Candidate], outlook: &Outlook<'_>, decision: &Decision, lendable: &[bool]) -> Placed {
     let demoted: HashSet<&GranuleId> = decision.demote.iter().collect();
     let promoted: HashSet<&GranuleId> = decision.promote.iter().collect();
     let (mut shared_reads, mut dedicated) = (0.0, 0);
-    for candidate in candidates {
+    for (candidate, is_lent) in candidates.iter().zip(lendable) {
         let is_dedicated = match candidate.tier {
             Tier::Dedicated => !demoted.contains(&candidate.id),
             Tier::Shared => promoted.contains(&candidate.id),
         };
         if is_dedicated {
             dedicated += 1;
-        } else {
+        } else if !is_lent {
             shared_reads += candidate.reads;
         }
     }
     Placed { room: outlook.capacity.saturating_sub(dedicated), shared_reads }
 }
 
-fn describe(work: &str, decision: &Decision, outlook: &Outlook<'_>, granule: u64) -> String {
+fn describe(work: &str, decision: &Decision, outlook: &Outlook<'_>, granule: u64, ring: u64) -> String {
     let bytes = |granules: f64| show_size((granules * granule as f64) as u64);
+    let ring =
+        if ring == 0 { String::new() } else { format!("; its weights are copied ahead through {}", show_size(ring)) };
     format!(
         "before {work} ({:.0} more expected) {} to the shared tier, {} to the dedicated one: costs {} over the link, gains \
-         {} more than that",
+         {} more than that{ring}",
         outlook.horizon,
         bytes(decision.demote.len() as f64),
         bytes(decision.promote.len() as f64),

@@ -9,7 +9,9 @@
 //!   reclaim.rs     everything that returns idle memory to the driver
 //!   work.rs        waiting: for the device, for streams, for a quiet moment
 //!   placing.rs     what wants to lie where
+//!   passes.rs      passes of work, whose weights are lent from the ring
 //!   automatic.rs   the reserve that is found from the work
+//!   lending.rs     what that work lends, weighed against reading in place
 //!   farewell.rs    what a run would have wanted, at its end
 //!   snapshot.rs    the memory map, segments and claims, for people and their tools
 //!   recording.rs   the history of what happened, where wanted
@@ -18,6 +20,7 @@
 //!   memory/        what lies where: arenas over backing
 //!   streams.rs     streams by number, events
 //!   retired.rs     freed blocks that other streams still use
+//!   ahead.rs       copies of weights ahead of their use
 //!   pools.rs       what graph captures and programs' own pools allocate
 //! ```
 //!
@@ -25,9 +28,12 @@
 //! used under its device's lock and takes none itself.
 
 mod actions;
+mod ahead;
 mod automatic;
 mod farewell;
+mod lending;
 mod memory;
+mod passes;
 mod placing;
 mod pools;
 mod reclaim;
@@ -40,6 +46,7 @@ mod work;
 
 use std::sync::Arc;
 
+use self::ahead::Ahead;
 use self::automatic::Automatic;
 use self::memory::{Memory, Place};
 use self::pools::Pools;
@@ -54,6 +61,7 @@ use crate::driver::{DeviceInfo, Driver, Stream};
 use crate::error::Error;
 use crate::sync::this_thread;
 
+pub use self::ahead::{Asked, CopyAhead, Returned};
 pub use self::memory::{Budget, Limits, MemoryInfo, Moved};
 pub use self::pools::{ContextId, ContextKind, Serving};
 pub use self::snapshot::{ArenaMap, BlockState, Claim, GranuleMap, MemoryMap, Segment, SegmentBlock};
@@ -70,6 +78,8 @@ pub struct HeapOptions {
     /// What an earlier run of the program would have wanted: its reserve is kept, and opened once
     /// as much lives.
     pub wanted: Option<Wanted>,
+    /// Whether weights of the shared tier are copied ahead of their use.
+    pub copy_ahead: CopyAhead,
 }
 
 /// The heap of one device.
@@ -78,6 +88,7 @@ pub struct Heap {
     memory: Memory,
     streams: Streams,
     retired: Retired,
+    ahead: Ahead,
     pools: Pools,
     /// The threads that are seen at work.
     witness: Witness,
@@ -123,8 +134,9 @@ impl Heap {
             );
         }
         let mut heap = Heap {
-            streams: Streams::new(driver, device),
+            streams: Streams::new(driver.clone(), device),
             retired: Retired::default(),
+            ahead: Ahead::new(driver, device, options.copy_ahead),
             pools: Pools::default(),
             witness: Witness::default(),
             state: State::new(options.reserve == Reserve::Auto),
@@ -265,6 +277,7 @@ impl Heap {
     /// done.
     fn retire(&mut self, place: Place, address: u64, stream: StreamId) {
         let uses = self.retired.take_uses(address, stream);
+        self.forget_weights(address, self.memory.arenas[place.0].core.size(place.1).rounded());
         let core = &mut self.memory.arenas[place.0].core;
         let bytes = core.residency(place.1);
         if uses.is_empty() {
@@ -432,6 +445,14 @@ impl Heap {
             retired_blocks: self.retired.len() as u64,
             automatic: self.state.is_automatic(),
             scratch_peak: self.automatic.learner.peak(),
+            staging: self.memory.staged(),
+            kept_slots: self.ahead.held() as u64,
+            lends: self.ahead.counts.lent,
+            lent_bytes: self.ahead.counts.lent_bytes,
+            copied_ahead_bytes: self.ahead.counts.copied_bytes,
+            missed_lends: self.ahead.counts.missed,
+            dropped_copies: self.ahead.counts.dropped,
+            written_back: self.ahead.counts.written_back,
             ..self.stats
         }
     }
@@ -530,6 +551,7 @@ impl Heap {
             log::debug!("the device could not be waited for: {why}");
         }
         self.release_retired();
+        self.ahead.close();
         self.memory.close();
         self.streams.close();
         self.memory.take_changes();

@@ -72,6 +72,14 @@ static void actions(void) {
     CHECK(gk_touch(block + 5, 9 * MIB) == GK_OK && gk_touch(&block, 1) == GK_NOT_ALLOCATED);
     CHECK(gk_safe_point(0, NULL) == GK_OK && stats_of(0).safe_points == 1);
     CHECK(gk_safe_point(99, "") == GK_ARGUMENT && strstr(gk_last_error(), "99"));
+    uint64_t placement = 9;
+    int all = 9;
+    CHECK(gk_begin_pass(0, "unet", NULL, &placement, &all) == GK_OK && all == 0);
+    CHECK(gk_lend(0, block, 9 * MIB, NULL) == block && gk_lend(99, block, 1, NULL) == block);
+    CHECK(gk_give_back(0, block, NULL, GK_READ) == GK_OK);
+    CHECK(gk_give_back(0, block, NULL, 7) == GK_ARGUMENT && strstr(gk_last_error(), "7"));
+    CHECK(gk_end_pass(0, 1) == GK_OK && gk_end_pass(0, 1) == GK_OK && gk_end_pass(99, 1) == GK_ARGUMENT);
+    CHECK(gk_begin_pass(0, NULL, NULL, NULL, NULL) == GK_ARGUMENT);
     CHECK(gk_begin_loading(0, &activation) == GK_OK && stats_of(0).phase == GK_LOADING);
     activation.reserve = 1000000 * MIB;
     CHECK(gk_begin_loading(0, &activation) == GK_ARGUMENT && gk_begin_loading(9, NULL) == GK_ARGUMENT);

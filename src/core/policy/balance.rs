@@ -77,7 +77,8 @@ impl Decision {
 }
 
 impl Outlook<'_> {
-    fn level(&self, level: u64) -> f64 {
+    /// What a level of scratch costs in the shared tier in one interval.
+    pub(super) fn level(&self, level: u64) -> f64 {
         SCRATCH_TOUCHES * self.uses.get(level as usize).copied().unwrap_or(0.0)
     }
 }

@@ -6,6 +6,7 @@
 //!   demand      what scratch asks for in one interval, by level
 //!   forecast    what one kind of work is expected to ask for
 //!   balance     what moves before a run, if that pays
+//!   lending     what moves before a run whose weights are copied ahead
 //!   learner     the knowledge of the automatic mode: demand and forecasts over intervals
 //!   steady      what stays and what comes and goes, where nobody reports steps
 //!   hindsight   what this run would have wanted from its start
@@ -18,6 +19,7 @@ mod demand;
 mod forecast;
 mod hindsight;
 mod learner;
+mod lending;
 mod opening;
 pub mod placement;
 mod spill;
@@ -26,6 +28,7 @@ mod steady;
 pub use forecast::Forecast;
 pub use hindsight::{Hindsight, Wanted};
 pub use learner::{Expected, Learner, Placed, Value};
+pub use lending::{Lending, Lent, Turn, spilled};
 pub use opening::Opening;
 pub use spill::Spill;
 pub use steady::WORKS;

@@ -34,13 +34,16 @@ pub(in crate::heap) struct Backing {
     detached: Vec<Detached>,
     /// Where new backing is mapped while it is filled.
     working: Option<u64>,
-    /// All addresses ever reserved for that.
-    reserved: Vec<u64>,
+    /// All ranges ever reserved for that, and those of memory that was mapped twice: their first
+    /// addresses and lengths.
+    reserved: Vec<(u64, u64)>,
 }
 
 #[derive(Debug)]
 struct Stuck {
     address: u64,
+    /// The length of the range. Handles may be mapped in it twice.
+    bytes: u64,
     handles: Vec<Handle>,
     tier: Tier,
 }
@@ -257,9 +260,39 @@ impl Backing {
         if result.is_err() {
             let (stuck, loose) = handles.split_at(mapped);
             loose.iter().for_each(|handle| self.put(tier, *handle));
-            self.undo_map(address, stuck.to_vec(), tier);
+            self.undo_map(address, mapped as u64 * self.granule, stuck.to_vec(), tier);
         }
         result
+    }
+
+    /// Maps handles of the dedicated tier one behind the other at `address`, and all of them once
+    /// more behind that, readable and writable.
+    ///
+    /// # Errors
+    /// The driver's; the handles are in stock again, or stuck.
+    pub(super) fn map_twice(&mut self, address: u64, handles: &[Handle]) -> driver::Result<()> {
+        let mut mapped = 0;
+        let twice = handles.iter().chain(handles).try_for_each(|handle| {
+            self.driver.map(self.device, address + mapped, self.granule, *handle)?;
+            mapped += self.granule;
+            Ok(())
+        });
+        let result = twice.and_then(|()| self.driver.set_access(self.device, address, mapped));
+        if result.is_err() {
+            if mapped == 0 {
+                handles.iter().for_each(|handle| self.put(Tier::Dedicated, *handle));
+            }
+            self.undo_map(address, mapped, if mapped == 0 { Vec::new() } else { handles.to_vec() }, Tier::Dedicated);
+        }
+        result
+    }
+
+    /// Undoes [`map_twice`](Backing::map_twice): the handles are in stock again, or stuck. No work
+    /// may touch the range any more. Returns whether the addresses are free.
+    pub(super) fn unmap_twice(&mut self, address: u64, handles: Vec<Handle>) -> bool {
+        let stuck = self.stuck.len();
+        self.undo_map(address, 2 * handles.len() as u64 * self.granule, handles, Tier::Dedicated);
+        self.stuck.len() == stuck
     }
 
     /// Unmaps a run of granules. Their handles are the caller's.
@@ -274,16 +307,15 @@ impl Backing {
 
     /// Undoes the mapping of a run of handles, which return to the stock. Where that fails they are
     /// stuck until later.
-    fn undo_map(&mut self, address: u64, handles: Vec<Handle>, tier: Tier) {
+    fn undo_map(&mut self, address: u64, bytes: u64, handles: Vec<Handle>, tier: Tier) {
         if handles.is_empty() {
             return;
         }
-        let bytes = handles.len() as u64 * self.granule;
         match driver::insist(|| self.driver.unmap(self.device, address, bytes)) {
             Ok(()) => handles.into_iter().for_each(|handle| self.put(tier, handle)),
             Err(why) => {
                 log::debug!("{} at {address:#x} could not be unmapped yet: {why}", show_size(bytes));
-                self.stuck.push(Stuck { address, handles, tier });
+                self.stuck.push(Stuck { address, bytes, handles, tier });
             }
         }
     }
@@ -339,7 +371,7 @@ impl Backing {
         let cleared = driver::insist(|| self.driver.unmap(device, working, granule));
         if cleared.is_err() {
             self.working = None;
-            self.stuck.push(Stuck { address: working, handles: vec![new], tier });
+            self.stuck.push(Stuck { address: working, bytes: granule, handles: vec![new], tier });
         }
         filled.and(cleared)
     }
@@ -348,8 +380,7 @@ impl Backing {
         if let Some(address) = self.working {
             return Ok(address);
         }
-        let address = self.driver.reserve(self.device, self.granule, self.granule)?;
-        self.reserved.push(address);
+        let address = self.addresses(self.granule)?;
         self.working = Some(address);
         Ok(address)
     }
@@ -366,6 +397,16 @@ impl Backing {
         })
     }
 
+    /// Reserves `bytes` of addresses, which are returned when everything is.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(super) fn addresses(&mut self, bytes: u64) -> driver::Result<u64> {
+        let address = self.driver.reserve(self.device, bytes, self.granule)?;
+        self.reserved.push((address, bytes));
+        Ok(address)
+    }
+
     fn make_accessible(&self, address: u64) -> driver::Result<()> {
         driver::insist(|| self.driver.set_access(self.device, address, self.granule))
     }
@@ -379,7 +420,7 @@ impl Backing {
     /// Tries again what failed calls have left undone.
     pub(in crate::heap) fn mend(&mut self) {
         for stuck in std::mem::take(&mut self.stuck) {
-            self.undo_map(stuck.address, stuck.handles, stuck.tier);
+            self.undo_map(stuck.address, stuck.bytes, stuck.handles, stuck.tier);
         }
         for Detached { address, handle, how, .. } in std::mem::take(&mut self.detached) {
             let attached = match how {
@@ -410,8 +451,8 @@ impl Backing {
     /// Releases everything that is not mapped at arena addresses. Errors are only logged: at the
     /// end of a process the driver may be gone already.
     pub(super) fn close(&mut self) {
-        for address in self.reserved.drain(..) {
-            if let Err(why) = driver::insist(|| self.driver.unreserve(self.device, address, self.granule)) {
+        for (address, bytes) in self.reserved.drain(..) {
+            if let Err(why) = driver::insist(|| self.driver.unreserve(self.device, address, bytes)) {
                 log::debug!("addresses were left behind: {why}");
             }
         }

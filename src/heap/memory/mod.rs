@@ -9,6 +9,7 @@
 //!   idle      granules lose it
 //!   migrate   granules change tier
 //!   stitch    idle granules are mapped anew side by side
+//!   staging   dedicated memory for copies, mapped twice
 //!   pinned    shared memory of drivers that can only pin it
 //! ```
 //!
@@ -25,12 +26,14 @@ mod idle;
 mod limits;
 mod migrate;
 mod pinned;
+mod staging;
 mod stitch;
 
 use std::sync::Arc;
 
 use self::arenas::Arenas;
 use self::backing::Backing;
+use self::staging::{Addresses, Staging};
 use crate::core::{
     Arena, ArenaId, BlockId, BlockSize, Class, Kept, Ledger, PerTier, Purpose, StreamId, Tier, show_size,
 };
@@ -76,6 +79,8 @@ pub(super) struct Memory {
     pub(super) arenas: Arenas,
     pub(super) backing: Backing,
     ledger: Ledger,
+    staging: Option<Staging>,
+    staging_addresses: Addresses,
     /// What the driver last refused, since [`forget_refusal`](Memory::forget_refusal).
     last_refusal: Option<DriverError>,
     /// What changed since [`take_changes`](Memory::take_changes).
@@ -116,6 +121,8 @@ impl Memory {
             device,
             info,
             granule,
+            staging: None,
+            staging_addresses: Addresses::default(),
             last_refusal: None,
             changes: Vec::new(),
         };
@@ -378,6 +385,7 @@ impl Memory {
         for tier in Tier::ALL {
             let held = self.backing.held(tier);
             let known = self.mapped(tier) + self.backing.in_stock(tier) + self.backing.stuck(tier);
+            let known = known + if tier == Tier::Dedicated { self.staged() } else { 0 };
             if held != known {
                 return Err(format!("{held} bytes are held in {tier}, {known} are accounted for"));
             }
@@ -391,6 +399,7 @@ impl Memory {
     /// Returns everything to the driver. Errors are only logged: at the end of a process the driver
     /// may be gone already.
     pub(super) fn close(&mut self) {
+        self.unstage();
         self.backing.mend();
         for id in self.arenas.ids() {
             if self.arenas[id].belongs_to().is_some() {

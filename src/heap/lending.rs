@@ -1,0 +1,144 @@
+//! What the coming work lends, as the automatic mode weighs it: which granules hold its weights, how
+//! long the work between them takes, and how long a ring they want.
+
+use std::collections::{HashMap, HashSet};
+
+use super::ahead::{Ahead, CopyAhead, Kind, slot_bytes};
+use super::memory::Memory;
+use crate::core::ahead::{LEAST, MOST, Use};
+use crate::core::balance::{Candidate, Decision, Outlook};
+use crate::core::policy::{Lending, Lent, Turn, spilled};
+use crate::core::{GranuleId, Tier};
+
+/// A ring's length, in largest weights. One is copied while one is read, and a quarter more keeps
+/// the link busy between them.
+const WEIGHTS: f64 = 2.25;
+/// The part of dedicated memory that a ring may take.
+const MOST_OF_DEDICATED: u64 = 4;
+/// What a ring must gain, in pass lengths, before one is made.
+const WORTH_IT: f64 = 0.01;
+/// A block holds one weight if the weight fills so much of it.
+const FILLS: f64 = 0.9;
+
+/// A choice between reading in place and copying ahead.
+pub(super) struct Weighed {
+    pub(super) decision: Decision,
+    /// The ring that goes with it. Bytes.
+    pub(super) ring: u64,
+    /// The candidates that cost nothing in the shared tier.
+    pub(super) lendable: Vec<bool>,
+}
+
+/// The weights of a kind that may be copied.
+fn weights(kind: &Kind) -> impl Iterator<Item = &Use> {
+    kind.order.uses().iter().filter(|known| known.is_reliable() && (LEAST..=MOST).contains(&known.bytes))
+}
+
+/// The ring that a kind of work wants; 0 where nothing of it can be copied. Bytes, whole granules.
+fn wanted_ring(memory: &Memory, mode: CopyAhead, kind: &Kind) -> u64 {
+    let largest = weights(kind).map(|known| slot_bytes(known.bytes)).max().unwrap_or(0);
+    let bytes = match mode {
+        CopyAhead::Off => 0,
+        CopyAhead::Auto => (largest as f64 * WEIGHTS) as u64,
+        CopyAhead::Ring(bytes) => bytes,
+    };
+    let most = memory.ledger().capacity[Tier::Dedicated] / MOST_OF_DEDICATED / memory.granule() * memory.granule();
+    let ring = bytes.next_multiple_of(memory.granule()).min(most);
+    if largest == 0 || ring < largest { 0 } else { ring }
+}
+
+/// What a kind of work lends of the candidates through a ring of `ring` bytes.
+fn lending(memory: &Memory, candidates: &[Candidate], kind: &Kind, ring: u64, link: f64) -> Lending {
+    let granule = memory.granule();
+    let index: HashMap<GranuleId, usize> =
+        candidates.iter().enumerate().map(|(index, candidate)| (candidate.id, index)).collect();
+    let known: HashMap<u64, u64> = weights(kind).map(|known| (known.address, known.bytes)).collect();
+    let mut lendable = vec![true; candidates.len()];
+    let mut touched = vec![false; candidates.len()];
+    let mut parts: HashMap<u64, Vec<(usize, u64)>> = HashMap::new();
+    for (arena, bound) in memory.arenas.iter().filter(|(arena, _)| !memory.arenas.is_pools(*arena)) {
+        for block in bound.core.blocks() {
+            let address = bound.base() + block.offset;
+            let is_weight = known.get(&address).is_some_and(|bytes| *bytes as f64 >= FILLS * block.size as f64);
+            for (number, bytes) in bound.core.shares_of(block.id) {
+                let Some(index) = index.get(&GranuleId { arena, granule: number }) else { continue };
+                touched[*index] = true;
+                lendable[*index] &= is_weight;
+                if is_weight {
+                    parts.entry(address).or_default().push((*index, bytes));
+                }
+            }
+        }
+    }
+    lendable.iter_mut().zip(touched).for_each(|(is_lendable, is_touched)| *is_lendable &= is_touched);
+    let all: u64 = known.values().sum();
+    let untimed = untimed_seconds(candidates, kind, all, granule, link);
+    let turns = weights(kind).map(|known| Turn {
+        slot: slot_bytes(known.bytes),
+        seconds: known.seconds.unwrap_or(untimed * known.bytes as f64 / all.max(1) as f64),
+        parts: parts.remove(&known.address).unwrap_or_default(),
+    });
+    Lending { granule, ring, link, head: kind.head, turns: turns.collect(), lendable }
+}
+
+/// Seconds of computation of a pass whose work was not timed weight by weight: those of a pass that
+/// read everything in place, less what crossed the link at least.
+fn untimed_seconds(candidates: &[Candidate], kind: &Kind, all: u64, granule: u64, link: f64) -> f64 {
+    let Some(in_place) = kind.in_place else { return all as f64 / link };
+    let shared = candidates.iter().filter(|candidate| candidate.tier == Tier::Shared);
+    let read: f64 = shared.map(|candidate| candidate.reads * granule as f64).sum();
+    (in_place - read / link).max(0.1 * in_place)
+}
+
+/// What one interval costs without a ring, once a decision is carried out.
+fn cost_in_place(candidates: &[Candidate], outlook: &Outlook<'_>, decision: &Decision) -> f64 {
+    let [demoted, promoted] = [&decision.demote, &decision.promote].map(|ids| ids.iter().collect::<HashSet<_>>());
+    let is_shared: Vec<bool> = candidates
+        .iter()
+        .map(|candidate| match candidate.tier {
+            Tier::Shared => !promoted.contains(&candidate.id),
+            Tier::Dedicated => demoted.contains(&candidate.id),
+        })
+        .collect();
+    let reads = candidates.iter().zip(&is_shared).filter(|(_, is)| **is).map(|(candidate, _)| candidate.reads);
+    reads.sum::<f64>() + spilled(candidates, outlook, &is_shared)
+}
+
+/// Weighs a decision that goes without a ring, made for `outlook`, against one that copies ahead.
+pub(super) fn weigh(
+    memory: &Memory,
+    ahead: &Ahead,
+    kind: &str,
+    candidates: &[Candidate],
+    outlook: &Outlook<'_>,
+    plain: Decision,
+) -> Weighed {
+    let in_place = |decision| Weighed { decision, ring: 0, lendable: vec![false; candidates.len()] };
+    let Some(kind) = ahead.kind(kind).filter(|kind| kind.refused.is_none()) else { return in_place(plain) };
+    let ring = wanted_ring(memory, ahead.mode(), kind);
+    if ring == 0 {
+        return in_place(plain);
+    }
+    let (granule, link) = (memory.granule(), ahead.link());
+    let lending = lending(memory, candidates, kind, ring, link);
+    let beside = Outlook { capacity: outlook.capacity.saturating_sub(ring / granule), ..*outlook };
+    let now: Vec<bool> = candidates.iter().map(|candidate| candidate.tier == Tier::Shared).collect();
+    let dedicated = now.iter().filter(|is_shared| !**is_shared).count() as u64;
+    let has_room = dedicated <= beside.capacity;
+    let without_moves = cost_in_place(candidates, outlook, &Decision::default());
+    // What it costs to do nothing: with the ring where there is one, or room for one.
+    let cost_now = if has_room { lending.cost(candidates, &beside, &now) } else { without_moves };
+    let Lent { decision, cost } = lending.decide(candidates, &beside, cost_now);
+    if decision.is_empty() && !has_room {
+        return in_place(plain);
+    }
+    let net = |cost: f64, decision: &Decision| outlook.horizon * (without_moves - cost) - decision.cost;
+    let plainly = net(cost_in_place(candidates, outlook, &plain), &plain);
+    let lent = net(cost, &decision);
+    let margin = if memory.staged() > 0 { 0.0 } else { WORTH_IT * outlook.horizon * lending.seconds() * link / granule as f64 };
+    log::debug!(
+        "device {}: copying ahead gains {lent:.0} granules over the link, reading in place {plainly:.0}",
+        memory.device()
+    );
+    if lent > plainly + margin { Weighed { decision, ring, lendable: lending.lendable } } else { in_place(plain) }
+}
