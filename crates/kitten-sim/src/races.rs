@@ -25,6 +25,11 @@ impl Access {
         Access { address, bytes, write: true }
     }
 
+    /// The address of a place in a tier, beyond all addresses of processes.
+    pub(crate) fn place(device: usize, tier: u64, offset: u64) -> u64 {
+        1 << 63 | (device as u64) << 56 | tier << 55 | offset
+    }
+
     fn covers(&self, other: &Access) -> bool {
         self.address <= other.address && other.address + other.bytes <= self.address + self.bytes
     }
@@ -32,6 +37,13 @@ impl Access {
     fn conflicts(&self, other: &Access) -> bool {
         let overlap = self.address < other.address + other.bytes && other.address < self.address + self.bytes;
         overlap && (self.write || other.write)
+    }
+}
+
+impl std::fmt::Display for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#x}+{:#x}", self.address, self.bytes)?;
+        if self.address >> 63 == 0 { Ok(()) } else { f.write_str(" (memory at several addresses)") }
     }
 }
 
@@ -96,8 +108,8 @@ impl Races {
         });
         let Some(past) = early else { return };
         let fault = Fault(format!(
-            "{name} touches {:#x}+{:#x} before \"{}\" on stream #{}, which touches {:#x}+{:#x}, is sure to be done",
-            access.address, access.bytes, past.name, past.stream, past.access.address, past.access.bytes
+            "{name} touches {access} before \"{}\" on stream #{}, which touches {}, is sure to be done",
+            past.name, past.stream, past.access
         ));
         if let Some(tell) = self.tell {
             tell(&fault);

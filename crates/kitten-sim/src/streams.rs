@@ -182,7 +182,7 @@ impl Streams {
         let (before, nth) = (state.clock.clone(), state.launched);
         state.clock.insert(serial, nth);
         state.queue.push_back(Work { before: before.clone(), effect });
-        self.races.launch(name, accesses, serial, nth, &before);
+        self.races.launch(name, &memory.with_places(accesses), serial, nth, &before);
         if self.completion == Completion::Immediate {
             self.run_all(memory);
         }

@@ -81,6 +81,22 @@ fn one_handle_may_lie_at_two_addresses() {
     let mut seen = [0; 4];
     gpu.read(at + G + 5, &mut seen).unwrap();
     assert_eq!(&seen, b"same");
+    let (a, b) = (gpu.create_stream().unwrap(), gpu.create_stream().unwrap());
+    gpu.launch(a, "read", &[Access::read(at + 4096, 4096)]).unwrap();
+    gpu.launch(b, "beside", &[Access::write(at + G, 4096)]).unwrap();
+    assert_eq!(gpu.faults(), []);
+    gpu.launch(b, "over", &[Access::write(at + G + 8000, 8)]).unwrap();
+    assert_eq!(gpu.faults().len(), 1, "the same memory by its other address");
+    assert!(gpu.faults()[0].to_string().contains("several addresses"), "{:?}", gpu.faults());
+    gpu.copy(0, at + 8192, at + 4096, 8).unwrap();
+    assert_eq!(gpu.faults().len(), 1, "the host reads what is only read, and writes elsewhere");
+    gpu.copy(0, at + G + 4096, at + 16384, 8).unwrap();
+    assert_eq!(gpu.faults().len(), 2, "the host writes what is read");
+    gpu.synchronize(0).unwrap();
+    gpu.unmap(0, at + G, G).unwrap();
+    gpu.launch(a, "read", &[Access::read(at, G)]).unwrap();
+    gpu.unmap(0, at, G).unwrap();
+    assert_eq!(gpu.faults().len(), 3, "the last address goes under work");
 }
 
 #[test]

@@ -16,8 +16,9 @@ impl Gpu {
         let mut state = self.device_call("cuMemcpyDtoD", device, |_| 0.0)?;
         state.memory.copy(to, from, bytes)?;
         state.charge_copy(device, to, from, bytes);
-        state.streams.host_use("cuMemcpyDtoD", Access::read(from, bytes));
-        state.streams.host_use("cuMemcpyDtoD", Access::write(to, bytes));
+        for access in state.memory.with_places(&[Access::read(from, bytes), Access::write(to, bytes)]) {
+            state.streams.host_use("cuMemcpyDtoD", access);
+        }
         Ok(())
     }
 

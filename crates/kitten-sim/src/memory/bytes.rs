@@ -4,6 +4,7 @@ use std::ptr;
 
 use super::{Backing, Memory, Tier};
 use crate::code::{self, Result, error};
+use crate::races::Access;
 
 impl Memory {
     /// The mapped stretches of a range: address, length, and where in which file.
@@ -34,6 +35,24 @@ impl Memory {
     /// Whether a range may be read and written.
     pub(crate) fn accessible(&self, call: &'static str, address: u64, bytes: u64) -> Result<()> {
         self.stretches(call, address, bytes).map(drop)
+    }
+
+    /// The ranges, and the places behind them where backing lies at more than one address: work
+    /// that uses it by one address meets there with work that uses it by another.
+    pub(crate) fn with_places(&self, accesses: &[Access]) -> Vec<Access> {
+        let mut all = accesses.to_vec();
+        if self.at_several == 0 {
+            return all;
+        }
+        for access in accesses {
+            let stretches = self.stretches("", access.address, access.bytes).unwrap_or_default();
+            let several = stretches.into_iter().filter(|(.., backing, _)| backing.mappings > 1);
+            all.extend(several.map(|(_, bytes, backing, offset)| {
+                let address = Access::place(backing.device, backing.tier as u64, offset);
+                Access { address, bytes, write: access.write }
+            }));
+        }
+        all
     }
 
     /// Whether a range may be copied to another.

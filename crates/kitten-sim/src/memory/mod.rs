@@ -59,6 +59,8 @@ pub(crate) struct Memory {
     next_handle: u64,
     reservations: BTreeMap<u64, (u64, usize)>,
     mappings: BTreeMap<u64, Mapping>,
+    /// How much backing lies at more than one address.
+    at_several: usize,
 }
 
 impl Memory {
@@ -81,6 +83,7 @@ impl Memory {
             next_handle: 1,
             reservations: BTreeMap::new(),
             mappings: BTreeMap::new(),
+            at_several: 0,
         })
     }
 
@@ -303,6 +306,7 @@ impl Memory {
         self.mappings.insert(address, Mapping { bytes, handle, accessible: false, pinned: false });
         if let Some(backing) = self.backings.get_mut(&handle) {
             backing.mappings += 1;
+            self.at_several += usize::from(backing.mappings == 2);
         }
         Ok(())
     }
@@ -337,6 +341,7 @@ impl Memory {
         for (at, mapping) in found {
             self.mappings.remove(&at);
             if let Some(backing) = self.backings.get_mut(&mapping.handle) {
+                self.at_several -= usize::from(backing.mappings == 2);
                 backing.mappings -= 1;
             }
             self.drop_if_unused(mapping.handle);
