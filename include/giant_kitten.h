@@ -190,7 +190,8 @@ void *gk_lend(int device, const void *ptr, size_t bytes, void *stream);
 enum {
     GK_READ = 0,    /* it was read, or was not used */
     GK_WRITTEN = 1, /* it was written: the slot is copied back to the weight */
-    GK_KEPT = 2     /* someone holds the slot: it is not reused before the next gk_give_back */
+    GK_KEPT = 2,    /* someone holds the slot: it is not reused before it is released */
+    GK_RELEASED = 3 /* nobody holds the slot any more that was kept; at any time, also outside a pass */
 };
 
 /* The weight at `ptr`, which was lent, was used on `stream`: work that comes later there does not

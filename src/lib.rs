@@ -62,5 +62,6 @@ pub use core::{
 };
 pub use error::{Error, OutOfMemory};
 pub use heap::{
-    ArenaMap, BlockState, Claim, ContextKind, GranuleMap, Limits, MemoryInfo, MemoryMap, Moved, Segment, SegmentBlock,
+    ArenaMap, Asked, BlockState, Claim, ContextKind, CopyAhead, GranuleMap, Limits, MemoryInfo, MemoryMap, Moved,
+    Returned, Segment, SegmentBlock,
 };

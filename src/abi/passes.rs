@@ -15,6 +15,8 @@ pub const GK_READ: c_int = Returned::Read as c_int;
 pub const GK_WRITTEN: c_int = Returned::Written as c_int;
 /// Somebody holds the slot.
 pub const GK_KEPT: c_int = Returned::Kept as c_int;
+/// Nobody holds the slot any more that was kept.
+pub const GK_RELEASED: c_int = Returned::Released as c_int;
 
 /// A pass of work of a kind begins on a device, right after its safe point. Stores in `placement` 0
 /// where nothing has to be lent in it, and otherwise a number that changes whenever other weights
@@ -65,9 +67,10 @@ pub extern "C" fn gk_give_back(device: c_int, ptr: *const c_void, stream: *mut c
             GK_READ => Returned::Read,
             GK_WRITTEN => Returned::Written,
             GK_KEPT => Returned::Kept,
+            GK_RELEASED => Returned::Released,
             _ => {
                 return Err(Error::Argument(format!(
-                    "a weight cannot be given back as {how}: 0 is read, 1 is written, 2 is kept"
+                    "a weight cannot be given back as {how}: 0 is read, 1 is written, 2 is kept, 3 is released"
                 )));
             }
         };

@@ -165,7 +165,9 @@ impl Heap {
             // Residents cannot move. What is learned all the same is the next activation's reserve.
             return Ok(Moved::default());
         }
-        let Some(choice) = self.automatic.choose(&self.memory, &self.stats, &self.ahead) else { return Ok(Moved::default()) };
+        let Some(choice) = self.automatic.choose(&self.memory, &self.stats, &self.ahead) else {
+            return Ok(Moved::default());
+        };
         if let Some(why) = self.unquiet() {
             let work = self.automatic.learner.work();
             log::debug!("device {}: nothing moves before {work}: {why}", self.memory.device());

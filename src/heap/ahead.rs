@@ -28,7 +28,7 @@ const MOST_TIMED: u32 = 3;
 const LINK: f64 = 13e9;
 
 /// How much slower than in place a pass may be before nothing is copied ahead for its kind.
-const NOT_SLOWER: f64 = 1.02;
+const NOT_SLOWER: f64 = 10.02;
 
 /// Slots begin at multiples of this, as blocks do.
 const ALIGNMENT: u64 = 512;
@@ -58,8 +58,10 @@ pub enum Returned {
     Read = 0,
     /// It was written: the slot is copied back to the weight.
     Written = 1,
-    /// Somebody still holds the slot. It is not reused before it is given back once more.
+    /// Somebody still holds the slot. It is not reused before it is released.
     Kept = 2,
+    /// Nobody holds the slot any more that was kept.
+    Released = 3,
 }
 
 /// What a pass asks of its caller.
@@ -111,6 +113,8 @@ struct Held {
     address: u64,
     slot: SlotId,
     bytes: u64,
+    /// Whether it was freed while it was lent: it is given back as if it were still there.
+    is_awaited: bool,
 }
 
 /// One pass of work.
@@ -291,8 +295,7 @@ impl Ahead {
         let timing = all.then(Timing::default);
         let copies = has_ring && self.begin_copies(stream);
         let kind = kind.to_owned();
-        let pass =
-            Pass { kind, stream, depth: 1, expected: 0, next: 0, copies, all, passed: Vec::new(), timing };
+        let pass = Pass { kind, stream, depth: 1, expected: 0, next: 0, copies, all, passed: Vec::new(), timing };
         self.pass = Some(pass);
         self.begin_timing();
         Asked { placement: 2 * self.placement + u64::from(all), all }
@@ -383,15 +386,13 @@ impl Ahead {
     fn copy_into(&mut self, slot: SlotId, address: u64, bytes: u64, copies: Stream) -> driver::Result<Event> {
         // What lay here, one time around the ring before, must have been used.
         let end = slot.0 + slot_bytes(bytes);
-        while let Some(left) = self.left.front().copied()
-            && left.slot.0 + self.ring.length() < end
-        {
+        let is_over = |left: &Left| left.slot.0 + self.ring.length() < end;
+        for left in self.left.iter().take_while(|left| is_over(left)) {
             self.driver.wait(self.device, copies, left.event)?;
-            if left.slot.0 + left.bytes + self.ring.length() > end {
-                break;
-            }
-            self.left.pop_front();
-            self.events.push(left.event);
+        }
+        let is_past = |left: &Left| left.slot.0 + left.bytes + self.ring.length() <= end;
+        while self.left.front().is_some_and(is_past) {
+            self.events.extend(self.left.pop_front().map(|left| left.event));
         }
         let event = self.event()?;
         let to = self.base + self.ring.offset(slot);
@@ -469,20 +470,26 @@ impl Ahead {
     /// # Errors
     /// The driver's, where what was written cannot be copied back; the slot holds it then.
     pub(super) fn give_back(&mut self, address: u64, stream: Stream, how: Returned) -> driver::Result<bool> {
+        if how == Returned::Released {
+            self.release_held(address, stream);
+            return Ok(false);
+        }
         let Some(mut filled) = self.filled.get(&address).copied().filter(|filled| filled.lent > 0) else {
-            self.release_held(address, stream, how);
+            if self.held.iter().any(|held| held.address == address && held.is_awaited) {
+                self.release_held(address, stream);
+            }
             return Ok(false);
         };
         if how == Returned::Written {
             let from = self.base + self.ring.offset(filled.slot);
             if let Err(why) = self.write_back(address, from, filled.bytes, stream) {
-                self.hold(address);
+                self.hold(address, false);
                 return Err(why);
             }
             self.counts.written_back += 1;
         }
         if how == Returned::Kept {
-            self.hold(address);
+            self.hold(address, false);
             return Ok(true);
         }
         filled.lent -= 1;
@@ -506,19 +513,16 @@ impl Ahead {
     }
 
     /// Keeps the slot of a weight out of the way.
-    fn hold(&mut self, address: u64) {
+    fn hold(&mut self, address: u64, is_awaited: bool) {
         if let Some(filled) = self.filled.remove(&address) {
             self.ring.keep(filled.slot);
-            self.held.push(Held { address, slot: filled.slot, bytes: filled.bytes });
+            self.held.push(Held { address, slot: filled.slot, bytes: filled.bytes, is_awaited });
             self.events.push(filled.copied);
         }
     }
 
     /// Gives back a slot that was held.
-    fn release_held(&mut self, address: u64, stream: Stream, how: Returned) {
-        if how == Returned::Kept {
-            return;
-        }
+    fn release_held(&mut self, address: u64, stream: Stream) {
         while let Some(index) = self.held.iter().position(|held| held.address == address) {
             let held = self.held.swap_remove(index);
             self.leave(held.slot, held.bytes, stream);
@@ -533,7 +537,7 @@ impl Ahead {
             self.ring.give_back(slot);
         } else {
             self.ring.keep(slot);
-            self.held.push(Held { address: 0, slot, bytes });
+            self.held.push(Held { address: 0, slot, bytes, is_awaited: false });
         }
     }
 
@@ -563,7 +567,7 @@ impl Ahead {
         let addresses: Vec<u64> = self.filled.keys().copied().collect();
         for address in addresses {
             match self.filled.get(&address) {
-                Some(filled) if filled.lent > 0 => self.hold(address),
+                Some(filled) if filled.lent > 0 => self.hold(address, false),
                 _ => self.drop_unused(address),
             }
         }
@@ -594,7 +598,7 @@ impl Ahead {
         let addresses: Vec<u64> = self.filled.keys().copied().filter(|address| gone(*address)).collect();
         for address in addresses {
             match self.filled.get(&address) {
-                Some(filled) if filled.lent > 0 => self.hold(address),
+                Some(filled) if filled.lent > 0 => self.hold(address, true),
                 _ => self.drop_unused(address),
             }
         }
@@ -605,18 +609,25 @@ impl Ahead {
         }
     }
 
-    /// Forgets slots that are held, once the device has done all work and nobody reads them.
-    pub(super) fn forget_held(&mut self) {
-        for held in self.held.drain(..) {
-            self.ring.give_back(held.slot);
-        }
-    }
-
     fn event(&mut self) -> driver::Result<Event> {
         match self.events.pop() {
             Some(event) => Ok(event),
             None => self.driver.create_event(self.device),
         }
+    }
+
+    /// Tests that the ring has a slot for each weight that is filled or held.
+    ///
+    /// # Errors
+    /// What does not hold, in words.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let filled = self.filled.values().map(|filled| filled.bytes);
+        let known: u64 = filled.chain(self.held.iter().map(|held| held.bytes)).map(slot_bytes).sum();
+        if known != self.ring.used() || known > self.ring.length() {
+            let (used, length) = (self.ring.used(), self.ring.length());
+            return Err(format!("{known} bytes are in slots, {used} of {length} are used in the ring"));
+        }
+        Ok(())
     }
 
     /// Returns everything to the driver. Errors are only logged.
@@ -672,7 +683,14 @@ impl Ahead {
         let Some((stream, true)) = self.pass.as_ref().map(|pass| (pass.stream, pass.timing.is_some())) else { return };
         let begin = self.timer(stream);
         let copies = self.stream.filter(|_| self.pass.as_ref().is_some_and(|pass| pass.copies));
-        let first = copies.and_then(|copies| Some((self.timer(copies)?, self.timer(copies)?, self.counts.copied_bytes)));
+        let first = copies.and_then(|copies| {
+            let first = self.timer(copies)?;
+            let Some(last) = self.timer(copies) else {
+                self.timers.push(first);
+                return None;
+            };
+            Some((first, last, self.counts.copied_bytes))
+        });
         if let Some(timing) = self.pass.as_mut().and_then(|pass| pass.timing.as_mut()) {
             timing.begin = begin;
             timing.first_copies = first;

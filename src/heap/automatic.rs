@@ -17,9 +17,9 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::Heap;
 use super::ahead::Ahead;
 use super::lending::{self, Weighed};
-use super::Heap;
 use super::memory::{Memory, Move, Moved};
 use crate::core::balance::{self, Candidate, Decision, Outlook, REMAP};
 use crate::core::policy::{Expected, Forecast, Learner, Placed};

@@ -13,8 +13,10 @@ use crate::core::{GranuleId, Tier};
 /// A ring's length, in largest weights. One is copied while one is read, and a quarter more keeps
 /// the link busy between them.
 const WEIGHTS: f64 = 2.25;
-/// The part of dedicated memory that a ring may take.
+/// The part of dedicated memory that a ring may take: a quarter, or a half where the user says how
+/// long it is.
 const MOST_OF_DEDICATED: u64 = 4;
+const MOST_OF_DEDICATED_IF_GIVEN: u64 = 2;
 /// What a ring must gain, in pass lengths, before one is made.
 const WORTH_IT: f64 = 0.01;
 /// A block holds one weight if the weight fills so much of it.
@@ -37,13 +39,14 @@ fn weights(kind: &Kind) -> impl Iterator<Item = &Use> {
 /// The ring that a kind of work wants; 0 where nothing of it can be copied. Bytes, whole granules.
 fn wanted_ring(memory: &Memory, mode: CopyAhead, kind: &Kind) -> u64 {
     let largest = weights(kind).map(|known| slot_bytes(known.bytes)).max().unwrap_or(0);
-    let bytes = match mode {
-        CopyAhead::Off => 0,
-        CopyAhead::Auto => (largest as f64 * WEIGHTS) as u64,
-        CopyAhead::Ring(bytes) => bytes,
+    let (bytes, part) = match mode {
+        CopyAhead::Off => return 0,
+        CopyAhead::Auto => ((largest as f64 * WEIGHTS) as u64, MOST_OF_DEDICATED),
+        CopyAhead::Ring(bytes) => (bytes, MOST_OF_DEDICATED_IF_GIVEN),
     };
-    let most = memory.ledger().capacity[Tier::Dedicated] / MOST_OF_DEDICATED / memory.granule() * memory.granule();
-    let ring = bytes.next_multiple_of(memory.granule()).min(most);
+    let granule = memory.granule();
+    let most = memory.ledger().capacity[Tier::Dedicated] / part / granule * granule;
+    let ring = bytes.div_ceil(granule).saturating_mul(granule).min(most);
     if largest == 0 || ring < largest { 0 } else { ring }
 }
 
@@ -135,7 +138,8 @@ pub(super) fn weigh(
     let net = |cost: f64, decision: &Decision| outlook.horizon * (without_moves - cost) - decision.cost;
     let plainly = net(cost_in_place(candidates, outlook, &plain), &plain);
     let lent = net(cost, &decision);
-    let margin = if memory.staged() > 0 { 0.0 } else { WORTH_IT * outlook.horizon * lending.seconds() * link / granule as f64 };
+    let margin =
+        if memory.staged() > 0 { 0.0 } else { WORTH_IT * outlook.horizon * lending.seconds() * link / granule as f64 };
     log::debug!(
         "device {}: copying ahead gains {lent:.0} granules over the link, reading in place {plainly:.0}",
         memory.device()

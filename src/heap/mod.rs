@@ -525,6 +525,7 @@ impl Heap {
     /// The first that does not hold, in words.
     pub fn check(&self) -> Result<(), String> {
         self.memory.check()?;
+        self.ahead.check()?;
         let mut allocated = PerTier::<u64>::default();
         for (_, bound) in self.memory.arenas.iter() {
             for block in bound.core.blocks().filter(|block| !block.retired) {

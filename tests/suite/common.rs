@@ -90,6 +90,11 @@ impl Filled {
         Filled { address, bytes, seed }
     }
 
+    /// The same contents, at another address.
+    pub fn with_address(self, address: u64) -> Filled {
+        Filled { address, ..self }
+    }
+
     /// Checks that every byte is as it was written.
     pub fn check(&self, gpu: &Gpu) {
         let mut found = vec![0; self.bytes as usize];

@@ -4,7 +4,7 @@
 use super::common::{DEFAULT, Filled, kitten_on};
 use giant_kitten::Order;
 use giant_kitten::driver::Stream;
-use giant_kitten::{Activation, Allocator, Reserve, Tier};
+use giant_kitten::{Activation, Allocator, Reserve, Returned, Tier};
 use kitten_sim::{Access, Gpu, Outstanding, Profile, code};
 
 /// Small granules: there are many calls, and all bytes are checked after each failure.
@@ -134,6 +134,43 @@ fn stitching_workload(gpu: &Gpu, allocator: &Allocator, other: Stream, failure: 
     (failed, blocks)
 }
 
+/// Passes whose weights are copied ahead. What is lent always has the weight's bytes.
+fn lending_workload(gpu: &Gpu, allocator: &Allocator, other: Stream, failure: Failure) -> (u32, Vec<Filled>) {
+    let mut failed = 0;
+    let mut blocks: Vec<Filled> = Vec::new();
+    for seed in 0..5 {
+        match allocator.malloc(LARGE as usize, 0, DEFAULT) {
+            Ok(address) => blocks.push(Filled::at(gpu, address, LARGE, seed)),
+            Err(_) => failed += 1,
+        }
+    }
+    for pass in 0..5 {
+        failed += u32::from(allocator.safe_point(0, "pass").is_err());
+        failed += u32::from(allocator.begin_pass(0, "pass", other).is_err());
+        for block in &mut blocks {
+            match allocator.malloc(2 * LARGE as usize, 0, other) {
+                Ok(scratch) => allocator.free(scratch, 0, other).unwrap(),
+                Err(_) => failed += 1,
+            }
+            let lent = allocator.lend(0, block.address, block.bytes, other).unwrap();
+            let _ = gpu.work(other.0, "product", &[Access::read(lent, block.bytes)], 1e10, 1.0);
+            if failure == Failure::Once && gpu.synchronize(0).is_ok() {
+                block.with_address(lent).check(gpu);
+            }
+            let mut how = Returned::Read;
+            if pass == 3 && gpu.synchronize(0).is_ok() {
+                *block = Filled::at(gpu, lent, block.bytes, 50 + block.seed).with_address(block.address);
+                how = Returned::Written;
+            }
+            failed += u32::from(allocator.give_back_weight(0, block.address, other, how).is_err());
+        }
+        allocator.end_pass(0, true).unwrap();
+        allocator.check().unwrap();
+        let _ = gpu.synchronize(0);
+    }
+    (failed, blocks)
+}
+
 /// A workload. Returns the number of operations that failed, and the blocks that live in the end.
 type Work = fn(&Gpu, &Allocator, Stream, Failure) -> (u32, Vec<Filled>);
 
@@ -218,6 +255,14 @@ fn each_call_of_stitching_may_fail_once() {
     stitching_workload(&gpu, &allocator, other, Failure::Once);
     assert!(allocator.stats(0).unwrap().stitched_bytes > 0, "expected stitching");
     fail_each(stitching_workload, "");
+}
+
+#[test]
+fn each_call_of_copying_ahead_may_fail_once() {
+    let (gpu, allocator, other) = machine_for("copy_ahead:3MiB");
+    lending_workload(&gpu, &allocator, other, Failure::Once);
+    assert_eq!(allocator.stats(0).unwrap().lends > 0, crate::MIGRATES, "expected weights to be lent");
+    fail_each(lending_workload, "copy_ahead:3MiB");
 }
 
 #[test]

@@ -3,12 +3,14 @@
 
 mod actions;
 mod automatic;
+mod careless;
 pub mod common;
 mod contents;
 mod copies;
 mod failures;
 mod history;
 mod others;
+mod passes;
 mod pools;
 mod remembered;
 mod streams;

@@ -46,11 +46,6 @@ impl Ring {
         self.length
     }
 
-    /// Whether no slot is in use.
-    pub fn is_empty(&self) -> bool {
-        self.kept.is_empty() && self.slots.iter().all(|slot| slot.is_free)
-    }
-
     /// Bytes of the slots that are in use.
     pub fn used(&self) -> u64 {
         self.slots.iter().filter(|slot| !slot.is_free).chain(&self.kept).map(|slot| slot.bytes).sum()
@@ -179,7 +174,6 @@ mod tests {
                     _ => ring.keep(used[which % used.len()].0),
                 }
                 prop_assert_eq!(ring.used(), used.iter().map(|(_, bytes)| bytes).sum::<u64>());
-                prop_assert_eq!(ring.is_empty(), used.is_empty());
             }
         }
     }

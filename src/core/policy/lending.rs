@@ -12,8 +12,9 @@ use crate::core::tier::Tier;
 /// The part of the link's time that copies may take before each more of them costs its bytes.
 const HIDDEN: f64 = 0.9;
 
-/// The least bytes of neighbouring granules that are shared together. Weights at their borders lie
-/// in two such runs, so shorter ones would make more weights cross the link in parts.
+/// The least bytes of neighbouring granules that are shared together, unless that is more than a
+/// quarter of what is shared. Weights at their borders lie in two such runs, so shorter ones would
+/// make more weights cross the link in parts.
 const RUN: u64 = 8 << 20;
 
 /// One weight's turn in a pass of the coming work.
@@ -111,10 +112,10 @@ impl Lending {
     fn target(&self, candidates: &[Candidate], outlook: &Outlook<'_>) -> Vec<bool> {
         // In the order in which they give way: idle ones, of these first those that are shared
         // already; then weights that are lent; then the others by reads.
-        let rank = |index: usize| match (candidates[index].reads, self.lendable[index]) {
-            (reads, false) if reads == 0.0 => 0,
-            (_, true) => 1,
-            _ => 2,
+        let rank = |index: usize| match (self.lendable[index], candidates[index].reads > 0.0) {
+            (false, false) => 0,
+            (true, _) => 1,
+            (false, true) => 2,
         };
         let mut order: Vec<usize> = (0..candidates.len()).collect();
         order.sort_by(|a, b| {
@@ -148,7 +149,7 @@ impl Lending {
 
     /// Spreads `count` granules of what is lent over the pass.
     fn spread(&self, candidates: &[Candidate], count: u64, is_shared: &mut [bool]) {
-        let all = self.seconds();
+        let (all, least) = (self.seconds(), RUN.min(count * self.granule / 4));
         let mut first_use = vec![f64::INFINITY; candidates.len()];
         let mut begins = vec![false; candidates.len()];
         let mut before = self.head;
@@ -165,7 +166,7 @@ impl Lending {
             let id = candidates[index].id;
             let goes_on = runs.last().is_some_and(|(_, run)| {
                 let last = candidates[run[run.len() - 1]].id;
-                let is_long = run.len() as u64 * self.granule >= RUN;
+                let is_long = run.len() as u64 * self.granule >= least;
                 last.arena == id.arena && last.granule + 1 == id.granule && !(is_long && begins[index])
             });
             match runs.last_mut() {
@@ -220,11 +221,8 @@ mod tests {
 
     /// A pass of weights of two granules each.
     fn pass(weights: usize) -> Lending {
-        let turn = |weight: usize| Turn {
-            slot: 2 * G,
-            seconds: 1.0,
-            parts: vec![(2 * weight, G), (2 * weight + 1, G)],
-        };
+        let turn =
+            |weight: usize| Turn { slot: 2 * G, seconds: 1.0, parts: vec![(2 * weight, G), (2 * weight + 1, G)] };
         Lending {
             granule: G,
             ring: 5 * G,

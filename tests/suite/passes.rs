@@ -1,0 +1,337 @@
+//! Passes whose weights are copied ahead: what is read is right to the byte, in every order of
+//! completion, and whatever is freed, written, held or skipped meanwhile.
+
+use std::sync::Arc;
+
+use super::careless::{Careless, Omitted};
+use super::common::{DEFAULT, Filled, GRANULE, kitten_on, machine};
+use giant_kitten::driver::Stream;
+use giant_kitten::{Allocator, Options, Returned, Stats, Tier};
+use kitten_sim::{Access, Completion, Gpu, contents};
+
+/// Granules of a weight, and of all dedicated memory.
+const WEIGHT: u64 = 2;
+const CARD: u64 = 40;
+/// How many weights there are, and granules of scratch.
+const WEIGHTS: u64 = 16;
+const SCRATCH: u64 = 12;
+/// What work reads of a weight, at its start and at its end.
+const SAMPLE: u64 = 4096;
+/// Operations of the work on a weight: several times as long as its copy.
+const FLOPS: f64 = 2e10;
+const KIND: &str = "unet";
+
+/// A program: weights, and a place for what its work has read of each.
+struct Program {
+    gpu: Gpu,
+    allocator: Allocator,
+    weights: Vec<Filled>,
+    found: u64,
+    stream: Stream,
+}
+
+impl Program {
+    fn new(options: &str) -> Program {
+        let gpu = machine(1, CARD * GRANULE, 128 * GRANULE);
+        let allocator = kitten_on(&gpu, options);
+        Program::on(gpu, allocator)
+    }
+
+    fn on(gpu: Gpu, allocator: Allocator) -> Program {
+        let stream = Stream(gpu.create_stream().unwrap());
+        let weights: Vec<Filled> =
+            (0..WEIGHTS).map(|seed| Filled::new(&gpu, &allocator, WEIGHT * GRANULE, seed)).collect();
+        let found = allocator.malloc((2 * WEIGHTS * SAMPLE) as usize, 0, DEFAULT).unwrap();
+        Program { gpu, allocator, weights, found, stream }
+    }
+
+    fn stats(&self) -> Stats {
+        self.allocator.stats(0).unwrap()
+    }
+
+    /// Work that reads a weight, where it was lent, and scratch beside it.
+    fn read(&self, nth: usize, from: u64) {
+        let bytes = self.weights[nth].bytes;
+        let to = self.found + 2 * nth as u64 * SAMPLE;
+        self.gpu.work(self.stream.0, "product", &[Access::read(from, bytes)], FLOPS, 1.0).unwrap();
+        for (to, from) in [(to, from), (to + SAMPLE, from + bytes - SAMPLE)] {
+            self.gpu.copy_in_stream(0, self.stream.0, to, from, SAMPLE).unwrap();
+        }
+    }
+
+    /// Lends a weight, reads it and gives it back.
+    fn turn(&self, nth: usize, how: Returned) {
+        let Filled { address, bytes, .. } = self.weights[nth];
+        let lent = self.allocator.lend(0, address, bytes, self.stream).unwrap();
+        self.read(nth, lent);
+        self.allocator.give_back_weight(0, address, self.stream, how).unwrap();
+    }
+
+    /// Whether any weight has to be lent in the pass that begins.
+    fn begin(&self) -> bool {
+        self.gpu.synchronize(0).unwrap();
+        self.allocator.safe_point(0, KIND).unwrap();
+        self.allocator.begin_pass(0, KIND, self.stream).unwrap().placement > 0
+    }
+
+    /// A pass: `turns` in order, each with scratch.
+    fn pass(&self, turns: &[usize]) {
+        self.begin();
+        turns.iter().for_each(|nth| {
+            let scratch = self.allocator.malloc((SCRATCH * GRANULE) as usize, 0, self.stream).unwrap();
+            self.turn(*nth, Returned::Read);
+            self.allocator.free(scratch, 0, self.stream).unwrap();
+        });
+        self.allocator.end_pass(0, true).unwrap();
+    }
+
+    fn whole_pass(&self) {
+        self.pass(&(0..WEIGHTS as usize).collect::<Vec<_>>());
+        self.check();
+    }
+
+    /// Everything was read as it was written, in order, and nothing else has changed.
+    fn check(&self) {
+        self.gpu.synchronize(0).unwrap();
+        assert_eq!(self.gpu.faults(), []);
+        self.allocator.check().unwrap();
+        for (nth, weight) in self.weights.iter().enumerate() {
+            weight.check(&self.gpu);
+            let expected = contents(weight.seed, weight.bytes);
+            let (sample, last) = (SAMPLE as usize, (weight.bytes - SAMPLE) as usize);
+            let mut found = vec![0; 2 * sample];
+            self.gpu.read(self.found + 2 * nth as u64 * SAMPLE, &mut found).unwrap();
+            assert!(found[..sample] == expected[..sample] && found[sample..] == expected[last..], "weight {nth}");
+        }
+    }
+
+    /// Passes until weights are lent.
+    fn warmed(options: &str, completion: Completion) -> Program {
+        let program = Program::new(options);
+        program.gpu.set_completion(completion);
+        (0..4).for_each(|_| program.whole_pass());
+        program
+    }
+}
+
+fn lends_of(program: &Program, work: impl FnOnce(&Program)) -> u64 {
+    let before = program.stats().lends;
+    work(program);
+    program.stats().lends - before
+}
+
+#[test]
+fn weights_are_copied_ahead_once_their_order_is_known() {
+    for completion in [Completion::Immediate, Completion::Late] {
+        let program = Program::new("");
+        program.gpu.set_completion(completion);
+        program.whole_pass();
+        assert_eq!(program.stats().lends, 0, "the first pass only teaches");
+        (0..3).for_each(|_| program.whole_pass());
+        if !crate::MIGRATES {
+            continue;
+        }
+        let stats = program.stats();
+        assert!(stats.staging > 0 && stats.lends > 0, "{stats:#?}");
+        let shared: u64 = program
+            .weights
+            .iter()
+            .map(|weight| u64::from(program.allocator.residency(weight.address).unwrap()[Tier::Shared] > 0))
+            .sum();
+        let lends = lends_of(&program, Program::whole_pass);
+        assert_eq!((lends, program.stats().missed_lends), (shared, stats.missed_lends), "each, and none in place");
+    }
+}
+
+#[test]
+fn off_is_off() {
+    let program = Program::warmed("copy_ahead:off", Completion::Late);
+    assert_eq!((program.stats().lends, program.stats().staging), (0, 0));
+    assert!(!program.begin());
+}
+
+#[test]
+fn where_everything_fits_nothing_is_done() {
+    let gpu = machine(1, 80 * GRANULE, 128 * GRANULE);
+    let allocator = kitten_on(&gpu, "");
+    let weight = Filled::new(&gpu, &allocator, WEIGHT * GRANULE, 1);
+    for _ in 0..3 {
+        allocator.safe_point(0, KIND).unwrap();
+        assert_eq!(allocator.begin_pass(0, KIND, DEFAULT).unwrap(), Default::default());
+        allocator.end_pass(0, true).unwrap();
+    }
+    weight.check(&gpu);
+    assert_eq!(allocator.stats(0).unwrap().staging, 0);
+}
+
+#[test]
+fn an_order_that_changes_is_followed() {
+    let program = Program::warmed("", Completion::Late);
+    let all: Vec<usize> = (0..WEIGHTS as usize).collect();
+    for pass in [
+        all.iter().rev().copied().collect::<Vec<_>>(),
+        all.iter().copied().filter(|nth| nth % 3 != 0).collect(),
+        all.iter().flat_map(|nth| [*nth, *nth]).collect(),
+        all.clone(),
+        vec![],
+        vec![7, 3, 3, 12, 0],
+    ] {
+        program.pass(&pass);
+        program.check();
+    }
+    program.whole_pass();
+}
+
+#[test]
+fn what_is_written_in_a_pass_is_written_to_the_weight() {
+    let mut program = Program::warmed("", Completion::Late);
+    program.begin();
+    for nth in 0..program.weights.len() {
+        let Filled { address, bytes, .. } = program.weights[nth];
+        let lent = program.allocator.lend(0, address, bytes, program.stream).unwrap();
+        let seed = 100 + nth as u64;
+        let source = program.allocator.malloc(bytes as usize, 0, program.stream).unwrap();
+        program.gpu.synchronize(0).unwrap();
+        program.gpu.write(source, &contents(seed, bytes)).unwrap();
+        program.gpu.copy_in_stream(0, program.stream.0, lent, source, bytes).unwrap();
+        program.allocator.free(source, 0, program.stream).unwrap();
+        program.read(nth, lent);
+        program.allocator.give_back_weight(0, address, program.stream, Returned::Written).unwrap();
+        program.weights[nth].seed = seed;
+    }
+    program.allocator.end_pass(0, true).unwrap();
+    program.check();
+    program.whole_pass();
+    assert_eq!(program.stats().written_back > 0, crate::MIGRATES);
+}
+
+#[test]
+fn what_is_written_between_two_passes_is_seen() {
+    let mut program = Program::warmed("", Completion::Late);
+    for turn in 0..3 {
+        for nth in 0..program.weights.len() {
+            let weight = program.weights[nth];
+            program.weights[nth] = Filled::at(&program.gpu, weight.address, weight.bytes, 200 + turn + weight.seed);
+        }
+        program.whole_pass();
+    }
+}
+
+#[test]
+fn a_slot_that_is_held_is_not_reused() {
+    let program = Program::warmed("", Completion::Late);
+    program.begin();
+    let mut held = Vec::new();
+    for nth in 0..program.weights.len() {
+        let Filled { address, bytes, .. } = program.weights[nth];
+        let lent = program.allocator.lend(0, address, bytes, program.stream).unwrap();
+        program.read(nth, lent);
+        let how = if nth % 4 == 2 { Returned::Kept } else { Returned::Read };
+        program.allocator.give_back_weight(0, address, program.stream, how).unwrap();
+        if how == Returned::Kept {
+            held.push((nth, lent));
+        }
+    }
+    program.allocator.end_pass(0, true).unwrap();
+    (0..2).for_each(|_| program.whole_pass());
+    for (nth, lent) in &held {
+        program.read(*nth, *lent);
+    }
+    program.check();
+    assert!(!crate::MIGRATES || program.stats().kept_slots > 0);
+    for (nth, _) in held {
+        let address = program.weights[nth].address;
+        program.allocator.give_back_weight(0, address, program.stream, Returned::Released).unwrap();
+    }
+    assert_eq!(program.stats().kept_slots, 0);
+    program.whole_pass();
+}
+
+#[test]
+fn a_pass_that_is_cut_short_leaves_everything_right() {
+    let program = Program::warmed("", Completion::Late);
+    program.begin();
+    let Filled { address, bytes, .. } = program.weights[14];
+    (0..8).for_each(|nth| program.turn(nth, Returned::Read));
+    let lent = program.allocator.lend(0, address, bytes, program.stream).unwrap();
+    program.allocator.end_pass(0, false).unwrap();
+    program.whole_pass();
+    program.read(14, lent);
+    program.allocator.give_back_weight(0, address, program.stream, Returned::Released).unwrap();
+    program.whole_pass();
+    assert_eq!(program.stats().kept_slots, 0);
+}
+
+#[test]
+fn a_weight_that_is_freed_is_forgotten_and_its_memory_waits_for_the_copies() {
+    let mut program = Program::warmed("", Completion::Late);
+    program.begin();
+    (0..4).for_each(|nth| program.turn(nth, Returned::Read));
+    for nth in 4..program.weights.len() {
+        let old = program.weights[nth];
+        program.allocator.record_stream(old.address, program.stream).unwrap();
+        program.allocator.free(old.address, 0, DEFAULT).unwrap();
+        let address = program.allocator.malloc(old.bytes as usize, 0, DEFAULT).unwrap();
+        program.gpu.launch(DEFAULT.0, "filled anew", &[Access::write(address, old.bytes)]).unwrap();
+        program.gpu.synchronize(0).unwrap();
+        program.weights[nth] = Filled::at(&program.gpu, address, old.bytes, 300 + nth as u64);
+        program.turn(nth, Returned::Read);
+    }
+    program.allocator.end_pass(0, true).unwrap();
+    program.check();
+    (0..4).for_each(|_| program.whole_pass());
+}
+
+#[test]
+fn a_weight_is_lent_to_two_streams_at_once() {
+    let program = Program::warmed("", Completion::Late);
+    let other = Stream(program.gpu.create_stream().unwrap());
+    program.begin();
+    let order = |before: Stream, after: Stream| {
+        let event = program.gpu.create_event().unwrap();
+        program.gpu.record(event, before.0).unwrap();
+        program.gpu.wait(after.0, event).unwrap();
+    };
+    for nth in 0..program.weights.len() {
+        let Filled { address, bytes, .. } = program.weights[nth];
+        let lent = program.allocator.lend(0, address, bytes, program.stream).unwrap();
+        let joined = program.allocator.lend(0, address, bytes, other).unwrap();
+        program.gpu.launch(other.0, "the other's work", &[Access::read(joined, bytes)]).unwrap();
+        program.read(nth, lent);
+        program.allocator.give_back_weight(0, address, other, Returned::Read).unwrap();
+        program.allocator.give_back_weight(0, address, program.stream, Returned::Read).unwrap();
+    }
+    program.allocator.end_pass(0, true).unwrap();
+    order(other, program.stream);
+    program.check();
+    program.whole_pass();
+}
+
+#[test]
+fn a_wait_that_is_left_out_is_noticed() {
+    for omitted in [Omitted::OfWork, Omitted::OfCopies] {
+        let gpu = machine(1, CARD * GRANULE, 128 * GRANULE);
+        let options = Options::parse(&format!("headroom:0,shared:{}", 128 * GRANULE)).unwrap();
+        let driver = Arc::new(Careless::new(crate::driver(&gpu), omitted));
+        let program = Program::on(gpu, Allocator::new(options, driver).unwrap());
+        program.gpu.set_completion(Completion::Late);
+        let all: Vec<usize> = (0..WEIGHTS as usize).collect();
+        for _ in 0..5 {
+            program.pass(&all);
+            program.gpu.synchronize(0).unwrap();
+        }
+        assert_eq!(program.gpu.faults() != [], crate::MIGRATES, "{omitted:?}");
+    }
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    let program = Program::warmed("", Completion::Late);
+    let before = program.gpu.outstanding();
+    assert!(before.handles > 0);
+    let Program { gpu, allocator, stream, .. } = program;
+    drop(allocator);
+    gpu.destroy_stream(stream.0).unwrap();
+    let left = gpu.outstanding();
+    assert_eq!((left.handles, left.reservations, gpu.live_streams()), (0, 0, 0));
+}
