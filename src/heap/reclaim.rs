@@ -72,6 +72,10 @@ impl Heap {
     /// Returns idle backing to the driver, except the reserve and the working room; to the stock
     /// alone while an action has frozen the device. The device must have been waited for.
     pub(super) fn give_back(&mut self) {
+        if self.stats.tiers[Tier::Shared].allocated.current() == 0 {
+            // Nothing is left to copy ahead.
+            self.drop_ring();
+        }
         self.strip();
         if !self.state.is_frozen_by_action() {
             let keep = PerTier::new(self.memory.ledger().kept.reserve, self.memory.working_room());

@@ -99,6 +99,15 @@ impl Heap {
             return Some(place);
         }
         self.strip();
+        self.find_on_stock(request).or_else(|| {
+            // Between two passes the ring is as good as idle.
+            let is_ring = self.memory.staged() > 0 && !self.ahead.is_in_use();
+            is_ring.then(|| self.drop_ring())?;
+            self.find_on_stock(request)
+        })
+    }
+
+    fn find_on_stock(&mut self, request: Request) -> Option<Place> {
         let mut search = self.search(request);
         let found = search.grown(Tier::Dedicated).or_else(|| search.elsewhere(Tier::Shared));
         found.or_else(|| search.across()).or_else(|| search.grown_across())

@@ -320,8 +320,28 @@ fn a_wait_that_is_left_out_is_noticed() {
             program.pass(&all);
             program.gpu.synchronize(0).unwrap();
         }
-        assert_eq!(program.gpu.faults() != [], crate::MIGRATES, "{omitted:?}");
+        assert_eq!(!program.gpu.faults().is_empty(), crate::MIGRATES, "{omitted:?}");
     }
+}
+
+#[test]
+fn the_ring_goes_where_memory_runs_out_and_where_nothing_is_shared() {
+    let program = Program::warmed("shared:96MiB", Completion::Late);
+    assert_eq!(program.stats().staging > 0, crate::MIGRATES);
+    let mut all = Vec::new();
+    while let Ok(address) = program.allocator.malloc(GRANULE as usize, 0, DEFAULT) {
+        all.push(address);
+    }
+    assert_eq!(program.stats().staging, 0, "nothing is out of memory beside an idle ring");
+    all.into_iter().for_each(|address| program.allocator.free(address, 0, DEFAULT).unwrap());
+    (0..3).for_each(|_| program.whole_pass());
+    assert_eq!(program.stats().staging > 0, crate::MIGRATES);
+    program.gpu.synchronize(0).unwrap();
+    program.weights.iter().for_each(|weight| program.allocator.free(weight.address, 0, DEFAULT).unwrap());
+    program.allocator.free(program.found, 0, DEFAULT).unwrap();
+    program.allocator.reset().unwrap();
+    assert_eq!(program.stats().staging, 0);
+    program.allocator.check().unwrap();
 }
 
 #[test]
