@@ -343,6 +343,7 @@ struct gk_stats {
     uint64_t large_splits;        /* the same next to large blocks */
     uint64_t large_split_bytes;
     uint64_t abstained;           /* safe points that moved nothing because work was seen */
+    uint64_t in_use;              /* 1 if the device is in use; otherwise everything else is 0 */
     uint64_t staging;             /* dedicated bytes of the ring of weights copied ahead */
     uint64_t kept_slots;          /* of the ring, held although their weights were given back */
     uint64_t lends;               /* of weights from the ring */
@@ -351,7 +352,6 @@ struct gk_stats {
     uint64_t missed_lends;        /* weights in the shared tier that were read in place */
     uint64_t dropped_copies;      /* copies that nothing used */
     uint64_t written_back;        /* weights that were written in the ring and copied back */
-    uint64_t in_use;              /* 1 if the device is in use; otherwise everything else is 0 */
 };
 int gk_stats(int device, struct gk_stats *stats);
 

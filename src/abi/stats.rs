@@ -228,6 +228,8 @@ fields! {
     /// Number of safe points that moved nothing because work was seen: of another thread, of a
     /// capture, or of a stream that was busy again.
     abstained = |s, _| s.abstained;
+    /// 1 if the device is in use; all other figures are 0 otherwise.
+    in_use = |s, _| u64::from(s.in_use);
     /// Dedicated bytes of the ring into which weights are copied ahead of their use.
     staging = |s, _| s.staging;
     /// Slots of the ring that somebody holds although their weights were given back.
@@ -244,6 +246,4 @@ fields! {
     dropped_copies = |s, _| s.dropped_copies;
     /// How often a weight was written in the ring and copied back.
     written_back = |s, _| s.written_back;
-    /// 1 if the device is in use; all other figures are 0 otherwise.
-    in_use = |s, _| u64::from(s.in_use);
 }
