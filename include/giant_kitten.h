@@ -175,11 +175,11 @@ int gk_rest(int device);
 int gk_vouch(int device);
 
 /* A pass of work of a kind begins on a device, right after its safe point, and its weights may be
- * lent from the ring of copies. Passes may be nested; an inner one belongs to the outer. `placement`
- * gets 0 if nothing has to be lent in this pass, and otherwise a number that changes whenever other
- * weights than before should be lent. `all` gets 1 if every weight should be lent, since the order
- * of their use is being learned; otherwise those suffice of which something lies in the shared tier
- * (gk_tier). Both may be null. */
+ * lent from the ring of copies. Passes may be nested; an inner one belongs to the outer.
+ * `placement` gets 0 if nothing has to be lent in this pass, and otherwise a number that changes
+ * whenever other weights than before should be lent. `all` gets 1 if every weight should be
+ * lent, since the order of their use is being learned; otherwise those suffice of which something
+ * lies in the shared tier (gk_tier). Both may be null. */
 int gk_begin_pass(int device, const char *kind, void *stream, uint64_t *placement, int *all);
 
 /* The weight of `bytes` at `ptr` is about to be used on `stream`. Returns where to read it: a slot
@@ -191,7 +191,7 @@ enum {
     GK_READ = 0,    /* it was read, or was not used */
     GK_WRITTEN = 1, /* it was written: the slot is copied back to the weight */
     GK_KEPT = 2,    /* someone holds the slot: it is not reused before it is released */
-    GK_RELEASED = 3 /* nobody holds the slot any more that was kept; at any time, also outside a pass */
+    GK_RELEASED = 3 /* nobody holds the slot any more that was kept; also outside a pass */
 };
 
 /* The weight at `ptr`, which was lent, was used on `stream`: work that comes later there does not

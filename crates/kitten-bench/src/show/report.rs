@@ -131,7 +131,8 @@ fn add_probe(page: &mut String, measured: &Measured) -> Result<()> {
     };
     writeln!(
         page,
-        "Unmapping behind an event, while a kernel of {:.1} ms ran on other memory, {verdict}; the call took up to {} microseconds.\n",
+        "Unmapping behind an event, while a kernel of {:.1} ms ran on other memory,\n{verdict}.\nThe call took up to \
+         {} microseconds.\n",
         unmapping.kernel_seconds * 1e3,
         microseconds(unmapping.unmap_seconds)
     )?;
@@ -141,8 +142,8 @@ fn add_probe(page: &mut String, measured: &Measured) -> Result<()> {
 fn add_replays(page: &mut String, replays: &[(String, Outcome)], clock: &str) -> Result<()> {
     writeln!(
         page,
-        "## Traces replayed\n\nEach operation is a kernel that reads and writes what the real one does, where it lies; nothing is computed. \
-         The model beside it has the same bytes and the probe's profile.\n"
+        "## Traces replayed\n\nEach operation is a kernel that reads and writes what the real one does, where it lies; nothing\n\
+         is computed. The model beside it has the same bytes and the probe's profile.\n"
     )?;
     let row = |(_, outcome): &(String, Outcome)| {
         let without = if outcome.oom.is_some() { "does not fit" } else { "-" };
