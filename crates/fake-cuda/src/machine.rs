@@ -10,6 +10,7 @@
 //! | `FAKE_CUDA_RUNGS` | ways to shared memory: `host_numa`, `host`, `pinned`; or `none` | all |
 //! | `CUDA_VISIBLE_DEVICES` | visible devices by number, up to the first invalid one | all |
 //! | `FAKE_CUDA_COMPLETION` | `immediate`, or `late`: done only when waited for | `immediate` |
+//! | `FAKE_CUDA_DESTROYED_STREAMS` | what a call on one is: `refused`, or a `fault` too | `refused` |
 //! | `FAKE_CUDA_FAULTS` | a file for every use of memory that came too early | none |
 
 use std::any::Any;
@@ -81,6 +82,11 @@ impl Setup {
         let rungs = list(variable("FAKE_CUDA_RUNGS", "host_numa,host,pinned"));
         let gpu = Gpu::new(&seen).map_err(|why| why.to_string())?;
         gpu.set_completion(completion(&variable("FAKE_CUDA_COMPLETION", "immediate"))?);
+        match variable("FAKE_CUDA_DESTROYED_STREAMS", "refused").as_str() {
+            "refused" => {}
+            "fault" => gpu.fault_destroyed_streams(),
+            other => return Err(format!("FAKE_CUDA_DESTROYED_STREAMS={other}: it is refused or fault")),
+        }
         Ok(Some(Setup {
             version: version.parse().map_err(|why| format!("FAKE_CUDA_VERSION={version}: {why}"))?,
             missing: list(variable("FAKE_CUDA_MISSING", "")),

@@ -37,5 +37,5 @@ pub use gpu::{Gpu, Outstanding};
 pub use memory::Tier;
 pub use profile::{CallSeconds, Profile};
 pub use races::{Access, Fault};
-pub use streams::Completion;
+pub use streams::{CaptureStatus, Completion};
 pub use time::Load;

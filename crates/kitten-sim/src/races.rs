@@ -47,7 +47,8 @@ impl std::fmt::Display for Access {
     }
 }
 
-/// Memory used, unmapped or moved while work that touches it was not ordered to be done before.
+/// Memory used, unmapped or moved while work that touches it was not ordered to be done before, or a
+/// call on a destroyed stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault(pub String);
 
@@ -107,10 +108,15 @@ impl Races {
             !ordered && past.access.conflicts(access)
         });
         let Some(past) = early else { return };
-        let fault = Fault(format!(
+        self.fault(format!(
             "{name} touches {access} before \"{}\" on stream #{}, which touches {}, is sure to be done",
             past.name, past.stream, past.access
         ));
+    }
+
+    /// Adds a fault.
+    pub(crate) fn fault(&mut self, text: String) {
+        let fault = Fault(text);
         if let Some(tell) = self.tell {
             tell(&fault);
         }

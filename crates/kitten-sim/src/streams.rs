@@ -5,7 +5,7 @@
 //! from stream to stream and to the host. *Completion* is the work that has finished, and a test
 //! chooses it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use crate::code::{self, Result, error};
 use crate::memory::Memory;
@@ -42,6 +42,10 @@ struct StreamState {
 pub(crate) struct Streams {
     completion: Completion,
     by_handle: BTreeMap<u64, u64>,
+    /// The handles of destroyed streams, except those that are in use again.
+    destroyed: BTreeSet<u64>,
+    /// Whether a call on a destroyed stream is a fault, besides being refused.
+    are_destroyed_faults: bool,
     states: HashMap<u64, StreamState>,
     next_serial: u64,
     events: BTreeMap<u64, Record>,
@@ -49,7 +53,7 @@ pub(crate) struct Streams {
     host: Clock,
     races: Races,
     /// The work that each capture under way has recorded, by the capture's number.
-    captures: BTreeMap<u64, Graph>,
+    captures: BTreeMap<u64, Capture>,
     next_capture: u64,
     graphs: BTreeMap<u64, Graph>,
 }
@@ -65,16 +69,35 @@ enum Record {
 /// The work of a captured graph: the name of each piece, and the ranges that it touches.
 type Graph = Vec<(String, Vec<Access>)>;
 
+/// A capture under way.
+#[derive(Default)]
+struct Capture {
+    graph: Graph,
+    /// Whether a call that a capture forbids has spoilt it.
+    is_invalid: bool,
+}
+
+/// Whether a stream is captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CaptureStatus {
+    /// It is not.
+    None,
+    /// It is.
+    Active,
+    /// It is, by a capture that a forbidden call has spoilt, and that only has to be ended.
+    Invalidated,
+}
+
 /// The first handle of a created stream. The next ones are 16 apart, as addresses would be.
 const FIRST_STREAM: u64 = 0x5000_0000;
 
 /// The stream of a handle in this call: the two default handles are the same stream, and the
-/// per-thread handle is another stream in each thread.
+/// per-thread handle is another stream in each thread. The system's number of a thread is the same
+/// in all copies of this code in a process, which may share a machine.
 fn handle_key(handle: u64) -> u64 {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static NEXT: AtomicU64 = AtomicU64::new(1);
     thread_local! {
-        static THREAD: u64 = NEXT.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the call has no precondition.
+        static THREAD: u64 = u64::from(unsafe { libc::gettid() }.unsigned_abs());
     }
     match handle {
         0 | 1 => 0,
@@ -88,11 +111,17 @@ fn is_created(key: u64) -> bool {
     key != 0 && key >> 63 == 0
 }
 
+fn invalidated<T>(call: &'static str) -> Result<T> {
+    error(call, code::STREAM_CAPTURE_INVALIDATED, "a call that a capture forbids has spoilt the capture")
+}
+
 impl Streams {
     pub(crate) fn new() -> Streams {
         Streams {
             completion: Completion::Immediate,
             by_handle: BTreeMap::new(),
+            destroyed: BTreeSet::new(),
+            are_destroyed_faults: false,
             states: HashMap::new(),
             next_serial: 1,
             events: BTreeMap::new(),
@@ -118,6 +147,9 @@ impl Streams {
             return Ok(*serial);
         }
         if is_created(key) {
+            if self.are_destroyed_faults && self.destroyed.contains(&key) {
+                self.races.fault(format!("{call} names stream {handle:#x}, which was destroyed"));
+            }
             return error(
                 call,
                 code::INVALID_HANDLE,
@@ -134,7 +166,14 @@ impl Streams {
             StreamState { serial, clock: Clock::new(), launched: 0, done: 0, queue: VecDeque::new(), capture: None };
         self.states.insert(serial, state);
         self.by_handle.insert(key, serial);
+        self.destroyed.remove(&key);
         serial
+    }
+
+    /// Makes each call on a destroyed stream a fault: a driver follows the handle to memory that is
+    /// gone.
+    pub(crate) fn fault_destroyed(&mut self) {
+        self.are_destroyed_faults = true;
     }
 
     /// Creates a stream. Handles of destroyed streams are used again, the lowest first.
@@ -152,6 +191,7 @@ impl Streams {
         }
         self.serial(CALL, handle)?;
         self.by_handle.remove(&handle);
+        self.destroyed.insert(handle);
         Ok(())
     }
 
@@ -174,7 +214,11 @@ impl Streams {
         let host = self.host.clone();
         let Some(state) = self.states.get_mut(&serial) else { return Ok(()) };
         if let Some(capture) = state.capture {
-            self.captures.entry(capture).or_default().push((name.into(), accesses.to_vec()));
+            let capture = self.captures.entry(capture).or_default();
+            if capture.is_invalid {
+                return invalidated("cuLaunchKernel");
+            }
+            capture.graph.push((name.into(), accesses.to_vec()));
             return Ok(());
         }
         merge(&mut state.clock, &host);
@@ -245,11 +289,27 @@ impl Streams {
         self.states.values().any(|state| state.capture.is_some())
     }
 
-    pub(crate) fn synchronize(&mut self, memory: &Memory) -> Result<()> {
-        if self.any_capture() {
-            let rule = "the device cannot be waited for while a stream is captured";
-            return error("cuCtxSynchronize", code::STREAM_CAPTURE_UNSUPPORTED, rule);
+    /// Refuses a call about the whole device while a stream is captured, and invalidates all
+    /// captures if `spoils`.
+    fn refuse_in_capture(&mut self, call: &'static str, spoils: bool, rule: &str) -> Result<()> {
+        if !self.any_capture() {
+            return Ok(());
         }
+        self.captures.values_mut().for_each(|capture| capture.is_invalid |= spoils);
+        error(call, code::STREAM_CAPTURE_UNSUPPORTED, rule)
+    }
+
+    /// Refuses a call about a stream that is captured, and invalidates the capture then.
+    fn refuse_captured(&mut self, call: &'static str, serial: u64) -> Result<()> {
+        let Some(capture) = self.states[&serial].capture else { return Ok(()) };
+        self.captures.entry(capture).or_default().is_invalid = true;
+        error(call, code::STREAM_CAPTURE_UNSUPPORTED, "the stream is captured")
+    }
+
+    /// Waits for all work. Refused while a stream is captured, and spoils the capture if `spoils`.
+    pub(crate) fn synchronize(&mut self, spoils: bool, memory: &Memory) -> Result<()> {
+        let rule = "the device cannot be waited for while a stream is captured";
+        self.refuse_in_capture("cuCtxSynchronize", spoils, rule)?;
         self.run_all(memory);
         for state in self.states.values() {
             self.host.insert(state.serial, state.launched);
@@ -260,9 +320,7 @@ impl Streams {
 
     pub(crate) fn synchronize_stream(&mut self, handle: u64, memory: &Memory) -> Result<()> {
         let serial = self.serial("cuStreamSynchronize", handle)?;
-        if self.states[&serial].capture.is_some() {
-            return error("cuStreamSynchronize", code::STREAM_CAPTURE_UNSUPPORTED, "the stream is captured");
-        }
+        self.refuse_captured("cuStreamSynchronize", serial)?;
         let clock = self.states[&serial].clock.clone();
         self.finish(&clock, memory);
         Ok(())
@@ -270,9 +328,7 @@ impl Streams {
 
     pub(crate) fn query_stream(&mut self, handle: u64) -> Result<bool> {
         let serial = self.serial("cuStreamQuery", handle)?;
-        if self.states[&serial].capture.is_some() {
-            return error("cuStreamQuery", code::STREAM_CAPTURE_UNSUPPORTED, "the stream is captured");
-        }
+        self.refuse_captured("cuStreamQuery", serial)?;
         let clock = self.states[&serial].clock.clone();
         Ok(self.is_done(&clock))
     }
@@ -309,9 +365,24 @@ impl Streams {
                 Record::Work(clock)
             }
         };
+        self.keep_record(CALL, event, record)
+    }
+
+    /// Records an event behind all work of all streams. Refused while a stream is captured, and
+    /// spoils the capture if `spoils`.
+    pub(crate) fn record_all(&mut self, event: u64, spoils: bool) -> Result<()> {
+        const CALL: &str = "cuCtxRecordEvent";
+        let rule = "an event cannot be recorded behind all work while a stream is captured";
+        self.refuse_in_capture(CALL, spoils, rule)?;
+        let mut clock = self.host.clone();
+        merge(&mut clock, &self.states.values().map(|state| (state.serial, state.launched)).collect());
+        self.keep_record(CALL, event, Record::Work(clock))
+    }
+
+    fn keep_record(&mut self, call: &'static str, event: u64, record: Record) -> Result<()> {
         match self.events.get_mut(&event) {
             Some(recorded) => *recorded = record,
-            None => return error(CALL, code::INVALID_HANDLE, format!("there is no event {event}")),
+            None => return error(call, code::INVALID_HANDLE, format!("there is no event {event}")),
         }
         Ok(())
     }
@@ -386,14 +457,15 @@ impl Streams {
         }
         let capture = self.next_capture;
         self.next_capture += 1;
-        self.captures.insert(capture, Graph::new());
+        self.captures.insert(capture, Capture::default());
         if let Some(state) = self.states.get_mut(&serial) {
             state.capture = Some(capture);
         }
         Ok(())
     }
 
-    /// Ends a capture, with all streams that joined it. Returns the number of its graph.
+    /// Ends a capture, with all streams that joined it. Returns the number of its graph; an invalid
+    /// capture has none.
     pub(crate) fn end_capture(&mut self, handle: u64) -> Result<u64> {
         let serial = self.serial("cuStreamEndCapture", handle)?;
         let Some(capture) = self.states.get_mut(&serial).and_then(|state| state.capture.take()) else {
@@ -402,7 +474,11 @@ impl Streams {
         for state in self.states.values_mut().filter(|state| state.capture == Some(capture)) {
             state.capture = None;
         }
-        self.graphs.insert(capture, self.captures.remove(&capture).unwrap_or_default());
+        let ended = self.captures.remove(&capture).unwrap_or_default();
+        if ended.is_invalid {
+            return invalidated("cuStreamEndCapture");
+        }
+        self.graphs.insert(capture, ended.graph);
         Ok(capture)
     }
 
@@ -432,9 +508,11 @@ impl Streams {
         Ok(self.states[&serial].capture)
     }
 
-    pub(crate) fn is_capturing(&mut self, handle: u64) -> Result<bool> {
+    pub(crate) fn capture_status(&mut self, handle: u64) -> Result<CaptureStatus> {
         let serial = self.serial("cuStreamIsCapturing", handle)?;
-        Ok(self.states[&serial].capture.is_some())
+        let Some(capture) = self.states[&serial].capture else { return Ok(CaptureStatus::None) };
+        let is_invalid = self.captures.get(&capture).is_some_and(|capture| capture.is_invalid);
+        Ok(if is_invalid { CaptureStatus::Invalidated } else { CaptureStatus::Active })
     }
 
     pub(crate) fn tell_faults(&mut self, tell: fn(&Fault)) {

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use kitten_sim::{Access, Completion, Gpu, Profile, Tier, code};
+use kitten_sim::{Access, CaptureStatus, Completion, Gpu, Profile, Tier, code};
 
 const G: u64 = 2 << 20;
 
@@ -223,8 +223,53 @@ fn captures_forbid_waiting() {
     let inside = gpu.create_event().unwrap();
     gpu.record(inside, stream).unwrap();
     broken(gpu.query(inside), code::CAPTURED_EVENT, "recorded in a capture");
+    let status = || gpu.capture_status(stream).unwrap();
+    assert_eq!(status(), CaptureStatus::Invalidated, "by the attempt to wait");
+    broken(gpu.launch(stream, "late", &[]), code::STREAM_CAPTURE_INVALIDATED, "spoilt");
+    broken(gpu.end_capture(stream), code::STREAM_CAPTURE_INVALIDATED, "spoilt");
+    assert_eq!(status(), CaptureStatus::None);
+    gpu.begin_capture(stream).unwrap();
+    broken(gpu.record_all(0, event), code::STREAM_CAPTURE_UNSUPPORTED, "captured");
+    broken(gpu.end_capture(stream), code::STREAM_CAPTURE_INVALIDATED, "spoilt");
+    gpu.begin_capture(stream).unwrap();
+    assert_eq!(status(), CaptureStatus::Active);
     gpu.end_capture(stream).unwrap();
     gpu.synchronize(0).unwrap();
+}
+
+#[test]
+fn an_event_behind_all_work_orders_every_stream() {
+    let gpu = gpu();
+    let at = mapped(&gpu, 1);
+    let [a, b] = [(); 2].map(|()| gpu.create_stream().unwrap());
+    gpu.set_completion(Completion::Late);
+    gpu.launch(a, "first", &[Access::write(at, G)]).unwrap();
+    let event = gpu.create_event().unwrap();
+    gpu.record_all(0, event).unwrap();
+    assert_eq!(gpu.query(event), Ok(false));
+    gpu.wait(b, event).unwrap();
+    gpu.launch(b, "second", &[Access::write(at, G)]).unwrap();
+    assert_eq!(gpu.faults(), []);
+    broken(gpu.record_all(1, event), code::INVALID_DEVICE, "no device 1");
+    broken(gpu.record_all(0, event + 1), code::INVALID_HANDLE, "no event");
+}
+
+#[test]
+fn a_call_on_a_destroyed_stream_is_a_fault_where_wanted() {
+    let gpu = gpu();
+    let named = |stream| broken(gpu.query_stream(stream), code::INVALID_HANDLE, "no stream");
+    let stream = gpu.create_stream().unwrap();
+    gpu.destroy_stream(stream).unwrap();
+    named(stream);
+    assert_eq!(gpu.faults(), []);
+    gpu.fault_destroyed_streams();
+    named(stream);
+    named(stream + 16);
+    assert_eq!(gpu.faults().len(), 1, "a stream that never was is not one that was destroyed");
+    assert!(gpu.faults()[0].to_string().contains("cuStreamQuery names stream"));
+    assert_eq!(gpu.create_stream(), Ok(stream));
+    gpu.query_stream(stream).unwrap();
+    assert_eq!(gpu.faults().len(), 1, "the handle is in use again");
 }
 
 #[test]

@@ -104,6 +104,7 @@ impl Machine {
             format!("granules of {} KiB; {}; options \"{options}\"", granularity >> 10, devices.join("; "));
         let gpu = Gpu::new(&profiles).map_err(|why| Failure(format!("no machine: {why}")))?;
         gpu.tell_faults(report);
+        gpu.fault_destroyed_streams();
         let options = Options::parse(&options).map_err(Failure)?;
         let allocator = Allocator::new(options, Arc::new(SimDriver::new(gpu.clone())))
             .map_err(|why| Failure(format!("no allocator: {why}")))?;

@@ -22,7 +22,7 @@ fn context_of(device: usize) -> *mut c_void {
     (0xC0DE_0000 + 16 * (device + 1)) as *mut c_void
 }
 
-fn device_in(machine: &Machine, context: *mut c_void) -> Result<usize> {
+pub(super) fn device_in(machine: &Machine, context: *mut c_void) -> Result<usize> {
     match (0..machine.gpu.device_count()).find(|device| context_of(*device) == context) {
         Some(device) => Ok(device),
         None => refuse(code::INVALID_CONTEXT, format!("{context:p} is not a context")),

@@ -13,5 +13,6 @@ mod virtual_memory;
 pub use contexts::cuThreadExchangeStreamCaptureMode;
 pub(crate) use contexts::{device_of_context, have_context, make_current};
 pub(crate) use memory::{allocate, copy_in_stream, free};
+pub(crate) use streams::capture_status;
 pub use symbols::names;
 pub(crate) use symbols::{find, no_operation};

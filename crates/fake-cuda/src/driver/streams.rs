@@ -2,11 +2,12 @@
 
 use std::ffi::{c_int, c_uint, c_void};
 
-use kitten_sim::code;
+use kitten_sim::{CaptureStatus, code};
 
-use super::contexts::device_of_context;
+use super::contexts::{device_in, device_of_context};
 use crate::answer::{answer, put};
-use crate::refusal::refuse;
+use crate::machine::Machine;
+use crate::refusal::{Result, refuse};
 
 /// `CU_EVENT_DISABLE_TIMING`.
 const DISABLE_TIMING: c_uint = 2;
@@ -59,7 +60,7 @@ pub extern "C" fn cuStreamWaitEvent(stream: *mut c_void, event: *mut c_void, _fl
     })
 }
 
-/// Whether a stream is captured: 0 or 1.
+/// Whether a stream is captured: a `CUstreamCaptureStatus`.
 ///
 /// # Safety
 /// `status` may be written to.
@@ -67,9 +68,17 @@ pub extern "C" fn cuStreamWaitEvent(stream: *mut c_void, event: *mut c_void, _fl
 pub unsafe extern "C" fn cuStreamIsCapturing(stream: *mut c_void, status: *mut c_int) -> c_int {
     answer(|machine| {
         device_of_context()?;
-        let capturing = machine.gpu.is_capturing(stream as u64)?;
         // SAFETY: the caller's promise.
-        unsafe { put(status, c_int::from(capturing)) }
+        unsafe { put(status, capture_status(machine, stream as u64)?) }
+    })
+}
+
+/// Whether a stream is captured, by the number that driver and runtime have for that.
+pub(crate) fn capture_status(machine: &Machine, stream: u64) -> Result<c_int> {
+    Ok(match machine.gpu.capture_status(stream)? {
+        CaptureStatus::None => 0,
+        CaptureStatus::Active => 1,
+        CaptureStatus::Invalidated => 2,
     })
 }
 
@@ -103,6 +112,12 @@ pub extern "C" fn cuEventRecord(event: *mut c_void, stream: *mut c_void) -> c_in
         device_of_context()?;
         Ok(machine.gpu.record(event as u64, stream as u64)?)
     })
+}
+
+/// Records an event behind all work of a context.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuCtxRecordEvent(context: *mut c_void, event: *mut c_void) -> c_int {
+    answer(|machine| Ok(machine.gpu.record_all(device_in(machine, context)?, event as u64)?))
 }
 
 /// Whether the work before an event is done.

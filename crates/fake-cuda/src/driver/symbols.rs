@@ -69,6 +69,7 @@ table! {
     "cuEventCreate", since 2000 => streams::cuEventCreate;
     "cuEventDestroy", since 4000 => streams::cuEventDestroy_v2;
     "cuEventRecord", since 2000 => streams::cuEventRecord;
+    "cuCtxRecordEvent", since 12050 => streams::cuCtxRecordEvent;
     "cuEventQuery", since 2000 => streams::cuEventQuery;
     "cuEventSynchronize", since 2000 => streams::cuEventSynchronize;
     "cuEventElapsedTime", since 2000 => streams::cuEventElapsedTime;

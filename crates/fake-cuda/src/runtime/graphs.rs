@@ -2,8 +2,11 @@
 
 use std::ffi::{c_int, c_ulonglong, c_void};
 
+use kitten_sim::CaptureStatus;
+
 use super::call;
 use crate::answer::put;
+use crate::driver::capture_status;
 
 /// Begins the capture of a stream.
 #[unsafe(no_mangle)]
@@ -25,23 +28,25 @@ pub unsafe extern "C" fn cudaStreamEndCapture(stream: u64, graph: *mut u64) -> c
     })
 }
 
-/// Whether a stream is captured: 0 or 1.
+/// Whether a stream is captured: a `cudaStreamCaptureStatus`.
 ///
 /// # Safety
 /// `status` may be written to.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cudaStreamIsCapturing(stream: u64, status: *mut c_int) -> c_int {
     // SAFETY: the caller's promise.
-    call(|machine| unsafe { put(status, c_int::from(machine.gpu.is_capturing(stream)?)) })
+    call(|machine| unsafe { put(status, capture_status(machine, stream)?) })
 }
 
-/// The capture that a stream is in, for the C part, whose function has other arguments in each
-/// version; 0 for none.
+/// The capture that a stream is in, and is valid, for the C part, whose function has other
+/// arguments in each version; 0 for none.
 #[unsafe(no_mangle)]
 pub extern "C" fn fake_cuda_capture(stream: u64) -> c_ulonglong {
     let mut capture = 0;
     call(|machine| {
-        capture = machine.gpu.capture_of(stream)?.unwrap_or(0);
+        if machine.gpu.capture_status(stream)? == CaptureStatus::Active {
+            capture = machine.gpu.capture_of(stream)?.unwrap_or(0);
+        }
         Ok(())
     });
     capture

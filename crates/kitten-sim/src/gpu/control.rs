@@ -42,9 +42,14 @@ impl Gpu {
         self.state().streams.pending()
     }
 
-    /// All uses of memory that came too early.
+    /// All uses of memory that came too early, and of destroyed streams where those are faults.
     pub fn faults(&self) -> Vec<Fault> {
         self.state().streams.faults()
+    }
+
+    /// Makes each call on a destroyed stream a fault, besides refusing it: a driver may crash.
+    pub fn fault_destroyed_streams(&self) {
+        self.state().streams.fault_destroyed();
     }
 
     /// Also calls `tell` for each fault as it happens. `tell` must not call the machine.

@@ -48,6 +48,20 @@ impl State {
         self.calls.seconds += if over_link > 0.0 { over_link } else { profile.seconds(&load) };
     }
 
+    /// Whether it is known which device a stream belongs to: all streams belong to the machine. With
+    /// several devices, a call about one of them may be none about a captured stream.
+    fn knows_device_of_streams(&self) -> bool {
+        self.profiles.len() == 1
+    }
+
+    /// Keeps the time at which an event is recorded, if the event keeps time.
+    fn keep_time(&mut self, event: u64) {
+        let now = self.calls.seconds;
+        if let Some(recorded) = self.timers.get_mut(&event) {
+            *recorded = Some(now);
+        }
+    }
+
     /// The time at which a timer was last recorded.
     fn recorded_at(&mut self, timer: u64) -> Result<f64> {
         const CALL: &str = "cuEventElapsedTime";

@@ -4,6 +4,7 @@ use super::{Gpu, State};
 use crate::code::Result;
 use crate::memory::Memory;
 use crate::races::Access;
+use crate::streams::CaptureStatus;
 use crate::time::Load;
 
 impl Gpu {
@@ -169,11 +170,12 @@ impl Gpu {
     /// Waits for everything.
     ///
     /// # Errors
-    /// While a stream is captured; a device that does not exist.
+    /// While a stream is captured, which invalidates the capture; a device that does not exist.
     pub fn synchronize(&self, device: usize) -> Result<()> {
         let mut state = self.device_call("cuCtxSynchronize", device, |p| p.seconds.synchronize)?;
+        let spoils = state.knows_device_of_streams();
         let State { memory, streams, .. } = &mut *state;
-        streams.synchronize(memory)
+        streams.synchronize(spoils, memory)
     }
 
     /// Creates an event that keeps no time.
@@ -213,10 +215,19 @@ impl Gpu {
     pub fn record(&self, event: u64, stream: u64) -> Result<()> {
         let mut state = self.enter("cuEventRecord", 0.0)?;
         state.streams.record(event, stream)?;
-        let now = state.calls.seconds;
-        if let Some(recorded) = state.timers.get_mut(&event) {
-            *recorded = Some(now);
-        }
+        state.keep_time(event);
+        Ok(())
+    }
+
+    /// Records an event behind all work in all streams.
+    ///
+    /// # Errors
+    /// An event that does not exist; while a stream is captured, which invalidates the capture.
+    pub fn record_all(&self, device: usize, event: u64) -> Result<()> {
+        let mut state = self.device_call("cuCtxRecordEvent", device, |_| 0.0)?;
+        let spoils = state.knows_device_of_streams();
+        state.streams.record_all(event, spoils)?;
+        state.keep_time(event);
         Ok(())
     }
 
@@ -275,7 +286,15 @@ impl Gpu {
     /// # Errors
     /// A stream that does not exist.
     pub fn is_capturing(&self, stream: u64) -> Result<bool> {
-        self.enter("cuStreamIsCapturing", 0.0)?.streams.is_capturing(stream)
+        Ok(self.capture_status(stream)? != CaptureStatus::None)
+    }
+
+    /// Whether a stream is being captured, and validly.
+    ///
+    /// # Errors
+    /// A stream that does not exist.
+    pub fn capture_status(&self, stream: u64) -> Result<CaptureStatus> {
+        self.enter("cuStreamIsCapturing", 0.0)?.streams.capture_status(stream)
     }
 
     /// How many pieces of work a graph has.

@@ -223,7 +223,7 @@ impl Actor {
         }
         self.probe()?;
         for at in PER_THREAD + 1..self.streams.len() {
-            if let Some(own) = self.streams[at] {
+            if let Some(own) = self.streams[at].filter(|_| streams::is_destroyed(at)) {
                 self.destroy_stream(at, own)?;
             }
         }

@@ -10,6 +10,13 @@ use crate::contents::LONGEST;
 use crate::notes::Call;
 use crate::world::Block;
 
+/// Whether a stream is destroyed now and then. A block must be freed before a stream is destroyed
+/// that it was recorded on, by PyTorch's own allocator as by this one, and actors do not know who
+/// frees a block. So no block is recorded on these streams.
+pub(super) fn is_destroyed(at: usize) -> bool {
+    at > PER_THREAD && at % 2 == 1
+}
+
 impl Actor {
     /// Uses a block on another stream as PyTorch does: ordered behind the block's own stream, and
     /// recorded.
@@ -18,7 +25,7 @@ impl Actor {
         let to = self.stream();
         let at = self.live[nth].at;
         let (Some(from), Some(raw)) = (self.free_stream(at), self.free_stream(to)) else { return Ok(()) };
-        if !self.order(from, raw) {
+        if is_destroyed(to) || !self.order(from, raw) {
             return Ok(());
         }
         self.record_stream(nth, to, raw)?;
@@ -89,7 +96,7 @@ impl Actor {
     /// Takes over a block of another actor, and works on it on a stream of its own.
     pub(super) fn take_mail(&mut self) -> Result<(), Failure> {
         let at = self.stream();
-        let Some(raw) = self.free_stream(at) else { return Ok(()) };
+        let Some(raw) = self.free_stream(at).filter(|_| !is_destroyed(at)) else { return Ok(()) };
         match self.next_in_mail() {
             Some(block) => self.take_over(block, at, raw),
             None => Ok(()),
@@ -121,7 +128,7 @@ impl Actor {
             self.streams.resize(at + 1, None);
         }
         if let Some(own) = self.streams[at] {
-            return self.destroy_stream(at, own);
+            return if is_destroyed(at) { self.destroy_stream(at, own) } else { Ok(()) };
         }
         if let Ok(raw) = self.world.machine.gpu.create_stream() {
             self.note(Call::CreateStream, 0, at, 0, raw);
