@@ -155,9 +155,9 @@ int gk_activate(int device, const struct gk_activation *activation);
  *
  * The assertion is checked as far as an allocator can see. Nothing moves this time ("abstained"
  * counts it) if another thread has allocated or freed on the device since the last safe point,
- * called that safe point, or is inside a piece of work (below); if a graph is captured; or if a
- * stream is at work again after the wait for the device. No allocator can see a thread that
- * launches and never allocates: for that, the assertion alone counts. */
+ * called that safe point, or is inside a piece of work (below); if a graph is captured; or if the
+ * device is at work again after the wait for it. An allocator cannot see a thread that launches and
+ * never allocates, unless its work is running just then: for that, the assertion alone counts. */
 int gk_safe_point(int device, const char *kind);
 
 /* A piece of work of the calling thread begins, and ends: no safe point of another thread moves

@@ -152,6 +152,9 @@ pub(crate) fn insist(mut call: impl FnMut() -> Result<()>) -> Result<()> {
 ///
 /// Every call may come from any thread, whatever its current device. A call that fails has changed
 /// nothing. Sizes are in bytes.
+///
+/// A stream that the caller names must exist. A real driver follows the handle of a destroyed one to
+/// memory that is gone.
 pub trait Driver: Send + Sync + fmt::Debug {
     /// The number of devices.
     fn device_count(&self) -> Result<usize>;
@@ -219,6 +222,11 @@ pub trait Driver: Send + Sync + fmt::Debug {
 
     /// Records `event` in `stream`, behind all work that is in it now.
     fn record(&self, device: usize, event: Event, stream: Stream) -> Result<()>;
+
+    /// Records `event` behind all work that is in any stream of the device now. Names no stream, so
+    /// it may be called whichever were destroyed; not while a graph is captured, since some drivers
+    /// spoil the capture. A driver that lacks this answers [`NOT_SUPPORTED`].
+    fn record_all(&self, device: usize, event: Event) -> Result<()>;
 
     /// Whether all work before the event's last record is done.
     fn is_done(&self, device: usize, event: Event) -> Result<bool>;

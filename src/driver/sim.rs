@@ -150,6 +150,10 @@ impl Driver for SimDriver {
         simulated(self.gpu.record(event.0, stream.0))
     }
 
+    fn record_all(&self, device: usize, event: Event) -> Result<()> {
+        simulated(self.gpu.record_all(device, event.0))
+    }
+
     fn is_done(&self, _device: usize, event: Event) -> Result<bool> {
         simulated(self.gpu.query(event.0))
     }

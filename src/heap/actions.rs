@@ -138,7 +138,6 @@ impl Heap {
         self.stats.safe_points += u64::from(is_on);
         let moved = if is_on { self.rebalance() } else { Ok(Moved::default()) };
         self.witness.begin_interval(this_thread());
-        self.streams.begin_interval();
         let arenas = &self.memory.arenas;
         let blocks = self.stats.blocks.count.current();
         self.automatic.learner.begin_interval(blocks, |address| arenas.locate_inside(address).is_ok());

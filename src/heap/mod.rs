@@ -179,7 +179,7 @@ impl Heap {
         let general = self.memory.arenas.general(self.state.is_frozen(), size.class());
         let arena = match serving {
             None => general,
-            Some(serving) => self.pools.arena_for(serving, size.class(), stream).unwrap_or(general),
+            Some(serving) => self.pools.arena_for(serving, size.class(), stream, &self.streams).unwrap_or(general),
         };
         match self.memory.arenas[arena].core.take(size, Tier::Dedicated, stream) {
             Some(block) => Ok(self.count_new((arena, block), size, Some(Tier::Dedicated))),

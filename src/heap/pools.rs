@@ -54,19 +54,29 @@ struct Pool {
 struct Context {
     serving: Serving,
     kind: ContextKind,
-    /// The stream that it is for, and those that have allocated in it.
-    streams: Vec<StreamId>,
+    /// The stream that it is for, until that is captured.
+    awaited: Option<StreamId>,
+    /// The streams that were captured when they allocated in it, as long as they are. No others are
+    /// remembered: a program may destroy them.
+    captured: Vec<StreamId>,
+    /// Whether any stream is known that it is for, or that has allocated in it.
+    is_known: bool,
 }
 
 impl Context {
     /// Whether a graph is being captured in it, as far as is known.
-    fn is_capturing(&self, streams: &Streams) -> bool {
-        match self.kind {
-            // A program may begin a capture of its own inside.
-            ContextKind::Region => self.streams.iter().any(|stream| streams.is_captured(*stream) == Some(true)),
-            ContextKind::Capture | ContextKind::Unknown => {
-                self.streams.is_empty() || self.streams.iter().any(|stream| streams.is_capturing(*stream))
-            }
+    fn is_capturing(&mut self, streams: &Streams) -> bool {
+        self.captured.extend(self.awaited.take_if(|stream| streams.is_capturing(*stream)));
+        self.captured.retain(|stream| streams.is_capturing(*stream));
+        !self.captured.is_empty() || (self.kind != ContextKind::Region && !self.is_known)
+    }
+
+    /// Notes that an allocation on `stream` is served. A program may begin a capture of its own in
+    /// any context.
+    fn note_use(&mut self, stream: StreamId, streams: &Streams) {
+        self.is_known = true;
+        if !self.captured.contains(&stream) && streams.is_capturing(stream) {
+            self.captured.push(stream);
         }
     }
 }
@@ -89,9 +99,9 @@ impl Pools {
         !self.contexts.is_empty()
     }
 
-    /// The streams that have allocated in open contexts.
+    /// The streams that open contexts are for, and those that are captured in them.
     pub(super) fn streams(&self) -> impl Iterator<Item = StreamId> + '_ {
-        self.contexts.iter().flat_map(|context| context.streams.iter().copied())
+        self.contexts.iter().flat_map(|context| context.captured.iter().chain(&context.awaited).copied())
     }
 
     /// How many hold a pool, a `MemPool` that keeps it not counted; 0 where it is unknown.
@@ -125,7 +135,13 @@ impl Pools {
                 self.pools.push(Pool { id: serving.pool, arenas, holds: 1, is_kept });
             }
         }
-        self.contexts.push(Context { serving, kind, streams: stream.into_iter().collect() });
+        self.contexts.push(Context {
+            serving,
+            kind,
+            awaited: stream,
+            captured: Vec::new(),
+            is_known: stream.is_some(),
+        });
         Ok(())
     }
 
@@ -178,25 +194,30 @@ impl Pools {
     /// The arena for an allocation of a context, which is noted to allocate on `stream`. `None`
     /// where the context has ended meanwhile.
     #[cold]
-    pub(super) fn arena_for(&mut self, serving: Serving, class: Class, stream: StreamId) -> Option<ArenaId> {
+    pub(super) fn arena_for(
+        &mut self,
+        serving: Serving,
+        class: Class,
+        stream: StreamId,
+        streams: &Streams,
+    ) -> Option<ArenaId> {
         let context = self.contexts.iter_mut().find(|context| context.serving == serving)?;
-        if !context.streams.contains(&stream) {
-            context.streams.push(stream);
-        }
+        context.note_use(stream, streams);
         Some(self.find(serving.pool).ok()?.arenas[class as usize])
     }
 
     /// Whether a graph is being captured on this device, as far as is known. Asks the driver once
-    /// for each stream that has allocated in a context; nothing where no context is open.
-    pub(super) fn is_capturing(&self, streams: &Streams) -> bool {
-        self.contexts.iter().any(|context| context.is_capturing(streams))
+    /// for each stream that was captured when it allocated in a context; nothing where no context is
+    /// open.
+    pub(super) fn is_capturing(&mut self, streams: &Streams) -> bool {
+        self.contexts.iter_mut().any(|context| context.is_capturing(streams))
     }
 
     /// Why nothing can move or be waited for during a capture on `device`, and what to wait for.
-    pub(super) fn capture_in_the_way(&self, device: usize, streams: &Streams) -> Error {
-        let captures = self.contexts.iter().filter(|context| context.is_capturing(streams));
-        let pools = captures.map(|context| context.serving.pool);
-        let names: Vec<_> = pools.map(|id| format!("({}, {})", id.0, id.1)).collect();
+    pub(super) fn capture_in_the_way(&mut self, device: usize, streams: &Streams) -> Error {
+        let capturing = |context: &mut Context| context.is_capturing(streams).then_some(context.serving.pool);
+        let pools: Vec<_> = self.contexts.iter_mut().filter_map(capturing).collect();
+        let names: Vec<_> = pools.iter().map(|id| format!("({}, {})", id.0, id.1)).collect();
         Error::Refused(format!(
             "a CUDA graph is being captured on device {device} with pool {}, and memory must not move under it: try \
              again when the capture has ended",

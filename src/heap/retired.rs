@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::memory::Place;
-use super::streams::Streams;
+use super::streams::{Mark, Streams};
 use crate::core::{PerTier, StreamId};
-use crate::driver::{self, Event};
+use crate::driver::Event;
 
 /// A block that waits for work on other streams before it can be reused.
 #[derive(Clone, Copy, Debug)]
@@ -37,12 +37,14 @@ pub(super) struct Retired {
     count: Number,
     /// For each stream, the events behind the work that a block waits for, oldest first.
     queues: Vec<(StreamId, VecDeque<(Event, Number)>)>,
-    /// Waits without an event: a capture is under way, or the stream is gone or another thread's
-    /// own. Waiting for the whole device settles them in any case.
+    /// Waits that have no event yet: a capture is under way, or the stream is another thread's own.
+    /// Waiting for the whole device settles them in any case.
     unmarked: Vec<(StreamId, Number)>,
-    /// How many of these can never get an event, since their stream is gone or another thread's
-    /// own.
-    unmarkable: usize,
+    /// How many of these are for another thread's own stream.
+    unnamed: usize,
+    /// How many waits are for streams that the driver has called destroyed. Nobody asks about them
+    /// again; waiting for the whole device settles them.
+    lost: usize,
 }
 
 /// How many waits without any hope of an event are tolerated before the device is waited for.
@@ -57,7 +59,7 @@ impl Retired {
 
     /// Whether so many waits can never get an event that the device should be waited for instead.
     pub(super) fn is_stuck(&self) -> bool {
-        self.unmarkable >= MOST_UNMARKABLE
+        self.unnamed + self.lost >= MOST_UNMARKABLE
     }
 
     /// The streams besides its own that use the block at `address`.
@@ -98,19 +100,16 @@ impl Retired {
         if self.unmarked.is_empty() {
             return;
         }
-        self.unmarkable = 0;
+        self.unnamed = 0;
         for (stream, number) in std::mem::take(&mut self.unmarked) {
-            let marked = match streams.is_captured(stream) {
-                Some(true) => None,
-                Some(false) | None => Some(streams.mark(stream)),
-            };
-            match marked {
-                Some(Ok(event)) => self.enqueue(stream, event, number),
-                Some(Err(why)) => {
-                    self.unmarkable += usize::from(why.code == driver::INVALID_HANDLE);
+            match streams.mark(stream) {
+                Mark::Event(event) => self.enqueue(stream, event, number),
+                Mark::Lost => self.lost += 1,
+                Mark::Unnamed => {
+                    self.unnamed += 1;
                     self.unmarked.push((stream, number));
                 }
-                None => self.unmarked.push((stream, number)),
+                Mark::Later => self.unmarked.push((stream, number)),
             }
         }
     }
@@ -141,7 +140,7 @@ impl Retired {
     /// Takes all retired blocks. Only after the device was waited for.
     pub(super) fn take_all(&mut self, streams: &mut Streams) -> Vec<RetiredBlock> {
         self.unmarked.clear();
-        self.unmarkable = 0;
+        (self.unnamed, self.lost) = (0, 0);
         for (event, _) in self.queues.drain(..).flat_map(|(_, queue)| queue) {
             streams.recycle(event);
         }

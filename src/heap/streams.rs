@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::core::StreamId;
 use crate::driver::{self, Driver, Event, Stream};
@@ -15,6 +16,11 @@ const PER_THREAD: u64 = 2;
 /// means another stream in each thread. The handle of a destroyed stream may be reused for a new
 /// stream, which is then taken for the old one, as in PyTorch's own allocator. A stream must
 /// therefore be idle when it is destroyed.
+///
+/// A program may destroy a stream at any time, and a driver crashes on its handle. So the driver is
+/// only given the handle of a stream that the caller names now, of a default stream, of one that is
+/// known to be captured, and, as by PyTorch's own allocator, of one that `record_stream` was told
+/// of, when the block is freed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     raw: u64,
@@ -44,6 +50,27 @@ fn thread_number() -> u64 {
 /// The number of known streams from which on those that own nothing are looked for.
 const CROWDED: usize = 64;
 
+/// What came of an attempt to record an event on a stream.
+pub(super) enum Mark {
+    /// The event, recorded behind all work on the stream.
+    Event(Event),
+    /// The stream is captured, or the driver failed: a later attempt may succeed.
+    Later,
+    /// The stream is the default stream of another thread.
+    Unnamed,
+    /// The driver says that the stream is destroyed. No later attempt may be made.
+    Lost,
+}
+
+impl Mark {
+    fn failed(why: &driver::DriverError) -> Mark {
+        if why.code == driver::INVALID_HANDLE { Mark::Lost } else { Mark::Later }
+    }
+}
+
+/// How long a device may take to say that it is idle.
+const MOMENT: Duration = Duration::from_micros(500);
+
 /// The streams seen on one device, and its events.
 #[derive(Debug)]
 pub(super) struct Streams {
@@ -53,8 +80,6 @@ pub(super) struct Streams {
     keys: Vec<Option<Key>>,
     numbers: HashMap<Key, StreamId>,
     last: (Key, StreamId),
-    /// The streams seen since the last safe point, including the last one before it.
-    since: Vec<StreamId>,
     /// The number of known streams at which those that own nothing are forgotten before one is
     /// added.
     limit: usize,
@@ -72,7 +97,6 @@ impl Streams {
             keys: vec![Some(default)],
             numbers: HashMap::from([(default, id)]),
             last: (default, id),
-            since: vec![id],
             limit: CROWDED,
             events: Vec::new(),
         }
@@ -91,9 +115,6 @@ impl Streams {
     fn known_by(&mut self, key: Key) -> Option<StreamId> {
         let id = *self.numbers.get(&key)?;
         self.last = (key, id);
-        if !self.since.contains(&id) {
-            self.since.push(id);
-        }
         Some(id)
     }
 
@@ -120,7 +141,6 @@ impl Streams {
         self.keys[index] = Some(key);
         self.numbers.insert(key, id);
         self.last = (key, id);
-        self.since.push(id);
         Ok(id)
     }
 
@@ -139,7 +159,6 @@ impl Streams {
                 *key = None;
             }
         }
-        self.since.retain(|id| self.keys[id.0 as usize].is_some());
         self.last = (Key { raw: 0, thread: 0 }, StreamId(0));
         self.expect_more();
     }
@@ -149,18 +168,31 @@ impl Streams {
         self.limit = CROWDED.max(2 * self.numbers.len());
     }
 
-    /// Begins a new interval at a safe point: streams are seen anew from here on, beginning with
-    /// the last one.
-    pub(super) fn begin_interval(&mut self) {
-        self.since.clear();
-        self.since.push(self.last.1);
+    /// Whether the device has unfinished work in any stream. Waits a moment for what is nearly
+    /// done. A driver that cannot tell is asked about the legacy default stream alone.
+    pub(super) fn is_any_busy(&mut self) -> bool {
+        let Ok(event) = self.event() else { return false };
+        let is_busy = match self.driver.record_all(self.device, event) {
+            Ok(()) => !self.is_done_soon(event),
+            Err(_) => self.is_default_busy(),
+        };
+        self.events.push(event);
+        is_busy
     }
 
-    /// A stream seen since the last safe point that has unfinished work, by its handle. Makes one
-    /// query to the driver for each stream that this thread can name.
-    pub(super) fn busy(&self) -> Option<u64> {
-        let mut named = self.since.iter().filter_map(|id| self.handle(*id));
-        named.find(|stream| matches!(self.driver.is_idle(self.device, *stream), Ok(false))).map(|stream| stream.0)
+    /// Whether all work before an event is done within a moment. An event takes some microseconds
+    /// even on a device that is idle.
+    fn is_done_soon(&self, event: Event) -> bool {
+        let start = Instant::now();
+        loop {
+            if self.is_done(event) {
+                return true;
+            }
+            if start.elapsed() > MOMENT {
+                return false;
+            }
+            std::hint::spin_loop();
+        }
     }
 
     /// The number of the stream that frees, given the stream that allocated. PyTorch passes the
@@ -198,40 +230,50 @@ impl Streams {
         self.is_captured(id).unwrap_or(true)
     }
 
-    /// Makes later work on `after` wait for all work now on `before`. Returns whether that
-    /// succeeded. An event recorded in a stream under capture becomes a part of the capture and
-    /// orders nothing.
+    /// Makes later work on `after`, which the caller names, wait for all work now on `before`.
+    /// Returns whether that succeeded. `before` may be destroyed, so unless it is a default stream,
+    /// `after` waits for the whole device. Not while a graph is captured.
     pub(super) fn order(&mut self, before: StreamId, after: StreamId) -> bool {
-        if self.is_capturing(before) {
-            return false;
-        }
-        let (Some(first), Some(second)) = (self.handle(before), self.handle(after)) else { return false };
+        let Some(after) = self.handle(after) else { return false };
         let Ok(event) = self.event() else { return false };
-        let ordered =
-            self.driver.record(self.device, event, first).and_then(|()| self.driver.wait(self.device, second, event));
+        let recorded = match self.default_handle(before) {
+            Some(stream) => self.driver.record(self.device, event, stream),
+            None => self.record_all(event),
+        };
+        let ordered = recorded.and_then(|()| self.driver.wait(self.device, after, event));
         self.events.push(event);
         ordered.is_ok()
     }
 
-    /// Records an event behind all work now on a stream.
-    ///
-    /// # Errors
-    /// The driver's, also where the stream is destroyed or is the default stream of another thread.
-    pub(super) fn mark(&mut self, id: StreamId) -> driver::Result<Event> {
-        let Some(stream) = self.handle(id) else {
-            return Err(driver::DriverError {
-                call: "cuEventRecord",
-                code: driver::INVALID_HANDLE,
-                name: "CUDA_ERROR_INVALID_HANDLE".into(),
-                detail: "the stream is the default stream of another thread".into(),
-            });
-        };
-        let event = self.event()?;
+    /// Records an event behind all work of the device. Waits for that work where the driver cannot
+    /// record it.
+    fn record_all(&self, event: Event) -> driver::Result<()> {
+        match self.driver.record_all(self.device, event) {
+            Err(why) if why.code == driver::NOT_SUPPORTED => self.driver.synchronize(self.device),
+            recorded => recorded,
+        }
+    }
+
+    /// The handle of a default stream that this thread can name, which nobody can destroy.
+    fn default_handle(&self, id: StreamId) -> Option<Stream> {
+        self.handle(id).filter(|stream| matches!(stream.0, 0 | PER_THREAD))
+    }
+
+    /// Records an event behind all work now on a stream, unless the stream is captured: the event
+    /// would become a part of the capture.
+    pub(super) fn mark(&mut self, id: StreamId) -> Mark {
+        let Some(stream) = self.handle(id) else { return Mark::Unnamed };
+        match self.driver.is_capturing(self.device, stream) {
+            Ok(false) => {}
+            Ok(true) => return Mark::Later,
+            Err(why) => return Mark::failed(&why),
+        }
+        let Ok(event) = self.event() else { return Mark::Later };
         match self.driver.record(self.device, event, stream) {
-            Ok(()) => Ok(event),
+            Ok(()) => Mark::Event(event),
             Err(why) => {
                 self.events.push(event);
-                Err(why)
+                Mark::failed(&why)
             }
         }
     }

@@ -140,7 +140,7 @@ impl Heap {
     }
 
     fn search(&mut self, request: Request) -> Search<'_> {
-        Search { memory: &mut self.memory, streams: &mut self.streams, pools: &self.pools, request }
+        Search { memory: &mut self.memory, streams: &mut self.streams, pools: &mut self.pools, request }
     }
 
     /// Counts a block that the order of supply has found, and returns its address.
@@ -189,7 +189,7 @@ impl Heap {
 struct Search<'a> {
     memory: &'a mut Memory,
     streams: &'a mut Streams,
-    pools: &'a Pools,
+    pools: &'a mut Pools,
     request: Request,
 }
 

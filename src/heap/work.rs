@@ -50,7 +50,7 @@ impl Heap {
     }
 
     /// Whether a graph is being captured on this device, as far as is known.
-    pub(super) fn is_capturing(&self) -> bool {
+    pub(super) fn is_capturing(&mut self) -> bool {
         self.pools.is_capturing(&self.streams)
     }
 
@@ -111,7 +111,7 @@ impl Heap {
         }
         match self.quiesce() {
             Err(why) => Some(why.to_string()),
-            Ok(()) => self.streams.busy().map(|stream| format!("stream {stream:#x} is at work again")),
+            Ok(()) => self.streams.is_any_busy().then(|| "the device is at work again".into()),
         }
     }
 

@@ -46,11 +46,13 @@ pub fn reserve(bytes: u64) -> Activation {
     Activation { reserve: Reserve::Fixed(bytes), ..Activation::default() }
 }
 
-/// A machine with `devices` equal devices.
+/// A machine with `devices` equal devices, on which a call on a destroyed stream is a fault.
 pub fn machine(devices: usize, dedicated: u64, shared: u64) -> Gpu {
     let card = Profile::builtin("nominal-6g").unwrap();
     let card = Profile { dedicated_bytes: dedicated, shared_bytes: shared, migrates: crate::MIGRATES, ..card };
-    Gpu::new(&vec![card; devices]).unwrap()
+    let gpu = Gpu::new(&vec![card; devices]).unwrap();
+    gpu.fault_destroyed_streams();
+    gpu
 }
 
 /// The allocator on a machine, over the driver of this run of the suite. It may use all memory of

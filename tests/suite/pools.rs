@@ -5,7 +5,7 @@ use super::common::{DEFAULT, Filled, GRANULE, Random, kitten_on, machine, setup}
 use giant_kitten::driver::Stream;
 use giant_kitten::history::Recording;
 use giant_kitten::{Activation, Allocator, ContextKind, Error, PoolId, Tier};
-use kitten_sim::{Completion, Gpu};
+use kitten_sim::{Completion, Gpu, code};
 
 const OUTER: PoolId = PoolId(0, 1);
 const INNER: PoolId = PoolId(0, 2);
@@ -17,6 +17,10 @@ fn region(allocator: &Allocator, device: usize, pool: PoolId) {
 
 /// Begins to capture a stream as PyTorch does: the filter asks whether the stream is being
 /// captured.
+fn region_on(allocator: &Allocator, device: usize, pool: PoolId, stream: Stream) {
+    allocator.begin_pool_of_kind(device, pool, ContextKind::Region, move |asked| asked == stream).unwrap();
+}
+
 fn capture(gpu: &Gpu, allocator: &Allocator, stream: Stream, pool: PoolId) {
     let machine = gpu.clone();
     let accepts = move |asked: Stream| asked == stream && machine.is_capturing(asked.0).unwrap_or(false);
@@ -112,12 +116,54 @@ fn empty_cache_beside_a_region_gives_back_and_beside_a_capture_is_silent() {
     allocator.end_pool(0, GRAPH).unwrap();
     allocator.reset().unwrap();
     assert_eq!(held(&allocator, 0), 0);
-    // A capture that no hook reported is in the driver's way.
+    // A capture that no hook reported is in the driver's way, and is spoilt by waiting.
     idle();
     gpu.begin_capture(stream.0).unwrap();
     allocator.reset().unwrap();
     assert_eq!(held(&allocator, 0), 8 * GRANULE);
-    gpu.end_capture(stream.0).unwrap();
+    assert_eq!(gpu.end_capture(stream.0).map_err(|why| why.code), Err(code::STREAM_CAPTURE_INVALIDATED));
+}
+
+#[test]
+fn a_region_remembers_no_stream_that_may_be_destroyed() {
+    let (gpu, allocator) = setup(64 * GRANULE, 64 * GRANULE, "");
+    let other = Stream(gpu.create_stream().unwrap());
+    region(&allocator, 0, OUTER);
+    let passing = Stream(gpu.create_stream().unwrap());
+    let block = allocator.malloc(GRANULE as usize, 0, passing).unwrap();
+    gpu.destroy_stream(passing.0).unwrap();
+    // Everything that asks whether a graph is being captured.
+    let waiting = allocator.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
+    allocator.record_stream(waiting, other).unwrap();
+    allocator.free(waiting, 0, DEFAULT).unwrap();
+    allocator.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
+    allocator.reset().unwrap();
+    allocator.activate(0, &Activation::default()).unwrap();
+    allocator.free(block, 0, passing).unwrap();
+    allocator.end_pool(0, OUTER).unwrap();
+    assert_eq!(gpu.faults(), []);
+}
+
+#[test]
+fn a_capture_that_a_forbidden_call_has_spoilt_is_in_nobodys_way() {
+    let (gpu, allocator) = setup(64 * GRANULE, 0, "");
+    let [stream, other] = [(); 2].map(|()| Stream(gpu.create_stream().unwrap()));
+    capture(&gpu, &allocator, stream, GRAPH);
+    let lost = allocator.malloc(GRANULE as usize, 0, stream).unwrap();
+    gpu.synchronize(0).unwrap_err();
+    assert_eq!(gpu.end_capture(stream.0).map_err(|why| why.code), Err(code::STREAM_CAPTURE_INVALIDATED));
+    // PyTorch 2.14 and earlier neither end the context nor release the pool then.
+    allocator.free(lost, 0, stream).unwrap();
+    allocator.reset().unwrap();
+    gpu.destroy_stream(stream.0).unwrap();
+    for _ in 0..20 {
+        let block = allocator.malloc(4 * GRANULE as usize, 0, DEFAULT).unwrap();
+        allocator.record_stream(block, other).unwrap();
+        allocator.free(block, 0, DEFAULT).unwrap();
+    }
+    assert!(held(&allocator, 0) <= 6 * GRANULE, "what waited for another stream served again");
+    allocator.activate(0, &Activation::default()).unwrap();
+    assert_eq!(gpu.faults(), []);
 }
 
 #[test]
@@ -144,10 +190,11 @@ fn an_action_during_a_capture_inside_a_region_names_the_regions_pool() {
     let stream = Stream(gpu.create_stream().unwrap());
     region(&allocator, 0, OUTER);
     allocator.malloc(GRANULE as usize, 0, stream).unwrap();
-    region(&allocator, 0, INNER);
+    region_on(&allocator, 0, INNER, DEFAULT);
     allocator.malloc(GRANULE as usize, 0, DEFAULT).unwrap();
-    // The program captures by itself: no hook reports it.
+    // The program captures by itself: no hook reports it, and its next allocation shows it.
     gpu.begin_capture(stream.0).unwrap();
+    allocator.malloc(GRANULE as usize, 0, stream).unwrap();
     let why = allocator.activate(0, &Activation::default()).unwrap_err().to_string();
     assert!(why.contains("with pool (0, 1), and"), "{why}");
     gpu.end_capture(stream.0).unwrap();

@@ -4,7 +4,7 @@
 use super::common::{DEFAULT, Filled, GRANULE, Random, kitten_on, machine, setup};
 use giant_kitten::driver::Stream;
 use giant_kitten::{Activation, Error, PoolId, Reserve, Tier};
-use kitten_sim::{Access, Completion, Gpu};
+use kitten_sim::{Access, Completion, Gpu, code};
 
 fn use_block(gpu: &Gpu, stream: Stream, address: u64, bytes: u64) {
     gpu.launch(stream.0, "use", &[Access::write(address, bytes)]).unwrap();
@@ -116,7 +116,8 @@ fn a_stream_under_an_unreported_capture_lends_nothing() {
     gpu.begin_capture(captured.0).unwrap();
     let refused = allocator.malloc(2 * GRANULE as usize, 0, DEFAULT);
     assert!(matches!(refused, Err(Error::OutOfMemory(_))), "an event in the capture would order nothing: {refused:?}");
-    gpu.end_capture(captured.0).unwrap();
+    let ended = gpu.end_capture(captured.0).map_err(|why| why.code);
+    assert_eq!(ended, Err(code::STREAM_CAPTURE_INVALIDATED), "the device was waited for");
     assert_eq!(allocator.malloc(2 * GRANULE as usize, 0, DEFAULT), Ok(block));
     use_block(&gpu, DEFAULT, block, 2 * GRANULE);
     assert_eq!(gpu.faults(), []);
@@ -381,7 +382,37 @@ fn what_waits_for_a_stream_that_is_gone_does_not_pile_up() {
     }
     let held = allocator.stats(0).unwrap().reserved.peak();
     assert!(held <= 6 * 4 * GRANULE, "{held} bytes");
-    assert_eq!(gpu.faults(), []);
+    // PyTorch's own allocator records an event there too.
+    assert_eq!(gpu.faults().len(), 40, "each stream is named once more, when its block is freed");
+    assert!(gpu.faults().iter().all(|fault| fault.to_string().contains("destroyed")), "{:?}", gpu.faults());
+}
+
+#[test]
+fn a_destroyed_stream_is_never_named_for_the_blocks_that_it_allocated() {
+    for has_event_of_all in [true, false] {
+        let (gpu, allocator) = setup(8 * GRANULE, 8 * GRANULE, "");
+        if !has_event_of_all {
+            gpu.fail_from("cuCtxRecordEvent", 1, code::NOT_SUPPORTED);
+        }
+        let worker = Stream(gpu.create_stream().unwrap());
+        gpu.set_completion(Completion::Late);
+        let passing = Stream(gpu.create_stream().unwrap());
+        let blocks: Vec<_> = (0..8).map(|_| allocator.malloc(GRANULE as usize, 0, passing).unwrap()).collect();
+        blocks.iter().for_each(|block| use_block(&gpu, passing, *block, GRANULE));
+        gpu.destroy_stream(passing.0).unwrap();
+        blocks.iter().for_each(|block| allocator.free(*block, 0, passing).unwrap());
+        for stream in [DEFAULT, worker, DEFAULT] {
+            for bytes in [GRANULE, 3 * GRANULE] {
+                let block = allocator.malloc(bytes as usize, 0, stream).unwrap();
+                assert!(blocks.contains(&block), "dedicated memory serves before shared memory");
+                use_block(&gpu, stream, block, bytes);
+                allocator.free(block, 0, stream).unwrap();
+            }
+        }
+        allocator.safe_point(0, "step").unwrap();
+        allocator.reset().unwrap();
+        assert_eq!(gpu.faults(), [], "{has_event_of_all}");
+    }
 }
 
 #[test]

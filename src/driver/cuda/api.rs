@@ -208,6 +208,7 @@ functions! {
     event_create = c"cuEventCreate", direct c"cuEventCreate", since 2000: (event: *mut CUevent, flags: c_uint);
     event_destroy = c"cuEventDestroy", direct c"cuEventDestroy_v2", since 4000: (event: CUevent);
     event_record = c"cuEventRecord", direct c"cuEventRecord", since 2000: (event: CUevent, stream: CUstream);
+    record_all = c"cuCtxRecordEvent", direct c"cuCtxRecordEvent", since 12050: (context: CUcontext, event: CUevent);
     event_query = c"cuEventQuery", direct c"cuEventQuery", since 2000: (event: CUevent);
     event_elapsed = c"cuEventElapsedTime", direct c"cuEventElapsedTime", since 2000:
         (milliseconds: *mut f32, from: CUevent, to: CUevent);

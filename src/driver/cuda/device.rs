@@ -151,6 +151,11 @@ impl Device {
         enter(&self.api, self.context)
     }
 
+    /// The device's primary context.
+    pub(super) fn context(&self) -> CUcontext {
+        self.context
+    }
+
     fn reachable_from(&self, peer: c_int) -> bool {
         let (mut handle, mut can) = (0, 0);
         // SAFETY: the driver writes the results.

@@ -249,6 +249,12 @@ impl Driver for CudaDriver {
         unsafe { self.api.event_record(raw_event(event), raw_stream(stream)) }
     }
 
+    fn record_all(&self, device: usize, event: Event) -> Result<()> {
+        let (device, _entered) = self.enter(device)?;
+        // SAFETY: see above. The context is the device's primary one, which we hold.
+        optional(unsafe { self.api.record_all(device.context(), raw_event(event)) })
+    }
+
     fn is_done(&self, device: usize, event: Event) -> Result<bool> {
         let (_, _entered) = self.enter(device)?;
         // SAFETY: see above.
