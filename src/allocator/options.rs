@@ -146,8 +146,8 @@ pub const OPTIONS: &[OptionRow] = &[
         values: "auto|off|SIZE",
         default: "auto",
         help: "whether weights in the shared tier are copied into a ring of dedicated memory before they are used, in \
-               modules that are followed. auto: where that is expected to be faster. SIZE: the same, with a ring of \
-               that size",
+               modules that are followed. auto: where that is expected to be faster. SIZE: always, through a ring of \
+               that size, at most half of dedicated memory",
         set: |options, value| {
             options.copy_ahead = match value {
                 "auto" => CopyAhead::Auto,

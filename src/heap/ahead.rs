@@ -28,7 +28,7 @@ const MOST_TIMED: u32 = 3;
 const LINK: f64 = 13e9;
 
 /// How much slower than in place a pass may be before nothing is copied ahead for its kind.
-const NOT_SLOWER: f64 = 10.02;
+const NOT_SLOWER: f64 = 1.02;
 
 /// Slots begin at multiples of this, as blocks do.
 const ALIGNMENT: u64 = 512;
@@ -46,7 +46,7 @@ pub enum CopyAhead {
     Auto,
     /// Never.
     Off,
-    /// Where that is expected to pay, through a ring of so many bytes.
+    /// Always, through a ring of so many bytes.
     Ring(u64),
 }
 
@@ -750,10 +750,13 @@ impl Ahead {
         {
             self.link = Some(bytes as f64 / seconds);
         }
+        let mode = self.mode;
         let kind = self.kinds.get_mut(name)?;
         kind.head = head;
         kind.order.time(&turns);
-        if let Some(in_place) = kind.in_place.filter(|in_place| all > NOT_SLOWER * in_place) {
+        if let Some(in_place) = kind.in_place.filter(|in_place| all > NOT_SLOWER * in_place)
+            && mode == CopyAhead::Auto
+        {
             kind.refused = Some(format!(
                 "a pass of {name} took {all:.3} s with its weights copied ahead, and {in_place:.3} s with them in place"
             ));

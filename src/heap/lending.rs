@@ -130,10 +130,14 @@ pub(super) fn weigh(
     let has_room = dedicated <= beside.capacity;
     let without_moves = cost_in_place(candidates, outlook, &Decision::default());
     // What it costs to do nothing: with the ring where there is one, or room for one.
+    let is_told = matches!(ahead.mode(), CopyAhead::Ring(_));
     let cost_now = if has_room { lending.cost(candidates, &beside, &now) } else { without_moves };
-    let Lent { decision, cost } = lending.decide(candidates, &beside, cost_now);
+    let Lent { decision, cost } = lending.decide(candidates, &beside, (has_room || !is_told).then_some(cost_now));
     if decision.is_empty() && !has_room {
         return in_place(plain);
+    }
+    if is_told {
+        return Weighed { decision, ring, lendable: lending.lendable };
     }
     let net = |cost: f64, decision: &Decision| outlook.horizon * (without_moves - cost) - decision.cost;
     let plainly = net(cost_in_place(candidates, outlook, &plain), &plain);

@@ -123,7 +123,7 @@ fn lends_of(program: &Program, work: impl FnOnce(&Program)) -> u64 {
 #[test]
 fn weights_are_copied_ahead_once_their_order_is_known() {
     for completion in [Completion::Immediate, Completion::Late] {
-        let program = Program::new("");
+        let program = Program::new("copy_ahead:10MiB");
         program.gpu.set_completion(completion);
         program.whole_pass();
         assert_eq!(program.stats().lends, 0, "the first pass only teaches");
@@ -166,7 +166,7 @@ fn where_everything_fits_nothing_is_done() {
 
 #[test]
 fn an_order_that_changes_is_followed() {
-    let program = Program::warmed("", Completion::Late);
+    let program = Program::warmed("copy_ahead:10MiB", Completion::Late);
     let all: Vec<usize> = (0..WEIGHTS as usize).collect();
     for pass in [
         all.iter().rev().copied().collect::<Vec<_>>(),
@@ -184,7 +184,7 @@ fn an_order_that_changes_is_followed() {
 
 #[test]
 fn what_is_written_in_a_pass_is_written_to_the_weight() {
-    let mut program = Program::warmed("", Completion::Late);
+    let mut program = Program::warmed("copy_ahead:10MiB", Completion::Late);
     program.begin();
     for nth in 0..program.weights.len() {
         let Filled { address, bytes, .. } = program.weights[nth];
@@ -207,7 +207,7 @@ fn what_is_written_in_a_pass_is_written_to_the_weight() {
 
 #[test]
 fn what_is_written_between_two_passes_is_seen() {
-    let mut program = Program::warmed("", Completion::Late);
+    let mut program = Program::warmed("copy_ahead:10MiB", Completion::Late);
     for turn in 0..3 {
         for nth in 0..program.weights.len() {
             let weight = program.weights[nth];
@@ -219,7 +219,7 @@ fn what_is_written_between_two_passes_is_seen() {
 
 #[test]
 fn a_slot_that_is_held_is_not_reused() {
-    let program = Program::warmed("", Completion::Late);
+    let program = Program::warmed("copy_ahead:10MiB", Completion::Late);
     program.begin();
     let mut held = Vec::new();
     for nth in 0..program.weights.len() {
@@ -249,7 +249,7 @@ fn a_slot_that_is_held_is_not_reused() {
 
 #[test]
 fn a_pass_that_is_cut_short_leaves_everything_right() {
-    let program = Program::warmed("", Completion::Late);
+    let program = Program::warmed("copy_ahead:10MiB", Completion::Late);
     program.begin();
     let Filled { address, bytes, .. } = program.weights[14];
     (0..8).for_each(|nth| program.turn(nth, Returned::Read));
@@ -264,7 +264,7 @@ fn a_pass_that_is_cut_short_leaves_everything_right() {
 
 #[test]
 fn a_weight_that_is_freed_is_forgotten_and_its_memory_waits_for_the_copies() {
-    let mut program = Program::warmed("", Completion::Late);
+    let mut program = Program::warmed("copy_ahead:10MiB", Completion::Late);
     program.begin();
     (0..4).for_each(|nth| program.turn(nth, Returned::Read));
     for nth in 4..program.weights.len() {
@@ -284,7 +284,7 @@ fn a_weight_that_is_freed_is_forgotten_and_its_memory_waits_for_the_copies() {
 
 #[test]
 fn a_weight_is_lent_to_two_streams_at_once() {
-    let program = Program::warmed("", Completion::Late);
+    let program = Program::warmed("copy_ahead:10MiB", Completion::Late);
     let other = Stream(program.gpu.create_stream().unwrap());
     program.begin();
     let order = |before: Stream, after: Stream| {
@@ -311,7 +311,7 @@ fn a_weight_is_lent_to_two_streams_at_once() {
 fn a_wait_that_is_left_out_is_noticed() {
     for omitted in [Omitted::OfWork, Omitted::OfCopies] {
         let gpu = machine(1, CARD * GRANULE, 128 * GRANULE);
-        let options = Options::parse(&format!("headroom:0,shared:{}", 128 * GRANULE)).unwrap();
+        let options = Options::parse(&format!("headroom:0,copy_ahead:10MiB,shared:{}", 128 * GRANULE)).unwrap();
         let driver = Arc::new(Careless::new(crate::driver(&gpu), omitted));
         let program = Program::on(gpu, Allocator::new(options, driver).unwrap());
         program.gpu.set_completion(Completion::Late);
@@ -326,7 +326,7 @@ fn a_wait_that_is_left_out_is_noticed() {
 
 #[test]
 fn the_ring_goes_where_memory_runs_out_and_where_nothing_is_shared() {
-    let program = Program::warmed("shared:96MiB", Completion::Late);
+    let program = Program::warmed("shared:96MiB,copy_ahead:10MiB", Completion::Late);
     assert_eq!(program.stats().staging > 0, crate::MIGRATES);
     let mut all = Vec::new();
     while let Ok(address) = program.allocator.malloc(GRANULE as usize, 0, DEFAULT) {
@@ -346,7 +346,7 @@ fn the_ring_goes_where_memory_runs_out_and_where_nothing_is_shared() {
 
 #[test]
 fn nothing_is_left_behind() {
-    let program = Program::warmed("", Completion::Late);
+    let program = Program::warmed("copy_ahead:10MiB", Completion::Late);
     let before = program.gpu.outstanding();
     assert!(before.handles > 0);
     let Program { gpu, allocator, stream, .. } = program;

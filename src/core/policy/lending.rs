@@ -80,8 +80,9 @@ impl Lending {
         self.granules_in(waits.max(0.0)) + in_place + spilled(candidates, outlook, is_shared)
     }
 
-    /// Decides what moves before a run. O(n log n) in the candidates.
-    pub fn decide(&self, candidates: &[Candidate], outlook: &Outlook<'_>, cost_now: f64) -> Lent {
+    /// Decides what moves before a run, where doing nothing costs `cost_now` in each interval; or
+    /// what has to move in any case, where that is impossible. O(n log n) in the candidates.
+    pub fn decide(&self, candidates: &[Candidate], outlook: &Outlook<'_>, cost_now: Option<f64>) -> Lent {
         let is_shared = self.target(candidates, outlook);
         let (mut demote, mut promote, mut price) = (Vec::new(), Vec::new(), 0.0);
         for (candidate, is_shared) in candidates.iter().zip(&is_shared) {
@@ -97,13 +98,15 @@ impl Lending {
                 _ => {}
             }
         }
+        let nothing = Lent { decision: Decision::default(), cost: cost_now.unwrap_or(f64::INFINITY) };
         if demote.len() as u64 > outlook.shared_room + promote.len() as u64 {
-            return Lent { decision: Decision::default(), cost: cost_now };
+            return nothing;
         }
         let cost = self.cost(candidates, outlook, &is_shared);
-        let gain = outlook.horizon * (cost_now - cost) - price;
-        if gain <= outlook.debt.max(0.0) || (demote.is_empty() && promote.is_empty()) {
-            return Lent { decision: Decision::default(), cost: cost_now };
+        let gain = cost_now.map_or(0.0, |now| outlook.horizon * (now - cost) - price);
+        let pays = cost_now.is_none() || gain > outlook.debt.max(0.0);
+        if !pays || (demote.is_empty() && promote.is_empty()) {
+            return nothing;
         }
         Lent { decision: Decision { demote, promote, gain, cost: price }, cost }
     }
@@ -240,7 +243,7 @@ mod tests {
         let outlook = Outlook { uses: &[0.6; 6], horizon: 8.0, capacity: 20, shared_room: 100, debt: 0.0 };
         let now = lending.cost(&candidates, &outlook, &[false; 20]);
         assert!((now - 6.0 * 1.2).abs() < 1e-9, "six levels find no room");
-        let Lent { decision, cost } = lending.decide(&candidates, &outlook, now);
+        let Lent { decision, cost } = lending.decide(&candidates, &outlook, Some(now));
         assert_eq!((decision.demote.len(), decision.promote.len(), cost), (6, 0, 0.0));
         let mut granules: Vec<u32> = decision.demote.iter().map(|id| id.granule).collect();
         granules.sort_unstable();
@@ -259,9 +262,9 @@ mod tests {
         let run = |horizon| Outlook { uses: &[], horizon, capacity: 14, shared_room: 100, debt: 0.0 };
         let now = slow.cost(&candidates, &run(1.0), &is_shared);
         assert!(now > 0.0, "copies of the last three cannot all hide");
-        let long = slow.decide(&candidates, &run(32.0), now);
+        let long = slow.decide(&candidates, &run(32.0), Some(now));
         assert!(long.cost < now && long.decision.demote.len() == long.decision.promote.len(), "{long:?}");
-        assert!(slow.decide(&candidates, &run(1.0), now).decision.is_empty(), "not for one interval");
+        assert!(slow.decide(&candidates, &run(1.0), Some(now)).decision.is_empty(), "not for one interval");
     }
 
     #[test]
@@ -272,10 +275,10 @@ mod tests {
         candidates.push(candidate(9, Tier::Dedicated, 0.0));
         let outlook = Outlook { uses: &[1.0], horizon: 8.0, capacity: 5, shared_room: 9, debt: 0.0 };
         let now = lending.cost(&candidates, &outlook, &[false; 5]);
-        let decision = lending.decide(&candidates, &outlook, now).decision;
+        let decision = lending.decide(&candidates, &outlook, Some(now)).decision;
         assert_eq!(decision.demote.iter().map(|id| id.granule).collect::<Vec<_>>(), [9]);
         let roomy = Outlook { capacity: 6, ..outlook };
-        assert!(lending.decide(&candidates, &roomy, 0.0).decision.is_empty());
+        assert!(lending.decide(&candidates, &roomy, Some(0.0)).decision.is_empty());
     }
 
     #[test]
@@ -284,6 +287,6 @@ mod tests {
         let candidates: Vec<_> = (0..8).map(|granule| candidate(granule, Tier::Dedicated, 1.0)).collect();
         let outlook = Outlook { uses: &[0.4; 4], horizon: 99.0, capacity: 8, shared_room: 9, debt: 0.0 };
         let now = lending.cost(&candidates, &outlook, &[false; 8]);
-        assert!(lending.decide(&candidates, &outlook, now).decision.is_empty(), "0.8 a level, 1 a granule");
+        assert!(lending.decide(&candidates, &outlook, Some(now)).decision.is_empty(), "0.8 a level, 1 a granule");
     }
 }
