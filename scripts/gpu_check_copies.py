@@ -23,7 +23,12 @@ giant_kitten.install()
 
 import torch  # noqa: E402
 
+# A way of copying to a tensor, in a stream.
+Way = Callable[["torch.cuda.Stream", "torch.Tensor"], None]
+
 MIB = 1 << 20
+# Copies of one measurement.
+COPIES = 8
 REAL = "simulated" not in torch.cuda.get_device_name()
 # A simulated card proves only that the script works.
 SCALE = 1 if REAL else 64
@@ -41,7 +46,7 @@ def call(name: str, *arguments: Any) -> None:
 
 def size_of(tensor: torch.Tensor) -> int:
     """A tensor's bytes."""
-    return tensor.numel() * tensor.element_size()
+    return int(tensor.numel() * tensor.element_size())
 
 
 def shared(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
@@ -83,11 +88,11 @@ class Host:
         self.address = address.value
 
 
-def ways(size: int) -> dict[str, Callable[[torch.cuda.Stream, torch.Tensor], None]]:
+def ways(size: int) -> dict[str, Way]:
     """Each way of copying bytes from the host to a tensor in a stream that works on this driver."""
     source = shared(size // 2)
     pinned = torch.empty(size, dtype=torch.uint8).pin_memory()
-    found: dict[str, Callable[[torch.cuda.Stream, torch.Tensor], None]] = {}
+    found: dict[str, Way] = {}
 
     def plain(stream: torch.cuda.Stream, to: torch.Tensor) -> None:
         arguments = ctypes.c_ulonglong(to.data_ptr()), ctypes.c_ulonglong(source.data_ptr())
@@ -108,16 +113,14 @@ def ways(size: int) -> dict[str, Callable[[torch.cuda.Stream, torch.Tensor], Non
         failed = ctypes.c_size_t(0)
         one, where = ctypes.c_size_t(1), ctypes.c_void_p(stream.cuda_stream)
         if batch_takes_an_index:
-            call(
-                "cuMemcpyBatchAsync", tos, froms, sizes, one, attributes, first, one, ctypes.byref(failed), where
-            )
+            call("cuMemcpyBatchAsync", tos, froms, sizes, one, attributes, first, one, ctypes.byref(failed), where)
         else:
             call("cuMemcpyBatchAsync_v2", tos, froms, sizes, one, attributes, first, one, where)
 
-    for batch_takes_an_index, name in ((False, "cuMemcpyBatchAsync_v2"), (True, "cuMemcpyBatchAsync")):
-        if hasattr(cuda, name):
-            found["cuMemcpyBatchAsync, overlapping, from shared memory"] = batch
-            break
+    # The older of the two also reports which copy of the batch has failed.
+    batch_takes_an_index = not hasattr(cuda, "cuMemcpyBatchAsync_v2")
+    if not batch_takes_an_index or hasattr(cuda, "cuMemcpyBatchAsync"):
+        found["cuMemcpyBatchAsync, overlapping, from shared memory"] = batch
     try:
         host = Host(size)
     except (RuntimeError, AttributeError) as why:
@@ -140,10 +143,30 @@ def ways(size: int) -> dict[str, Callable[[torch.cuda.Stream, torch.Tensor], Non
     return works
 
 
+def beside(way: Way, target: torch.Tensor, work: Callable[[], object], count: int) -> tuple[float, float]:
+    """Seconds until copies are done, and until work is done that begins with them; the best round."""
+    side, main = torch.cuda.Stream(), torch.cuda.current_stream()
+    best = (float("inf"), float("inf"))
+    for _ in range(ROUNDS + 1):
+        torch.cuda.synchronize()
+        start, copied, worked = (torch.cuda.Event(enable_timing=True) for _ in range(3))
+        start.record()
+        side.wait_stream(main)
+        for _ in range(COPIES):
+            way(side, target)
+        for _ in range(count):
+            work()
+        copied.record(side)
+        worked.record(main)
+        torch.cuda.synchronize()
+        seconds = start.elapsed_time(copied) / 1e3, start.elapsed_time(worked) / 1e3
+        best = min(best, seconds, key=max)
+    return best
+
+
 def overlap() -> list[dict[str, Any]]:
     """Each way alone and beside products of matrices, with the delay of both."""
     size = 64 * MIB // SCALE
-    side = torch.cuda.Stream()
     target = torch.empty(size, dtype=torch.uint8, device="cuda")
     length = 8192 // SCALE
     left, right = (torch.randn(length, length, device="cuda", dtype=torch.bfloat16) for _ in range(2))
@@ -155,49 +178,18 @@ def overlap() -> list[dict[str, Any]]:
     }
     rows = []
     for name, way in ways(size).items():
-        copies = 8
-
-        def copy(way: Any = way) -> None:
-            side.wait_stream(torch.cuda.current_stream())
-            for _ in range(copies):
-                way(side, target)
-            torch.cuda.current_stream().wait_stream(side)
-
-        alone = timed(copy)
+        alone = beside(way, target, lambda: None, 0)[0]
         for kind, work in kinds.items():
-            once = timed(work)
-            count = max(1, round(alone / once))
-            works = timed(lambda work=work, count=count: [work() for _ in range(count)])
-
-            def together(way: Any = way, work: Any = work, count: int = count) -> None:
-                main = torch.cuda.current_stream()
-                side.wait_stream(main)
-                for _ in range(copies):
-                    way(side, target)
-                for _ in range(count):
-                    work()
-                ends[0].record(side)
-                ends[1].record(main)
-                main.wait_stream(side)
-
-            best = (float("inf"), 0.0, 0.0)
-            for _ in range(ROUNDS + 1):
-                torch.cuda.synchronize()
-                start = torch.cuda.Event(enable_timing=True)
-                ends = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
-                start.record()
-                together()
-                torch.cuda.synchronize()
-                copied, worked = (start.elapsed_time(end) / 1e3 for end in ends)
-                best = min(best, (max(copied, worked), copied, worked))
-            both, copied, worked = best
+            count = max(1, round(alone / timed(work)))
+            works = timed(lambda work=work, count=count: [work() for _ in range(count)])  # type: ignore[misc]
+            copied, worked = beside(way, target, work, count)
             rows.append({
-                "way": name, "work": kind, "bytes": copies * size, "copies_alone": alone, "work_alone": works,
-                "both": both, "copies_beside": copied, "work_beside": worked,
+                "way": name, "work": kind, "bytes": COPIES * size, "copies_alone": alone, "work_alone": works,
+                "both": max(copied, worked), "copies_beside": copied, "work_beside": worked,
             })  # fmt: skip
             print(
-                f"{name}, beside {kind}: {copies * size / alone / 1e9:.1f} GB/s alone, {alone * 1e3:.2f} ms; "
-                f"work {works * 1e3:.2f} ms; together {both * 1e3:.2f} ms "
+                f"{name}, beside {kind}: {COPIES * size / alone / 1e9:.1f} GB/s alone, {alone * 1e3:.2f} ms; "
+                f"work {works * 1e3:.2f} ms; together {max(copied, worked) * 1e3:.2f} ms "
                 f"(copies {copied * 1e3:.2f}, work {worked * 1e3:.2f})"
             )
     return rows
@@ -208,7 +200,10 @@ def small_uploads() -> list[dict[str, Any]]:
     side = torch.cuda.Stream()
     source = shared(256 * MIB // SCALE // 2)
     target = torch.empty_like(source)
-    small, place = torch.empty(4096, dtype=torch.uint8).pin_memory(), torch.empty(4096, dtype=torch.uint8, device="cuda")
+    small, place = (
+        torch.empty(4096, dtype=torch.uint8).pin_memory(),
+        torch.empty(4096, dtype=torch.uint8, device="cuda"),
+    )
     rows = []
     for piece in (0, 256, 32, 8):
         pieces = 0 if piece == 0 else 256 // piece
@@ -230,7 +225,8 @@ def small_uploads() -> list[dict[str, Any]]:
             waits.append(time.perf_counter() - start)
         median = statistics.median(waits)
         rows.append({"pieces_of_mib": piece, "pieces": pieces, "median": median, "worst": max(waits)})
-        print(f"4 KiB uploaded behind {pieces} copies of {piece} MiB: {median * 1e6:.0f} us, at worst {max(waits) * 1e6:.0f}")
+        behind = f"4 KiB uploaded behind {pieces} copies of {piece} MiB"
+        print(f"{behind}: {median * 1e6:.0f} us, at worst {max(waits) * 1e6:.0f}")
     return rows
 
 
@@ -318,10 +314,8 @@ def stack() -> list[dict[str, Any]]:
             results[name] = out.clone()
         row["same"] = all(torch.equal(result, results["dedicated"]) for result in results.values())
         rows.append(row)
-        print(
-            f"{layers} layers of {size_of(weights[0]) // MIB} MiB, {count} rows: dedicated {row['dedicated'] * 1e3:.2f} ms, "
-            f"in place {row['in place'] * 1e3:.2f}, copied ahead {row['copied ahead'] * 1e3:.2f}, same: {row['same']}"
-        )
+        times = ", ".join(f"{name} {row[name] * 1e3:.2f} ms" for name in ("dedicated", "in place", "copied ahead"))
+        print(f"{layers} layers of {size_of(weights[0]) // MIB} MiB, {count} rows: {times}, same: {row['same']}")
     return rows
 
 

@@ -42,6 +42,24 @@ struct Product {
     reread: f64,
 }
 
+/// The figures that `scripts/gpu_check_copies.py` writes, as far as the page shows them.
+#[derive(Deserialize)]
+struct Copies {
+    stack: Vec<Stack>,
+}
+
+#[derive(Deserialize)]
+struct Stack {
+    rows: u64,
+    layers: u64,
+    weight_bytes: u64,
+    dedicated: f64,
+    #[serde(rename = "in place")]
+    in_place: f64,
+    #[serde(rename = "copied ahead")]
+    copied_ahead: f64,
+}
+
 /// Reads one of the files; `None` if it does not exist.
 fn part<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let Some(text) = input::whole(path)? else { return Ok(None) };
@@ -178,6 +196,21 @@ fn add_products(page: &mut String, products: &Products) -> Result<()> {
     Ok(())
 }
 
+fn add_copies(page: &mut String, copies: &Copies) -> Result<()> {
+    writeln!(
+        page,
+        "## Layers with their weights copied ahead\n\nSeconds of all layers, one after the other, in milliseconds; the ring has three weights.\n"
+    )?;
+    let milliseconds = |seconds: f64| format!("{:.2}", seconds * 1e3);
+    let row = |row: &Stack| {
+        let [near, far, ahead] = [row.dedicated, row.in_place, row.copied_ahead].map(milliseconds);
+        [row.layers.to_string(), show_size(row.weight_bytes), row.rows.to_string(), near, far, ahead]
+    };
+    let header = ["layers", "weight", "rows", "dedicated", "read in place", "copied ahead"];
+    page.push_str(&table(header, copies.stack.iter().map(row)));
+    Ok(())
+}
+
 /// Whether a file may be written: it does not exist, or this command has written it.
 fn check_ours(path: &Path) -> Result<()> {
     let there = std::fs::symlink_metadata(path);
@@ -209,6 +242,7 @@ struct Found {
     measured: Option<Measured>,
     replays: Vec<(String, Outcome)>,
     products: Option<Products>,
+    copies: Option<Copies>,
 }
 
 impl Found {
@@ -219,12 +253,14 @@ impl Found {
             checked: part(&folder.join("check.json"))?,
             measured: part(&folder.join("probe.json"))?,
             products: part(&folder.join("products.json"))?,
+            copies: part(&folder.join("copies.json"))?,
         };
         let nothing = found.replays.is_empty()
             && found.machine.is_none()
             && found.checked.is_none()
             && found.measured.is_none()
-            && found.products.is_none();
+            && found.products.is_none()
+            && found.copies.is_none();
         ensure!(!nothing, "there is nothing in {} from scripts/gpu-check: no page is written", shown(folder));
         Ok(found)
     }
@@ -263,12 +299,15 @@ impl Found {
         if let Some(products) = &self.products {
             add_products(&mut page, products)?;
         }
+        if let Some(copies) = &self.copies {
+            add_copies(&mut page, copies)?;
+        }
         Ok(format!("{}\n\n{MARK}", page.trim_end()))
     }
 }
 
 /// Writes the page and the plot of a folder with any of `machine.txt`, `check.json`, `probe.json`,
-/// `replay-*.json` and `products.json`. Only files that this command has written are overwritten.
+/// `replay-*.json`, `products.json` and `copies.json`. Only files that this command has written are overwritten.
 ///
 /// # Errors
 /// A folder with none of these; a folder or file that cannot be read or written; a file that does
