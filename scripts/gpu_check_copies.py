@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,8 @@ class Host:
         none = ctypes.c_ulonglong(0)
         call("cuMemAddressReserve", ctypes.byref(address), ctypes.c_size_t(size), ctypes.c_size_t(0), none, none)
         call("cuMemMap", address, ctypes.c_size_t(size), ctypes.c_size_t(0), handle, none)
-        access = (ctypes.c_int * 6)(1, 0, 3, 3, 0, 3)  # the card and the host's node 0 may read and write
+        # The card and the host's node 0 may read and write.
+        access = (ctypes.c_int * 6)(1, 0, 3, 3, 0, 3)
         call("cuMemSetAccess", address, ctypes.c_size_t(size), access, ctypes.c_size_t(2))
         self.address = address.value
 
@@ -144,7 +146,7 @@ def ways(size: int) -> dict[str, Way]:
 
 
 def beside(way: Way, target: torch.Tensor, work: Callable[[], object], count: int) -> tuple[float, float]:
-    """Seconds until copies are done, and until work is done that begins with them; the best round."""
+    """Seconds until copies are done, and until the work is done that begins with them."""
     side, main = torch.cuda.Stream(), torch.cuda.current_stream()
     best = (float("inf"), float("inf"))
     for _ in range(ROUNDS + 1):
@@ -164,6 +166,12 @@ def beside(way: Way, target: torch.Tensor, work: Callable[[], object], count: in
     return best
 
 
+def repeated(work: Callable[[], object], count: int) -> None:
+    """Does work so many times."""
+    for _ in range(count):
+        work()
+
+
 def overlap() -> list[dict[str, Any]]:
     """Each way alone and beside products of matrices, with the delay of both."""
     size = 64 * MIB // SCALE
@@ -181,7 +189,7 @@ def overlap() -> list[dict[str, Any]]:
         alone = beside(way, target, lambda: None, 0)[0]
         for kind, work in kinds.items():
             count = max(1, round(alone / timed(work)))
-            works = timed(lambda work=work, count=count: [work() for _ in range(count)])  # type: ignore[misc]
+            works = timed(partial(repeated, work, count))
             copied, worked = beside(way, target, work, count)
             rows.append({
                 "way": name, "work": kind, "bytes": COPIES * size, "copies_alone": alone, "work_alone": works,

@@ -6,8 +6,8 @@ use crate::error::Error;
 use crate::heap::{Asked, Returned};
 
 impl Allocator {
-    /// Begins a pass of work of a kind on a stream, right after its safe point. A device that is not
-    /// in use asks for nothing.
+    /// Begins a pass of work of a kind on a stream, right after its safe point. A device that is
+    /// not in use asks for nothing.
     ///
     /// # Errors
     /// A device that does not exist.

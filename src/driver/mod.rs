@@ -153,8 +153,8 @@ pub(crate) fn insist(mut call: impl FnMut() -> Result<()>) -> Result<()> {
 /// Every call may come from any thread, whatever its current device. A call that fails has changed
 /// nothing. Sizes are in bytes.
 ///
-/// A stream that the caller names must exist. A real driver follows the handle of a destroyed one to
-/// memory that is gone.
+/// A stream that the caller names must exist. A real driver follows the handle of a destroyed one
+/// to memory that is gone.
 pub trait Driver: Send + Sync + fmt::Debug {
     /// The number of devices.
     fn device_count(&self) -> Result<usize>;

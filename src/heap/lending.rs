@@ -1,5 +1,5 @@
-//! What the coming work lends, as the automatic mode weighs it: which granules hold its weights, how
-//! long the work between them takes, and how long a ring they want.
+//! What the coming work lends, as the automatic mode weighs it: which granules hold its weights,
+//! how long the work between them takes, and how long a ring they want.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,7 +1,7 @@
 //! Passes of work: weights of the shared tier are lent from the ring while a pass runs.
 //!
-//! [`Ahead`](super::ahead::Ahead) knows slots and events; here it meets the memory: what of a weight
-//! is shared, what becomes of a block that is freed, and the ring itself.
+//! [`Ahead`](super::ahead::Ahead) knows slots and events; here it meets the memory: what of a
+//! weight is shared, what becomes of a block that is freed, and the ring itself.
 
 use super::Heap;
 use super::ahead::{Asked, Returned};
@@ -89,8 +89,8 @@ impl Heap {
         self.ahead.forget(address, address + bytes);
     }
 
-    /// Makes the ring as long as it is wanted, if dedicated memory has room for it. No pass is under
-    /// way and the device has done all work.
+    /// Makes the ring as long as it is wanted, if dedicated memory has room for it. No pass is
+    /// under way and the device has done all work.
     pub(super) fn make_ring(&mut self, bytes: u64) {
         if self.ahead.is_in_use() || bytes == self.memory.staged() {
             return;

@@ -207,8 +207,8 @@ impl Pools {
     }
 
     /// Whether a graph is being captured on this device, as far as is known. Asks the driver once
-    /// for each stream that was captured when it allocated in a context; nothing where no context is
-    /// open.
+    /// for each stream that was captured when it allocated in a context; nothing where no context
+    /// is open.
     pub(super) fn is_capturing(&mut self, streams: &Streams) -> bool {
         self.contexts.iter_mut().any(|context| context.is_capturing(streams))
     }

@@ -10,7 +10,7 @@
 //! | `FAKE_CUDA_RUNGS` | ways to shared memory: `host_numa`, `host`, `pinned`; or `none` | all |
 //! | `CUDA_VISIBLE_DEVICES` | visible devices by number, up to the first invalid one | all |
 //! | `FAKE_CUDA_COMPLETION` | `immediate`, or `late`: done only when waited for | `immediate` |
-//! | `FAKE_CUDA_DESTROYED_STREAMS` | what a call on one is: `refused`, or a `fault` too | `refused` |
+//! | `FAKE_CUDA_DESTROYED_STREAMS` | a call on one: `refused`, or a `fault` too | `refused` |
 //! | `FAKE_CUDA_FAULTS` | a file for every use of memory that came too early | none |
 
 use std::any::Any;

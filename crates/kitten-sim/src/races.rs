@@ -47,8 +47,8 @@ impl std::fmt::Display for Access {
     }
 }
 
-/// Memory used, unmapped or moved while work that touches it was not ordered to be done before, or a
-/// call on a destroyed stream.
+/// Memory used, unmapped or moved while work that touches it was not ordered to be done before, or
+/// a call on a destroyed stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault(pub String);
 

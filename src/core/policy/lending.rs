@@ -2,8 +2,9 @@
 //!
 //! A granule that holds only weights which the coming work lends costs nothing in the shared tier
 //! as long as the link has time left: its copy hides behind the work. So scratch gets all of its
-//! levels, and what has to be shared for them is spread over the pass ([`pace`](crate::core::ahead)).
-//! All costs are in the unit of [`balance`](super::balance): a granule over the link.
+//! levels, and what has to be shared for them is spread over the pass
+//! ([`pace`](crate::core::ahead)). All costs are in the unit of [`balance`](super::balance): a
+//! granule over the link.
 
 use super::balance::{Candidate, Decision, MOVE, Outlook};
 use crate::core::ahead::{self, Chunk, Work};

@@ -1,5 +1,5 @@
-//! Staging: dedicated memory for weights that are copied ahead of their use. It is mapped twice in a
-//! row, so that a stretch across its end lies at addresses in one piece.
+//! Staging: dedicated memory for weights that are copied ahead of their use. It is mapped twice in
+//! a row, so that a stretch across its end lies at addresses in one piece.
 
 use super::Memory;
 use crate::core::Tier;

@@ -307,7 +307,8 @@ impl Found {
 }
 
 /// Writes the page and the plot of a folder with any of `machine.txt`, `check.json`, `probe.json`,
-/// `replay-*.json`, `products.json` and `copies.json`. Only files that this command has written are overwritten.
+/// `replay-*.json`, `products.json` and `copies.json`. Only files that this command has written are
+/// overwritten.
 ///
 /// # Errors
 /// A folder with none of these; a folder or file that cannot be read or written; a file that does

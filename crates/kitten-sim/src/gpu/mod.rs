@@ -48,8 +48,8 @@ impl State {
         self.calls.seconds += if over_link > 0.0 { over_link } else { profile.seconds(&load) };
     }
 
-    /// Whether it is known which device a stream belongs to: all streams belong to the machine. With
-    /// several devices, a call about one of them may be none about a captured stream.
+    /// Whether it is known which device a stream belongs to: all streams belong to the machine.
+    /// With several devices, a call about one of them may be none about a captured stream.
     fn knows_device_of_streams(&self) -> bool {
         self.profiles.len() == 1
     }
