@@ -74,10 +74,16 @@ impl Context {
     /// Notes that an allocation on `stream` is served. A program may begin a capture of its own in
     /// any context.
     fn note_use(&mut self, stream: StreamId, streams: &Streams) {
-        self.is_known = true;
-        if !self.captured.contains(&stream) && streams.is_capturing(stream) {
-            self.captured.push(stream);
+        if self.captured.contains(&stream) {
+            return;
         }
+        match streams.is_captured(stream) {
+            Some(true) => self.captured.push(stream),
+            Some(false) => {}
+            // Unknown: the next allocation asks again.
+            None => return,
+        }
+        self.is_known = true;
     }
 }
 

@@ -113,6 +113,10 @@ impl Driver for Careless {
         self.0.record(device, event, stream)
     }
 
+    fn record_all(&self, device: usize, event: Event) -> Result<()> {
+        self.0.record_all(device, event)
+    }
+
     fn is_done(&self, device: usize, event: Event) -> Result<bool> {
         self.0.is_done(device, event)
     }
