@@ -11,6 +11,7 @@
 //!   profile.rs   the hardware profile: capacities, bandwidths, rates, the cost of each call
 //!   cards.rs     the cards that people own, by name, with their published figures
 //!   time.rs      the time that work takes
+//!   timeline.rs  when each piece of work begins and ends
 //!   code.rs      the driver's codes and the error
 //!   kernels.rs   the kernels by which a card is measured
 //!   contents.rs  contents of blocks for tests that compare every byte
@@ -29,6 +30,7 @@ mod profile;
 mod races;
 mod streams;
 mod time;
+mod timeline;
 
 pub use cards::{Card, Link};
 pub use code::Error;
@@ -39,3 +41,4 @@ pub use profile::{CallSeconds, Profile};
 pub use races::{Access, Fault};
 pub use streams::{CaptureStatus, Completion};
 pub use time::Load;
+pub use timeline::Sums;

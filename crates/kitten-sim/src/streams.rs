@@ -94,7 +94,7 @@ const FIRST_STREAM: u64 = 0x5000_0000;
 /// The stream of a handle in this call: the two default handles are the same stream, and the
 /// per-thread handle is another stream in each thread. The system's number of a thread is the same
 /// in all copies of this code in a process, which may share a machine.
-fn handle_key(handle: u64) -> u64 {
+pub(crate) fn handle_key(handle: u64) -> u64 {
     thread_local! {
         // SAFETY: the call has no precondition.
         static THREAD: u64 = u64::from(unsafe { libc::gettid() }.unsigned_abs());

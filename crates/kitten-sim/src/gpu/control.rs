@@ -7,6 +7,7 @@ use crate::code::Result;
 use crate::memory::Memory;
 use crate::races::Fault;
 use crate::streams::{Completion, Streams};
+use crate::timeline::Sums;
 
 /// Everything that a program holds of the machine at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,7 +70,13 @@ impl Gpu {
 
     /// The seconds of all calls and work by the profiles: modelled, not measured.
     pub fn modelled_seconds(&self) -> f64 {
-        self.state().calls.seconds
+        let state = self.state();
+        state.calls.seconds + state.timeline.sums().end
+    }
+
+    /// The sums of the timeline of all work, without the driver's calls: modelled, not measured.
+    pub fn timeline(&self) -> Sums {
+        self.state().timeline.sums()
     }
 
     /// Makes the n-th use of a call from now on fail (1 is the next).

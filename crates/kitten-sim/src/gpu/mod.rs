@@ -20,6 +20,7 @@ use crate::memory::Memory;
 use crate::profile::Profile;
 use crate::streams::Streams;
 use crate::time::Load;
+use crate::timeline::Timeline;
 
 pub use control::Outstanding;
 
@@ -30,17 +31,23 @@ struct State {
     calls: Calls,
     /// The events that keep time: of each the modelled time of its last record.
     timers: BTreeMap<u64, Option<f64>>,
+    timeline: Timeline,
 }
 
 impl State {
-    /// Charges the time of a copy by the tiers that it reads and writes.
-    fn charge_copy(&mut self, device: usize, to: u64, from: u64, bytes: u64) {
-        let load = Load {
+    /// What a copy moves, by the tiers that it reads and writes.
+    fn load_of_copy(&self, to: u64, from: u64, bytes: u64) -> Load {
+        Load {
             bytes: 2.0 * bytes as f64,
             flops: 0.0,
             link_to_device: self.memory.shared_bytes(from, bytes) as f64,
             link_to_host: self.memory.shared_bytes(to, bytes) as f64,
-        };
+        }
+    }
+
+    /// Charges the time of a copy that the host waits for.
+    fn charge_copy(&mut self, device: usize, to: u64, from: u64, bytes: u64) {
+        let load = self.load_of_copy(to, from, bytes);
         let Some(profile) = self.profiles.get(device) else { return };
         // The copy engine reads one side while it writes the other, so a copy over the link takes
         // the link's time.
@@ -55,8 +62,7 @@ impl State {
     }
 
     /// Keeps the time at which an event is recorded, if the event keeps time.
-    fn keep_time(&mut self, event: u64) {
-        let now = self.calls.seconds;
+    fn keep_time(&mut self, event: u64, now: f64) {
         if let Some(recorded) = self.timers.get_mut(&event) {
             *recorded = Some(now);
         }
@@ -103,6 +109,7 @@ impl Gpu {
             profiles: profiles.to_vec(),
             calls: Calls::default(),
             timers: BTreeMap::new(),
+            timeline: Timeline::default(),
         }))))
     }
 

@@ -4,7 +4,7 @@ use super::{Gpu, State};
 use crate::code::Result;
 use crate::memory::Memory;
 use crate::races::Access;
-use crate::streams::CaptureStatus;
+use crate::streams::{CaptureStatus, handle_key};
 use crate::time::Load;
 
 impl Gpu {
@@ -46,7 +46,9 @@ impl Gpu {
         let effect = Box::new(move |memory: &Memory| drop(memory.copy(to, from, bytes)));
         let State { memory, streams, .. } = &mut *state;
         streams.launch(stream, call, &[Access::read(from, bytes), Access::write(to, bytes)], Some(effect), memory)?;
-        state.charge_copy(device, to, from, bytes);
+        let load = state.load_of_copy(to, from, bytes);
+        let State { profiles, timeline, .. } = &mut *state;
+        profiles.get(device).into_iter().for_each(|profile| timeline.copy(handle_key(stream), profile, &load));
         Ok(())
     }
 
@@ -93,7 +95,7 @@ impl Gpu {
     /// As for [`launch`](Gpu::launch).
     pub fn work(&self, stream: u64, name: &str, accesses: &[Access], flops: f64, rereads: f64) -> Result<()> {
         self.launch(stream, name, accesses)?;
-        let mut state = self.state();
+        let state = self.state();
         let mut load = Load { flops, ..Load::default() };
         for access in accesses {
             load.bytes += access.bytes as f64;
@@ -103,9 +105,16 @@ impl Gpu {
                 false => load.link_to_device += shared * rereads,
             }
         }
-        let seconds = state.profiles.first().map_or(0.0, |profile| profile.seconds(&load));
-        state.calls.seconds += seconds;
+        drop(state);
+        self.charge(stream, &load);
         Ok(())
+    }
+
+    /// Charges the time of work in a stream that touches no memory which is looked at.
+    pub fn charge(&self, stream: u64, load: &Load) {
+        let mut state = self.state();
+        let State { profiles, timeline, .. } = &mut *state;
+        profiles.first().into_iter().for_each(|profile| timeline.kernel(handle_key(stream), profile, load));
     }
 
     /// Queues work in a stream that touches some ranges.
@@ -146,7 +155,10 @@ impl Gpu {
     /// # Errors
     /// A stream that does not exist, or is a default stream.
     pub fn destroy_stream(&self, stream: u64) -> Result<()> {
-        self.enter("cuStreamDestroy", 0.0)?.streams.destroy_stream(stream)
+        let mut state = self.enter("cuStreamDestroy", 0.0)?;
+        state.streams.destroy_stream(stream)?;
+        state.timeline.forget_stream(handle_key(stream));
+        Ok(())
     }
 
     /// Waits for a stream.
@@ -174,8 +186,10 @@ impl Gpu {
     pub fn synchronize(&self, device: usize) -> Result<()> {
         let mut state = self.device_call("cuCtxSynchronize", device, |p| p.seconds.synchronize)?;
         let spoils = state.knows_device_of_streams();
-        let State { memory, streams, .. } = &mut *state;
-        streams.synchronize(spoils, memory)
+        let State { memory, streams, timeline, .. } = &mut *state;
+        streams.synchronize(spoils, memory)?;
+        timeline.synchronize();
+        Ok(())
     }
 
     /// Creates an event that keeps no time.
@@ -205,6 +219,7 @@ impl Gpu {
         let mut state = self.enter("cuEventDestroy", 0.0)?;
         state.streams.destroy_event(event)?;
         state.timers.remove(&event);
+        state.timeline.forget_event(event);
         Ok(())
     }
 
@@ -215,7 +230,8 @@ impl Gpu {
     pub fn record(&self, event: u64, stream: u64) -> Result<()> {
         let mut state = self.enter("cuEventRecord", 0.0)?;
         state.streams.record(event, stream)?;
-        state.keep_time(event);
+        let now = state.timeline.record(event, handle_key(stream));
+        state.keep_time(event, now);
         Ok(())
     }
 
@@ -227,7 +243,8 @@ impl Gpu {
         let mut state = self.device_call("cuCtxRecordEvent", device, |_| 0.0)?;
         let spoils = state.knows_device_of_streams();
         state.streams.record_all(event, spoils)?;
-        state.keep_time(event);
+        let now = state.timeline.record_all(event);
+        state.keep_time(event, now);
         Ok(())
     }
 
@@ -254,7 +271,10 @@ impl Gpu {
     /// # Errors
     /// A stream or event that does not exist.
     pub fn wait(&self, stream: u64, event: u64) -> Result<()> {
-        self.enter("cuStreamWaitEvent", 0.0)?.streams.wait(stream, event)
+        let mut state = self.enter("cuStreamWaitEvent", 0.0)?;
+        state.streams.wait(stream, event)?;
+        state.timeline.wait(handle_key(stream), event);
+        Ok(())
     }
 
     /// Begins the capture of a stream. Work launched in it is recorded and not done.
