@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand};
-use giant_kitten::{Activation, Order, SortBy, parse_size, show_size};
+use giant_kitten::{Activation, CopyAhead, Order, SortBy, parse_size, show_size};
 use kitten_bench::card::{Card, Cuda, Simulated};
 use kitten_bench::replay::{Policy, Setup};
 use kitten_bench::text::plain;
@@ -236,6 +236,10 @@ pub struct Run {
     /// Size of a granule, instead of the profile's: a power of two, such as 32MiB
     #[arg(long, value_parser = parse_size)]
     granule: Option<u64>,
+    /// Whether weights are copied ahead of their use, with the policy auto: auto, off, or the size
+    /// of the ring
+    #[arg(long, default_value = "off", value_parser = parse_copy_ahead)]
+    copy_ahead: CopyAhead,
     /// How often a matmul or convolution reads each shared byte, instead of the profile's
     #[arg(long)]
     pub in_place_reread: Option<f64>,
@@ -269,7 +273,7 @@ impl Run {
             persist: self.persist,
             order: Order { sort_by: self.sort_by, sort_reversed: self.sort_reversed, ignore_model: self.ignore_model },
         };
-        Ok(Setup { granule: self.granule, activation, ..Setup::new(profile, policy) })
+        Ok(Setup { granule: self.granule, activation, copy_ahead: self.copy_ahead, ..Setup::new(profile, policy) })
     }
 
     /// The setups of plans on the cards that a list names.
@@ -307,5 +311,13 @@ impl Run {
             );
         }
         Ok(profile)
+    }
+}
+
+fn parse_copy_ahead(text: &str) -> Result<CopyAhead, String> {
+    match text {
+        "auto" => Ok(CopyAhead::Auto),
+        "off" => Ok(CopyAhead::Off),
+        size => parse_size(size).map(CopyAhead::Ring),
     }
 }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use giant_kitten::driver::{Driver, Stream};
+use kitten_sim::{Load, Sums};
 
 pub use cuda::Cuda;
 pub use simulated::Simulated;
@@ -86,6 +87,14 @@ pub trait Card {
     /// # Errors
     /// The driver's.
     fn operate(&self, reads: &[Range], writes: &[Range]) -> Result<()>;
+
+    /// Charges modelled work in the card's stream; a real card does nothing.
+    fn charge(&self, _load: &Load) {}
+
+    /// The sums of the modelled timeline; none on a real card.
+    fn timeline(&self) -> Sums {
+        Sums::default()
+    }
 
     /// Queues copies that run at the same time, at most two, each a destination, a source and a
     /// length.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use giant_kitten::driver::{Driver, Stream, sim::SimDriver};
-use kitten_sim::{Access, Gpu, Profile};
+use kitten_sim::{Access, Gpu, Load, Profile, Sums};
 
 use super::{Card, Range, timed};
 
@@ -88,6 +88,14 @@ impl Card for Simulated {
         let writes = writes.iter().map(|(address, bytes)| Access::write(*address, *bytes));
         let accesses: Vec<_> = reads.chain(writes).collect();
         Ok(self.gpu.work(STREAM, "operation", &accesses, 0.0, 1.0)?)
+    }
+
+    fn charge(&self, load: &Load) {
+        self.gpu.charge(STREAM, load);
+    }
+
+    fn timeline(&self) -> Sums {
+        self.gpu.timeline()
     }
 
     fn copy(&self, copies: &[(u64, u64, u64)]) -> Result<()> {

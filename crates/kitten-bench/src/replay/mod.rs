@@ -4,6 +4,7 @@
 //!   setup.rs     how work is replayed: on what, and how memory is placed
 //!   outcome.rs   the result of a replay
 //!   run.rs       the replay: events through the allocator, and the time model
+//!   lending.rs   the weights that are lent in a step
 //!   map.rs       the memory map at the busiest moment of a phase
 //!   sweep.rs     seconds per step for each reserve of a range
 //!   plan.rs      whether work fits a card, the time it takes, and which setting to use
@@ -18,6 +19,7 @@
 pub mod choose;
 pub mod compare;
 pub mod demo;
+mod lending;
 mod map;
 mod outcome;
 pub mod plan;

@@ -39,6 +39,15 @@ pub struct Step {
     pub link_read_bytes: u64,
     /// Those of `link_bytes` to the host.
     pub link_write_bytes: u64,
+    /// Those of `link_read_bytes` that are weights copied ahead.
+    #[serde(default)]
+    pub copy_bytes: u64,
+    /// Modelled: how long the work waited for copies ahead, and the copies for the work.
+    #[serde(default)]
+    pub waited_seconds: f64,
+    /// Modelled: how long the link to the device was busy, where weights were copied ahead.
+    #[serde(default)]
+    pub link_seconds: f64,
     /// The most bytes mapped in dedicated memory.
     pub peak_dedicated_bytes: u64,
     /// The most bytes mapped in shared memory.

@@ -13,9 +13,10 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use giant_kitten::driver::Stream;
-use giant_kitten::{Activation, Allocator, Limits, Moved, Options, Reserve, SortBy, Stats, Tier, abi};
+use giant_kitten::{Activation, Allocator, CopyAhead, Limits, Moved, Options, Reserve, SortBy, Stats, Tier, abi};
 use kitten_sim::Load;
 
+use super::lending::Lending;
 use super::outcome::{Outcome, Step, is_a_time};
 use super::setup::{Policy, Setup};
 use crate::c_interface::{free, last_error, malloc};
@@ -32,6 +33,8 @@ struct LiveBlock {
     stream: u64,
     /// How many phases had begun when it was allocated.
     born: usize,
+    /// Whether it is a weight of the model.
+    is_weight: bool,
 }
 
 /// A replay under way.
@@ -54,6 +57,7 @@ struct Replay<'a> {
     peak_live: u64,
     peak_mapped: u64,
     peak_shared: u64,
+    lending: Lending,
 }
 
 /// A moment of a replay: the beginning of a phase, or just after an allocation.
@@ -111,6 +115,7 @@ fn run(card: &dyn Card, operating: bool, source: &mut dyn Source, setup: &Setup,
             shared: Some(setup.profile.shared_bytes),
             ..Limits::default()
         },
+        copy_ahead: setup.copy_ahead,
         remembered: setup.wanted.filter(|_| setup.policy == Policy::Remembered),
         ..Options::default()
     };
@@ -132,6 +137,7 @@ fn run(card: &dyn Card, operating: bool, source: &mut dyn Source, setup: &Setup,
         peak_live: 0,
         peak_mapped: 0,
         peak_shared: 0,
+        lending: Lending::default(),
     };
     let ended = replay.run(source, watch);
     let outcome = ended.and_then(|oom| replay.outcome(source.name(), oom));
@@ -186,6 +192,9 @@ impl Replay<'_> {
         }
         watch(Moment { phase: &name, begins: true, live_bytes: self.live_bytes }, self.allocator);
         self.in_step = is_step;
+        if is_step && self.copies_ahead() {
+            self.lending.begin(self.allocator, self.card, &source.kind(&name))?;
+        }
         self.step = Step { name, generation: source.generation(), moving_seconds, ..Step::default() };
         // A step that allocates nothing still holds the blocks that live when it begins.
         self.update_peaks()?;
@@ -275,7 +284,7 @@ impl Replay<'_> {
         if kind == Kind::Param {
             self.allocator.mark(address, true)?;
         }
-        self.live.insert(id, LiveBlock { address, bytes, stream, born: self.phases });
+        self.live.insert(id, LiveBlock { address, bytes, stream, born: self.phases, is_weight: kind == Kind::Param });
         self.live_bytes += bytes;
         self.peak_live = self.peak_live.max(self.live_bytes);
         self.update_peaks()?;
@@ -329,10 +338,39 @@ impl Replay<'_> {
             }
         }
         let reread = if rereads(&op.name) { profile.in_place_reread } else { 1.0 };
-        let (read, written) = (self.shared_bytes(&op.reads)? * reread, self.shared_bytes(&op.writes)?);
+        let in_place = self.read_in_place(op)?;
+        let (read, written) = (self.shared_bytes(&in_place)? * reread, self.shared_bytes(&op.writes)?);
+        if self.copies_ahead() {
+            self.card.charge(&Load { link_to_device: read, link_to_host: written, ..load });
+        }
         self.step.link_read_bytes = self.step.link_read_bytes.saturating_add(read.round() as u64);
         self.step.link_write_bytes = self.step.link_write_bytes.saturating_add(written.round() as u64);
         Ok(())
+    }
+
+    /// Whether weights may be copied ahead in this replay.
+    fn copies_ahead(&self) -> bool {
+        self.setup.copy_ahead != CopyAhead::Off && self.setup.policy == Policy::Auto && !self.operating
+    }
+
+    /// What an operation reads where it lies: everything except the weights that are lent.
+    fn read_in_place(&mut self, op: &Op) -> Result<Vec<(u64, u64)>> {
+        if !self.copies_ahead() {
+            return Ok(op.reads.clone());
+        }
+        self.lending.enter(self.allocator, self.card, &op.module)?;
+        let mut in_place = Vec::with_capacity(op.reads.len());
+        for (id, bytes) in &op.reads {
+            let block = self.live.get(id).filter(|block| block.is_weight && Lending::takes(block.bytes, *bytes));
+            let is_lent = match block {
+                Some(block) => self.lending.lend(self.allocator, self.card, block.address, block.bytes)?,
+                None => false,
+            };
+            if !is_lent {
+                in_place.push((*id, *bytes));
+            }
+        }
+        Ok(in_place)
     }
 
     /// Queues an operation in the card's stream.
@@ -362,6 +400,7 @@ impl Replay<'_> {
     }
 
     fn end_step(&mut self) -> Result<()> {
+        let timed = if self.in_step && self.copies_ahead() { self.lending.end(self.allocator, self.card)? } else { None };
         let mut step = std::mem::take(&mut self.step);
         if !self.in_step || step.compute_seconds == 0.0 {
             return Ok(());
@@ -378,6 +417,14 @@ impl Replay<'_> {
                 link_to_host: step.link_write_bytes as f64,
                 ..Load::default()
             });
+        if let Some(timed) = timed {
+            step.seconds = step.moving_seconds + timed.seconds;
+            step.copy_bytes = timed.copy_bytes;
+            step.waited_seconds = timed.waited;
+            step.link_seconds = timed.link;
+            step.link_read_bytes = step.link_read_bytes.saturating_add(timed.copy_bytes);
+            step.link_bytes = step.link_bytes.saturating_add(timed.copy_bytes);
+        }
         ensure!(
             is_a_time(step.seconds),
             "\"{}\" would take {:e} s, which no step does: check the operations of the trace and the rates of the profile",

@@ -1,6 +1,6 @@
 //! How work is replayed: on what, and how memory is placed.
 
-use giant_kitten::{Activation, Reserve, Wanted};
+use giant_kitten::{Activation, CopyAhead, Reserve, Wanted};
 use kitten_sim::Profile;
 use serde::{Deserialize, Serialize};
 
@@ -42,12 +42,21 @@ pub struct Setup {
     /// With [`Policy::Remembered`], the wishes of the start before
     /// ([`Outcome::wanted`](super::Outcome::wanted)).
     pub wanted: Option<Wanted>,
+    /// Whether weights are copied ahead of their use, with [`Policy::Auto`].
+    pub copy_ahead: CopyAhead,
 }
 
 impl Setup {
     /// A replay on this profile with the default options.
     pub fn new(profile: Profile, policy: Policy) -> Setup {
-        Setup { profile, granule: None, policy, activation: Activation::default(), wanted: None }
+        Setup {
+            profile,
+            granule: None,
+            policy,
+            activation: Activation::default(),
+            wanted: None,
+            copy_ahead: CopyAhead::Off,
+        }
     }
 
     /// The same with another reserve.

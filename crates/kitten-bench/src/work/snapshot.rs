@@ -427,7 +427,7 @@ impl Snapshot {
             .map(|(addr, (bytes, stream))| alloc(addr, bytes, stream, Kind::Param, &mut ids))
             .collect();
         let touch = |reads: Vec<(u64, u64)>, writes: Vec<(u64, u64)>| {
-            Event::Op(Op { name: "history".into(), flops: 0.0, reads, writes })
+            Event::Op(Op { name: "history".into(), module: String::new(), flops: 0.0, reads, writes })
         };
         let mut history = vec![touch(ids.values().copied().collect(), Vec::new())];
         let mut pending = VecDeque::from(entries);

@@ -65,6 +65,8 @@ pub enum Event {
 pub struct Op {
     /// The operator (`aten::convolution`).
     pub name: String,
+    /// The module that computes it; empty where that is unknown.
+    pub module: String,
     /// Floating-point operations.
     pub flops: f64,
     /// Storages read, with the bytes of each.
@@ -91,6 +93,8 @@ struct Line {
     stream: u64,
     #[serde(default)]
     kind: Kind,
+    #[serde(default, rename = "mod")]
+    module: String,
     #[serde(default)]
     flops: f64,
     #[serde(default)]
@@ -276,7 +280,7 @@ impl Trace {
         };
         let reads = touched(line.reads, line.read_bytes, "reads")?;
         let writes = touched(line.writes, line.write_bytes, "writes")?;
-        Ok(Event::Op(Op { name, flops: line.flops, reads, writes }))
+        Ok(Event::Op(Op { name, module: line.module, flops: line.flops, reads, writes }))
     }
 }
 

@@ -115,7 +115,13 @@ impl Workload {
                     touched.iter().filter_map(|(id, bytes)| Some((live.get(id)?.0, *bytes))).collect()
                 };
                 let (reads, writes) = (named(&op.reads), named(&op.writes));
-                self.queue.push_back(Event::Op(Op { name: op.name.clone(), flops: op.flops, reads, writes }));
+                self.queue.push_back(Event::Op(Op {
+                    name: op.name.clone(),
+                    module: op.module.clone(),
+                    flops: op.flops,
+                    reads,
+                    writes,
+                }));
             }
         }
     }

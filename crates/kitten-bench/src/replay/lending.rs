@@ -1,0 +1,101 @@
+//! Lends weights while work is replayed, as the hooks of the Python package do: those that an
+//! operation of a module reads are lent at its first one, and given back when another module
+//! begins.
+
+use anyhow::Result;
+use giant_kitten::{Allocator, Returned};
+use kitten_sim::Sums;
+
+use crate::card::Card;
+
+/// The least bytes of a weight that is lent.
+const LEAST: u64 = 1 << 20;
+/// The part of a weight that an operation reads at least, or it is read in place.
+const LEAST_PART: u64 = 4;
+
+/// What a step took whose weights were lent.
+pub(super) struct Timed {
+    /// Seconds from its beginning to the end of its last work.
+    pub seconds: f64,
+    /// Bytes copied ahead.
+    pub copy_bytes: u64,
+    /// Seconds that streams waited for events.
+    pub waited: f64,
+    /// Seconds that the link to the device was busy.
+    pub link: f64,
+}
+
+/// The weights that are lent in a step.
+#[derive(Default)]
+pub(super) struct Lending {
+    /// Whether this step lends at all.
+    is_on: bool,
+    module: String,
+    /// The weights that are lent to the module, in order, and whether from a slot.
+    lent: Vec<(u64, bool)>,
+    before: Sums,
+    copied_before: u64,
+}
+
+impl Lending {
+    /// Whether a weight of `bytes` of which an operation reads `read` is lent.
+    pub fn takes(bytes: u64, read: u64) -> bool {
+        bytes >= LEAST && read >= bytes / LEAST_PART
+    }
+
+    /// Begins a step of a kind of work.
+    pub fn begin(&mut self, allocator: &Allocator, card: &dyn Card, kind: &str) -> Result<()> {
+        let device = card.device();
+        card.driver().synchronize(device)?;
+        self.before = card.timeline();
+        self.copied_before = allocator.stats(device)?.copied_ahead_bytes;
+        self.is_on = allocator.begin_pass(device, kind, card.stream())?.placement > 0;
+        Ok(())
+    }
+
+    /// An operation of a module follows.
+    pub fn enter(&mut self, allocator: &Allocator, card: &dyn Card, module: &str) -> Result<()> {
+        if self.is_on && module != self.module {
+            self.give_back(allocator, card)?;
+            module.clone_into(&mut self.module);
+        }
+        Ok(())
+    }
+
+    fn give_back(&mut self, allocator: &Allocator, card: &dyn Card) -> Result<()> {
+        for (address, _) in std::mem::take(&mut self.lent) {
+            allocator.give_back_weight(card.device(), address, card.stream(), Returned::Read)?;
+        }
+        Ok(())
+    }
+
+    /// Lends a weight. Returns whether it is read from a slot.
+    pub fn lend(&mut self, allocator: &Allocator, card: &dyn Card, address: u64, bytes: u64) -> Result<bool> {
+        if !self.is_on {
+            return Ok(false);
+        }
+        if let Some((_, is_lent)) = self.lent.iter().find(|(known, _)| *known == address) {
+            return Ok(*is_lent);
+        }
+        let is_lent = allocator.lend(card.device(), address, bytes, card.stream())? != address;
+        self.lent.push((address, is_lent));
+        Ok(is_lent)
+    }
+
+    /// Ends a step. Returns what it took; `None` where nothing was lent.
+    pub fn end(&mut self, allocator: &Allocator, card: &dyn Card) -> Result<Option<Timed>> {
+        let device = card.device();
+        self.give_back(allocator, card)?;
+        allocator.end_pass(device, true)?;
+        card.driver().synchronize(device)?;
+        let after = card.timeline();
+        let copy_bytes = allocator.stats(device)?.copied_ahead_bytes - self.copied_before;
+        let timed = Timed {
+            seconds: after.end - self.before.end,
+            copy_bytes,
+            waited: after.waited - self.before.waited,
+            link: after.link_to_device - self.before.link_to_device,
+        };
+        Ok((std::mem::take(&mut self.is_on) && copy_bytes > 0).then_some(timed))
+    }
+}
