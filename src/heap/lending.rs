@@ -19,6 +19,10 @@ const MOST_OF_DEDICATED: u64 = 4;
 const MOST_OF_DEDICATED_IF_GIVEN: u64 = 2;
 /// What a ring must gain, in pass lengths, before one is made.
 const WORTH_IT: f64 = 0.01;
+/// The least passes that are expected of work whose weights are copied ahead. How long its runs are
+/// is not known before the first has ended, and how often its kernels read a weight in place is not
+/// known at all, so copying is tried early.
+const LEAST_RUN: f64 = 8.0;
 /// A block holds one weight if the weight fills so much of it.
 const FILLS: f64 = 0.9;
 
@@ -124,7 +128,8 @@ pub(super) fn weigh(
     }
     let (granule, link) = (memory.granule(), ahead.link());
     let lending = lending(memory, candidates, kind, ring, link);
-    let beside = Outlook { capacity: outlook.capacity.saturating_sub(ring / granule), ..*outlook };
+    let horizon = outlook.horizon.max(LEAST_RUN);
+    let beside = Outlook { capacity: outlook.capacity.saturating_sub(ring / granule), horizon, ..*outlook };
     let now: Vec<bool> = candidates.iter().map(|candidate| candidate.tier == Tier::Shared).collect();
     let dedicated = now.iter().filter(|is_shared| !**is_shared).count() as u64;
     let has_room = dedicated <= beside.capacity;
@@ -139,11 +144,11 @@ pub(super) fn weigh(
     if is_told {
         return Weighed { decision, ring, lendable: lending.lendable };
     }
-    let net = |cost: f64, decision: &Decision| outlook.horizon * (without_moves - cost) - decision.cost;
+    let net = |cost: f64, decision: &Decision| horizon * (without_moves - cost) - decision.cost;
     let plainly = net(cost_in_place(candidates, outlook, &plain), &plain);
     let lent = net(cost, &decision);
     let margin =
-        if memory.staged() > 0 { 0.0 } else { WORTH_IT * outlook.horizon * lending.seconds() * link / granule as f64 };
+        if memory.staged() > 0 { 0.0 } else { WORTH_IT * horizon * lending.seconds() * link / granule as f64 };
     log::debug!(
         "device {}: copying ahead gains {lent:.0} granules over the link, reading in place {plainly:.0}",
         memory.device()
