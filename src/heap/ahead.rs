@@ -293,6 +293,7 @@ impl Ahead {
             return Asked::default();
         }
         let timing = all.then(Timing::default);
+        self.ring.start_over();
         let copies = has_ring && self.begin_copies(stream);
         let kind = kind.to_owned();
         let pass = Pass { kind, stream, depth: 1, expected: 0, next: 0, copies, all, passed: Vec::new(), timing };

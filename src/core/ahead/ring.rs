@@ -94,6 +94,15 @@ impl Ring {
         ahead(from, to) < bytes || ahead(to, from) < slot.bytes
     }
 
+    /// Begins again at the start of the circle, if no slot is in use except kept ones: a pass then
+    /// puts its weights where the last one did.
+    pub fn start_over(&mut self) {
+        if self.length > 0 && self.slots.iter().all(|slot| slot.is_free) {
+            self.slots.clear();
+            self.head = self.head.next_multiple_of(self.length);
+        }
+    }
+
     /// Gives a slot back. Its bytes may be used again once all slots before it are given back.
     pub fn give_back(&mut self, id: SlotId) {
         if let Ok(index) = self.slots.binary_search_by_key(&id.0, |slot| slot.at) {
@@ -132,6 +141,20 @@ mod tests {
         assert_eq!((ring.admit(7), ring.admit(11), ring.admit(0)), (None, None, None));
         assert_eq!(ring.admit(6), Some(SlotId(12)));
         assert_eq!(ring.used(), 10);
+    }
+
+    #[test]
+    fn a_pass_puts_its_weights_where_the_last_one_did() {
+        let mut ring = Ring::new(10);
+        let slots = [4, 4].map(|bytes| ring.admit(bytes).unwrap());
+        ring.give_back(slots[0]);
+        ring.start_over();
+        assert_eq!(ring.admit(4).map(|slot| ring.offset(slot)), Some(8), "the other one is in use");
+        let mut ring = Ring::new(10);
+        let slots = [4, 4].map(|bytes| ring.admit(bytes).unwrap());
+        slots.into_iter().for_each(|slot| ring.give_back(slot));
+        ring.start_over();
+        assert_eq!((ring.admit(4), ring.offset(SlotId(10))), (Some(SlotId(10)), 0));
     }
 
     #[test]
