@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ._follow import follow as follow
     from ._follow import safe_point as safe_point
     from ._follow import working as working
+    from ._follow import written as written
     from ._library import Error as Error
     from ._library import library_path as library_path
     from ._monitor.own import monitor as monitor
@@ -41,6 +42,7 @@ _HOMES = {
     "follow": "_follow",
     "safe_point": "_follow",
     "working": "_follow",
+    "written": "_follow",
     "install": "_torch.install",
     "is_installed": "_status",
     "Error": "_library",

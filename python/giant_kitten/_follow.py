@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,9 @@ from ._device import index as _index
 from ._tensors import on_gpu
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    from ._ahead.passes import Lender
 
 # One pass in so many reports its reads. The library keeps them, and parameters rarely change.
 _REPORT_EVERY = 16
@@ -55,54 +58,101 @@ def working(device: Any = None) -> Iterator[None]:
         _library.call("gk_rest", index)
 
 
+class _Hook:
+    """A hook of a followed module. Copies of the module, also in files, are not followed."""
+
+    def __init__(self, call: Callable[..., None]) -> None:
+        self._call = call
+
+    def __call__(self, *arguments: Any) -> None:
+        self._call(*arguments)
+
+    def __reduce__(self) -> Any:
+        from ._ahead.hooks import inert
+
+        return inert()
+
+
+class _Pass:
+    """A pass that runs."""
+
+    def __init__(self, device: int, lender: Lender) -> None:
+        self.device, self.lender = device, lender
+        # The exception that was being handled when it began.
+        self.handled = sys.exc_info()[1]
+
+
 class Following:
     """The handle that `follow` returns; `remove()` or leaving it as a context manager ends it."""
 
-    def __init__(self, module: Any, kind: str, device: Any) -> None:
-        self._kind, self._device, self._passes = kind, device, 0
-        # The devices of the passes that run now: a stack for each thread, and their total number.
+    def __init__(self, module: Any, kind: str, device: Any, in_place: Iterable[str] = ()) -> None:
+        self._kind, self._device, self._in_place, self._passes = kind, device, tuple(in_place), 0
+        # What lends the module's weights, for each device that was current when a pass began.
+        self._lenders: dict[int, Lender] = {}
+        # The passes that run now: a stack for each thread, and their total number.
         self._running, self._count = threading.local(), 0
-        self._before = module.register_forward_pre_hook(self._begin, prepend=True)
+        self._before = module.register_forward_pre_hook(_Hook(self._begin), prepend=True)
         # Also after a pass that raises. Otherwise its thread would count as working, and no other
         # thread could ever move memory again.
-        self._after = module.register_forward_hook(self._end, always_call=True)
+        self._after = module.register_forward_hook(_Hook(self._end), always_call=True)
         self._removed = False
 
-    def _begin(self, module: Any, *_: Any) -> None:
+    def _begin(self, module: Any, arguments: tuple[Any, ...]) -> None:
         index = _index(self._device)
         # PyTorch calls no hook after an interrupt, so passes that one has ended are ended here.
         while self._stack():
-            _library.call("gk_end_work", self._stack().pop())
-            self._count -= 1
+            self._finish(whole=False)
         safe_point(self._kind, index)
         _library.call("gk_begin_work", index)
-        self._stack().append(index)
+        running = _Pass(index, self._lender(index))
+        self._stack().append(running)
         self._count += 1
+        running.lender.begin(running, module, arguments)
 
     def _end(self, module: Any, *_: Any) -> None:
         stack = self._stack()
         if not stack:
             return
-        _library.call("gk_end_work", stack.pop())
-        self._count -= 1
+        self._finish(whole=sys.exc_info()[1] is stack[-1].handled)
         if self._passes % _REPORT_EVERY == 0:
             _report_reads(module)
         self._passes += 1
         if self._removed and self._count == 0:
-            self._after.remove()
+            self._remove()
 
-    def _stack(self) -> list[int]:
-        found: list[int] | None = getattr(self._running, "stack", None)
+    def _finish(self, whole: bool) -> None:
+        """Ends the pass that began last in this thread."""
+        running = self._stack().pop()
+        self._count -= 1
+        try:
+            running.lender.end(running, whole)
+        finally:
+            _library.call("gk_end_work", running.device)
+
+    def _lender(self, index: int) -> Lender:
+        from ._ahead.passes import Lender
+
+        if index not in self._lenders:
+            self._lenders[index] = Lender(index, self._kind, self._in_place)
+        return self._lenders[index]
+
+    def _stack(self) -> list[_Pass]:
+        found: list[_Pass] | None = getattr(self._running, "stack", None)
         if found is None:
             found = self._running.stack = []
         return found
+
+    def _remove(self) -> None:
+        self._after.remove()
+        for lender in self._lenders.values():
+            lender.remove()
 
     def remove(self) -> None:
         """Stops following. A pass that is running is followed to its end."""
         self._before.remove()
         self._removed = True
         if self._count == 0:
-            self._after.remove()
+            self._remove()
 
     def __enter__(self) -> Following:
         return self
@@ -122,7 +172,7 @@ def _report_reads(module: Any) -> None:
             touch(ctypes.c_void_p(pointer), size)
 
 
-def follow(module: Any, kind: str | None = None, device: Any = None) -> Following:
+def follow(module: Any, kind: str | None = None, device: Any = None, *, in_place: Iterable[str] = ()) -> Following:
     """Reports the work of an outermost module, such as a UNet or a VAE's decoder.
 
     The automatic mode uses this: each forward pass begins with a safe point, is a piece of work
@@ -130,9 +180,36 @@ def follow(module: Any, kind: str | None = None, device: Any = None) -> Followin
     buffers once. The device is by default the one that is current when a pass begins, and `kind` is
     by default the name of the module's class. A pass costs some microseconds more, and every
     sixteenth some milliseconds.
+
+    Weights that lie in the shared tier are copied ahead of their use into a ring in dedicated
+    memory, and are lent from there while their module runs. `in_place` has the names of modules and
+    parameters, as in `named_modules()`, whose weights are read where they lie instead.
     """
     import torch
 
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"expected a module, not {type(module).__name__}")
-    return Following(module, type(module).__name__ if kind is None else kind, device)
+    if isinstance(in_place, str):
+        raise TypeError(f'in_place must be several names, such as ("{in_place}",), not one text')
+    names = tuple(in_place)
+    if names:
+        from ._ahead.finding import check_names
+
+        check_names(module, names)
+    return Following(module, type(module).__name__ if kind is None else kind, device, names)
+
+
+def written(module: Any) -> None:
+    """Reports that the weights of a module were written in a way that PyTorch does not count.
+
+    Writes to a parameter are seen, except those through its `data`. Between two passes of a followed
+    module those are seen as well. Only code that writes `parameter.data` during a pass needs to call
+    this, right after it.
+    """
+    import torch
+
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"expected a module, not {type(module).__name__}")
+    from ._ahead.passes import note_written
+
+    note_written(module.parameters())
