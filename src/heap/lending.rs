@@ -147,8 +147,7 @@ pub(super) fn weigh(
     let net = |cost: f64, decision: &Decision| horizon * (without_moves - cost) - decision.cost;
     let plainly = net(cost_in_place(candidates, outlook, &plain), &plain);
     let lent = net(cost, &decision);
-    let margin =
-        if memory.staged() > 0 { 0.0 } else { WORTH_IT * horizon * lending.seconds() * link / granule as f64 };
+    let margin = if memory.staged() > 0 { 0.0 } else { WORTH_IT * horizon * lending.seconds() * link / granule as f64 };
     log::debug!(
         "device {}: copying ahead gains {lent:.0} granules over the link, reading in place {plainly:.0}",
         memory.device()

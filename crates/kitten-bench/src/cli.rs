@@ -238,7 +238,7 @@ pub struct Run {
     granule: Option<u64>,
     /// Whether weights are copied ahead of their use, with the policy auto: auto, off, or the size
     /// of the ring
-    #[arg(long, default_value = "off", value_parser = parse_copy_ahead)]
+    #[arg(long, default_value = "auto", value_parser = parse_copy_ahead)]
     copy_ahead: CopyAhead,
     /// How often a matmul or convolution reads each shared byte, instead of the profile's
     #[arg(long)]

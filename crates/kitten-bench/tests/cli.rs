@@ -235,7 +235,11 @@ fn a_plan_names_the_setting_to_use() {
     let found = json(&["plan", "sdxl_unet_2048", "--json"]);
     let number = |key: &str| found[key].as_f64().unwrap();
     assert_eq!(found["fits"], "both-tiers");
-    assert!(number("limit_seconds") < number("seconds") && number("seconds") < number("first_come_seconds") / 3.0);
+    // Weights are copied ahead, so that the work hides them: it takes as long as all dedicated.
+    assert!(number("limit_seconds") <= number("seconds") && number("seconds") < 1.01 * number("limit_seconds"));
+    assert!(number("seconds") < number("first_come_seconds") / 3.0);
+    let in_place = json(&["plan", "sdxl_unet_2048", "--copy-ahead", "off", "--json"]);
+    assert!(number("seconds") < in_place["seconds"].as_f64().unwrap());
 }
 
 /// A snapshot by PyTorch 2.15's own allocator, of four layers and three passes through them, with
@@ -331,7 +335,7 @@ fn a_sweep_finds_its_range() {
     kitten_bench(&["sweep", "sdxl_unet_2048"])
         .assert()
         .success()
-        .stdout(contains("plan, for the same work: the right reserve is 1.37 GiB"));
+        .stdout(contains("plan, for the same work: the right reserve is 1.34 GiB"));
 }
 
 #[test]

@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 use comfy_table::{Cell, CellAlignment, Table, presets};
-use giant_kitten::show_size;
+use giant_kitten::{CopyAhead, show_size};
 use kitten_sim::Profile;
 
 use super::outcome::Outcome;
 use super::run::replay;
 use super::setup::{Policy, Setup};
-use crate::work::trace::Trace;
+use crate::work::{open, trace::Trace};
 
 /// The trace of the demo.
 pub const TRACE: &str = "sdxl_unet_2048";
@@ -22,7 +22,7 @@ pub const REREADS: [f64; 2] = [1.0, 8.0];
 
 /// How many replays the demo takes.
 pub fn replays() -> u64 {
-    (REREADS.len() * (RESERVES.len() + 2)) as u64
+    (REREADS.len() * (RESERVES.len() + 3)) as u64
 }
 
 /// Runs the demo; `tick` is called after each replay.
@@ -46,18 +46,26 @@ pub fn demo(mut tick: impl FnMut()) -> Result<String> {
         let first = run(Policy::FirstCome, 0)?;
         let placed = RESERVES.map(|mib| run(Policy::Reserve, mib << 20));
         let automatic = run(Policy::Auto, 0)?;
+        let ahead = ahead(&profile)?;
+        tick();
         let meaning = if reread == 1.0 { "once: the optimistic bound" } else { "that often: a pessimistic guess" };
         text += &format!(
             "\nEach shared byte that a matmul or convolution reads crosses the link {reread} x ({meaning}).\n"
         );
-        text += &table(&first, placed.into_iter().collect::<Result<Vec<_>>>()?, &automatic).to_string();
+        text += &table(&first, placed.into_iter().collect::<Result<Vec<_>>>()?, &automatic, &ahead).to_string();
         text.push('\n');
     }
     text += "\nNext: kitten-bench sweep sdxl_unet_2048 --from 0 --to 3GiB --step 50MiB --plot sweep.svg\n";
     Ok(text)
 }
 
-fn table(first: &Outcome, placed: Vec<Outcome>, automatic: &Outcome) -> Table {
+/// The replay with weights copied ahead, done twice: the first time is for learning.
+fn ahead(profile: &Profile) -> Result<Outcome> {
+    let setup = Setup { copy_ahead: CopyAhead::Auto, ..Setup::new(profile.clone(), Policy::Auto) };
+    replay(&mut *open(&[TRACE.to_owned()], 2)?, &setup)
+}
+
+fn table(first: &Outcome, placed: Vec<Outcome>, automatic: &Outcome, ahead: &Outcome) -> Table {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
     table.set_header(["placement", "s/step", "vs first-come", "dedicated", "shared", "over the link per step"]);
@@ -95,5 +103,6 @@ fn table(first: &Outcome, placed: Vec<Outcome>, automatic: &Outcome) -> Table {
         row(format!("reserve {}", show_size(outcome.reserve_bytes)), outcome);
     }
     row(format!("reserve auto: finds {}", show_size(automatic.reserve_bytes)), automatic);
+    row("the same, weights copied ahead".into(), ahead);
     table
 }

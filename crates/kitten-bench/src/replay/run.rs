@@ -400,7 +400,8 @@ impl Replay<'_> {
     }
 
     fn end_step(&mut self) -> Result<()> {
-        let timed = if self.in_step && self.copies_ahead() { self.lending.end(self.allocator, self.card)? } else { None };
+        let timed =
+            if self.in_step && self.copies_ahead() { self.lending.end(self.allocator, self.card)? } else { None };
         let mut step = std::mem::take(&mut self.step);
         if !self.in_step || step.compute_seconds == 0.0 {
             return Ok(());
