@@ -152,7 +152,7 @@ fn a_capture_that_a_forbidden_call_has_spoilt_is_in_nobodys_way() {
     let lost = allocator.malloc(GRANULE as usize, 0, stream).unwrap();
     gpu.synchronize(0).unwrap_err();
     assert_eq!(gpu.end_capture(stream.0).map_err(|why| why.code), Err(code::STREAM_CAPTURE_INVALIDATED));
-    // PyTorch 2.14 and earlier neither end the context nor release the pool then.
+    // PyTorch 2.11, among others, neither ends the context nor releases the pool then.
     allocator.free(lost, 0, stream).unwrap();
     allocator.reset().unwrap();
     gpu.destroy_stream(stream.0).unwrap();

@@ -50,6 +50,8 @@ def handler(*_):
     raise Late
 
 
+# A background job of a shell begins with this signal ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 print(seen(KeyboardInterrupt, lambda: os.kill(os.getpid(), signal.SIGINT)), "Ctrl-C")
 signal.signal(signal.SIGALRM, handler)
 print(seen(Late, lambda: os.kill(os.getpid(), signal.SIGALRM)), "alarms")
