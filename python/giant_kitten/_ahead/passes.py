@@ -33,6 +33,9 @@ class Lender:
         self._passes = 0
         self._running: list[object] = []
         self._weights: list[Weight] = []
+        # Whether all weights were what had been found when the last pass began. What has changed for
+        # one pass may change back.
+        self._was_known = True
         self._installed: list[Installed] = []
         # The weights that the followed module itself owns: its hooks begin the pass, so they lend.
         self._own = Lending(device, [])
@@ -101,10 +104,12 @@ class Lender:
         if placement == 0:
             self.remove()
             return
-        renewed = [weight.renew() for weight in self._weights]
-        if placement != self._placement or not all(renewed) or self._passes % _SEARCH_EVERY == 0:
+        is_known = all([weight.renew() for weight in self._weights])
+        is_due = self._passes % _SEARCH_EVERY == 0
+        if placement != self._placement or not (is_known and self._was_known) or is_due:
             self._search(module, is_all)
             self._placement = placement
+        self._was_known = is_known
         for lending in self._lendings():
             lending.has_lent = False
         self._passes += 1
