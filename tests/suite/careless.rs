@@ -136,8 +136,4 @@ impl Driver for Careless {
     fn is_capturing(&self, device: usize, stream: Stream) -> Result<bool> {
         self.0.is_capturing(device, stream)
     }
-
-    fn record_all(&self, device: usize, event: Event) -> Result<()> {
-        self.0.record_all(device, event)
-    }
 }

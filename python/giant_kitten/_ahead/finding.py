@@ -39,9 +39,7 @@ def weights(root: Any, device: int, in_place: Iterable[str]) -> list[Found]:
     all_found = list(_walk(root, "", _Within(None, None), frozenset(in_place), set()))
     # A weight that is also read sparsely, such as that of an embedding, stays where it is.
     sparse = {id(found.parameter) for found in all_found if isinstance(found.owner, _SPARSE)}
-    return [
-        found for found in all_found if id(found.parameter) not in sparse and _may_be_lent(found.parameter, device)
-    ]
+    return [found for found in all_found if id(found.parameter) not in sparse and _may_be_lent(found.parameter, device)]
 
 
 def check_names(root: Any, in_place: Iterable[str]) -> None:
@@ -49,7 +47,9 @@ def check_names(root: Any, in_place: Iterable[str]) -> None:
     known = {name for name, _ in root.named_modules()} | {name for name, _ in root.named_parameters()}
     for name in in_place:
         if name not in known:
-            raise ValueError(f'in_place names "{name}", which is neither a module nor a parameter of the followed module')
+            raise ValueError(
+                f'in_place names "{name}", which is neither a module nor a parameter of the followed module'
+            )
 
 
 class _Within(NamedTuple):

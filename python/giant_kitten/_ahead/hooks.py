@@ -84,10 +84,10 @@ class _Hook:
 class _Before(_Hook):
     __slots__ = ()
 
-    def __call__(self, module: Any, arguments: tuple[Any, ...]) -> None:
+    def __call__(self, module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         # A replica of the module has parameters of its own.
         if not is_compiling() and module is self._owner():
-            self._lending.lend(arguments)
+            self._lending.lend((*arguments, *named.values()) if named else arguments)
 
 
 class _After(_Hook):
@@ -108,7 +108,7 @@ class _Around:
         if is_compiling():
             return self.call(*arguments, **named)
         try:
-            self._lending.lend(arguments)
+            self._lending.lend((*arguments, *named.values()))
             return self.call(*arguments, **named)
         finally:
             self._lending.give_back()
@@ -126,7 +126,8 @@ class Installed:
             self._around = _Around(call, lending)
             set_compiled_call(module, self._around)
         else:
-            self._handles.append(module.register_forward_pre_hook(_Before(module, lending), prepend=True))
+            before = _Before(module, lending)
+            self._handles.append(module.register_forward_pre_hook(before, prepend=True, with_kwargs=True))
             self._handles.append(module.register_forward_hook(_After(module, lending), always_call=True))
 
     def is_on(self, module: Any, weights: list[Weight]) -> bool:
