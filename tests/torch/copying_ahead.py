@@ -225,7 +225,7 @@ def test_a_capture_in_a_pass_reads_in_place(net: Net) -> None:
     assert addresses == net.addresses[6:7], "a replay reads the weight itself, whatever the slot holds then"
     graph.replay()
     net.run()
-    del graph
+    graph.reset()
 
 
 class Odd(nn.Parameter):  # type: ignore[misc]
@@ -439,7 +439,7 @@ def test_copies_and_files_of_a_module_have_no_hooks(net: Net) -> None:
     file.seek(0)
     copies.append(torch.load(file, weights_only=False))
     for other in copies:
-        assert lends_of(lambda other=other: other(other.found)) == 0
+        assert lends_of(functools.partial(other, other.found)) == 0
         other.check_found()
     # Also in the middle of a pass, when a weight is lent.
     net.layers[6].then = lambda layer: copies.append(copy.deepcopy(layer.weight))
@@ -473,7 +473,12 @@ def test_views_that_are_returned_or_kept_hold_their_slots(net: Net) -> None:
 
 def test_a_kept_view_of_a_written_weight_is_right(net: Net) -> None:
     views: list[Any] = []
-    net.layers[4].then = lambda layer: (layer.weight.copy_(known(1000)), views.append(layer.weight.detach()))
+
+    def write(layer: Reader) -> None:
+        layer.weight.copy_(known(1000))
+        views.append(layer.weight.detach())
+
+    net.layers[4].then = write
     net.run()
     net.layers[4].then = None
     net.expected[4] = known(1000)
@@ -574,8 +579,10 @@ def test_threads_that_run_the_same_module(net: Net) -> None:
 
     torch.cuda.synchronize()
     threads = [threading.Thread(target=work) for _ in range(3)]
-    [thread.start() for thread in threads]
-    [thread.join(120) for thread in threads]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
     assert errors == []
     net.check_home()
     net.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import python
@@ -14,7 +15,7 @@ CARD = "dedicated:64MiB,shared:1GiB,copy_ahead:8MiB"
 @pytest.mark.parametrize("rungs", ["", "pinned"])
 def test_copying_ahead(rungs: str) -> None:
     file = str(HERE / "copying_ahead.py")
-    variables = {"FAKE_CUDA_RUNGS": rungs} if rungs else {}
+    variables: dict[str, Any] = {"FAKE_CUDA_RUNGS": rungs} if rungs else {}
     printed = python(
         "", "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--rootdir", str(HERE), file,
         GIANT_KITTEN=CARD, **variables,
