@@ -202,9 +202,9 @@ def follow(module: Any, kind: str | None = None, device: Any = None, *, in_place
 def written(module: Any) -> None:
     """Reports that the weights of a module were written in a way that PyTorch does not count.
 
-    Writes to a parameter are seen, except those through its `data`. Between two passes of a followed
-    module those are seen as well. Only code that writes `parameter.data` during a pass needs to call
-    this, right after it.
+    Writes to a parameter are seen, except those through its `data`. Between two passes of a
+    followed module those are seen as well. Only code that writes `parameter.data` during a pass
+    needs to call this, right after it.
     """
     import torch
 

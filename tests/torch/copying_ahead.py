@@ -439,7 +439,7 @@ def test_copies_and_files_of_a_module_have_no_hooks(net: Net) -> None:
     file.seek(0)
     copies.append(torch.load(file, weights_only=False))
     for other in copies:
-        assert lends_of(functools.partial(other, other.found)) == 0
+        assert lends_of(functools.partial(other.__call__, other.found)) == 0
         other.check_found()
     # Also in the middle of a pass, when a weight is lent.
     net.layers[6].then = lambda layer: copies.append(copy.deepcopy(layer.weight))

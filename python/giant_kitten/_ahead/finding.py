@@ -1,4 +1,4 @@
-"""Finds the weights of a module that may be lent, and the modules around whose calls that is done."""
+"""Finds the weights of a module that may be lent, and the modules around whose calls they are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LEAST, _MOST = 1 << 20, 256 << 20
 
 # They read a few rows of their weight. Copying all of it would be slower.
 _SPARSE = (torch.nn.Embedding, torch.nn.EmbeddingBag)
-# Modules that are left in place with all of their parts: recurrent ones expect their weights side by
+# Modules that are left in place with all their parts: recurrent ones expect their weights side by
 # side in memory, an encoder layer takes a slower way if it or its parts have hooks, and a script
 # runs without Python.
 _IN_PLACE = (torch.nn.RNNBase, torch.nn.TransformerEncoderLayer, torch.jit.ScriptModule)

@@ -21,7 +21,7 @@ from .._torch.lending import (
 from . import held
 from .weight import Weight
 
-# Held while weights are lent and given back. Reentrant, because a finalizer or a handler of a signal
+# Held while weights are lent and given back. Reentrant, as a finalizer or a handler of a signal
 # may call a module.
 LOCK = threading.RLock()
 

@@ -33,7 +33,7 @@ class Lender:
         self._passes = 0
         self._running: list[object] = []
         self._weights: list[Weight] = []
-        # Whether all weights were what had been found when the last pass began. What has changed for
+        # Whether all weights were what had been found as the last pass began. What has changed for
         # one pass may change back.
         self._was_known = True
         self._installed: list[Installed] = []
@@ -52,7 +52,7 @@ class Lender:
         self._own.lend(arguments)
 
     def end(self, token: object, whole: bool) -> None:
-        """Ends a pass. `whole` says whether it came to its end; an interrupt leaves weights lent."""
+        """Ends a pass. `whole` says whether it came to its end; an interrupt leaves some lent."""
         self._own.give_back()
         with LOCK:
             self._running = [other for other in self._running if other is not token]
@@ -121,7 +121,7 @@ class Lender:
         self._placement = 0
 
     def _search(self, module: Any, is_all: bool) -> None:
-        """Finds the weights to lend, and installs hooks on the modules around whose calls that is."""
+        """Finds the weights to lend, and installs hooks on the modules that use them."""
         self._bring_home()
         weights, around = self._find(module, is_all)
         own = around.pop(id(module), (module, []))[1]

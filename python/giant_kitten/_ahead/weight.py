@@ -72,7 +72,7 @@ class Weight:
         # Layers that may merge an adapter into the weight unseen, in the middle of a pass.
         self._tuners: list[Any] = []
         self._version = _UNKNOWN
-        # How often it is lent at the moment: its modules may call each other, or run in two threads.
+        # How often it is lent now: its modules may call each other, or run in two threads.
         self._lent = 0
         self._kept = 0
         self._slots: dict[int, Slot] = {}
