@@ -444,6 +444,7 @@ impl Ahead {
         match kind.order.called(address, bytes, pass.expected) {
             Called::At(place) => {
                 let skipped = pass.expected..place;
+                kind.wants_all |= kind.order.uses()[place].is_new();
                 pass.expected = place + 1;
                 pass.next = pass.next.max(place + 1);
                 if !skipped.is_empty() {

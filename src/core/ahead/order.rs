@@ -26,6 +26,11 @@ impl Use {
     pub fn is_reliable(&self) -> bool {
         self.uses.count_ones() >= RELIABLE
     }
+
+    /// Whether it has been used in each pass since it came up, and these are too few to rely on it.
+    pub fn is_new(&self) -> bool {
+        !self.is_reliable() && self.uses & (self.uses + 1) == 0
+    }
 }
 
 /// What a call of a weight is to the order.
@@ -189,8 +194,11 @@ mod tests {
         assert_eq!((addresses(&order), reliable(&order)), (vec![1, 2, 3, 4], vec![1, 2, 3, 4]), "three of four");
         order.learn(&pass(&[1, 4, 5]));
         assert_eq!(reliable(&order), [1, 4], "two of four, and a new one is not believed at once");
+        let new = |order: &Order| order.uses().iter().find(|known| known.is_new()).map(|known| known.address);
+        assert_eq!(new(&order), Some(5));
         (0..2).for_each(|_| order.learn(&pass(&[1, 4, 5])));
         assert_eq!((addresses(&order), reliable(&order)), (vec![1, 4, 5], vec![1, 4, 5]), "forgotten");
+        assert_eq!(new(&order), None);
     }
 
     #[test]
