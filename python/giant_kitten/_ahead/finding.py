@@ -64,9 +64,9 @@ def _walk(module: Any, prefix: str, within: _Within, in_place: frozenset[str], s
         return
     seen.add(id(module))
     if prefix and within.compiled is None and is_compiled(module):
-        within = within._replace(compiled=module)
+        within = _Within(module, within.tuner)
     if hasattr(module, "merged") and hasattr(module, "base_layer"):
-        within = within._replace(tuner=module)
+        within = _Within(within.compiled, module)
     if users_of is not None or type(module).__module__.startswith("torch.nn."):
         for name, parameter in list(parameters_of(module).items()):
             if parameter is not None and prefix + name not in in_place:

@@ -13,7 +13,7 @@ import torch
 from .. import _library
 
 if TYPE_CHECKING:
-    from .weight import Slot
+    from .slot import Slot
 
 RELEASED = 3
 

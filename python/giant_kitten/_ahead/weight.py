@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from typing import Any
 
 import torch
 
 from .. import _library
-from .._torch.lending import number_of, parameter_over, parameters_of, tensor_at, users_of, version_of
+from .._torch.lending import parameters_of, version_of
 from . import held
+from .slot import Slot
 
 READ, WRITTEN, KEPT = 0, 1, 2
 
@@ -23,30 +23,6 @@ _MOST_SLOTS = 8
 
 _lend = _library.library().gk_lend
 _give_back = _library.library().gk_give_back
-
-
-class Slot:
-    """A view of a weight's slot, and whether others hold one too."""
-
-    __slots__ = ("_number", "_storage", "_users", "address", "twin", "version", "view")
-
-    def __init__(self, address: int, like: Any) -> None:
-        self.address = address
-        self.view = tensor_at(address, like)
-        # Inference tensors count no writes, so such a parameter is replaced by one that does.
-        self.twin = parameter_over(self.view) if like.is_inference() else None
-        self.version = 0
-        self._storage = self.view.untyped_storage()
-        self._number = number_of(self._storage)
-        self._users = self._count()
-
-    def _count(self) -> int:
-        tensors = users_of(self._number) if users_of is not None else 0
-        return int(tensors) + sys.getrefcount(self.twin) * (self.twin is not None)
-
-    def is_held(self) -> bool:
-        """Whether somebody else holds the slot. It must not be lent."""
-        return self._count() != self._users
 
 
 class Weight:
