@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import sys
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from . import _library
@@ -74,12 +75,44 @@ class _Hook:
 
 
 class _Pass:
-    """A pass that runs."""
+    """A pass of a followed module that runs."""
 
-    def __init__(self, device: int, lender: Lender) -> None:
-        self.device, self.lender = device, lender
+    def __init__(self, following: Following, module: Any, device: int) -> None:
+        self.following, self.module, self.device = following, weakref.ref(module), device
         # The exception that was being handled when it began.
-        self.handled = sys.exc_info()[1]
+        self._handled = sys.exc_info()[1]
+
+    def is_whole(self) -> bool:
+        """Whether it comes to its end now, and not by an exception."""
+        return sys.exc_info()[1] is self._handled
+
+
+# The passes that run in this thread, one within the other.
+_running = threading.local()
+
+
+def _stack() -> list[_Pass]:
+    found: list[_Pass] | None = getattr(_running, "stack", None)
+    if found is None:
+        found = _running.stack = []
+    return found
+
+
+def _end_interrupted(beginning: Any) -> None:
+    """Ends passes of this thread whose modules are not called any more, when another one begins.
+
+    PyTorch calls no hook after an interrupt. A thread whose pass did not end would go on counting
+    as one that works, and no weight of another module would be lent.
+    """
+    from ._torch.lending import calls_of
+
+    stack = _stack()
+    while stack:
+        module = stack[-1].module()
+        passes = sum(running.module() is module for running in stack)
+        if module is not None and calls_of(module) - (module is beginning) >= passes:
+            return
+        stack[-1].following.finish(whole=False)
 
 
 class Following:
@@ -89,8 +122,8 @@ class Following:
         self._kind, self._device, self._in_place, self._passes = kind, device, tuple(in_place), 0
         # What lends the module's weights, for each device that was current when a pass began.
         self._lenders: dict[int, Lender] = {}
-        # The passes that run now: a stack for each thread, and their total number.
-        self._running, self._count = threading.local(), 0
+        # The number of passes that run now, in all threads.
+        self._count = 0
         self._before = module.register_forward_pre_hook(_Hook(self._begin), prepend=True)
         # Also after a pass that raises. Otherwise its thread would count as working, and no other
         # thread could ever move memory again.
@@ -99,35 +132,43 @@ class Following:
 
     def _begin(self, module: Any, arguments: tuple[Any, ...]) -> None:
         index = _index(self._device)
-        # PyTorch calls no hook after an interrupt, so passes that one has ended are ended here.
-        while self._stack():
-            self._finish(whole=False)
+        _end_interrupted(module)
         safe_point(self._kind, index)
         _library.call("gk_begin_work", index)
-        running = _Pass(index, self._lender(index))
-        self._stack().append(running)
+        running = _Pass(self, module, index)
+        _stack().append(running)
         self._count += 1
-        running.lender.begin(running, module, arguments)
+        self._lender(index).begin(running, module, arguments)
 
     def _end(self, module: Any, *_: Any) -> None:
-        stack = self._stack()
-        if not stack:
+        stack = _stack()
+        if all(running.following is not self for running in stack):
             return
-        self._finish(whole=sys.exc_info()[1] is stack[-1].handled)
+        while stack[-1].following is not self:
+            stack[-1].following.finish(whole=False)
+        self.finish(whole=stack[-1].is_whole())
         if self._passes % _REPORT_EVERY == 0:
             _report_reads(module)
         self._passes += 1
         if self._removed and self._count == 0:
             self._remove()
 
-    def _finish(self, whole: bool) -> None:
-        """Ends the pass that began last in this thread."""
-        running = self._stack().pop()
-        self._count -= 1
+    def finish(self, whole: bool) -> None:
+        """Ends the pass that began last in this thread, which is one of this module.
+
+        If another interrupt comes meanwhile, it is ended once more.
+        """
+        running = _stack()[-1]
         try:
-            running.lender.end(running, whole)
-        finally:
-            _library.call("gk_end_work", running.device)
+            self._lender(running.device).end(running, whole)
+        except Exception:
+            self._forget()
+            raise
+        self._forget()
+
+    def _forget(self) -> None:
+        self._count -= 1
+        _library.call("gk_end_work", _stack().pop().device)
 
     def _lender(self, index: int) -> Lender:
         from ._ahead.passes import Lender
@@ -135,12 +176,6 @@ class Following:
         if index not in self._lenders:
             self._lenders[index] = Lender(index, self._kind, self._in_place)
         return self._lenders[index]
-
-    def _stack(self) -> list[_Pass]:
-        found: list[_Pass] | None = getattr(self._running, "stack", None)
-        if found is None:
-            found = self._running.stack = []
-        return found
 
     def _remove(self) -> None:
         self._after.remove()

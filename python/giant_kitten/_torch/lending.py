@@ -6,6 +6,7 @@ operations, and modules that are compiled.
 
 from __future__ import annotations
 
+import sys
 from operator import attrgetter
 from typing import Any
 
@@ -67,3 +68,13 @@ def compiled_call_of(module: Any) -> Any:
 def set_compiled_call(module: Any, call: Any) -> None:
     """Replaces the function that the calls of a compiled module run."""
     module._compiled_call_impl = call
+
+
+def calls_of(module: Any) -> int:
+    """How many calls of a module are under way in this thread."""
+    frame: Any = sys._getframe(1)
+    calls = 0
+    while frame is not None:
+        calls += frame.f_code.co_name == "_call_impl" and frame.f_locals.get("self") is module
+        frame = frame.f_back
+    return calls
