@@ -11,6 +11,7 @@ import functools
 import gc
 import io
 import itertools
+import linecache
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -25,8 +26,10 @@ from giant_kitten import _ahead
 from torch import nn
 
 MIB = 1 << 20
-LAYERS = 16
+LAYERS = 12
 PINNED = giant_kitten.stats()["rung"] == "pinned" if torch.zeros(1, device="cuda").is_cuda else False
+# The comparisons are short.
+torch.set_num_threads(1)
 kinds = (f"net {number}" for number in itertools.count())
 
 
@@ -132,9 +135,9 @@ def test_each_weight_is_lent_and_read_as_it_is(net: Net) -> None:
 
 
 def test_views_of_slots_are_made_once(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    from giant_kitten._ahead import weight
+    from giant_kitten._ahead import slot
 
-    monkeypatch.setattr(weight, "tensor_at", lambda *_: pytest.fail("a view is made again"))
+    monkeypatch.setattr(slot, "tensor_at", lambda *_: pytest.fail("a view is made again"))
     assert net.run() == lent()
 
 
@@ -393,37 +396,51 @@ class Stop(BaseException):
 
 def is_interrupted(net: Net, at: int) -> bool:
     """Runs the module with an interruption at a line of the package's; whether it came so far."""
-    folder = str(Path(_ahead.__file__).parent)
-    lines = 0
+    folder, lines = str(Path(_ahead.__file__).parent), 0
 
     def trace(frame: Any, event: str, _: Any) -> Any:
         nonlocal lines
-        if not frame.f_code.co_filename.startswith(folder):
+        file = frame.f_code.co_filename
+        if not file.startswith(folder):
             return None
-        lines += event == "line"
-        if lines == at:
+        # Between taking a lock and the block that releases it, only a trace can interrupt.
+        if event == "line" and linecache.getline(file, frame.f_lineno).strip() != "with LOCK:":
             lines += 1
-            raise Stop
+            if lines == at:
+                raise Stop
         return trace
 
     sys.settrace(trace)
     try:
         net(net.found)
     except Stop:
-        return True
+        pass
     finally:
         sys.settrace(None)
-    return False
+    return lines >= at
 
 
-def test_an_interruption_at_any_line_leaves_everything_right(net: Net) -> None:
-    interrupted = 0
-    for at in range(1, 700, 6):
-        interrupted += is_interrupted(net, at)
+def test_an_interruption_at_any_line_leaves_everything_right() -> None:
+    net = warmed(Net(4))
+    at = 1
+    while is_interrupted(net, at):
         net.run()
-        net.check_home()
-    assert interrupted > 50
-    assert net.run() == lent() and giant_kitten.stats()["kept_slots"] == 0
+        at += 2
+    assert at > 200 or PINNED
+    net.check_home()
+    assert net.run() == lent(4) and giant_kitten.stats()["kept_slots"] == 0
+
+
+def test_an_interrupted_pass_is_no_obstacle_to_other_modules(net: Net) -> None:
+    def interrupt(_: Reader) -> None:
+        raise KeyboardInterrupt
+
+    net.layers[5].then = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        net(net.found)
+    other = warmed(Net(4))
+    del net
+    assert other.run() == lent(4)
 
 
 def test_copies_and_files_of_a_module_have_no_hooks(net: Net) -> None:
@@ -505,23 +522,23 @@ def test_a_view_that_is_kept_on_another_stream_is_released(net: Net) -> None:
 
 def test_tied_weights_are_one_unit() -> None:
     net = Net()
-    net.layers[14].weight = net.layers[3].weight
+    net.layers[10].weight = net.layers[3].weight
     # The same memory, as another parameter.
-    net.layers[15].weight = nn.Parameter(net.layers[5].weight.data, requires_grad=False)
-    net.expected[14], net.expected[15] = net.expected[3], net.expected[5]
-    net.addresses[14], net.addresses[15] = net.addresses[3], net.addresses[5]
+    net.layers[11].weight = nn.Parameter(net.layers[5].weight.data, requires_grad=False)
+    net.expected[10], net.expected[11] = net.expected[3], net.expected[5]
+    net.addresses[10], net.addresses[11] = net.addresses[3], net.addresses[5]
     giant_kitten.follow(net, next(kinds))
     for _ in range(4):
         net.run()
         net.check_home()
-    net.layers[3].then = lambda layer: net.layers[14](net.found)
+    net.layers[3].then = lambda layer: net.layers[10](net.found)
     net.run()
     net.check_home()
-    net.skipped = {14}
-    net.layers[3].then = lambda layer: (net.layers[14](net.found), layer.weight.copy_(known(1000)))
+    net.skipped = {10}
+    net.layers[3].then = lambda layer: (net.layers[10](net.found), layer.weight.copy_(known(1000)))
     net.run()
     net.skipped, net.layers[3].then = set(), None
-    net.expected[14] = net.expected[3] = known(1000)
+    net.expected[10] = net.expected[3] = known(1000)
     net.run()
     net.check_home()
 
@@ -670,11 +687,11 @@ def test_skipped_and_added_layers(net: Net) -> None:
 
 def test_state_dicts_in_the_middle_have_the_weights(net: Net) -> None:
     states: list[dict[str, torch.Tensor]] = []
-    net.layers[11].then = lambda _: states.append({key: value.clone() for key, value in net.state_dict().items()})
+    net.layers[8].then = lambda _: states.append({key: value.clone() for key, value in net.state_dict().items()})
     held: list[dict[str, torch.Tensor]] = []
-    net.layers[13].then = lambda _: held.append(net.state_dict())
+    net.layers[10].then = lambda _: held.append(net.state_dict())
     net.run()
-    net.layers[11].then = net.layers[13].then = None
+    net.layers[8].then = net.layers[10].then = None
     net.run()
     for state in (states[0], held[0]):
         for number, expected in enumerate(net.expected):
