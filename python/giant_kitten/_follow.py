@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from . import _library
 from ._device import index as _index
 from ._tensors import on_gpu
+from ._torch import compiler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -66,7 +67,7 @@ class _Hook:
         self._call = call
 
     def __call__(self, *arguments: Any) -> None:
-        self._call(*arguments)
+        compiler.call(self._call, arguments)
 
     def __reduce__(self) -> Any:
         from ._ahead.hooks import inert
@@ -124,6 +125,7 @@ class Following:
         self._lenders: dict[int, Lender] = {}
         # The number of passes that run now, in all threads.
         self._count = 0
+        compiler.watch()
         self._before = module.register_forward_pre_hook(_Hook(self._begin), prepend=True)
         # Also after a pass that raises. Otherwise its thread would count as working, and no other
         # thread could ever move memory again.
