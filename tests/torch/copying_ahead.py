@@ -812,3 +812,77 @@ def test_replicas_are_left_alone(net: Net) -> None:
     net.layers[4].then, net.expected[3] = None, before
     net.run()
     net.check_home()
+
+
+class Block(nn.Module):  # type: ignore[misc]
+    """Two layers of a net."""
+
+    def __init__(self, one: Reader, other: Reader) -> None:
+        super().__init__()
+        self.one, self.other = one, other
+
+    def forward(self, found: torch.Tensor) -> torch.Tensor:
+        return self.other(self.one(found))  # type: ignore[no-any-return]
+
+
+def graphs() -> int:
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
+
+
+def compiled(block: nn.Module) -> nn.Module:
+    block.compile(backend="eager", fullgraph=True)
+    return block
+
+
+def wrapped(block: nn.Module) -> nn.Module:
+    return torch.compile(block, backend="eager", fullgraph=True)  # type: ignore[no-any-return]
+
+
+@pytest.mark.skipif(not hasattr(nn.Module, "compile"), reason="this PyTorch has no Module.compile")
+@pytest.mark.parametrize("as_compiled", [compiled, wrapped])
+@pytest.mark.parametrize("before", [True, False])
+def test_weights_are_lent_around_compiled_blocks(as_compiled: Callable[[nn.Module], nn.Module], before: bool) -> None:
+    torch._dynamo.reset()
+    net = Net()
+    blocks = [Block(net.layers[number], net.layers[number + 1]) for number in range(0, LAYERS, 2)]
+    stack = nn.Sequential(*(as_compiled(block) if before else block for block in blocks))
+    giant_kitten.follow(stack, next(kinds))
+    net.forward = lambda found: stack(found)
+    for _ in range(4):
+        net.run()
+    assert net.run() == lent()
+    if not before:
+        for number, block in enumerate(blocks):
+            stack[number] = as_compiled(block)
+        # The module is searched again after some passes, and read in place until then.
+        for _ in range(16):
+            net.run()
+    made = graphs()
+    assert made == len(blocks)
+    for number in (3, 4):
+        net.layers[number].weight.copy_(known(1000 + number))
+        net.expected[number] = known(1000 + number)
+    assert [net.run() for _ in range(2)] == [lent()] * 2
+    net.check_home()
+    assert graphs() == made, "nothing is compiled again"
+
+
+@pytest.mark.skipif(not hasattr(nn.Module, "compile"), reason="this PyTorch has no Module.compile")
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_net_that_is_compiled_as_a_whole_is_read_in_place(inside: bool) -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    net = Net()
+    giant_kitten.follow(net, next(kinds))
+    called = torch.compile(net, backend="eager") if not inside else net
+    if inside:
+        net.compile(backend="eager")
+    safe_points = giant_kitten.stats()["safe_points"]
+    for _ in range(3):
+        net.found.zero_()
+        called(net.found)
+        net.check_found()
+    net.check_home()
+    assert graphs() == 1 and giant_kitten.stats()["safe_points"] == safe_points + 3
