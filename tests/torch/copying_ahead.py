@@ -825,10 +825,14 @@ class Block(nn.Module):  # type: ignore[misc]
         return self.other(self.one(found))
 
 
-def graphs() -> int:
+@pytest.fixture
+def graphs() -> Callable[[], int]:
+    """How many graphs were compiled in a test."""
     from torch._dynamo.utils import counters
 
-    return int(counters["stats"]["unique_graphs"])
+    torch._dynamo.reset()
+    counters.clear()
+    return lambda: int(counters["stats"]["unique_graphs"])
 
 
 def compiled(block: nn.Module) -> nn.Module:
@@ -842,23 +846,17 @@ def wrapped(block: nn.Module) -> nn.Module:
 
 @pytest.mark.skipif(not hasattr(nn.Module, "compile"), reason="this PyTorch has no Module.compile")
 @pytest.mark.parametrize("as_compiled", [compiled, wrapped])
-@pytest.mark.parametrize("before", [True, False])
-def test_weights_are_lent_around_compiled_blocks(as_compiled: Callable[[nn.Module], nn.Module], before: bool) -> None:
-    torch._dynamo.reset()
+def test_weights_are_lent_around_compiled_blocks(
+    as_compiled: Callable[[nn.Module], nn.Module], graphs: Callable[[], int]
+) -> None:
     net = Net()
     blocks = [Block(net.layers[number], net.layers[number + 1]) for number in range(0, LAYERS, 2)]
-    stack = nn.Sequential(*(as_compiled(block) if before else block for block in blocks))
+    stack = nn.Sequential(*(as_compiled(block) for block in blocks))
     giant_kitten.follow(stack, next(kinds))
     setattr(net, "forward", lambda found: stack(found))  # noqa: B010
     for _ in range(4):
         net.run()
     assert net.run() == lent()
-    if not before:
-        for number, block in enumerate(blocks):
-            stack[number] = as_compiled(block)
-        # The module is searched again after some passes, and read in place until then.
-        for _ in range(16):
-            net.run()
     made = graphs()
     assert made == len(blocks)
     for number in (3, 4):
@@ -871,9 +869,7 @@ def test_weights_are_lent_around_compiled_blocks(as_compiled: Callable[[nn.Modul
 
 @pytest.mark.skipif(not hasattr(nn.Module, "compile"), reason="this PyTorch has no Module.compile")
 @pytest.mark.parametrize("inside", [True, False])
-def test_a_net_that_is_compiled_as_a_whole_is_read_in_place(inside: bool) -> None:
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
+def test_a_net_that_is_compiled_as_a_whole_is_read_in_place(inside: bool, graphs: Callable[[], int]) -> None:
     net = Net()
     giant_kitten.follow(net, next(kinds))
     called = torch.compile(net, backend="eager") if not inside else net
