@@ -15,14 +15,14 @@
 //! move has to gain more, in bytes over the link during the run to come, than it costs, together
 //! with the earlier moves that did not pay.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::Heap;
 use super::ahead::Ahead;
 use super::lending::{self, Weighed};
 use super::memory::{Memory, Move, Moved};
-use crate::core::balance::{self, Candidate, Decision, Outlook, REMAP};
-use crate::core::policy::{Expected, Forecast, Learner, Placed};
+use crate::core::balance::{self, Candidate, Decision, Outlook, Placed, REMAP, placed};
+use crate::core::policy::{Expected, Forecast, Learner};
 use crate::core::{GranuleId, Phase, Stats, Tier, show_size};
 use crate::error::Error;
 
@@ -231,25 +231,6 @@ fn candidates(memory: &Memory, learner: &Learner, forecast: &Forecast, passes: b
         }
     }
     (candidates, fixed)
-}
-
-/// The placement that a decision leads to. What is lent is not read over the link by the work.
-fn placed(candidates: &[Candidate], outlook: &Outlook<'_>, decision: &Decision, lendable: &[bool]) -> Placed {
-    let demoted: HashSet<&GranuleId> = decision.demote.iter().collect();
-    let promoted: HashSet<&GranuleId> = decision.promote.iter().collect();
-    let (mut shared_reads, mut dedicated) = (0.0, 0);
-    for (candidate, is_lent) in candidates.iter().zip(lendable) {
-        let is_dedicated = match candidate.tier {
-            Tier::Dedicated => !demoted.contains(&candidate.id),
-            Tier::Shared => promoted.contains(&candidate.id),
-        };
-        if is_dedicated {
-            dedicated += 1;
-        } else if !is_lent {
-            shared_reads += candidate.reads;
-        }
-    }
-    Placed { room: outlook.capacity.saturating_sub(dedicated), shared_reads }
 }
 
 fn describe(work: &str, decision: &Decision, outlook: &Outlook<'_>, granule: u64, ring: u64) -> String {

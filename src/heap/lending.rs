@@ -1,13 +1,13 @@
 //! What the coming work lends, as the automatic mode weighs it: which granules hold its weights,
 //! how long the work between them takes, and how long a ring they want.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::ahead::{Ahead, CopyAhead, Kind, slot_bytes};
 use super::memory::Memory;
 use crate::core::ahead::{LEAST, MOST, Use};
-use crate::core::balance::{Candidate, Decision, Outlook};
-use crate::core::policy::{Lending, Lent, Turn, spilled};
+use crate::core::balance::{Candidate, Decision, Outlook, placed};
+use crate::core::policy::{Lending, Lent, Turn};
 use crate::core::{GranuleId, Tier};
 
 /// A ring's length, in largest weights. One is copied while one is read, and a quarter more keeps
@@ -97,20 +97,6 @@ fn untimed_seconds(candidates: &[Candidate], kind: &Kind, all: u64, granule: u64
     (in_place - read / link).max(0.1 * in_place)
 }
 
-/// What one interval costs without a ring, once a decision is carried out.
-fn cost_in_place(candidates: &[Candidate], outlook: &Outlook<'_>, decision: &Decision) -> f64 {
-    let [demoted, promoted] = [&decision.demote, &decision.promote].map(|ids| ids.iter().collect::<HashSet<_>>());
-    let is_shared: Vec<bool> = candidates
-        .iter()
-        .map(|candidate| match candidate.tier {
-            Tier::Shared => !promoted.contains(&candidate.id),
-            Tier::Dedicated => demoted.contains(&candidate.id),
-        })
-        .collect();
-    let reads = candidates.iter().zip(&is_shared).filter(|(_, is)| **is).map(|(candidate, _)| candidate.reads);
-    reads.sum::<f64>() + spilled(candidates, outlook, &is_shared)
-}
-
 /// Weighs a decision that goes without a ring, made for `outlook`, against one that copies ahead.
 pub(super) fn weigh(
     memory: &Memory,
@@ -120,7 +106,13 @@ pub(super) fn weigh(
     outlook: &Outlook<'_>,
     plain: Decision,
 ) -> Weighed {
-    let in_place = |decision| Weighed { decision, ring: 0, lendable: vec![false; candidates.len()] };
+    let nothing_lent = vec![false; candidates.len()];
+    // What one interval costs without a ring, once a decision is carried out.
+    let cost_in_place = |decision: &Decision| {
+        let placed = placed(candidates, outlook, decision, &nothing_lent);
+        placed.shared_reads + outlook.spilled(placed.room)
+    };
+    let in_place = |decision| Weighed { decision, ring: 0, lendable: nothing_lent.clone() };
     let Some(kind) = ahead.kind(kind).filter(|kind| kind.refused.is_none()) else { return in_place(plain) };
     let ring = wanted_ring(memory, ahead.mode(), kind);
     if ring == 0 {
@@ -133,7 +125,7 @@ pub(super) fn weigh(
     let now: Vec<bool> = candidates.iter().map(|candidate| candidate.tier == Tier::Shared).collect();
     let dedicated = now.iter().filter(|is_shared| !**is_shared).count() as u64;
     let has_room = dedicated <= beside.capacity;
-    let without_moves = cost_in_place(candidates, outlook, &Decision::default());
+    let without_moves = cost_in_place(&Decision::default());
     // What it costs to do nothing: with the ring where there is one, or room for one.
     let is_told = matches!(ahead.mode(), CopyAhead::Ring(_));
     let cost_now = if has_room { lending.cost(candidates, &beside, &now) } else { without_moves };
@@ -145,9 +137,9 @@ pub(super) fn weigh(
         return Weighed { decision, ring, lendable: lending.lendable };
     }
     let net = |cost: f64, decision: &Decision| horizon * (without_moves - cost) - decision.cost;
-    let plainly = net(cost_in_place(candidates, outlook, &plain), &plain);
+    let plainly = net(cost_in_place(&plain), &plain);
     let lent = net(cost, &decision);
-    let margin = if memory.staged() > 0 { 0.0 } else { WORTH_IT * horizon * lending.seconds() * link / granule as f64 };
+    let margin = if memory.staged() > 0 { 0.0 } else { WORTH_IT * horizon * lending.granules() };
     log::debug!(
         "device {}: copying ahead gains {lent:.0} granules over the link, reading in place {plainly:.0}",
         memory.device()

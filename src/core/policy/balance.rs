@@ -12,6 +12,8 @@
 //!            demote while the next level gains more, promote while the last gains less
 //! ```
 
+use std::collections::HashSet;
+
 use crate::core::place::GranuleId;
 use crate::core::tier::Tier;
 
@@ -39,6 +41,13 @@ pub struct Candidate {
     pub reads: f64,
     /// Whether other work reads it later.
     pub wanted_later: bool,
+}
+
+impl Candidate {
+    /// What it costs to demote it: if other work reads it later, it has to come back.
+    pub(super) fn price_of_leaving(&self) -> f64 {
+        if self.wanted_later { 2.0 * MOVE } else { MOVE }
+    }
 }
 
 /// The coming run.
@@ -82,6 +91,40 @@ impl Outlook<'_> {
     pub(super) fn level(&self, level: u64) -> f64 {
         SCRATCH_TOUCHES * self.uses.get(level as usize).copied().unwrap_or(0.0)
     }
+
+    /// What scratch costs in one interval that finds room for its lowest `room` levels.
+    pub fn spilled(&self, room: u64) -> f64 {
+        (room..self.uses.len() as u64).map(|level| self.level(level)).sum()
+    }
+}
+
+/// A placement, by what it leaves to scratch and to the link: to compare what was expected of it
+/// with what then happened.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Placed {
+    /// Dedicated granules that are left for scratch.
+    pub room: u64,
+    /// Granules of residents that are read over the link in one interval.
+    pub shared_reads: f64,
+}
+
+/// The placement that a decision leads to. What is lent is not read over the link by the work.
+pub fn placed(candidates: &[Candidate], outlook: &Outlook<'_>, decision: &Decision, lendable: &[bool]) -> Placed {
+    let demoted: HashSet<&GranuleId> = decision.demote.iter().collect();
+    let promoted: HashSet<&GranuleId> = decision.promote.iter().collect();
+    let (mut shared_reads, mut dedicated) = (0.0, 0);
+    for (candidate, is_lent) in candidates.iter().zip(lendable) {
+        let is_dedicated = match candidate.tier {
+            Tier::Dedicated => !demoted.contains(&candidate.id),
+            Tier::Shared => promoted.contains(&candidate.id),
+        };
+        if is_dedicated {
+            dedicated += 1;
+        } else if !is_lent {
+            shared_reads += candidate.reads;
+        }
+    }
+    Placed { room: outlook.capacity.saturating_sub(dedicated), shared_reads }
 }
 
 /// Decides what moves before a run. O(n log n) in the candidates.
@@ -94,11 +137,13 @@ pub fn decide(candidates: &[Candidate], outlook: &Outlook<'_>) -> Decision {
     let mut shared: Vec<Candidate> = in_tier(Tier::Shared).collect();
     shared.sort_by(|a, b| b.reads.total_cmp(&a.reads).then(a.id.cmp(&b.id)));
     let room = outlook.capacity.saturating_sub(dedicated.len() as u64);
-    let leave = |candidate: &Candidate| if candidate.wanted_later { 2.0 * MOVE } else { MOVE };
 
     let demotions = dedicated.iter().take(outlook.shared_room as usize).zip(room..);
     let demotions = demotions.map(|(candidate, level)| {
-        (outlook.horizon * (outlook.level(level) - candidate.reads) - leave(candidate), leave(candidate))
+        (
+            outlook.horizon * (outlook.level(level) - candidate.reads) - candidate.price_of_leaving(),
+            candidate.price_of_leaving(),
+        )
     });
     let (demoted, mut gain, mut cost) = best_prefix(demotions);
     let mut promoted = 0;
@@ -109,8 +154,9 @@ pub fn decide(candidates: &[Candidate], outlook: &Outlook<'_>) -> Decision {
         (promoted, gain, cost) = best_prefix(promotions);
     }
     let swaps = shared[promoted..].iter().zip(&dedicated[demoted..]);
-    let swaps = swaps
-        .map(|(comes, goes)| (outlook.horizon * (comes.reads - goes.reads) - MOVE - leave(goes), MOVE + leave(goes)));
+    let swaps = swaps.map(|(comes, goes)| {
+        (outlook.horizon * (comes.reads - goes.reads) - MOVE - goes.price_of_leaving(), MOVE + goes.price_of_leaving())
+    });
     let (swapped, more, price) = best_prefix(swaps);
     let ids = |candidates: &[Candidate]| candidates.iter().map(|candidate| candidate.id).collect();
     let decision = Decision {
@@ -124,7 +170,7 @@ pub fn decide(candidates: &[Candidate], outlook: &Outlook<'_>) -> Decision {
 
 /// Finds the prefix of a row of (gain, cost) with the largest total gain. Returns its length, its
 /// gain and its cost.
-fn best_prefix(row: impl Iterator<Item = (f64, f64)>) -> (usize, f64, f64) {
+pub(super) fn best_prefix(row: impl Iterator<Item = (f64, f64)>) -> (usize, f64, f64) {
     let (mut best, mut gain, mut cost) = ((0, 0.0, 0.0), 0.0, 0.0);
     for (i, (more, price)) in row.enumerate() {
         gain += more;

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::balance::SCRATCH_TOUCHES;
+use super::balance::{Placed, SCRATCH_TOUCHES};
 use super::demand::Demand;
 use super::forecast::{Forecast, Reads};
 
@@ -13,16 +13,6 @@ const MOST_KINDS: usize = 64;
 /// Addresses whose reads were reported, beyond twice the live blocks, before those of dead blocks
 /// are forgotten.
 const TOLD_SURPLUS: u64 = 1024;
-
-/// A placement, by what it leaves to scratch and to the link: to compare what was expected of it
-/// with what then happened.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Placed {
-    /// Dedicated granules that are left for scratch.
-    pub room: u64,
-    /// Granules of residents that are read over the link in one interval.
-    pub shared_reads: f64,
-}
 
 /// How much a block is worth in the dedicated tier.
 #[derive(Clone, Copy, Debug, PartialEq)]

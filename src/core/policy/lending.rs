@@ -6,7 +6,7 @@
 //! ([`pace`](crate::core::ahead)). All costs are in the unit of [`balance`](super::balance): a
 //! granule over the link.
 
-use super::balance::{Candidate, Decision, MOVE, Outlook};
+use super::balance::{Candidate, Decision, MOVE, Outlook, best_prefix};
 use crate::core::ahead::{self, Chunk, Work};
 use crate::core::tier::Tier;
 
@@ -61,6 +61,11 @@ impl Lending {
         self.head + self.turns.iter().map(|turn| turn.seconds).sum::<f64>()
     }
 
+    /// Granules that cross the link while a pass computes.
+    pub fn granules(&self) -> f64 {
+        self.granules_in(self.seconds())
+    }
+
     /// Granules that cross the link in so many seconds.
     fn granules_in(&self, seconds: f64) -> f64 {
         seconds * self.link / self.granule as f64
@@ -78,7 +83,8 @@ impl Lending {
         let waits = ahead::seconds(&pass, self.ring, self.link) - self.seconds();
         let in_place = (0..candidates.len()).filter(|index| is_shared[*index] && !self.lendable[*index]);
         let in_place: f64 = in_place.map(|index| candidates[index].reads).sum();
-        self.granules_in(waits.max(0.0)) + in_place + spilled(candidates, outlook, is_shared)
+        let dedicated = is_shared.iter().filter(|is_shared| !**is_shared).count() as u64;
+        self.granules_in(waits.max(0.0)) + in_place + outlook.spilled(outlook.capacity.saturating_sub(dedicated))
     }
 
     /// Decides what moves before a run, where doing nothing costs `cost_now` in each interval; or
@@ -90,7 +96,7 @@ impl Lending {
             match (candidate.tier, is_shared) {
                 (Tier::Dedicated, true) => {
                     demote.push(candidate.id);
-                    price += if candidate.wanted_later { 2.0 * MOVE } else { MOVE };
+                    price += candidate.price_of_leaving();
                 }
                 (Tier::Shared, false) => {
                     promote.push(candidate.id);
@@ -129,8 +135,8 @@ impl Lending {
             let by_rank = rank(*a).cmp(&rank(*b)).then(reads).then(dedicated);
             by_rank.then(x.wanted_later.cmp(&y.wanted_later)).then(y.id.cmp(&x.id))
         });
-        let hidden = HIDDEN * self.granules_in(self.seconds());
-        let (mut lent, all) = (0.0, candidates.len() as u64);
+        let hidden = HIDDEN * self.granules();
+        let mut lent = 0.0;
         let costs: Vec<f64> = order
             .iter()
             .map(|index| match rank(*index) {
@@ -142,7 +148,7 @@ impl Lending {
                 _ => candidates[*index].reads,
             })
             .collect();
-        let gives_way = how_many(&costs, all, outlook);
+        let gives_way = how_many(&costs, outlook);
         let mut is_shared = vec![false; candidates.len()];
         let chosen = &order[..gives_way];
         chosen.iter().filter(|index| rank(**index) != 1).for_each(|index| is_shared[*index] = true);
@@ -191,25 +197,13 @@ impl Lending {
     }
 }
 
-/// What scratch finds no room for, with some candidates in the shared tier.
-pub fn spilled(candidates: &[Candidate], outlook: &Outlook<'_>, is_shared: &[bool]) -> f64 {
-    let dedicated = (0..candidates.len()).filter(|index| !is_shared[*index]).count() as u64;
-    let room = outlook.capacity.saturating_sub(dedicated);
-    (room..outlook.uses.len() as u64).map(|level| outlook.level(level)).sum()
-}
-
 /// How many of a row of candidates give way to scratch, each at its cost.
-fn how_many(costs: &[f64], all: u64, outlook: &Outlook<'_>) -> usize {
-    let forced = all.saturating_sub(outlook.capacity).min(all) as usize;
-    let room = outlook.capacity.saturating_sub(all);
-    let (mut best, mut gain, mut most) = (forced, 0.0, 0.0);
-    for (index, cost) in costs.iter().enumerate().skip(forced) {
-        gain += outlook.level(room + (index - forced) as u64) - cost;
-        if gain > most + 1e-9 {
-            (best, most) = (index + 1, gain);
-        }
-    }
-    best
+fn how_many(costs: &[f64], outlook: &Outlook<'_>) -> usize {
+    let all = costs.len() as u64;
+    let forced = all.saturating_sub(outlook.capacity) as usize;
+    let levels = outlook.capacity.saturating_sub(all)..;
+    let row = costs[forced..].iter().zip(levels).map(|(cost, level)| (outlook.level(level) - cost, 0.0));
+    forced + best_prefix(row).0
 }
 
 #[cfg(test)]

@@ -27,8 +27,8 @@ mod steady;
 
 pub use forecast::Forecast;
 pub use hindsight::{Hindsight, Wanted};
-pub use learner::{Expected, Learner, Placed, Value};
-pub use lending::{Lending, Lent, Turn, spilled};
+pub use learner::{Expected, Learner, Value};
+pub use lending::{Lending, Lent, Turn};
 pub use opening::Opening;
 pub use spill::Spill;
 pub use steady::WORKS;
