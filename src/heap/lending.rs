@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::ahead::{Ahead, CopyAhead, Kind, slot_bytes};
 use super::memory::Memory;
-use crate::core::ahead::{LEAST, MOST, Use};
+use crate::core::ahead::Use;
 use crate::core::balance::{Candidate, Decision, Outlook, placed};
 use crate::core::policy::{Lending, Lent, Turn};
 use crate::core::{GranuleId, Tier};
@@ -37,7 +37,7 @@ pub(super) struct Weighed {
 
 /// The weights of a kind that may be copied.
 fn weights(kind: &Kind) -> impl Iterator<Item = &Use> {
-    kind.order.uses().iter().filter(|known| known.is_reliable() && (LEAST..=MOST).contains(&known.bytes))
+    kind.order.uses().iter().filter(|known| known.is_worth_copying())
 }
 
 /// The ring that a kind of work wants; 0 where nothing of it can be copied. Bytes, whole granules.

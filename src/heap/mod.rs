@@ -20,7 +20,8 @@
 //!   memory/        what lies where: arenas over backing
 //!   streams.rs     streams by number, events
 //!   retired.rs     freed blocks that other streams still use
-//!   ahead.rs       copies of weights ahead of their use
+//!   ahead/         copies of weights ahead of their use
+//!   events.rs      events for reuse
 //!   pools.rs       what graph captures and programs' own pools allocate
 //! ```
 //!
@@ -30,6 +31,7 @@
 mod actions;
 mod ahead;
 mod automatic;
+mod events;
 mod farewell;
 mod lending;
 mod memory;
@@ -277,7 +279,7 @@ impl Heap {
     /// done.
     fn retire(&mut self, place: Place, address: u64, stream: StreamId) {
         let uses = self.retired.take_uses(address, stream);
-        self.forget_weights(address, self.memory.arenas[place.0].core.size(place.1).rounded());
+        self.ahead.forget(address, address + self.memory.arenas[place.0].core.size(place.1).rounded());
         let core = &mut self.memory.arenas[place.0].core;
         let bytes = core.residency(place.1);
         if uses.is_empty() {
@@ -433,6 +435,7 @@ impl Heap {
     /// The statistics.
     pub fn stats(&self) -> Stats {
         let Kept { reserve, persist } = self.memory.ledger().kept;
+        let copies = self.ahead.counts();
         Stats {
             in_use: true,
             granule: self.memory.granule(),
@@ -447,12 +450,12 @@ impl Heap {
             scratch_peak: self.automatic.learner.peak(),
             staging: self.memory.staged(),
             kept_slots: self.ahead.held() as u64,
-            lends: self.ahead.counts.lent,
-            lent_bytes: self.ahead.counts.lent_bytes,
-            copied_ahead_bytes: self.ahead.counts.copied_bytes,
-            missed_lends: self.ahead.counts.missed,
-            dropped_copies: self.ahead.counts.dropped,
-            written_back: self.ahead.counts.written_back,
+            lends: copies.lent,
+            lent_bytes: copies.lent_bytes,
+            copied_ahead_bytes: copies.copied_bytes,
+            missed_lends: copies.missed,
+            dropped_copies: copies.dropped,
+            written_back: copies.written_back,
             ..self.stats
         }
     }

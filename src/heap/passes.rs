@@ -30,8 +30,9 @@ impl Heap {
         if let Some(slot) = self.ahead.lend(address, bytes, stream) {
             return slot;
         }
-        let is_shared = self.residency(address).is_ok_and(|parts| parts[Tier::Shared] > 0);
-        self.ahead.counts.missed += u64::from(is_shared);
+        if self.residency(address).is_ok_and(|parts| parts[Tier::Shared] > 0) {
+            self.ahead.note_missed();
+        }
         address
     }
 
@@ -51,14 +52,19 @@ impl Heap {
 
     /// Copies what comes next in the order, as far as the ring has room.
     fn copy_ahead(&mut self) -> Result<(), Error> {
-        while let Some((address, bytes)) = self.ahead.wanted() {
-            let shared = if self.ahead.is_worth_it() { self.shared_part(address, bytes) } else { 0 };
+        while let Some(wanted @ (address, bytes)) = self.ahead.wanted() {
+            let shared = self.shared_part(address, bytes);
             if shared == 0 {
                 self.ahead.skip();
                 continue;
             }
-            if !self.ahead.copy_next(shared) {
-                break;
+            match self.ahead.copy_next(wanted, shared) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(why) => {
+                    let device = self.memory.device();
+                    log::debug!("device {device}: nothing more is copied ahead in this pass: {why}");
+                }
             }
             self.note_copy(address)?;
         }
@@ -68,8 +74,11 @@ impl Heap {
     /// How many bytes of a weight lie in the shared tier, by those of its block; 0 where it is in
     /// no live block.
     fn shared_part(&self, address: u64, bytes: u64) -> u64 {
-        let inside = self.extent(address).is_ok_and(|(start, length)| address + bytes <= start + length);
-        if inside { self.residency(address).map_or(0, |parts| parts[Tier::Shared]).min(bytes) } else { 0 }
+        let Ok((arena, block)) = self.memory.arenas.locate_inside(address) else { return 0 };
+        let bound = &self.memory.arenas[arena];
+        let (offset, length) = bound.core.extent(block);
+        let is_inside = address + bytes <= bound.base() + offset + length;
+        if is_inside { bound.core.residency(block)[Tier::Shared].min(bytes) } else { 0 }
     }
 
     /// Notes that a copy reads a block: once freed, the block waits for the copies.
@@ -77,16 +86,9 @@ impl Heap {
         let Some(copies) = self.ahead.stream() else { return Ok(()) };
         let stream = self.stream_number(copies)?;
         let (arena, block) = self.memory.arenas.locate_inside(address)?;
-        let bound = &mut self.memory.arenas[arena];
-        bound.core.marks_mut(block).used_elsewhere = true;
-        let start = bound.base() + bound.core.extent(block).0;
-        self.retired.add_use(start, stream);
+        self.memory.arenas[arena].core.marks_mut(block).used_elsewhere = true;
+        self.retired.add_use(self.memory.arenas.address((arena, block)), stream);
         Ok(())
-    }
-
-    /// Forgets what is known of the weights in a block that is freed.
-    pub(super) fn forget_weights(&mut self, address: u64, bytes: u64) {
-        self.ahead.forget(address, address + bytes);
     }
 
     /// Makes the ring as long as it is wanted, if dedicated memory has room for it. No pass is
@@ -100,13 +102,13 @@ impl Heap {
             return;
         }
         self.memory.keep_for_staging(bytes);
-        match self.memory.stage() {
-            Ok(Some(address)) => self.ahead.use_ring(address, bytes),
-            Ok(None) => self.memory.keep_for_staging(0),
-            Err(why) => {
-                log::debug!("device {}: there is no ring: {why}", self.memory.device());
-                self.memory.keep_for_staging(0);
-            }
+        let staged = self.memory.stage().unwrap_or_else(|why| {
+            log::debug!("device {}: there is no ring: {why}", self.memory.device());
+            None
+        });
+        match staged {
+            Some(address) => self.ahead.use_ring(address, bytes),
+            None => self.memory.keep_for_staging(0),
         }
         self.note();
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::events::Events;
 use crate::core::StreamId;
 use crate::driver::{self, Driver, Event, Stream};
 use crate::error::Error;
@@ -83,8 +84,7 @@ pub(super) struct Streams {
     /// The number of known streams at which those that own nothing are forgotten before one is
     /// added.
     limit: usize,
-    /// Events that nothing waits for, for reuse.
-    events: Vec<Event>,
+    events: Events,
 }
 
 impl Streams {
@@ -92,13 +92,13 @@ impl Streams {
     pub(super) fn new(driver: Arc<dyn Driver>, device: usize) -> Self {
         let (default, id) = (Key { raw: 0, thread: 0 }, StreamId(0));
         Streams {
+            events: Events::new(driver.clone(), device),
             driver,
             device,
             keys: vec![Some(default)],
             numbers: HashMap::from([(default, id)]),
             last: (default, id),
             limit: CROWDED,
-            events: Vec::new(),
         }
     }
 
@@ -171,12 +171,12 @@ impl Streams {
     /// Whether the device has unfinished work in any stream. Waits a moment for what is nearly
     /// done. A driver that cannot tell is asked about the legacy default stream alone.
     pub(super) fn is_any_busy(&mut self) -> bool {
-        let Ok(event) = self.event() else { return false };
+        let Ok(event) = self.events.take() else { return false };
         let is_busy = match self.driver.record_all(self.device, event) {
             Ok(()) => !self.is_done_soon(event),
             Err(_) => self.is_default_busy(),
         };
-        self.events.push(event);
+        self.events.recycle(event);
         is_busy
     }
 
@@ -235,13 +235,13 @@ impl Streams {
     /// `after` waits for the whole device. Not while a graph is captured.
     pub(super) fn order(&mut self, before: StreamId, after: StreamId) -> bool {
         let Some(after) = self.handle(after) else { return false };
-        let Ok(event) = self.event() else { return false };
+        let Ok(event) = self.events.take() else { return false };
         let recorded = match self.default_handle(before) {
             Some(stream) => self.driver.record(self.device, event, stream),
             None => self.record_all(event),
         };
         let ordered = recorded.and_then(|()| self.driver.wait(self.device, after, event));
-        self.events.push(event);
+        self.events.recycle(event);
         ordered.is_ok()
     }
 
@@ -268,11 +268,11 @@ impl Streams {
             Ok(true) => return Mark::Later,
             Err(why) => return Mark::failed(&why),
         }
-        let Ok(event) = self.event() else { return Mark::Later };
+        let Ok(event) = self.events.take() else { return Mark::Later };
         match self.driver.record(self.device, event, stream) {
             Ok(()) => Mark::Event(event),
             Err(why) => {
-                self.events.push(event);
+                self.events.recycle(event);
                 Mark::failed(&why)
             }
         }
@@ -285,22 +285,11 @@ impl Streams {
 
     /// Keeps an event for reuse.
     pub(super) fn recycle(&mut self, event: Event) {
-        self.events.push(event);
-    }
-
-    fn event(&mut self) -> driver::Result<Event> {
-        match self.events.pop() {
-            Some(event) => Ok(event),
-            None => self.driver.create_event(self.device),
-        }
+        self.events.recycle(event);
     }
 
     /// Destroys the events kept for reuse.
     pub(super) fn close(&mut self) {
-        for event in self.events.drain(..) {
-            if let Err(why) = driver::insist(|| self.driver.destroy_event(self.device, event)) {
-                log::debug!("an event could not be destroyed: {why}");
-            }
-        }
+        self.events.close();
     }
 }

@@ -7,7 +7,7 @@ use super::careless::{Careless, Omitted};
 use super::common::{DEFAULT, Filled, GRANULE, kitten_on, machine};
 use giant_kitten::driver::Stream;
 use giant_kitten::{Allocator, Options, Returned, Stats, Tier};
-use kitten_sim::{Access, Completion, Gpu, contents};
+use kitten_sim::{Access, Completion, Gpu, code, contents};
 
 /// Granules of a weight, and of all dedicated memory.
 const WEIGHT: u64 = 2;
@@ -280,6 +280,33 @@ fn a_weight_that_is_freed_is_forgotten_and_its_memory_waits_for_the_copies() {
     program.allocator.end_pass(0, true).unwrap();
     program.check();
     (0..4).for_each(|_| program.whole_pass());
+}
+
+#[test]
+fn a_copy_whose_event_fails_is_waited_for_all_the_same() {
+    let mut copied = false;
+    for nth in 1..=8 {
+        // Weights that were copied before are known to be used on the stream of the copies.
+        let program = Program::new("copy_ahead:10MiB");
+        program.gpu.set_completion(Completion::Late);
+        (0..2).for_each(|_| program.whole_pass());
+        program.allocator.safe_point(0, KIND).unwrap();
+        program.gpu.fail("cuEventRecord", nth, code::UNKNOWN);
+        program.allocator.begin_pass(0, KIND, program.stream).unwrap();
+        program.weights.iter().for_each(|weight| program.allocator.free(weight.address, 0, DEFAULT).unwrap());
+        let bytes = WEIGHT * GRANULE;
+        for _ in 0..WEIGHTS {
+            let address = program.allocator.malloc_shared(bytes as usize, 0, DEFAULT).unwrap();
+            program.gpu.launch(DEFAULT.0, "filled anew", &[Access::write(address, bytes)]).unwrap();
+        }
+        program.gpu.clear_failures();
+        copied |= program.stats().copied_ahead_bytes > 0;
+        program.allocator.end_pass(0, true).unwrap();
+        program.gpu.synchronize(0).unwrap();
+        assert_eq!(program.gpu.faults(), [], "record {nth}");
+        program.allocator.check().unwrap();
+    }
+    assert_eq!(copied, crate::MIGRATES);
 }
 
 #[test]

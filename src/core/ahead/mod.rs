@@ -16,6 +16,6 @@ pub use pace::{Chunk, Work, choose, seconds};
 pub use ring::{Ring, SlotId};
 
 /// The least bytes of a weight that is copied ahead: smaller ones are not worth the calls.
-pub const LEAST: u64 = 1 << 20;
+const LEAST: u64 = 1 << 20;
 /// The most bytes of a weight that is copied ahead: a larger one would need too large a ring.
-pub const MOST: u64 = 256 << 20;
+const MOST: u64 = 256 << 20;

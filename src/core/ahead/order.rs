@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use super::{LEAST, MOST};
+
 /// A weight is copied only if it was used in so many of the last [`REMEMBERED`] passes.
 const RELIABLE: u32 = 3;
 /// How many passes a weight's use is remembered for.
@@ -22,9 +24,15 @@ pub struct Use {
 }
 
 impl Use {
-    /// Whether it is used in so many passes that copying it ahead is worth it.
-    pub fn is_reliable(&self) -> bool {
+    /// Whether it is used in most passes.
+    fn is_reliable(&self) -> bool {
         self.uses.count_ones() >= RELIABLE
+    }
+
+    /// Whether copying it ahead is worth it: it is used in most passes, and neither too small nor
+    /// too large.
+    pub fn is_worth_copying(&self) -> bool {
+        self.is_reliable() && (LEAST..=MOST).contains(&self.bytes)
     }
 
     /// Whether it has been used in each pass since it came up, and these are too few to rely on it.
