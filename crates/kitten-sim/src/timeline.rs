@@ -101,19 +101,24 @@ impl Timeline {
     /// Queues a kernel.
     pub(crate) fn kernel(&mut self, stream: u64, profile: &Profile, load: &Load) {
         let computed = self.stream(stream) + profile.compute_seconds(load);
-        let read = self.to_device.take(computed, load.link_to_device / profile.link_to_device);
-        let written = self.to_host.take(read, load.link_to_host / profile.link_to_host);
-        self.set(stream, written);
+        let until = self.cross(computed, profile, load);
+        self.set(stream, until);
     }
 
     /// Queues a copy. The copy engine reads one side while it writes the other, so a copy over the
     /// link takes the link's time.
     pub(crate) fn copy(&mut self, stream: u64, profile: &Profile, load: &Load) {
         let start = self.stream(stream);
-        let read = self.to_device.take(start, load.link_to_device / profile.link_to_device);
-        let written = self.to_host.take(read, load.link_to_host / profile.link_to_host);
         let is_local = load.link_to_device + load.link_to_host == 0.0;
-        self.set(stream, if is_local { start + profile.compute_seconds(load) } else { written });
+        let until = if is_local { start + profile.compute_seconds(load) } else { self.cross(start, profile, load) };
+        self.set(stream, until);
+    }
+
+    /// Takes the link to the device and then to the host, from a time on. Returns when that is
+    /// done.
+    fn cross(&mut self, from: f64, profile: &Profile, load: &Load) -> f64 {
+        let read = self.to_device.take(from, load.link_to_device / profile.link_to_device);
+        self.to_host.take(read, load.link_to_host / profile.link_to_host)
     }
 
     /// An event is recorded behind all work in a stream.
