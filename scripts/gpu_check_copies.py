@@ -23,6 +23,7 @@ import giant_kitten
 giant_kitten.install()
 
 import torch  # noqa: E402
+from gpu_timing import times  # noqa: E402
 
 # A way of copying to a tensor, in a stream.
 Way = Callable[["torch.cuda.Stream", "torch.Tensor"], None]
@@ -59,17 +60,8 @@ def shared(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """The least seconds of work on the current stream and those that it waits for."""
-    best = float("inf")
-    for _ in range(ROUNDS + 1):
-        torch.cuda.synchronize()
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        work()
-        end.record()
-        end.synchronize()
-        best = min(best, start.elapsed_time(end) / 1e3)
-    return best
+    """The least seconds of work on the GPU."""
+    return min(times(work, ROUNDS + 1))
 
 
 class Host:

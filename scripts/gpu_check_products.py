@@ -19,21 +19,14 @@ import giant_kitten
 giant_kitten.install()
 
 import torch  # noqa: E402
+from gpu_timing import times  # noqa: E402
 
 ROUNDS = 20
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """The median time of work on the GPU."""
-    times = []
-    for _ in range(ROUNDS + 3):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        work()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) / 1e3)
-    return float(statistics.median(times[3:]))
+    """The median time of work on the GPU, after three rounds that are thrown away."""
+    return float(statistics.median(times(work, ROUNDS + 3)[3:]))
 
 
 Work = Callable[[torch.Tensor], object]
