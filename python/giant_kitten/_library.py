@@ -24,6 +24,9 @@ NO_TIER = -1
 # The criteria for the order of placement: GK_BY_SIZE and so on.
 SORT_BY = ("size", "reads", "recency")
 
+# How a weight that was lent is given back: GK_READ and so on.
+READ, WRITTEN, KEPT, RELEASED = range(4)
+
 # The reserve that the automatic mode determines: GK_AUTO.
 AUTO = 2**64 - 1
 

@@ -15,8 +15,6 @@ from .. import _library
 if TYPE_CHECKING:
     from .slot import Slot
 
-RELEASED = 3
-
 _give_back = _library.library().gk_give_back
 
 
@@ -51,7 +49,7 @@ def release(device: int, stream: int, may_wait: bool = False) -> None:
                 continue
             torch.cuda.synchronize(device)
         _held.remove(held)
-        _give_back(device, held.address, stream, RELEASED)
+        _give_back(device, held.address, stream, _library.RELEASED)
 
 
 def is_any() -> bool:

@@ -160,8 +160,8 @@ class Lender:
 
 
 def _is_shared(address: int) -> bool:
-    dedicated, shared = ctypes.c_uint64(), ctypes.c_uint64()
-    code = _library.library().gk_tier(address, ctypes.byref(dedicated), ctypes.byref(shared))
+    shared = ctypes.c_uint64()
+    code = _library.library().gk_tier(address, None, ctypes.byref(shared))
     return bool(code == 0 and shared.value > 0)
 
 

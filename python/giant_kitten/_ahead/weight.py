@@ -8,11 +8,10 @@ from typing import Any
 import torch
 
 from .. import _library
+from .._library import KEPT, READ, WRITTEN
 from .._torch.lending import parameters_of, version_of
 from . import held
 from .slot import Slot
-
-READ, WRITTEN, KEPT = 0, 1, 2
 
 # A version that no tensor has: the weight was written, and nothing else shows that.
 _UNKNOWN = -1
