@@ -22,8 +22,8 @@ use crate::core::tier::Tier;
 pub const SCRATCH_TOUCHES: f64 = 2.0;
 
 /// The cost of moving a granule. It crosses the link once, and the driver calls take about half as
-/// long again (some 85 microseconds as measured on an H100, compared with 160 for 2 MiB at
-/// 13 GB/s).
+/// long again (80 to 140 microseconds by the calls that were measured on an H100, compared with 160
+/// for 2 MiB at 13 GB/s).
 pub const MOVE: f64 = 1.5;
 
 /// The cost of unmapping the backing of an idle granule and mapping it elsewhere: some 50
