@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from .._torch.lending import is_compiled, parameters_of, users_of
+from .._torch.lending import compiled_call_of, is_compiled, parameters_of, users_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -35,7 +35,12 @@ class Found(NamedTuple):
 
 
 def weights(root: Any, device: int, in_place: Iterable[str]) -> list[Found]:
-    """The parameters of a module on a device that may be lent, in no order."""
+    """The parameters of a module on a device that may be lent, in no order.
+
+    There are none in a module that is compiled as a whole: all would have to be lent at once.
+    """
+    if compiled_call_of(root) is not None:
+        return []
     all_found = list(_walk(root, "", _Within(None, None), frozenset(in_place), set()))
     # A weight that is also read sparsely, such as that of an embedding, stays where it is.
     sparse = {id(found.parameter) for found in all_found if isinstance(found.owner, _SPARSE)}
