@@ -23,35 +23,32 @@ class _Held(NamedTuple):
     # The address of the weight.
     address: int
     slot: Slot
-    # The stream on which the weight was lent.
-    stream: int
+    # The stream on which the weight was lent; None for the default stream, as ctypes has it.
+    stream: int | None
 
 
-_held: list[_Held] = []
+# All of them, of all devices.
+slots: list[_Held] = []
 
 
-def hold(device: int, address: int, slot: Slot, stream: int) -> None:
-    """Notes a slot that somebody holds."""
-    _held.append(_Held(device, address, slot, stream))
+def hold(device: int, address: int, slot: Slot, stream: int | None) -> None:
+    """Notes a slot that somebody holds, once: after an interrupt this is called again."""
+    if all(held.slot is not slot for held in slots):
+        slots.append(_Held(device, address, slot, stream))
 
 
-def release(device: int, stream: int, may_wait: bool = False) -> None:
+def release(device: int, stream: int | None, may_wait: bool = False) -> None:
     """Releases the slots of a device that nobody holds any more.
 
     The library then waits for the work that is in `stream` now. A slot that was lent on another
     stream is released only if this may wait for the device.
     """
-    for held in _held[:]:
+    for held in slots[:]:
         if held.device != device or held.slot.is_held():
             continue
         if held.stream != stream:
             if not may_wait:
                 continue
             torch.cuda.synchronize(device)
-        _held.remove(held)
         _give_back(device, held.address, stream, _library.RELEASED)
-
-
-def is_any() -> bool:
-    """Whether any slot is held."""
-    return bool(_held)
+        slots.remove(held)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import threading
 import weakref
 from typing import Any
@@ -25,6 +26,18 @@ from .weight import Weight
 # may call a module.
 LOCK = threading.RLock()
 
+# The handles of streams, as arguments for the library.
+_streams: dict[int, ctypes.c_void_p] = {}
+
+
+def stream_of(device: int) -> ctypes.c_void_p:
+    """The current stream of a device."""
+    handle = current_stream(device)
+    try:
+        return _streams[handle]
+    except KeyError:
+        return _streams.setdefault(handle, ctypes.c_void_p(handle))
+
 
 class Lending:
     """The weights that are lent around the calls of one module."""
@@ -42,22 +55,23 @@ class Lending:
             return
         stays = (torch.is_grad_enabled() and self._needs_gradients(arguments)) or is_capturing() or is_observed()
         with LOCK:
-            self.has_lent = self.has_lent or not stays
-            stream = current_stream(self.device)
-            for weight in self.weights:
-                if stays:
+            stream = stream_of(self.device)
+            if stays:
+                for weight in self.weights:
                     weight.recall(stream)
-                else:
-                    weight.lend(stream)
+                return
+            self.has_lent = True
+            for weight in self.weights:
+                weight.lend(stream)
 
     def give_back(self) -> None:
         """Gives back what was lent."""
         with LOCK:
-            stream = current_stream(self.device)
+            stream = stream_of(self.device)
             for weight in self.weights:
                 weight.give_back(stream)
-            if held.is_any():
-                held.release(self.device, stream)
+            if held.slots:
+                held.release(self.device, stream.value)
 
     def _needs_gradients(self, arguments: tuple[Any, ...]) -> bool:
         # Autograd would hold what it reads until it goes back. It reads nothing where neither the

@@ -7,9 +7,8 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from .. import _library
-from .._torch.lending import current_stream
 from . import finding, held
-from .hooks import LOCK, Installed, Lending
+from .hooks import LOCK, Installed, Lending, stream_of
 from .weight import Weight
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class Lender:
         """Begins a pass, which `token` stands for."""
         with LOCK:
             self._running.append(token)
-            stream = current_stream(self._device)
+            stream = stream_of(self._device)
             placement, is_all = self._ask(token, stream)
             if len(self._running) == 1:
                 self._prepare(module, placement, is_all, stream)
@@ -65,7 +64,7 @@ class Lender:
                 open_here.remove(token)
                 _library.call("gk_end_pass", self._device, int(whole and has_lent))
 
-    def _ask(self, token: object, stream: int) -> tuple[int, bool]:
+    def _ask(self, token: object, stream: ctypes.c_void_p) -> tuple[int, bool]:
         """Begins a pass of the library's; returns its placement, and whether it asks for all."""
         open_here = _open.setdefault(self._device, [])
         if not open_here:
@@ -94,13 +93,13 @@ class Lender:
             weight.was_written(identities)
 
     def _bring_home(self) -> None:
-        stream = current_stream(self._device)
+        stream = stream_of(self._device)
         for weight in self._weights:
             weight.come_home(stream)
 
-    def _prepare(self, module: Any, placement: int, is_all: bool, stream: int) -> None:
-        if held.is_any():
-            held.release(self._device, stream, may_wait=True)
+    def _prepare(self, module: Any, placement: int, is_all: bool, stream: ctypes.c_void_p) -> None:
+        if held.slots:
+            held.release(self._device, stream.value, may_wait=True)
         if placement == 0:
             self.remove()
             return

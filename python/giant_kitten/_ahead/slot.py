@@ -7,11 +7,14 @@ from typing import Any
 
 from .._torch.lending import number_of, parameter_over, tensor_at, users_of
 
+# A release that cannot count them lends only to modules that keep no view.
+_users_of = users_of or (lambda _: 0)
+
 
 class Slot:
     """A view of a weight's slot, and whether others hold one too."""
 
-    __slots__ = ("_number", "_storage", "_users", "address", "twin", "version", "view")
+    __slots__ = ("_number", "_storage", "_twins", "_users", "address", "twin", "version", "view")
 
     def __init__(self, address: int, like: Any) -> None:
         self.address = address
@@ -21,12 +24,13 @@ class Slot:
         self.version = 0
         self._storage = self.view.untyped_storage()
         self._number = number_of(self._storage)
-        self._users = self._count()
-
-    def _count(self) -> int:
-        tensors = users_of(self._number) if users_of is not None else 0
-        return int(tensors) + sys.getrefcount(self.twin) * (self.twin is not None)
+        # How many know the slot and its twin while nobody else does.
+        self._users = _users_of(self._number)
+        self._twins = sys.getrefcount(self.twin)
 
     def is_held(self) -> bool:
         """Whether somebody else holds the slot. It must not be lent."""
-        return self._count() != self._users
+        return bool(
+            _users_of(self._number) != self._users
+            or (self.twin is not None and sys.getrefcount(self.twin) != self._twins)
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import weakref
 from typing import Any
 
@@ -20,8 +21,11 @@ _KEPT_TOO_OFTEN = 2
 # Slots whose views are cached for each weight. A weight comes to lie in the same ones again.
 _MOST_SLOTS = 8
 
-_lend = _library.library().gk_lend
-_give_back = _library.library().gk_give_back
+# These are called for every weight in every pass. Arguments that are ctypes objects already, and no
+# argument types, halve the time of a call.
+_lend = _library.library()["gk_lend"]
+_lend.restype = ctypes.c_void_p
+_give_back = _library.library()["gk_give_back"]
 
 
 class Weight:
@@ -32,16 +36,19 @@ class Weight:
     """
 
     __slots__ = (
-        "_device", "_how", "_identity", "_kept", "_lent", "_master", "_owners", "_parameter", "_shape", "_slot",
-        "_slots", "_tuners", "_version", "address", "bytes",
+        "_counts_writes", "_device", "_how", "_identity", "_kept", "_lent", "_master", "_owners", "_parameter",
+        "_pointer", "_shape", "_size", "_slot", "_slots", "_tuners", "_version", "address",
     )  # fmt: skip
 
     def __init__(self, parameter: Any, device: int) -> None:
         self.address: int = parameter.data_ptr()
-        self.bytes: int = parameter.numel() * parameter.element_size()
+        self._pointer = ctypes.c_void_p(self.address)
+        self._size = ctypes.c_size_t(parameter.numel() * parameter.element_size())
         self._device = device
         self._identity = id(parameter)
         self._shape = _shape_of(parameter)
+        # Inference tensors do not.
+        self._counts_writes = not parameter.is_inference()
         # The modules that own it, and its name there.
         self._owners: list[tuple[Any, str]] = []
         # Layers that may merge an adapter into the weight unseen, in the middle of a pass.
@@ -84,7 +91,8 @@ class Weight:
         if parameter is None or not self.is_of(parameter):
             return False
         is_merged = any(getattr(tuner(), "merged", False) for tuner in self._tuners)
-        self._version = _UNKNOWN if is_merged else _version(parameter)
+        stays = is_merged or self._kept >= _KEPT_TOO_OFTEN
+        self._version = _UNKNOWN if stays else self._version_of(parameter)
         return True
 
     def was_written(self, identities: set[int]) -> None:
@@ -94,7 +102,7 @@ class Weight:
             if self._slot is not None:
                 self._slot.version = _UNKNOWN
 
-    def lend(self, stream: int) -> None:
+    def lend(self, stream: ctypes.c_void_p) -> None:
         """Gives the parameter the memory of its slot, if it has one."""
         if self._lent:
             self._join(stream)
@@ -102,13 +110,12 @@ class Weight:
         parameter = self._find()
         if (
             parameter is None
-            or self._kept >= _KEPT_TOO_OFTEN
             or parameter.data_ptr() != self.address
-            or _version(parameter) != self._version
+            or (version_of(parameter) if self._counts_writes else 0) != self._version
         ):
             return
         self._lent = 1
-        address = _lend(self._device, self.address, self.bytes, stream)
+        address = _lend(self._device, self._pointer, self._size, stream)
         if address == self.address:
             return
         slot = self._slots.get(address)
@@ -117,20 +124,21 @@ class Weight:
         if slot is not None:
             self._enter(parameter, slot)
 
-    def give_back(self, stream: int) -> None:
+    def give_back(self, stream: ctypes.c_void_p) -> None:
         """Gives the parameter its own memory back, unless another call still uses the slot."""
-        if self._lent == 0:
-            return
         if self._lent == 1:
             self._leave(stream)
-        how = self._how if self._lent == 1 else READ
-        code = _give_back(self._device, self.address, stream, how)
-        self._lent -= 1
-        self._how = READ if self._lent == 0 else self._how
+            code = _give_back(self._device, self._pointer, stream, self._how)
+            self._lent, self._how = 0, READ
+        elif self._lent:
+            code = _give_back(self._device, self._pointer, stream, READ)
+            self._lent -= 1
+        else:
+            return
         if code != 0:
             _library.fail()
 
-    def recall(self, stream: int) -> None:
+    def recall(self, stream: ctypes.c_void_p) -> None:
         """Gives the parameter its own memory back although other calls still use the slot.
 
         Whoever calls the module now must not see the slot.
@@ -138,7 +146,7 @@ class Weight:
         if self._lent:
             self._leave(stream)
 
-    def come_home(self, stream: int) -> None:
+    def come_home(self, stream: ctypes.c_void_p) -> None:
         """Ends all lending that an interrupt has left behind."""
         while self._lent:
             self.give_back(stream)
@@ -153,9 +161,9 @@ class Weight:
                 return None
         return parameter
 
-    def _join(self, stream: int) -> None:
+    def _join(self, stream: ctypes.c_void_p) -> None:
         self._lent += 1
-        address = _lend(self._device, self.address, self.bytes, stream)
+        address = _lend(self._device, self._pointer, self._size, stream)
         if self._slot is not None and address != self._slot.address:
             # Nothing makes this stream wait for the copy.
             self.recall(stream)
@@ -184,7 +192,7 @@ class Weight:
         for owner, name in self._owners:
             parameters_of(owner())[name] = slot.twin
 
-    def _leave(self, stream: int) -> None:
+    def _leave(self, stream: ctypes.c_void_p) -> None:
         """Gives the parameter its own memory back, and notes how the slot is given back.
 
         An interrupt may come between any two lines, and then this is called again.
@@ -192,34 +200,37 @@ class Weight:
         slot, parameter = self._slot, self._parameter
         if slot is None:
             return
-        was_written = version_of(parameter if slot.twin is None else slot.twin) != slot.version
-        if slot.twin is not None:
+        if slot.twin is None:
+            was_written = version_of(parameter) != slot.version
+            if parameter.data_ptr() == slot.address:
+                parameter.data = self._master
+        else:
+            was_written = version_of(slot.twin) != slot.version
             self._put_back(parameter, slot.twin)
-        elif parameter.data_ptr() == slot.address:
-            parameter.data = self._master
-        self._how = WRITTEN if was_written else READ
+        if was_written:
+            self._how = WRITTEN
+            self._version = self._version_of(parameter)
         if slot.is_held():
-            if was_written:
-                with torch.inference_mode():
-                    (parameter.data if self._master is None else self._master).copy_(slot.view)
-            self._how = KEPT
-            self._kept += 1
-            held.hold(self._device, self.address, slot, stream)
-            self._slots.pop(slot.address, None)
-        if self._how != READ:
-            self._version = _version(parameter)
-        self._slot = None
-        self._parameter = self._master = None
+            self._hold(slot, was_written, stream)
+        self._slot = self._parameter = self._master = None
+
+    def _hold(self, slot: Slot, was_written: bool, stream: ctypes.c_void_p) -> None:
+        if was_written:
+            with torch.inference_mode():
+                (self._parameter.data if self._master is None else self._master).copy_(slot.view)
+        self._how = KEPT
+        self._kept += 1
+        held.hold(self._device, self.address, slot, stream.value)
+        self._slots.pop(slot.address, None)
+
+    def _version_of(self, parameter: Any) -> int:
+        return int(version_of(parameter)) if self._counts_writes else 0
 
     def _put_back(self, parameter: Any, twin: Any) -> None:
         for owner, name in self._owners:
             module = owner()
             if module is not None and parameters_of(module).get(name) is twin:
                 parameters_of(module)[name] = parameter
-
-
-def _version(parameter: Any) -> int:
-    return 0 if parameter.is_inference() else int(version_of(parameter))
 
 
 def _shape_of(parameter: Any) -> tuple[Any, ...]:
