@@ -251,6 +251,21 @@ def test_parameters_of_other_kinds_stay_in_place() -> None:
     assert net.run() == lent(LAYERS - 2)
 
 
+# As bitsandbytes has it: packed bytes, with the state of their quantization as an attribute.
+Params4bit = type("Params4bit", (nn.Parameter,), {"__module__": "bitsandbytes.nn.modules"})
+
+
+def test_four_bit_weights_of_bitsandbytes_are_lent() -> None:
+    net = Net()
+    states: list[Any] = []
+    for layer in net.layers:
+        layer.weight = Params4bit(layer.weight.data, requires_grad=False)
+        layer.weight.quant_state = layer.number
+        layer.then = lambda layer: states.append(layer.weight.quant_state)
+    net = warmed(net)
+    assert states == [*range(LAYERS)] * 4 and type(net.layers[0].weight) is Params4bit
+
+
 def test_a_parameter_that_is_replaced_in_a_pass_is_read_where_it_lies(net: Net) -> None:
     net.expected[9] = known(100)
     fresh = known(100).cuda()
