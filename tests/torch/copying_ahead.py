@@ -277,9 +277,12 @@ def test_a_parameter_that_is_replaced_in_a_pass_is_read_where_it_lies(net: Net) 
     net.check_home()
     net.expected[10] = known(101)
     moved = known(101).cuda()
+    # The old memory lives on, and so does its copy.
+    old = net.layers[10].weight.data
     net.layers[2].then = lambda _: setattr(net.layers[10].weight, "data", moved)
     net.run()
     net.addresses[10], net.layers[2].then = moved.data_ptr(), None
+    assert torch.equal(old.cpu(), known(10))
     [net.run() for _ in range(3)]
     net.check_home()
 
