@@ -6,12 +6,18 @@ mod chosen {
     pub(crate) use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
     pub(crate) use parking_lot::{Mutex, MutexGuard};
+
+    /// Lets other threads go on for a moment.
+    pub(crate) fn pause() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
 }
 
 #[cfg(all(test, giant_kitten_shuttle))]
 mod chosen {
     pub(crate) use shuttle::sync::MutexGuard;
     pub(crate) use shuttle::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+    pub(crate) use shuttle::thread::yield_now as pause;
 
     /// Shuttle's lock, with the interface of the real one.
     #[derive(Debug, Default)]
@@ -28,7 +34,7 @@ mod chosen {
     }
 }
 
-pub(crate) use chosen::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering};
+pub(crate) use chosen::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering, pause};
 
 use crate::core::ThreadId;
 

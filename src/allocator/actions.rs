@@ -1,11 +1,19 @@
 //! The actions that move live memory on a device, and callers' reports about running work.
+//!
+//! An action waits until no other thread is inside a piece of work on its device, and says so if
+//! that takes long. It holds no lock while it waits, so that the work can go on and end.
+
+use std::time::{Duration, Instant};
 
 use super::Allocator;
 use crate::core::placement::Order;
 use crate::core::{Activation, Reserve, ThreadId, Tier};
 use crate::error::Error;
-use crate::heap::Moved;
-use crate::sync::this_thread;
+use crate::heap::{Heap, Moved};
+use crate::sync::{pause, this_thread};
+
+/// How long an action waits before it says what it waits for.
+const SAYS_AFTER: Duration = Duration::from_secs(1);
 
 impl Allocator {
     /// Places everything on a device anew and freezes it. The caller makes sure that no work is
@@ -13,10 +21,11 @@ impl Allocator {
     ///
     /// # Errors
     /// A device that does not exist; a reserve and persist beyond the capacity, a graph capture
-    /// under way, or a shared tier without room for the rest: nothing has moved then. The driver's:
+    /// under way, another thread that stays inside a piece of work, or a shared tier without room
+    /// for the rest: nothing has moved then. The driver's:
     /// blocks that had moved stay moved, everything stays usable, and the phase is the old one.
     pub fn activate(&self, device: usize, activation: &Activation) -> Result<Moved, Error> {
-        self.heap(device)?.activate(activation)
+        self.act(device, |heap| heap.activate(activation))
     }
 
     /// Places everything on a device anew, without reserve and persist, and thaws it.
@@ -24,7 +33,7 @@ impl Allocator {
     /// # Errors
     /// As for [`activate`](Allocator::activate).
     pub fn disable(&self, device: usize, order: Order) -> Result<Moved, Error> {
-        self.heap(device)?.disable(order)
+        self.act(device, |heap| heap.disable(order))
     }
 
     /// Moves everything on a device to the shared tier and returns its dedicated memory to the
@@ -33,7 +42,7 @@ impl Allocator {
     /// # Errors
     /// As for [`activate`](Allocator::activate).
     pub fn free_vram(&self, device: usize) -> Result<Moved, Error> {
-        self.heap(device)?.free_vram()
+        self.act(device, Heap::free_vram)
     }
 
     /// Returns a device to loading, with reserve and persist kept from allocations until the next
@@ -50,9 +59,48 @@ impl Allocator {
     /// granules.
     ///
     /// # Errors
-    /// An address in no live block; a tier without room; while a graph is captured; the driver's.
+    /// An address in no live block; a tier without room; while a graph is captured, or another
+    /// thread stays inside a piece of work; the driver's.
     pub fn move_block(&self, address: u64, tier: Tier) -> Result<Moved, Error> {
-        self.devices.with_owner(address, |heap| heap.move_block(address, tier))
+        self.once_at_rest(|| {
+            self.devices.with_owner(address, |heap| unless_at_work(heap, |heap| heap.move_block(address, tier)))
+        })
+    }
+
+    /// Acts on a device once no other thread is inside a piece of work there.
+    fn act(&self, device: usize, action: impl Fn(&mut Heap) -> Result<Moved, Error>) -> Result<Moved, Error> {
+        self.once_at_rest(|| unless_at_work(&mut *self.heap(device)?, &action))
+    }
+
+    /// Attempts an action until it finds no other thread at work.
+    ///
+    /// # Errors
+    /// The action's; threads that are at work for longer than the options' patience.
+    fn once_at_rest(&self, attempt: impl Fn() -> Result<Attempt, Error>) -> Result<Moved, Error> {
+        let begun = Instant::now();
+        let mut has_said = false;
+        loop {
+            let device = match attempt()? {
+                Attempt::Done(moved) => return Ok(moved),
+                Attempt::AtWork { device } => device,
+            };
+            let waited = begun.elapsed();
+            if waited >= self.options().patience {
+                return Err(Error::Refused(format!(
+                    "nothing was moved: another thread has been inside a piece of work on device {device} for {waited:.0?} \
+                     (working(), gk_begin_work, or a pass of a followed module): try again once it has ended"
+                )));
+            }
+            if waited >= SAYS_AFTER && !has_said {
+                log::warn!(
+                    "device {device}: an action waits until another thread's piece of work has ended (working(), \
+                     gk_begin_work, or a pass of a followed module), for at most {:.0?}",
+                    self.options().patience
+                );
+                has_said = true;
+            }
+            pause();
+        }
     }
 
     /// A safe point of a device: no work is launched until this returns. `kind` names the work that
@@ -128,4 +176,20 @@ impl Allocator {
         self.devices.in_use(device)?.iter_mut().for_each(|heap| heap.vouch());
         Ok(())
     }
+}
+
+/// What became of an attempt to act.
+enum Attempt {
+    Done(Moved),
+    /// Another thread is inside a piece of work.
+    AtWork {
+        device: usize,
+    },
+}
+
+fn unless_at_work(heap: &mut Heap, action: impl FnOnce(&mut Heap) -> Result<Moved, Error>) -> Result<Attempt, Error> {
+    if heap.is_other_at_work() {
+        return Ok(Attempt::AtWork { device: heap.device() });
+    }
+    action(heap).map(Attempt::Done)
 }

@@ -30,6 +30,8 @@ pub struct Options {
     /// How long idle memory stays cached in a program that neither allocates nor frees; `None` for
     /// ever.
     pub idle: Option<Duration>,
+    /// How long an action waits for the pieces of work of other threads before it is refused.
+    pub patience: Duration,
 }
 
 impl Default for Options {
@@ -42,6 +44,7 @@ impl Default for Options {
             safe_point_at_reset: false,
             copy_ahead: CopyAhead::Auto,
             idle: Some(Duration::from_secs(60)),
+            patience: Duration::from_secs(30),
         }
     }
 }

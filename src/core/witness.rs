@@ -63,6 +63,11 @@ impl Witness {
         self.many || self.since.iter().chain(&self.at_work).any(|thread| *thread != own)
     }
 
+    /// Whether a thread other than `own` is inside a piece of work.
+    pub fn others_at_work(&self, own: ThreadId) -> bool {
+        self.at_work.iter().any(|thread| *thread != own)
+    }
+
     /// Whether more than one thread was ever seen.
     pub fn several(&self) -> bool {
         self.several
@@ -118,6 +123,7 @@ mod tests {
         let mut witness = Witness::default();
         (0..3).for_each(|_| witness.see(A));
         assert!(!witness.others(A) && witness.others(B) && !witness.several());
+        assert!(!witness.others_at_work(B), "it was seen, and has declared nothing");
     }
 
     #[test]
@@ -150,6 +156,7 @@ mod tests {
         assert!(witness.others(A));
         witness.vouch(A);
         assert!(witness.others(A), "vouching does not end a piece of work");
+        assert!(witness.others_at_work(A) && !witness.others_at_work(B));
         witness.end_work(B);
         assert!(witness.others(A));
         witness.end_work(B);

@@ -88,6 +88,7 @@ impl Heap {
     /// where nothing can move; while a graph is captured; the driver's.
     pub fn move_block(&mut self, address: u64, tier: Tier) -> Result<Moved, Error> {
         let start = self.extent(address)?.0;
+        self.note_threads();
         self.quiesce()?;
         let (arena, block) = self.memory.arenas.locate(start)?;
         let core = &self.memory.arenas[arena].core;
@@ -171,10 +172,10 @@ impl Heap {
             let work = self.automatic.learner.work();
             log::debug!("device {}: nothing moves before {work}: {why}", self.memory.device());
             self.stats.abstained += 1;
-            self.automatic.set_abstained(Some(why));
+            self.automatic.set_abstained(&why);
             return Ok(Moved::default());
         }
-        self.automatic.set_abstained(None);
+        self.automatic.set_remark(None);
         log::debug!("device {}: {}", self.memory.device(), choice.why);
         self.strip();
         if choice.ring < self.memory.staged() {
@@ -202,6 +203,7 @@ impl Heap {
     /// Waits, strips idle backing, and moves every granule that a block touches to where the plan
     /// wants it, with `budget` bytes dedicated.
     fn place(&mut self, order: Order, budget: u64, pins: Pins) -> Result<Moved, Error> {
+        self.note_threads();
         self.quiesce()?;
         self.drop_ring();
         self.strip();

@@ -44,8 +44,9 @@ pub(super) struct Automatic {
     pub(super) returning: u64,
     /// Whether a reset is a safe point, as the option `safe_points:empty_cache` says.
     pub(super) at_resets: bool,
-    /// Why the last safe point that wanted to move something abstained, human-readable.
-    abstained: Option<String>,
+    /// Why the last safe point that wanted to move something abstained, or what the last action
+    /// could not be sure of. Human-readable.
+    remark: Option<String>,
     /// What was moved last, and why, human-readable.
     last_decision: Option<String>,
 }
@@ -65,19 +66,24 @@ pub(super) struct Choice {
 
 impl Automatic {
     pub(super) fn new(at_resets: bool, granule: u64) -> Automatic {
-        Automatic { learner: Learner::new(granule), returning: 0, at_resets, abstained: None, last_decision: None }
+        Automatic { learner: Learner::new(granule), returning: 0, at_resets, remark: None, last_decision: None }
     }
 
     /// Makes resets no safe points any more, and returns why.
     pub(super) fn refuse_resets(&mut self) -> &'static str {
         self.at_resets = false;
-        self.abstained = Some(SEVERAL_THREADS.into());
+        self.set_abstained(SEVERAL_THREADS);
         SEVERAL_THREADS
     }
 
-    /// Notes why a safe point that wanted to move something abstained; `None` where it did not.
-    pub(super) fn set_abstained(&mut self, why: Option<String>) {
-        self.abstained = why;
+    /// Notes why a safe point that wanted to move something abstained.
+    pub(super) fn set_abstained(&mut self, why: &str) {
+        self.remark = Some(format!("the last safe point moved nothing: {why}"));
+    }
+
+    /// Notes what there is to say about the last action or safe point that moved something.
+    pub(super) fn set_remark(&mut self, remark: Option<String>) {
+        self.remark = remark;
     }
 
     /// Forgets the last move: an action has placed everything anew.
@@ -261,8 +267,14 @@ impl Heap {
         Ok(())
     }
 
-    /// How the reserve in force was found, human-readable.
+    /// How the reserve in force was found, human-readable, and what there is to say about the last
+    /// action or safe point.
     pub fn reserve_reason(&self) -> String {
+        let remark = self.automatic.remark.as_ref().map(|remark| format!("; {remark}"));
+        self.how_reserve_was_found() + &remark.unwrap_or_default()
+    }
+
+    fn how_reserve_was_found(&self) -> String {
         let kept = self.memory.ledger().kept;
         if !self.state.is_automatic() {
             return match self.state.phase() {
@@ -277,8 +289,6 @@ impl Heap {
                 show_size(self.automatic.reserve(&self.memory, kept.persist))
             );
         }
-        let abstained = self.automatic.abstained.as_ref();
-        let abstained = abstained.map(|why| format!("; the last safe point moved nothing: {why}")).unwrap_or_default();
-        self.automatic.found(&self.stats) + &abstained
+        self.automatic.found(&self.stats)
     }
 }

@@ -471,6 +471,11 @@ impl Heap {
         self.memory.arenas.splits()
     }
 
+    /// The number of the device.
+    pub fn device(&self) -> usize {
+        self.memory.device()
+    }
+
     /// What the device was found to be when the heap was made.
     pub fn device_info(&self) -> &DeviceInfo {
         self.memory.info()

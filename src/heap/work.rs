@@ -115,6 +115,24 @@ impl Heap {
         }
     }
 
+    /// Whether a thread other than the calling one is inside a piece of work.
+    pub fn is_other_at_work(&self) -> bool {
+        self.witness.others_at_work(this_thread())
+    }
+
+    /// Notes, in words, what an action cannot be sure of: it waits for all work that was launched,
+    /// and a thread that was seen may launch more meanwhile.
+    pub(super) fn note_threads(&mut self) {
+        let seen = self.witness.others(this_thread()).then(|| {
+            "the last action has waited for the work launched before it, and relies on the caller that the other \
+             threads, which have used the card since the last safe point, launched none during it"
+        });
+        if let Some(words) = seen {
+            log::info!("device {}: {words}", self.memory.device());
+        }
+        self.automatic.set_remark(seen.map(String::from));
+    }
+
     /// Begins a piece of work of a thread, which may launch without allocating: no other thread's
     /// safe point moves anything before it ends.
     pub fn begin_work(&mut self, thread: ThreadId) {

@@ -2,12 +2,15 @@
 //! and addresses stay.
 
 use super::common::{
-    DEFAULT, Filled, GRANULE, KEEP, MIB, ORIGINALS_LAYOUTS, SHARE, kitten_on, machine, originals_blocks, reserve,
-    setup, tier_of,
+    DEFAULT, Filled, GRANULE, KEEP, MIB, ORIGINALS_LAYOUTS, SHARE, kitten_on, machine, options_for, originals_blocks,
+    reserve, setup, tier_of,
 };
-use giant_kitten::Order;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use giant_kitten::driver::Stream;
-use giant_kitten::{Activation, Error, Phase, Reserve, Tier};
+use giant_kitten::internals::ThreadId;
+use giant_kitten::{Activation, Allocator, Error, Moved, Options, Order, Phase, Reserve, Tier};
 use kitten_sim::{Access, Completion};
 
 #[test]
@@ -355,6 +358,79 @@ fn devices_are_apart() {
     assert!(matches!(on(2), Err(Error::Argument(why)) if why.contains("no device 2")));
     allocator.free(b, 0, DEFAULT).unwrap();
     assert_eq!(allocator.stats(1).unwrap().blocks.count.current(), 0, "found although another device is named");
+}
+
+/// Some thread that is not this one.
+const OTHER: ThreadId = ThreadId(u64::MAX);
+
+type Action = fn(&Allocator, &Filled) -> Result<Moved, Error>;
+
+/// The actions that move live memory, on a block.
+const ACTIONS: [Action; 4] = [
+    |allocator, _| allocator.activate(0, &reserve(4 * GRANULE)),
+    |allocator, _| allocator.free_vram(0),
+    |allocator, _| allocator.disable(0, Order::default()),
+    |allocator, block| allocator.move_block(block.address, Tier::Shared),
+];
+
+#[test]
+fn an_action_waits_for_the_pieces_of_work_of_other_threads() {
+    let (gpu, allocator) = setup(16 * GRANULE, 16 * GRANULE, "");
+    let block = Filled::new(&gpu, &allocator, GRANULE, 1);
+    for act in ACTIONS {
+        let is_over = AtomicBool::new(false);
+        allocator.begin_work_of(0, OTHER).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // The heap is free for others while the action waits.
+                block.check(&gpu);
+                std::thread::sleep(Duration::from_millis(20));
+                is_over.store(true, Ordering::SeqCst);
+                allocator.end_work_of(0, OTHER).unwrap();
+            });
+            act(&allocator, &block).unwrap();
+            assert!(is_over.load(Ordering::SeqCst));
+        });
+        block.check(&gpu);
+    }
+    allocator.begin_work(0).unwrap();
+    allocator.free_vram(0).unwrap();
+    allocator.end_work(0).unwrap();
+    assert_eq!(tier_of(&allocator, &block), SHARE, "its own piece of work is not waited for");
+}
+
+#[test]
+fn an_action_is_refused_where_another_thread_stays_at_work() {
+    let gpu = machine(1, 16 * GRANULE, 16 * GRANULE);
+    let options = Options { patience: Duration::from_millis(5), ..options_for(&gpu, "") };
+    let allocator = Allocator::new(options, crate::driver(&gpu)).unwrap();
+    let block = Filled::new(&gpu, &allocator, GRANULE, 1);
+    allocator.begin_work_of(0, OTHER).unwrap();
+    for act in ACTIONS {
+        let why = act(&allocator, &block).unwrap_err().to_string();
+        assert!(why.contains("nothing was moved: another thread has been inside a piece of work on device 0"), "{why}");
+    }
+    assert_eq!((tier_of(&allocator, &block), allocator.stats(0).unwrap().phase), (KEEP, Phase::Loading));
+    allocator.end_work_of(0, OTHER).unwrap();
+    assert!(ACTIONS.iter().all(|act| act(&allocator, &block).is_ok()));
+}
+
+#[test]
+fn an_action_says_what_it_cannot_be_sure_of() {
+    let (gpu, allocator) = setup(16 * GRANULE, 16 * GRANULE, "");
+    let block = Filled::new(&gpu, &allocator, GRANULE, 1);
+    for act in ACTIONS {
+        allocator.safe_point(0, "").unwrap();
+        act(&allocator, &block).unwrap();
+        assert!(!allocator.reserve_reason(0).unwrap().contains("relies on the caller"), "nobody else was seen");
+        std::thread::scope(|scope| {
+            let beside = || allocator.free(allocator.malloc(1, 0, DEFAULT).unwrap(), 0, DEFAULT).unwrap();
+            scope.spawn(beside).join().unwrap();
+        });
+        act(&allocator, &block).unwrap();
+        let why = allocator.reserve_reason(0).unwrap();
+        assert!(why.contains("relies on the caller that the other threads"), "{why}");
+    }
 }
 
 #[test]

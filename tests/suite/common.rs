@@ -58,9 +58,13 @@ pub fn machine(devices: usize, dedicated: u64, shared: u64) -> Gpu {
 /// The allocator on a machine, over the driver of this run of the suite. It may use all memory of
 /// the machine.
 pub fn kitten_on(gpu: &Gpu, options: &str) -> Allocator {
+    Allocator::new(options_for(gpu, options), crate::driver(gpu)).unwrap()
+}
+
+/// Options by which all memory of a machine may be used.
+pub fn options_for(gpu: &Gpu, options: &str) -> Options {
     let shared = gpu.device_profile(0).unwrap().shared_bytes;
-    let options = Options::parse(&format!("headroom:0,shared:{shared},{options}")).unwrap();
-    Allocator::new(options, crate::driver(gpu)).unwrap()
+    Options::parse(&format!("headroom:0,shared:{shared},{options}")).unwrap()
 }
 
 /// A machine with one device, and the allocator on it.

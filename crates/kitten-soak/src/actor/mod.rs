@@ -128,7 +128,20 @@ impl Actor {
             }
         }
         self.settle()?;
+        // Actions wait for pieces of work, and so take place only in rounds after which none is
+        // left.
+        if self.random.u8(..4) > 0 {
+            self.end_pieces();
+        }
         no_fault()
+    }
+
+    fn end_pieces(&mut self) {
+        for device in 0..self.pieces.len() {
+            for _ in 0..std::mem::take(&mut self.pieces[device]) {
+                abi::gk_end_work(device as c_int);
+            }
+        }
     }
 
     #[inline]
@@ -204,11 +217,7 @@ impl Actor {
     pub fn finish(&mut self) -> Result<(), Failure> {
         filter::act_as(self.number);
         abi::gk_prefer(abi::GK_DEDICATED);
-        for device in 0..self.pieces.len() {
-            for _ in 0..std::mem::take(&mut self.pieces[device]) {
-                abi::gk_end_work(device as c_int);
-            }
-        }
+        self.end_pieces();
         self.end_pools()?;
         self.settle()?;
         while let Some(block) = self.next_in_mail() {

@@ -24,7 +24,13 @@ impl Conductor {
         self.tally.actions += 1;
         self.tally.others += 1;
         let migrations = stats(device)?.migrations;
-        let (name, answer) = self.call_action(actors, device, how);
+        let someone_works = !world.alone && actors.iter().any(|actor| actor.pieces[device] > 0);
+        let (name, answer) = if someone_works {
+            // An action would wait for the pieces of work.
+            self.call_safe_point(device)
+        } else {
+            self.call_action(world, actors, device, how)
+        };
         let why = last_error();
         let migrates = world.machine.profiles[device].migrates;
         if !may_answer(name, answer, &why, migrates, fails) {
@@ -37,7 +43,6 @@ impl Conductor {
         if refused && stats(device)?.migrations != migrations {
             return Err(Failure(format!("{name} of device {device} was refused, but has moved memory: {why}")));
         }
-        let someone_works = !world.alone && actors.iter().any(|actor| actor.pieces[device] > 0);
         if name == "gk_safe_point" && someone_works && stats(device)?.migrations != migrations {
             return Err(Failure(format!("a safe point of device {device} has moved memory during a piece of work")));
         }
@@ -57,8 +62,24 @@ impl Conductor {
         }
     }
 
+    fn call_safe_point(&mut self, device: usize) -> (&'static str, c_int) {
+        let number = device as c_int;
+        if self.random.bool() {
+            abi::gk_vouch(number);
+        }
+        let kind = CString::new(["", "unet", "vae"][self.random.usize(..3)]).unwrap_or_default();
+        // SAFETY: a C string.
+        ("gk_safe_point", unsafe { abi::gk_safe_point(number, kind.as_ptr()) })
+    }
+
     /// Calls a random action. Returns its name and its answer.
-    fn call_action(&mut self, actors: &[&mut Actor], device: usize, how: *const GkActivation) -> (&'static str, c_int) {
+    fn call_action(
+        &mut self,
+        world: &World,
+        actors: &[&mut Actor],
+        device: usize,
+        how: *const GkActivation,
+    ) -> (&'static str, c_int) {
         let number = device as c_int;
         match self.random.u8(..16) {
             // SAFETY: null, or a struct.
@@ -68,15 +89,8 @@ impl Conductor {
             7 => ("gk_free_vram", abi::gk_free_vram(number)),
             // SAFETY: null, or a struct.
             8 => ("gk_begin_loading", unsafe { abi::gk_begin_loading(number, how) }),
-            9..12 => {
-                if self.random.bool() {
-                    abi::gk_vouch(number);
-                }
-                let kind = CString::new(["", "unet", "vae"][self.random.usize(..3)]).unwrap_or_default();
-                // SAFETY: a C string.
-                ("gk_safe_point", unsafe { abi::gk_safe_point(number, kind.as_ptr()) })
-            }
-            12..15 => ("gk_move", self.move_one(actors)),
+            9..12 => self.call_safe_point(device),
+            12..15 => ("gk_move", self.move_one(world, actors)),
             _ => ("gk_reset_totals", abi::gk_reset_totals(number)),
         }
     }
@@ -110,15 +124,15 @@ impl Conductor {
         }
     }
 
-    fn move_one(&mut self, actors: &[&mut Actor]) -> c_int {
+    fn move_one(&mut self, world: &World, actors: &[&mut Actor]) -> c_int {
         let actor = &actors[self.random.usize(..actors.len())];
         let tier = if self.random.bool() { abi::GK_DEDICATED } else { abi::GK_SHARED };
         match self.random.choice(&actor.live) {
-            Some(block) => {
+            Some(block) if world.alone || actors.iter().all(|actor| actor.pieces[block.device] == 0) => {
                 let inside = block.address + self.random.u64(..block.bytes);
                 abi::gk_move(inside as *mut c_void, tier)
             }
-            None => abi::GK_OK,
+            _ => abi::GK_OK,
         }
     }
 }
