@@ -20,7 +20,7 @@ pub(crate) struct Calls {
     pub(crate) counts: BTreeMap<&'static str, u64>,
     /// How many calls were made.
     pub(crate) total: u64,
-    /// The modelled seconds of all calls and all work.
+    /// The modelled seconds of all calls, with the copies that the host waits for.
     pub(crate) seconds: f64,
     failures: Vec<Failure>,
 }

@@ -11,13 +11,13 @@
 //!   profile.rs   the hardware profile: capacities, bandwidths, rates, the cost of each call
 //!   cards.rs     the cards that people own, by name, with their published figures
 //!   time.rs      the time that work takes
-//!   timeline.rs  when each piece of work begins and ends
+//!   timeline.rs  when each piece of work begins and ends: engines, and who waits for whom
 //!   code.rs      the driver's codes and the error
 //!   kernels.rs   the kernels by which a card is measured
 //!   contents.rs  contents of blocks for tests that compare every byte
 //! ```
 //!
-//! Nothing here is a measurement: all times are sums of a profile's figures.
+//! Nothing here is a measurement: all times follow from a profile's figures.
 
 mod calls;
 mod cards;
@@ -41,4 +41,4 @@ pub use profile::{CallSeconds, Profile};
 pub use races::{Access, Fault};
 pub use streams::{CaptureStatus, Completion};
 pub use time::Load;
-pub use timeline::Sums;
+pub use timeline::{Elapsed, Span};

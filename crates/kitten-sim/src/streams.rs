@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use crate::code::{self, Result, error};
 use crate::memory::Memory;
 use crate::races::{Access, Clock, Fault, Races, merge};
+use crate::timeline::{Cost, Elapsed, Span, Timeline};
 
 /// When work is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,9 @@ pub(crate) struct Streams {
     next_serial: u64,
     events: BTreeMap<u64, Record>,
     next_event: u64,
+    /// The events that keep time.
+    timers: BTreeSet<u64>,
+    timeline: Timeline,
     host: Clock,
     races: Races,
     /// The work that each capture under way has recorded, by the capture's number.
@@ -126,6 +130,8 @@ impl Streams {
             next_serial: 1,
             events: BTreeMap::new(),
             next_event: 1,
+            timers: BTreeSet::new(),
+            timeline: Timeline::default(),
             host: Clock::new(),
             races: Races::default(),
             captures: BTreeMap::new(),
@@ -201,13 +207,14 @@ impl Streams {
     }
 
     /// Queues work in a stream. The ranges that it touches are checked against all uses that are
-    /// not ordered before it.
+    /// not ordered before it. It takes its time on the timeline.
     pub(crate) fn launch(
         &mut self,
         handle: u64,
         name: &str,
         accesses: &[Access],
         effect: Option<Effect>,
+        cost: Cost,
         memory: &Memory,
     ) -> Result<()> {
         let serial = self.serial("cuLaunchKernel", handle)?;
@@ -226,6 +233,7 @@ impl Streams {
         let (before, nth) = (state.clock.clone(), state.launched);
         state.clock.insert(serial, nth);
         state.queue.push_back(Work { before: before.clone(), effect });
+        self.timeline.note(serial, &before, cost, name);
         self.races.launch(name, &memory.with_places(accesses), serial, nth, &before);
         if self.completion == Completion::Immediate {
             self.run_all(memory);
@@ -347,9 +355,50 @@ impl Streams {
         event
     }
 
+    /// Creates an event that keeps the time of its last record.
+    pub(crate) fn create_timer(&mut self) -> u64 {
+        let event = self.create_event();
+        self.timers.insert(event);
+        event
+    }
+
+    /// When the work before a timer was done.
+    pub(crate) fn recorded_at(&mut self, timer: u64) -> Result<f64> {
+        const CALL: &str = "cuEventElapsedTime";
+        if !self.is_recorded_done(CALL, timer)? {
+            return error(CALL, code::NOT_READY, format!("the work before event {timer} is not done yet"));
+        }
+        if !self.timers.contains(&timer) {
+            return error(CALL, code::INVALID_HANDLE, format!("event {timer} was created to keep no time"));
+        }
+        match self.timeline.time(timer) {
+            Some(time) => Ok(time),
+            None => error(CALL, code::INVALID_HANDLE, format!("event {timer} was never recorded")),
+        }
+    }
+
+    /// Seconds of all work so far.
+    pub(crate) fn elapsed(&mut self) -> Elapsed {
+        self.timeline.elapsed()
+    }
+
+    /// Keeps the spans of work from now on.
+    pub(crate) fn watch_work(&mut self) {
+        self.timeline.watch();
+    }
+
+    /// The spans of work since the last time.
+    pub(crate) fn spans(&mut self) -> Vec<Span> {
+        self.timeline.spans()
+    }
+
     pub(crate) fn destroy_event(&mut self, event: u64) -> Result<()> {
         match self.events.remove(&event) {
-            Some(_) => Ok(()),
+            Some(_) => {
+                self.timers.remove(&event);
+                self.timeline.forget(event);
+                Ok(())
+            }
             None => error("cuEventDestroy", code::INVALID_HANDLE, format!("there is no event {event}")),
         }
     }
@@ -380,10 +429,15 @@ impl Streams {
     }
 
     fn keep_record(&mut self, call: &'static str, event: u64, record: Record) -> Result<()> {
-        match self.events.get_mut(&event) {
-            Some(recorded) => *recorded = record,
-            None => return error(call, code::INVALID_HANDLE, format!("there is no event {event}")),
+        let Some(recorded) = self.events.get_mut(&event) else {
+            return error(call, code::INVALID_HANDLE, format!("there is no event {event}"));
+        };
+        if let Record::Work(clock) = &record
+            && self.timers.contains(&event)
+        {
+            self.timeline.mark(event, clock.clone());
         }
+        *recorded = record;
         Ok(())
     }
 
@@ -417,7 +471,7 @@ impl Streams {
     }
 
     /// Whether the work before an event is done. The host is not taken to know it.
-    pub(crate) fn is_recorded_done(&self, call: &'static str, event: u64) -> Result<bool> {
+    fn is_recorded_done(&self, call: &'static str, event: u64) -> Result<bool> {
         Ok(self.is_done(&self.clock_of(call, event)?))
     }
 

@@ -1,228 +1,452 @@
-//! The timeline: when each piece of work begins and ends, by the model of [`time`](crate::time).
+//! The timeline: when each piece of work begins and ends.
 //!
-//! Each stream has a compute engine of its own. All of them share the link, which is as fast in one
-//! direction whatever the other does. A kernel computes first and then reads and writes the shared
-//! tier over the link. A copy over the link occupies it for all of its time. Work that finds the
-//! link busy waits for the gaps between what was queued before.
+//! Each stream has a compute engine of its own, and there is one copy engine each way over the
+//! link. A kernel computes, then reads what is shared, then writes what is shared. A copy over the
+//! link occupies the engine of its way. The kernels and the copy that use the link one way at the
+//! same time share it equally. With one stream, the time is the sum of all work.
+//!
+//! Work is noted as it is queued, and the timeline is solved when somebody asks. Whoever asks waits
+//! for the answer, so work that is noted later begins no earlier. The calls of the host take no
+//! time here.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, VecDeque};
 
-use crate::profile::Profile;
-use crate::time::Load;
+use crate::races::Clock;
 
-/// Stretches of time that are remembered. A program that never waits would fill the memory.
-const MOST_STRETCHES: usize = 1 << 14;
+/// How many pieces of work are noted before they are solved unasked, so that a program that never
+/// asks does not fill memory.
+const MOST_NOTED: usize = 1 << 16;
 
-/// One direction of the link: the stretches of time in which it is busy, in order.
-#[derive(Debug, Default)]
-struct Link {
-    busy: Vec<(f64, f64)>,
-    seconds: f64,
+/// The longest stage that is believed, in seconds.
+const LONGEST: f64 = 1e30;
+
+/// A way over the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    ToDevice,
+    ToHost,
 }
 
-impl Link {
-    /// Takes the link for `seconds` from a time on, in the gaps that are there. Returns when that
-    /// is done. O(stretches after that time).
-    fn take(&mut self, from: f64, seconds: f64) -> f64 {
-        if seconds <= 0.0 {
-            return from;
+/// What a piece of work takes, in seconds if it has the link to itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Cost {
+    /// Without the link.
+    pub(crate) compute: f64,
+    /// Over the link to the device, then to the host.
+    pub(crate) to_device: f64,
+    pub(crate) to_host: f64,
+    /// The bytes that it copies to the device.
+    pub(crate) copied: f64,
+    /// The copy engine that it occupies from its beginning to its end.
+    pub(crate) engine: Option<Way>,
+}
+
+impl Cost {
+    /// Seconds with the link to itself.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.compute + self.to_device + self.to_host
+    }
+
+    fn stages(&self) -> [(Option<Way>, f64); 3] {
+        [(None, self.compute), (Some(Way::ToDevice), self.to_device), (Some(Way::ToHost), self.to_host)]
+    }
+}
+
+/// Seconds of what the machine has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Elapsed {
+    /// From the beginning to the end of all work.
+    pub seconds: f64,
+    /// In which copies to the device occupied their engine.
+    pub copies_to_device: f64,
+    /// In which copies to the host occupied theirs.
+    pub copies_to_host: f64,
+    /// Bytes that copies brought to the device.
+    pub copied_bytes: f64,
+    /// That kernels waited for work in other streams, while their own stream had nothing to do.
+    pub waited: f64,
+}
+
+/// A piece of work on the timeline.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Span {
+    /// The serial number of its stream: the first stream that was used has the lowest.
+    pub stream: u64,
+    /// Its name.
+    pub name: String,
+    /// Whether it is a copy over the link.
+    pub is_copy: bool,
+    /// When it began.
+    pub begin: f64,
+    /// When its stage over the link began, if it has one.
+    pub link: Option<f64>,
+    /// When it ended.
+    pub end: f64,
+}
+
+struct Piece {
+    /// When it was noted: it begins no earlier.
+    floor: f64,
+    /// What it waits for in other streams: how much of their work.
+    before: Vec<(u64, u64)>,
+    cost: Cost,
+    /// The place in the order in which work was noted.
+    noted: u64,
+    name: String,
+}
+
+/// The work of one stream.
+#[derive(Default)]
+struct Line {
+    queue: VecDeque<Piece>,
+    /// How many pieces were done before the first of `ends`.
+    solved: u64,
+    /// When each piece ended since somebody asked.
+    ends: Vec<f64>,
+    /// When the last piece ended.
+    free_at: f64,
+}
+
+impl Line {
+    fn done(&self) -> u64 {
+        self.solved + self.ends.len() as u64
+    }
+}
+
+/// A piece of work that is being done.
+struct Running {
+    stream: u64,
+    piece: Piece,
+    stage: usize,
+    /// Seconds of its stage that are left, if it has the link to itself.
+    left: f64,
+    begin: f64,
+    link: Option<f64>,
+}
+
+impl Running {
+    fn way(&self) -> Option<Way> {
+        self.piece.cost.stages()[self.stage].0
+    }
+
+    /// Enters its stage, or the next that takes time. Returns whether there is one.
+    fn enter(&mut self, stage: usize, now: f64) -> bool {
+        let stages = self.piece.cost.stages();
+        let Some(next) = (stage..stages.len()).find(|stage| stages[*stage].1 > 0.0) else { return false };
+        (self.stage, self.left) = (next, stages[next].1.min(LONGEST));
+        if stages[next].0.is_some() && self.link.is_none() {
+            self.link = Some(now);
         }
-        self.seconds += seconds;
-        let mut left = seconds;
-        let mut at = from;
-        let mut index = self.busy.partition_point(|(_, end)| *end <= from);
+        true
+    }
+}
+
+/// The time that a mark stands for.
+enum Mark {
+    /// No earlier than the time, and behind the work.
+    Behind(f64, Clock),
+    At(f64),
+}
+
+/// The timeline of one machine.
+#[derive(Default)]
+pub(crate) struct Timeline {
+    lines: BTreeMap<u64, Line>,
+    marks: BTreeMap<u64, Mark>,
+    noted: u64,
+    unsolved: usize,
+    elapsed: Elapsed,
+    /// What was done, if somebody wants to see it.
+    spans: Option<Vec<Span>>,
+}
+
+impl Timeline {
+    /// Notes the `nth` piece of work of a stream, which comes behind `before`.
+    pub(crate) fn note(&mut self, stream: u64, before: &Clock, cost: Cost, name: &str) {
+        let before = before.iter().filter(|(other, _)| **other != stream).map(|(other, count)| (*other, *count));
+        let name = if self.spans.is_some() { name.to_owned() } else { String::new() };
+        let piece = Piece { floor: self.elapsed.seconds, before: before.collect(), cost, noted: self.noted, name };
+        self.noted += 1;
+        self.unsolved += 1;
+        self.lines.entry(stream).or_default().queue.push_back(piece);
+        if self.unsolved >= MOST_NOTED {
+            self.solve();
+        }
+    }
+
+    /// Marks the moment when the work of a clock is done.
+    pub(crate) fn mark(&mut self, mark: u64, clock: Clock) {
+        self.marks.insert(mark, Mark::Behind(self.elapsed.seconds, clock));
+    }
+
+    pub(crate) fn forget(&mut self, mark: u64) {
+        self.marks.remove(&mark);
+    }
+
+    /// When the work of a mark was done.
+    pub(crate) fn time(&mut self, mark: u64) -> Option<f64> {
+        if let Some(Mark::Behind(..)) = self.marks.get(&mark) {
+            self.solve();
+        }
+        match self.marks.get(&mark)? {
+            Mark::At(time) => Some(*time),
+            Mark::Behind(..) => None,
+        }
+    }
+
+    /// Seconds of all work so far.
+    pub(crate) fn elapsed(&mut self) -> Elapsed {
+        self.solve();
+        self.elapsed
+    }
+
+    /// Keeps the spans of work from now on.
+    pub(crate) fn watch(&mut self) {
+        self.solve();
+        self.spans = Some(Vec::new());
+    }
+
+    /// The spans of work that was done since the last time.
+    pub(crate) fn spans(&mut self) -> Vec<Span> {
+        self.solve();
+        self.spans.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Does all work that is noted. O(pieces × streams that have work at the same time).
+    fn solve(&mut self) {
+        let mut running: Vec<Running> = Vec::new();
         loop {
-            match self.busy.get(index).copied() {
-                Some((start, end)) if start <= at => {
-                    at = at.max(end);
-                    index += 1;
-                }
-                Some((start, _)) if start - at < left => {
-                    left -= start - at;
-                    self.busy.insert(index, (at, start));
-                    at = start;
-                    index += 1;
-                }
-                _ => {
-                    self.busy.insert(index, (at, at + left));
-                    if self.busy.len() > MOST_STRETCHES {
-                        self.busy.drain(..MOST_STRETCHES / 2);
-                    }
-                    return at + left;
-                }
+            while self.start(&mut running) {}
+            if running.is_empty() {
+                break;
+            }
+            self.advance(&mut running);
+        }
+        self.unsolved = 0;
+        self.settle_marks();
+        for line in self.lines.values_mut() {
+            line.solved = line.done();
+            line.ends.clear();
+        }
+        self.lines.retain(|_, line| line.solved > 0 || !line.queue.is_empty());
+    }
+
+    fn is_done(&self, before: &[(u64, u64)]) -> bool {
+        let done = |stream| self.lines.get(stream).map_or(0, Line::done);
+        before.iter().all(|(stream, count)| done(stream) >= *count)
+    }
+
+    /// Begins all work that waits for nothing, the earliest noted first. Returns whether some of it
+    /// took no time, so that more may begin.
+    fn start(&mut self, running: &mut Vec<Running>) -> bool {
+        let now = self.elapsed.seconds;
+        let waits = |stream: &u64| running.iter().all(|work| work.stream != *stream);
+        let mut ready: Vec<(u64, u64)> = self
+            .lines
+            .iter()
+            .filter(|(stream, _)| waits(stream))
+            .filter_map(|(stream, line)| line.queue.front().map(|piece| (piece.noted, *stream, piece)))
+            .filter(|(.., piece)| self.is_done(&piece.before))
+            .map(|(noted, stream, _)| (noted, stream))
+            .collect();
+        ready.sort_unstable();
+        let mut is_some_done = false;
+        for (_, stream) in ready {
+            let Some(line) = self.lines.get_mut(&stream) else { continue };
+            let engine = line.queue.front().and_then(|piece| piece.cost.engine);
+            if engine.is_some() && running.iter().any(|work| work.piece.cost.engine == engine) {
+                continue;
+            }
+            let Some(piece) = line.queue.pop_front() else { continue };
+            if piece.cost.engine.is_none() {
+                self.elapsed.waited += now - line.free_at.max(piece.floor);
+            }
+            let mut work = Running { stream, piece, stage: 0, left: 0.0, begin: now, link: None };
+            if work.enter(0, now) {
+                running.push(work);
+            } else {
+                self.end(work);
+                is_some_done = true;
+            }
+        }
+        is_some_done
+    }
+
+    /// Goes on to the end of the next stage.
+    fn advance(&mut self, running: &mut Vec<Running>) {
+        let users = |way| running.iter().filter(|work| work.way() == way).count().max(1) as f64;
+        let shares = [users(Some(Way::ToDevice)), users(Some(Way::ToHost))];
+        let share = |work: &Running| match work.way() {
+            None => 1.0,
+            Some(Way::ToDevice) => shares[0],
+            Some(Way::ToHost) => shares[1],
+        };
+        let passes = running.iter().map(|work| work.left * share(work)).fold(f64::INFINITY, f64::min);
+        for work in running.iter_mut() {
+            let takes = work.left * share(work);
+            work.left = if takes <= passes { 0.0 } else { work.left - passes / share(work) };
+        }
+        for (way, seconds) in
+            [(Way::ToDevice, &mut self.elapsed.copies_to_device), (Way::ToHost, &mut self.elapsed.copies_to_host)]
+        {
+            if running.iter().any(|work| work.piece.cost.engine == Some(way)) {
+                *seconds += passes;
+            }
+        }
+        self.elapsed.seconds += passes;
+        let now = self.elapsed.seconds;
+        let mut index = 0;
+        while index < running.len() {
+            let work = &mut running[index];
+            if work.left > 0.0 || work.enter(work.stage + 1, now) {
+                index += 1;
+            } else {
+                let work = running.swap_remove(index);
+                self.end(work);
             }
         }
     }
 
-    /// Forgets what is over.
-    fn forget(&mut self, before: f64) {
-        self.busy.retain(|(_, end)| *end > before);
-    }
-}
-
-/// Sums over a timeline, in seconds. They only grow.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Sums {
-    /// When the last work ends.
-    pub end: f64,
-    /// How long streams have waited for events.
-    pub waited: f64,
-    /// How long the link to the device was busy.
-    pub link_to_device: f64,
-    /// How long the link to the host was busy.
-    pub link_to_host: f64,
-}
-
-/// What has been queued, and when it is done.
-#[derive(Debug, Default)]
-pub(crate) struct Timeline {
-    /// When each stream's last work ends.
-    streams: HashMap<u64, f64>,
-    /// When the work before each event's last record ends.
-    events: HashMap<u64, f64>,
-    to_device: Link,
-    to_host: Link,
-    /// Nothing that is queued from now on begins earlier: the host has waited until then.
-    host: f64,
-    end: f64,
-    waited: f64,
-}
-
-impl Timeline {
-    fn stream(&self, stream: u64) -> f64 {
-        self.streams.get(&stream).copied().unwrap_or(0.0).max(self.host)
-    }
-
-    fn set(&mut self, stream: u64, until: f64) {
-        self.streams.insert(stream, until);
-        self.end = self.end.max(until);
-    }
-
-    /// Queues a kernel.
-    pub(crate) fn kernel(&mut self, stream: u64, profile: &Profile, load: &Load) {
-        let computed = self.stream(stream) + profile.compute_seconds(load);
-        let until = self.cross(computed, profile, load);
-        self.set(stream, until);
-    }
-
-    /// Queues a copy. The copy engine reads one side while it writes the other, so a copy over the
-    /// link takes the link's time.
-    pub(crate) fn copy(&mut self, stream: u64, profile: &Profile, load: &Load) {
-        let start = self.stream(stream);
-        let is_local = load.link_to_device + load.link_to_host == 0.0;
-        let until = if is_local { start + profile.compute_seconds(load) } else { self.cross(start, profile, load) };
-        self.set(stream, until);
-    }
-
-    /// Takes the link to the device and then to the host, from a time on. Returns when that is
-    /// done.
-    fn cross(&mut self, from: f64, profile: &Profile, load: &Load) -> f64 {
-        let read = self.to_device.take(from, load.link_to_device / profile.link_to_device);
-        self.to_host.take(read, load.link_to_host / profile.link_to_host)
-    }
-
-    /// An event is recorded behind all work in a stream.
-    pub(crate) fn record(&mut self, event: u64, stream: u64) -> f64 {
-        let now = self.stream(stream);
-        self.events.insert(event, now);
-        now
-    }
-
-    /// An event is recorded behind all work.
-    pub(crate) fn record_all(&mut self, event: u64) -> f64 {
-        self.events.insert(event, self.end);
-        self.end
-    }
-
-    /// Later work in a stream waits for an event.
-    pub(crate) fn wait(&mut self, stream: u64, event: u64) {
-        let Some(until) = self.events.get(&event).copied() else { return };
-        let now = self.stream(stream);
-        if until > now {
-            self.waited += until - now;
-            self.set(stream, until);
+    fn end(&mut self, work: Running) {
+        let now = self.elapsed.seconds;
+        self.elapsed.copied_bytes += work.piece.cost.copied;
+        if let Some(line) = self.lines.get_mut(&work.stream) {
+            line.ends.push(now);
+            line.free_at = now;
+        }
+        if let Some(spans) = &mut self.spans {
+            let (is_copy, name) = (work.piece.cost.engine.is_some(), work.piece.name);
+            let span = Span { stream: work.stream, name, is_copy, begin: work.begin, link: work.link, end: now };
+            spans.push(span);
         }
     }
 
-    /// The host has waited for everything.
-    pub(crate) fn synchronize(&mut self) {
-        self.host = self.end;
-        self.to_device.forget(self.host);
-        self.to_host.forget(self.host);
-    }
-
-    /// A stream or an event is gone.
-    pub(crate) fn forget_stream(&mut self, stream: u64) {
-        self.streams.remove(&stream);
-    }
-
-    pub(crate) fn forget_event(&mut self, event: u64) {
-        self.events.remove(&event);
-    }
-
-    pub(crate) fn sums(&self) -> Sums {
-        Sums {
-            end: self.end,
-            waited: self.waited,
-            link_to_device: self.to_device.seconds,
-            link_to_host: self.to_host.seconds,
+    /// Gives each mark its time.
+    fn settle_marks(&mut self) {
+        let lines = &self.lines;
+        let end_of = |stream: &u64, count: u64| {
+            let line = lines.get(stream)?;
+            line.ends.get(count.checked_sub(line.solved + 1)? as usize).copied()
+        };
+        for mark in self.marks.values_mut() {
+            if let Mark::Behind(floor, clock) = mark {
+                let ends = clock.iter().filter_map(|(stream, count)| end_of(stream, *count));
+                *mark = Mark::At(ends.fold(*floor, f64::max));
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    /// A card that computes a byte in a second, and copies two.
-    fn card() -> Profile {
-        let card = Profile::builtin("nominal-6g").unwrap();
-        Profile { vram_bandwidth: 1.0, fp16_rate: 1e30, link_to_device: 2.0, link_to_host: 2.0, ..card }
+    fn compute(seconds: f64) -> Cost {
+        Cost { compute: seconds, ..Cost::default() }
     }
 
-    fn work(bytes: f64, link_to_device: f64) -> Load {
-        Load { bytes, link_to_device, ..Load::default() }
+    fn in_place(compute: f64, to_device: f64) -> Cost {
+        Cost { compute, to_device, ..Cost::default() }
     }
 
-    #[test]
-    fn one_stream_takes_the_sum() {
-        let mut line = Timeline::default();
-        line.kernel(0, &card(), &Load { bytes: 3.0, link_to_device: 4.0, link_to_host: 2.0, flops: 0.0 });
-        line.kernel(0, &card(), &work(1.0, 0.0));
-        assert_eq!(line.sums(), Sums { end: 7.0, waited: 0.0, link_to_device: 2.0, link_to_host: 1.0 });
+    fn copy(seconds: f64) -> Cost {
+        Cost { to_device: seconds, engine: Some(Way::ToDevice), ..Cost::default() }
     }
 
-    #[test]
-    fn copies_overlap_work_and_events_order_them() {
-        let mut line = Timeline::default();
-        for _ in 0..3 {
-            line.copy(1, &card(), &work(0.0, 4.0));
-            line.record(9, 1);
-            line.wait(0, 9);
-            line.kernel(0, &card(), &work(3.0, 0.0));
+    /// A stream, what its piece of work waits for, and what that takes.
+    type Noted<'a> = (u64, &'a [(u64, u64)], Cost);
+
+    fn seconds(pieces: &[Noted<'_>]) -> f64 {
+        let mut timeline = Timeline::default();
+        for (stream, before, cost) in pieces {
+            timeline.note(*stream, &before.iter().copied().collect(), *cost, "");
         }
-        assert_eq!(line.sums().end, 2.0 + 3.0 * 3.0, "the first copy is waited for");
-        assert_eq!(line.sums().waited, 2.0);
+        timeline.elapsed().seconds
     }
 
     #[test]
-    fn the_link_is_shared_in_its_gaps() {
-        let mut line = Timeline::default();
-        line.kernel(0, &card(), &work(10.0, 0.0));
-        line.record(9, 0);
-        line.wait(1, 9);
-        line.copy(1, &card(), &work(0.0, 8.0));
-        line.kernel(2, &card(), &work(7.0, 10.0));
-        assert_eq!(line.record(8, 2), 16.0, "three before the copy, two behind it");
-        assert_eq!(line.sums().link_to_device, 9.0);
+    fn one_stream_takes_the_sum_and_others_run_beside_it() {
+        assert_eq!(seconds(&[(1, &[], in_place(1.0, 2.0)), (1, &[], compute(3.0))]), 6.0);
+        assert_eq!(seconds(&[(1, &[], compute(1.0)), (2, &[], compute(3.0))]), 3.0);
+        assert_eq!(seconds(&[(1, &[], compute(1.0)), (2, &[(1, 1)], compute(3.0))]), 4.0);
+        assert_eq!(seconds(&[]), 0.0);
     }
 
     #[test]
-    fn nothing_begins_before_the_host_has_waited() {
-        let mut line = Timeline::default();
-        line.kernel(0, &card(), &work(5.0, 0.0));
-        line.synchronize();
-        line.kernel(1, &card(), &work(1.0, 0.0));
-        assert_eq!(line.sums().end, 6.0);
+    fn copies_hide_behind_work_and_follow_one_another() {
+        assert_eq!(seconds(&[(1, &[], compute(3.0)), (2, &[], copy(2.0)), (1, &[(2, 1)], compute(1.0))]), 4.0);
+        assert_eq!(seconds(&[(1, &[], compute(1.0)), (2, &[], copy(2.0)), (1, &[(2, 1)], compute(1.0))]), 3.0);
+        assert_eq!(seconds(&[(1, &[], copy(2.0)), (2, &[], copy(2.0))]), 4.0, "one engine");
+        let back = Cost { to_host: 2.0, engine: Some(Way::ToHost), ..Cost::default() };
+        assert_eq!(seconds(&[(1, &[], copy(2.0)), (2, &[], back)]), 2.0, "one each way");
+    }
+
+    #[test]
+    fn a_copy_and_a_kernel_share_the_link() {
+        // The kernel reads from 1 s on, at half the rate until the copy is over at 3 s.
+        let pieces: [Noted<'_>; 2] = [(1, &[], in_place(1.0, 2.0)), (2, &[], copy(2.0))];
+        assert_eq!(seconds(&pieces), 4.0);
+        let pieces: [Noted<'_>; 2] = [(1, &[], Cost { to_host: 2.0, ..Cost::default() }), (2, &[], copy(2.0))];
+        assert_eq!(seconds(&pieces), 2.0, "the other way is free");
+    }
+
+    #[test]
+    fn marks_are_reached_with_their_work_and_who_asks_waits() {
+        let mut timeline = Timeline::default();
+        timeline.mark(1, Clock::new());
+        timeline.note(1, &Clock::new(), compute(2.0), "");
+        timeline.note(2, &Clock::new(), copy(3.0), "");
+        timeline.mark(2, Clock::from([(1, 1)]));
+        timeline.mark(3, Clock::from([(1, 1), (2, 1)]));
+        assert_eq!([1, 2, 3].map(|mark| timeline.time(mark)), [Some(0.0), Some(2.0), Some(3.0)]);
+        timeline.note(1, &Clock::new(), compute(1.0), "");
+        timeline.mark(2, Clock::from([(1, 2)]));
+        assert_eq!((timeline.time(2), timeline.time(1), timeline.time(9)), (Some(4.0), Some(0.0), None));
+        timeline.forget(1);
+        assert_eq!(timeline.time(1), None);
+        let elapsed = timeline.elapsed();
+        assert_eq!(elapsed, Elapsed { seconds: 4.0, copies_to_device: 3.0, ..Elapsed::default() });
+    }
+
+    #[test]
+    fn spans_are_kept_for_who_watches() {
+        let mut timeline = Timeline::default();
+        timeline.note(1, &Clock::new(), compute(2.0), "unseen");
+        timeline.watch();
+        timeline.note(1, &Clock::new(), in_place(1.0, 2.0), "seen");
+        let span = Span { stream: 1, name: "seen".into(), is_copy: false, begin: 2.0, link: Some(3.0), end: 5.0 };
+        assert_eq!((timeline.spans(), timeline.spans()), (vec![span], Vec::new()));
+    }
+
+    proptest! {
+        #[test]
+        fn no_shorter_than_any_engine_and_no_longer_than_everything(
+            pieces in prop::collection::vec((1u64..4, 0u8..9, 0u8..9, 0u8..9, 0u8..3, prop::option::of(1u64..4)), 0..60),
+        ) {
+            let mut timeline = Timeline::default();
+            let mut launched = [0u64; 4];
+            let (mut engines, mut all) = ([0.0f64; 6], 0.0);
+            for (stream, compute, to_device, to_host, kind, waits_for) in pieces {
+                let [compute, to_device, to_host] = [compute, to_device, to_host].map(f64::from);
+                let cost = match kind {
+                    0 => Cost { compute, to_device, to_host, ..Cost::default() },
+                    1 => copy(to_device),
+                    _ => Cost { to_host, engine: Some(Way::ToHost), ..Cost::default() },
+                };
+                let before: Clock = waits_for.map(|other| (other, launched[other as usize])).into_iter().collect();
+                timeline.note(stream, &before, cost, "");
+                launched[stream as usize] += 1;
+                let sum = cost.compute + cost.to_device + cost.to_host;
+                engines[stream as usize] += sum;
+                engines[4] += cost.to_device;
+                engines[5] += cost.to_host;
+                all += sum;
+            }
+            let took = timeline.elapsed().seconds;
+            prop_assert!(engines.iter().all(|engine| took >= engine - 1e-9), "{took}: {engines:?}");
+            prop_assert!(took <= all + 1e-9, "{took} of {all}");
+        }
     }
 }

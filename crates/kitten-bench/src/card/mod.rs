@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use giant_kitten::driver::{Driver, Stream};
-use kitten_sim::{Load, Sums};
+use kitten_sim::{Elapsed, Load};
 
 pub use cuda::Cuda;
 pub use simulated::Simulated;
@@ -89,11 +89,16 @@ pub trait Card {
     fn operate(&self, reads: &[Range], writes: &[Range]) -> Result<()>;
 
     /// Charges modelled work in the card's stream; a real card does nothing.
-    fn charge(&self, _load: &Load) {}
+    ///
+    /// # Errors
+    /// The driver's.
+    fn charge(&self, _name: &str, _load: &Load) -> Result<()> {
+        Ok(())
+    }
 
     /// The sums of the modelled timeline; none on a real card.
-    fn timeline(&self) -> Sums {
-        Sums::default()
+    fn timeline(&self) -> Elapsed {
+        Elapsed::default()
     }
 
     /// Queues copies that run at the same time, at most two, each a destination, a source and a

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use giant_kitten::driver::{Driver, Stream, sim::SimDriver};
-use kitten_sim::{Access, Gpu, Load, Profile, Sums};
+use kitten_sim::{Access, Elapsed, Gpu, Load, Profile};
 
 use super::{Card, Range, timed};
 
@@ -64,12 +64,12 @@ impl Card for Simulated {
     }
 
     fn start_clock(&self) -> Result<()> {
-        self.started.set(self.gpu.modelled_seconds());
+        self.started.set(self.gpu.modelled_clock());
         Ok(())
     }
 
     fn stop_clock(&self) -> Result<f64> {
-        let seconds = self.gpu.modelled_seconds() - self.started.get();
+        let seconds = self.gpu.modelled_clock() - self.started.get();
         self.gpu.synchronize_stream(STREAM)?;
         Ok(seconds)
     }
@@ -90,12 +90,12 @@ impl Card for Simulated {
         Ok(self.gpu.work(STREAM, "operation", &accesses, 0.0, 1.0)?)
     }
 
-    fn charge(&self, load: &Load) {
-        self.gpu.charge(STREAM, load);
+    fn charge(&self, name: &str, load: &Load) -> Result<()> {
+        Ok(self.gpu.charge(STREAM, name, load)?)
     }
 
-    fn timeline(&self) -> Sums {
-        self.gpu.timeline()
+    fn timeline(&self) -> Elapsed {
+        self.gpu.elapsed()
     }
 
     fn copy(&self, copies: &[(u64, u64, u64)]) -> Result<()> {

@@ -4,7 +4,7 @@
 
 use anyhow::Result;
 use giant_kitten::{Allocator, Returned};
-use kitten_sim::Sums;
+use kitten_sim::Elapsed;
 
 use crate::card::Card;
 
@@ -19,9 +19,9 @@ pub(super) struct Timed {
     pub seconds: f64,
     /// Bytes copied ahead.
     pub copy_bytes: u64,
-    /// Seconds that streams waited for events.
+    /// Seconds that the work waited for copies.
     pub waited: f64,
-    /// Seconds that the link to the device was busy.
+    /// Seconds in which copies to the device were under way.
     pub link: f64,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Lending {
     module: String,
     /// The weights that are lent to the module, in order, and whether from a slot.
     lent: Vec<(u64, bool)>,
-    before: Sums,
+    before: Elapsed,
     copied_before: u64,
 }
 
@@ -91,10 +91,10 @@ impl Lending {
         let after = card.timeline();
         let copy_bytes = allocator.stats(device)?.copied_ahead_bytes - self.copied_before;
         let timed = Timed {
-            seconds: after.end - self.before.end,
+            seconds: after.seconds - self.before.seconds,
             copy_bytes,
             waited: after.waited - self.before.waited,
-            link: after.link_to_device - self.before.link_to_device,
+            link: after.copies_to_device - self.before.copies_to_device,
         };
         Ok((std::mem::take(&mut self.is_on) && copy_bytes > 0).then_some(timed))
     }

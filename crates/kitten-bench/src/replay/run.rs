@@ -341,7 +341,7 @@ impl Replay<'_> {
         let in_place = self.read_in_place(op)?;
         let (read, written) = (self.shared_bytes(&in_place)? * reread, self.shared_bytes(&op.writes)?);
         if self.copies_ahead() {
-            self.card.charge(&Load { link_to_device: read, link_to_host: written, ..load });
+            self.card.charge(&op.name, &Load { link_to_device: read, link_to_host: written, ..load })?;
         }
         self.step.link_read_bytes = self.step.link_read_bytes.saturating_add(read.round() as u64);
         self.step.link_write_bytes = self.step.link_write_bytes.saturating_add(written.round() as u64);

@@ -7,7 +7,6 @@ use crate::code::Result;
 use crate::memory::Memory;
 use crate::races::Fault;
 use crate::streams::{Completion, Streams};
-use crate::timeline::Sums;
 
 /// Everything that a program holds of the machine at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,15 +67,18 @@ impl Gpu {
         self.state().calls.total
     }
 
-    /// The seconds of all calls and work by the profiles: modelled, not measured.
+    /// The seconds of all calls and work by the profiles, as if each followed the one before:
+    /// modelled, not measured.
     pub fn modelled_seconds(&self) -> f64 {
         let state = self.state();
-        state.calls.seconds + state.timeline.sums().end
+        state.calls.seconds + state.work_seconds
     }
 
-    /// The sums of the timeline of all work, without the driver's calls: modelled, not measured.
-    pub fn timeline(&self) -> Sums {
-        self.state().timeline.sums()
+    /// The same, where what several streams do at a time takes its time once. Whoever asks waits
+    /// for the work.
+    pub fn modelled_clock(&self) -> f64 {
+        let mut state = self.state();
+        state.calls.seconds + state.streams.elapsed().seconds
     }
 
     /// Makes the n-th use of a call from now on fail (1 is the next).

@@ -11,7 +11,6 @@ mod control;
 mod memory;
 mod work;
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::calls::Calls;
@@ -20,7 +19,7 @@ use crate::memory::Memory;
 use crate::profile::Profile;
 use crate::streams::Streams;
 use crate::time::Load;
-use crate::timeline::Timeline;
+use crate::timeline::{Cost, Way};
 
 pub use control::Outstanding;
 
@@ -29,56 +28,37 @@ struct State {
     streams: Streams,
     profiles: Vec<Profile>,
     calls: Calls,
-    /// The events that keep time: of each the modelled time of its last record.
-    timers: BTreeMap<u64, Option<f64>>,
-    timeline: Timeline,
+    /// Seconds of all work that was queued, as if each piece followed the one before.
+    work_seconds: f64,
 }
 
 impl State {
-    /// What a copy moves, by the tiers that it reads and writes.
-    fn load_of_copy(&self, to: u64, from: u64, bytes: u64) -> Load {
-        Load {
-            bytes: 2.0 * bytes as f64,
-            flops: 0.0,
-            link_to_device: self.memory.shared_bytes(from, bytes) as f64,
-            link_to_host: self.memory.shared_bytes(to, bytes) as f64,
-        }
+    /// The cost of a load on the timeline, if it is no copy.
+    fn cost(&self, device: usize, load: &Load) -> Cost {
+        self.profiles.get(device).map_or(Cost::default(), |profile| Cost {
+            compute: profile.compute_seconds(load),
+            to_device: load.link_to_device / profile.link_to_device,
+            to_host: load.link_to_host / profile.link_to_host,
+            ..Cost::default()
+        })
     }
 
-    /// Charges the time of a copy that the host waits for.
-    fn charge_copy(&mut self, device: usize, to: u64, from: u64, bytes: u64) {
-        let load = self.load_of_copy(to, from, bytes);
-        let Some(profile) = self.profiles.get(device) else { return };
-        // The copy engine reads one side while it writes the other, so a copy over the link takes
-        // the link's time.
-        let over_link = profile.seconds(&Load { bytes: 0.0, ..load });
-        self.calls.seconds += if over_link > 0.0 { over_link } else { profile.seconds(&load) };
+    /// The cost of a copy, by the tiers that it reads and writes. The copy engine reads one side
+    /// while it writes the other, so a copy over the link takes the link's time.
+    fn copy_cost(&self, device: usize, to: u64, from: u64, bytes: u64) -> Cost {
+        let link_to_device = self.memory.shared_bytes(from, bytes) as f64;
+        let link_to_host = self.memory.shared_bytes(to, bytes) as f64;
+        let over_link = link_to_device + link_to_host > 0.0;
+        let bytes = if over_link { 0.0 } else { 2.0 * bytes as f64 };
+        let cost = self.cost(device, &Load { bytes, flops: 0.0, link_to_device, link_to_host });
+        let way = if link_to_device > 0.0 { Way::ToDevice } else { Way::ToHost };
+        Cost { engine: over_link.then_some(way), copied: link_to_device, ..cost }
     }
 
     /// Whether it is known which device a stream belongs to: all streams belong to the machine.
     /// With several devices, a call about one of them may be none about a captured stream.
     fn knows_device_of_streams(&self) -> bool {
         self.profiles.len() == 1
-    }
-
-    /// Keeps the time at which an event is recorded, if the event keeps time.
-    fn keep_time(&mut self, event: u64, now: f64) {
-        if let Some(recorded) = self.timers.get_mut(&event) {
-            *recorded = Some(now);
-        }
-    }
-
-    /// The time at which a timer was last recorded.
-    fn recorded_at(&mut self, timer: u64) -> Result<f64> {
-        const CALL: &str = "cuEventElapsedTime";
-        if !self.streams.is_recorded_done(CALL, timer)? {
-            return error(CALL, code::NOT_READY, format!("the work before event {timer} is not done yet"));
-        }
-        match self.timers.get(&timer) {
-            Some(Some(time)) => Ok(*time),
-            Some(None) => error(CALL, code::INVALID_HANDLE, format!("event {timer} was never recorded")),
-            None => error(CALL, code::INVALID_HANDLE, format!("event {timer} was created to keep no time")),
-        }
     }
 }
 
@@ -108,8 +88,7 @@ impl Gpu {
             streams: Streams::new(),
             profiles: profiles.to_vec(),
             calls: Calls::default(),
-            timers: BTreeMap::new(),
-            timeline: Timeline::default(),
+            work_seconds: 0.0,
         }))))
     }
 

@@ -4,8 +4,20 @@ use super::{Gpu, State};
 use crate::code::Result;
 use crate::memory::Memory;
 use crate::races::Access;
-use crate::streams::{CaptureStatus, handle_key};
+use crate::streams::CaptureStatus;
 use crate::time::Load;
+use crate::timeline::{Cost, Elapsed, Span};
+
+impl State {
+    /// Queues work in a stream and charges the time of a load.
+    fn charge(&mut self, stream: u64, name: &str, accesses: &[Access], load: &Load) -> Result<()> {
+        let cost = self.cost(0, load);
+        let State { memory, streams, .. } = self;
+        streams.launch(stream, name, accesses, None, cost, memory)?;
+        self.work_seconds += cost.seconds();
+        Ok(())
+    }
+}
 
 impl Gpu {
     /// Copies at once, on behalf of the host. It is a fault if work that touches either range is
@@ -16,7 +28,7 @@ impl Gpu {
     pub fn copy(&self, device: usize, to: u64, from: u64, bytes: u64) -> Result<()> {
         let mut state = self.device_call("cuMemcpyDtoD", device, |_| 0.0)?;
         state.memory.copy(to, from, bytes)?;
-        state.charge_copy(device, to, from, bytes);
+        state.calls.seconds += state.copy_cost(device, to, from, bytes).seconds();
         for access in state.memory.with_places(&[Access::read(from, bytes), Access::write(to, bytes)]) {
             state.streams.host_use("cuMemcpyDtoD", access);
         }
@@ -44,11 +56,14 @@ impl Gpu {
         let mut state = self.device_call(call, device, |p| p.seconds.copy)?;
         state.memory.can_copy(call, to, from, bytes)?;
         let effect = Box::new(move |memory: &Memory| drop(memory.copy(to, from, bytes)));
+        let cost = state.copy_cost(device, to, from, bytes);
+        // Beginning a copy takes time in its engine as well.
+        let begins = if cost.engine.is_some() { state.profiles[device].seconds.copy } else { 0.0 };
+        let timed = Cost { compute: cost.compute + begins, ..cost };
         let State { memory, streams, .. } = &mut *state;
-        streams.launch(stream, call, &[Access::read(from, bytes), Access::write(to, bytes)], Some(effect), memory)?;
-        let load = state.load_of_copy(to, from, bytes);
-        let State { profiles, timeline, .. } = &mut *state;
-        profiles.get(device).into_iter().for_each(|profile| timeline.copy(handle_key(stream), profile, &load));
+        let accesses = [Access::read(from, bytes), Access::write(to, bytes)];
+        streams.launch(stream, call, &accesses, Some(effect), timed, memory)?;
+        state.work_seconds += cost.seconds();
         Ok(())
     }
 
@@ -67,7 +82,7 @@ impl Gpu {
         // SAFETY: the caller's promise.
         let effect = Box::new(move |memory: &Memory| unsafe { memory.upload(to, from as *const u8, bytes) });
         let State { memory, streams, .. } = &mut *state;
-        streams.launch(stream, CALL, &[Access::write(to, bytes)], Some(effect), memory)
+        streams.launch(stream, CALL, &[Access::write(to, bytes)], Some(effect), Cost::default(), memory)
     }
 
     /// Queues a copy to host memory in a stream.
@@ -85,7 +100,7 @@ impl Gpu {
         // SAFETY: the caller's promise.
         let effect = Box::new(move |memory: &Memory| unsafe { memory.download(to as *mut u8, from, bytes) });
         let State { memory, streams, .. } = &mut *state;
-        streams.launch(stream, CALL, &[Access::read(from, bytes)], Some(effect), memory)
+        streams.launch(stream, CALL, &[Access::read(from, bytes)], Some(effect), Cost::default(), memory)
     }
 
     /// Queues work in a stream and charges its time: the bytes that it touches by the tier in which
@@ -94,8 +109,10 @@ impl Gpu {
     /// # Errors
     /// As for [`launch`](Gpu::launch).
     pub fn work(&self, stream: u64, name: &str, accesses: &[Access], flops: f64, rereads: f64) -> Result<()> {
-        self.launch(stream, name, accesses)?;
-        let state = self.state();
+        let mut state = self.enter("cuLaunchKernel", 0.0)?;
+        for access in accesses {
+            state.memory.accessible("cuLaunchKernel", access.address, access.bytes)?;
+        }
         let mut load = Load { flops, ..Load::default() };
         for access in accesses {
             load.bytes += access.bytes as f64;
@@ -105,16 +122,16 @@ impl Gpu {
                 false => load.link_to_device += shared * rereads,
             }
         }
-        drop(state);
-        self.charge(stream, &load);
-        Ok(())
+        state.charge(stream, name, accesses, &load)
     }
 
-    /// Charges the time of work in a stream that touches no memory which is looked at.
-    pub fn charge(&self, stream: u64, load: &Load) {
-        let mut state = self.state();
-        let State { profiles, timeline, .. } = &mut *state;
-        profiles.first().into_iter().for_each(|profile| timeline.kernel(handle_key(stream), profile, load));
+    /// Queues work in a stream that takes the time of a load and touches no memory which is looked
+    /// at. It counts as no call of the driver.
+    ///
+    /// # Errors
+    /// A stream that does not exist.
+    pub fn charge(&self, stream: u64, name: &str, load: &Load) -> Result<()> {
+        self.state().charge(stream, name, &[], load)
     }
 
     /// Queues work in a stream that touches some ranges.
@@ -127,7 +144,7 @@ impl Gpu {
             state.memory.accessible("cuLaunchKernel", access.address, access.bytes)?;
         }
         let State { memory, streams, .. } = &mut *state;
-        streams.launch(stream, name, accesses, None, memory)
+        streams.launch(stream, name, accesses, None, Cost::default(), memory)
     }
 
     /// Queues work in a stream that fills a range with a byte when its turn comes.
@@ -139,7 +156,7 @@ impl Gpu {
         state.memory.accessible("cuMemsetD8Async", address, bytes)?;
         let effect = Box::new(move |memory: &Memory| memory.fill(address, bytes, value));
         let State { memory, streams, .. } = &mut *state;
-        streams.launch(stream, "fill", &[Access::write(address, bytes)], Some(effect), memory)
+        streams.launch(stream, "fill", &[Access::write(address, bytes)], Some(effect), Cost::default(), memory)
     }
 
     /// Creates a stream. Handles of destroyed streams are used again.
@@ -155,10 +172,7 @@ impl Gpu {
     /// # Errors
     /// A stream that does not exist, or is a default stream.
     pub fn destroy_stream(&self, stream: u64) -> Result<()> {
-        let mut state = self.enter("cuStreamDestroy", 0.0)?;
-        state.streams.destroy_stream(stream)?;
-        state.timeline.forget_stream(handle_key(stream));
-        Ok(())
+        self.enter("cuStreamDestroy", 0.0)?.streams.destroy_stream(stream)
     }
 
     /// Waits for a stream.
@@ -186,10 +200,8 @@ impl Gpu {
     pub fn synchronize(&self, device: usize) -> Result<()> {
         let mut state = self.device_call("cuCtxSynchronize", device, |p| p.seconds.synchronize)?;
         let spoils = state.knows_device_of_streams();
-        let State { memory, streams, timeline, .. } = &mut *state;
-        streams.synchronize(spoils, memory)?;
-        timeline.synchronize();
-        Ok(())
+        let State { memory, streams, .. } = &mut *state;
+        streams.synchronize(spoils, memory)
     }
 
     /// Creates an event that keeps no time.
@@ -205,10 +217,7 @@ impl Gpu {
     /// # Errors
     /// Only when made to fail.
     pub fn create_timer(&self) -> Result<u64> {
-        let mut state = self.enter("cuEventCreate", 0.0)?;
-        let event = state.streams.create_event();
-        state.timers.insert(event, None);
-        Ok(event)
+        Ok(self.enter("cuEventCreate", 0.0)?.streams.create_timer())
     }
 
     /// Destroys an event.
@@ -216,11 +225,7 @@ impl Gpu {
     /// # Errors
     /// An event that does not exist.
     pub fn destroy_event(&self, event: u64) -> Result<()> {
-        let mut state = self.enter("cuEventDestroy", 0.0)?;
-        state.streams.destroy_event(event)?;
-        state.timers.remove(&event);
-        state.timeline.forget_event(event);
-        Ok(())
+        self.enter("cuEventDestroy", 0.0)?.streams.destroy_event(event)
     }
 
     /// Records an event behind all work in a stream.
@@ -228,11 +233,7 @@ impl Gpu {
     /// # Errors
     /// A stream or event that does not exist; a captured stream.
     pub fn record(&self, event: u64, stream: u64) -> Result<()> {
-        let mut state = self.enter("cuEventRecord", 0.0)?;
-        state.streams.record(event, stream)?;
-        let now = state.timeline.record(event, handle_key(stream));
-        state.keep_time(event, now);
-        Ok(())
+        self.enter("cuEventRecord", 0.0)?.streams.record(event, stream)
     }
 
     /// Records an event behind all work in all streams.
@@ -242,10 +243,7 @@ impl Gpu {
     pub fn record_all(&self, device: usize, event: u64) -> Result<()> {
         let mut state = self.device_call("cuCtxRecordEvent", device, |_| 0.0)?;
         let spoils = state.knows_device_of_streams();
-        state.streams.record_all(event, spoils)?;
-        let now = state.timeline.record_all(event);
-        state.keep_time(event, now);
-        Ok(())
+        state.streams.record_all(event, spoils)
     }
 
     /// Whether the work before an event is done.
@@ -271,10 +269,7 @@ impl Gpu {
     /// # Errors
     /// A stream or event that does not exist.
     pub fn wait(&self, stream: u64, event: u64) -> Result<()> {
-        let mut state = self.enter("cuStreamWaitEvent", 0.0)?;
-        state.streams.wait(stream, event)?;
-        state.timeline.wait(handle_key(stream), event);
-        Ok(())
+        self.enter("cuStreamWaitEvent", 0.0)?.streams.wait(stream, event)
     }
 
     /// Begins the capture of a stream. Work launched in it is recorded and not done.
@@ -347,7 +342,23 @@ impl Gpu {
     /// not done.
     pub fn seconds_between(&self, from: u64, to: u64) -> Result<f64> {
         let mut state = self.enter("cuEventElapsedTime", 0.0)?;
-        let from = state.recorded_at(from)?;
-        Ok(state.recorded_at(to)? - from)
+        let from = state.streams.recorded_at(from)?;
+        Ok(state.streams.recorded_at(to)? - from)
+    }
+
+    /// Seconds of all work so far, on the timeline: modelled, not measured. Whoever asks waits for
+    /// the work. The host's calls take no time here.
+    pub fn elapsed(&self) -> Elapsed {
+        self.state().streams.elapsed()
+    }
+
+    /// Keeps the spans of work from now on, for [`spans`](Gpu::spans).
+    pub fn watch_work(&self) {
+        self.state().streams.watch_work();
+    }
+
+    /// The spans of work since the last time, in the order of their ends.
+    pub fn spans(&self) -> Vec<Span> {
+        self.state().streams.spans()
     }
 }
