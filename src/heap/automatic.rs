@@ -144,7 +144,7 @@ impl Automatic {
         };
         let plain = balance::decide(&candidates, &outlook);
         let Weighed { decision, ring, lendable } =
-            lending::weigh(memory, ahead, self.learner.kind(), &candidates, &outlook, plain);
+            lending::weigh(memory, ahead, self.learner.kind(), &candidates, &outlook, forecast.has_run(), plain);
         let work = self.learner.work();
         if decision.is_empty() && ring == memory.staged() {
             let device = memory.device();

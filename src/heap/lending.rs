@@ -19,10 +19,10 @@ const MOST_OF_DEDICATED: u64 = 4;
 const MOST_OF_DEDICATED_IF_GIVEN: u64 = 2;
 /// What a ring must gain, in pass lengths, before one is made.
 const WORTH_IT: f64 = 0.01;
-/// The least passes that are expected of work whose weights are copied ahead. How long its runs are
-/// is not known before the first has ended, and how often its kernels read a weight in place is not
-/// known at all, so copying is tried early.
-const LEAST_RUN: f64 = 8.0;
+/// The least passes that are expected of work in its first run, and of work that has not been timed
+/// with its weights copied. How long its runs are or how often its kernels read a weight in place
+/// is not known yet, so copying is tried early, and what serves it best is moved once.
+const LEAST_RUN: f64 = 32.0;
 /// A block holds one weight if the weight fills so much of it.
 const FILLS: f64 = 0.9;
 
@@ -55,7 +55,14 @@ fn wanted_ring(memory: &Memory, mode: CopyAhead, kind: &Kind) -> u64 {
 }
 
 /// What a kind of work lends of the candidates through a ring of `ring` bytes.
-fn lending(memory: &Memory, candidates: &[Candidate], kind: &Kind, ring: u64, link: f64) -> Lending {
+fn lending(
+    memory: &Memory,
+    candidates: &[Candidate],
+    outlook: &Outlook<'_>,
+    kind: &Kind,
+    ring: u64,
+    link: f64,
+) -> Lending {
     let granule = memory.granule();
     let index: HashMap<GranuleId, usize> =
         candidates.iter().enumerate().map(|(index, candidate)| (candidate.id, index)).collect();
@@ -79,39 +86,44 @@ fn lending(memory: &Memory, candidates: &[Candidate], kind: &Kind, ring: u64, li
     }
     lendable.iter_mut().zip(touched).for_each(|(is_lendable, is_touched)| *is_lendable &= is_touched);
     let all: u64 = known.values().sum();
-    let untimed = untimed_seconds(candidates, kind, all, granule, link);
+    let untimed = untimed_seconds(candidates, outlook, kind, all, granule, link);
     let turns = weights(kind).map(|known| Turn {
         slot: slot_bytes(known.bytes),
         seconds: known.seconds.unwrap_or(untimed * known.bytes as f64 / all.max(1) as f64),
         parts: parts.remove(&known.address).unwrap_or_default(),
     });
-    Lending { granule, ring, link, head: kind.head, turns: turns.collect(), lendable }
+    let is_timed = kind.trial.is_over();
+    Lending { granule, ring, link, head: kind.head, turns: turns.collect(), is_timed, lendable }
 }
 
 /// Seconds of computation of a pass whose work was not timed weight by weight: those of a pass that
 /// read everything in place, less what crossed the link at least.
-fn untimed_seconds(candidates: &[Candidate], kind: &Kind, all: u64, granule: u64, link: f64) -> f64 {
+fn untimed_seconds(
+    candidates: &[Candidate],
+    outlook: &Outlook<'_>,
+    kind: &Kind,
+    all: u64,
+    granule: u64,
+    link: f64,
+) -> f64 {
     let Some(in_place) = kind.in_place else { return all as f64 / link };
-    let shared = candidates.iter().filter(|candidate| candidate.tier == Tier::Shared);
-    let read: f64 = shared.map(|candidate| candidate.reads * granule as f64).sum();
-    (in_place - read / link).max(0.1 * in_place)
+    let now = placed(candidates, outlook, &Decision::default(), &vec![false; candidates.len()]);
+    let crossed = (now.shared_reads + outlook.spilled(now.room)) * granule as f64;
+    (in_place - crossed / link).max(0.1 * in_place)
 }
 
 /// Weighs a decision that goes without a ring, made for `outlook`, against one that copies ahead.
+/// `has_run` says whether a run of this kind of work has ended before.
 pub(super) fn weigh(
     memory: &Memory,
     ahead: &Ahead,
     kind: &str,
     candidates: &[Candidate],
     outlook: &Outlook<'_>,
+    has_run: bool,
     plain: Decision,
 ) -> Weighed {
     let nothing_lent = vec![false; candidates.len()];
-    // What one interval costs without a ring, once a decision is carried out.
-    let cost_in_place = |decision: &Decision| {
-        let placed = placed(candidates, outlook, decision, &nothing_lent);
-        placed.shared_reads + outlook.spilled(placed.room)
-    };
     let in_place = |decision| Weighed { decision, ring: 0, lendable: nothing_lent.clone() };
     let Some(kind) = ahead.kind(kind).filter(|kind| kind.refused.is_none()) else { return in_place(plain) };
     let ring = wanted_ring(memory, ahead.mode(), kind);
@@ -119,8 +131,15 @@ pub(super) fn weigh(
         return in_place(plain);
     }
     let (granule, link) = (memory.granule(), ahead.link());
-    let lending = lending(memory, candidates, kind, ring, link);
-    let horizon = outlook.horizon.max(LEAST_RUN);
+    let reread = kind.trial.reread(link);
+    // What one interval costs without a ring, once a decision is carried out.
+    let cost_in_place = |decision: &Decision| {
+        let placed = placed(candidates, outlook, decision, &nothing_lent);
+        reread * placed.shared_reads + outlook.spilled(placed.room)
+    };
+    let lending = lending(memory, candidates, outlook, kind, ring, link);
+    let is_known = kind.trial.is_over() && has_run;
+    let horizon = if is_known { outlook.horizon } else { outlook.horizon.max(LEAST_RUN) };
     let beside = Outlook { capacity: outlook.capacity.saturating_sub(ring / granule), horizon, ..*outlook };
     let now: Vec<bool> = candidates.iter().map(|candidate| candidate.tier == Tier::Shared).collect();
     let dedicated = now.iter().filter(|is_shared| !**is_shared).count() as u64;

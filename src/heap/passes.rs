@@ -17,7 +17,7 @@ impl Heap {
     /// More streams than there are numbers.
     pub fn begin_pass(&mut self, kind: &str, stream: Stream) -> Result<Asked, Error> {
         let some_shared = self.stats.tiers[Tier::Shared].allocated.current() > 0;
-        let asked = self.ahead.begin(kind, stream, some_shared);
+        let asked = self.ahead.begin(kind, stream, some_shared, self.stats.fell_to_shared_bytes);
         self.copy_ahead()?;
         self.ahead.note_first_copies();
         Ok(asked)
@@ -30,8 +30,9 @@ impl Heap {
         if let Some(slot) = self.ahead.lend(address, bytes, stream) {
             return slot;
         }
-        if self.residency(address).is_ok_and(|parts| parts[Tier::Shared] > 0) {
-            self.ahead.note_missed();
+        match self.shared_part(address, bytes) {
+            0 => {}
+            shared => self.ahead.note_missed(shared),
         }
         address
     }
@@ -47,7 +48,7 @@ impl Heap {
 
     /// Ends a pass. `whole` says whether it came to its end.
     pub fn end_pass(&mut self, whole: bool) {
-        self.ahead.end(whole);
+        self.ahead.end(whole, self.stats.fell_to_shared_bytes);
     }
 
     /// Copies what comes next in the order, as far as the ring has room.

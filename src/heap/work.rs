@@ -123,10 +123,10 @@ impl Heap {
     /// Notes, in words, what an action cannot be sure of: it waits for all work that was launched,
     /// and a thread that was seen may launch more meanwhile.
     pub(super) fn note_threads(&mut self) {
-        let seen = self.witness.others(this_thread()).then(|| {
+        let seen = self.witness.others(this_thread()).then_some(
             "the last action has waited for the work launched before it, and relies on the caller that the other \
-             threads, which have used the card since the last safe point, launched none during it"
-        });
+             threads, which have used the card since the last safe point, launched none during it",
+        );
         if let Some(words) = seen {
             log::info!("device {}: {words}", self.memory.device());
         }

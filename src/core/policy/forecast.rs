@@ -72,11 +72,16 @@ impl Forecast {
         self.intervals
     }
 
+    /// Whether a run has ended.
+    pub fn has_run(&self) -> bool {
+        self.finished_runs > 0
+    }
+
     /// The number of intervals expected to be left of the present run, at least 1. A run is
     /// expected to last as long as the runs before did on average; the first run, twice as long as
     /// so far.
     pub fn horizon(&self) -> f64 {
-        let left = if self.finished_runs == 0 {
+        let left = if !self.has_run() {
             self.run as f64
         } else {
             self.finished_intervals as f64 / self.finished_runs as f64 - self.run as f64

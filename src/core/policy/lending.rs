@@ -13,10 +13,18 @@ use crate::core::tier::Tier;
 /// The part of the link's time that copies may take before each more of them costs its bytes.
 const HIDDEN: f64 = 0.9;
 
+/// What a move must gain, as a part of what can cross the link in the passes that it serves. It
+/// keeps a placement that is nearly right from being mended before every pass.
+const WORTH_IT: f64 = 0.01;
+
+/// How much of a granule an interval reads at most where it is read sparsely, such as one of an
+/// embedding.
+const SPARSE: f64 = 0.25;
+
 /// The least bytes of neighbouring granules that are shared together, unless that is more than a
 /// quarter of what is shared. Weights at their borders lie in two such runs, so shorter ones would
 /// make more weights cross the link in parts.
-const RUN: u64 = 8 << 20;
+const RUN: u64 = 4 << 20;
 
 /// One weight's turn in a pass of the coming work.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -42,6 +50,8 @@ pub struct Lending {
     pub head: f64,
     /// The weights in the order of their use.
     pub turns: Vec<Turn>,
+    /// Whether the seconds were measured, and are no estimate.
+    pub is_timed: bool,
     /// For each candidate, whether it holds nothing but those weights.
     pub lendable: Vec<bool>,
 }
@@ -64,6 +74,13 @@ impl Lending {
     /// Granules that cross the link while a pass computes.
     pub fn granules(&self) -> f64 {
         self.granules_in(self.seconds())
+    }
+
+    /// The granules over the link that small gains are measured against: those of a pass's time, or
+    /// of all weights where that is only estimated.
+    fn scale(&self) -> f64 {
+        let weights: u64 = self.turns.iter().map(|turn| turn.slot).sum();
+        if self.is_timed { self.granules() } else { weights as f64 / self.granule as f64 }
     }
 
     /// Granules that cross the link in so many seconds.
@@ -89,10 +106,27 @@ impl Lending {
 
     /// Decides what moves before a run, where doing nothing costs `cost_now` in each interval; or
     /// what has to move in any case, where that is impossible. O(n log n) in the candidates.
+    ///
+    /// Two placements are weighed: the best one, and the best that little has to be moved for. The
+    /// latter pays where short runs of several kinds of work take turns.
     pub fn decide(&self, candidates: &[Candidate], outlook: &Outlook<'_>, cost_now: Option<f64>) -> Lent {
-        let is_shared = self.target(candidates, outlook);
+        let best = self.target(candidates, outlook);
+        let least = self.nearest(candidates, &best);
+        let [best, least] = [best, least].map(|target| self.reach(candidates, outlook, cost_now, &target));
+        let total = |lent: &Lent| outlook.horizon * lent.cost + lent.decision.cost;
+        if least.cost.is_finite() && total(&least) < total(&best) { least } else { best }
+    }
+
+    /// What moves for a placement to be reached, if that pays.
+    fn reach(
+        &self,
+        candidates: &[Candidate],
+        outlook: &Outlook<'_>,
+        cost_now: Option<f64>,
+        is_shared: &[bool],
+    ) -> Lent {
         let (mut demote, mut promote, mut price) = (Vec::new(), Vec::new(), 0.0);
-        for (candidate, is_shared) in candidates.iter().zip(&is_shared) {
+        for (candidate, is_shared) in candidates.iter().zip(is_shared) {
             match (candidate.tier, is_shared) {
                 (Tier::Dedicated, true) => {
                     demote.push(candidate.id);
@@ -109,9 +143,10 @@ impl Lending {
         if demote.len() as u64 > outlook.shared_room + promote.len() as u64 {
             return nothing;
         }
-        let cost = self.cost(candidates, outlook, &is_shared);
+        let cost = self.cost(candidates, outlook, is_shared);
         let gain = cost_now.map_or(0.0, |now| outlook.horizon * (now - cost) - price);
-        let pays = cost_now.is_none() || gain > outlook.debt.max(0.0);
+        let least_gain = outlook.debt.max(0.0) + WORTH_IT * outlook.horizon * self.scale();
+        let pays = cost_now.is_none() || gain > least_gain;
         if !pays || (demote.is_empty() && promote.is_empty()) {
             return nothing;
         }
@@ -120,17 +155,17 @@ impl Lending {
 
     /// Which candidates the shared tier should hold.
     fn target(&self, candidates: &[Candidate], outlook: &Outlook<'_>) -> Vec<bool> {
-        // In the order in which they give way: idle ones, of these first those that are shared
-        // already; then weights that are lent; then the others by reads.
-        let rank = |index: usize| match (self.lendable[index], candidates[index].reads > 0.0) {
-            (false, false) => 0,
+        // In the order in which they give way: those that are read sparsely or not at all; then
+        // weights that are lent; then the others. Equal ones that are shared already come first.
+        let rank = |index: usize| match (self.lendable[index], candidates[index].reads < SPARSE) {
+            (false, true) => 0,
             (true, _) => 1,
-            (false, true) => 2,
+            (false, false) => 2,
         };
         let mut order: Vec<usize> = (0..candidates.len()).collect();
         order.sort_by(|a, b| {
             let (x, y) = (&candidates[*a], &candidates[*b]);
-            let reads = if rank(*a) == 2 { x.reads.total_cmp(&y.reads) } else { std::cmp::Ordering::Equal };
+            let reads = if rank(*a) == 1 { std::cmp::Ordering::Equal } else { x.reads.total_cmp(&y.reads) };
             let dedicated = (x.tier == Tier::Dedicated).cmp(&(y.tier == Tier::Dedicated));
             let by_rank = rank(*a).cmp(&rank(*b)).then(reads).then(dedicated);
             by_rank.then(x.wanted_later.cmp(&y.wanted_later)).then(y.id.cmp(&x.id))
@@ -140,7 +175,6 @@ impl Lending {
         let costs: Vec<f64> = order
             .iter()
             .map(|index| match rank(*index) {
-                0 => 0.0,
                 1 => {
                     lent += 1.0;
                     if lent <= hidden { 0.0 } else { 1.0 }
@@ -153,12 +187,29 @@ impl Lending {
         let chosen = &order[..gives_way];
         chosen.iter().filter(|index| rank(**index) != 1).for_each(|index| is_shared[*index] = true);
         let lent = chosen.iter().filter(|index| rank(**index) == 1).count() as u64;
-        self.spread(candidates, lent, &mut is_shared);
+        self.spread(candidates, lent, |_| true, &mut is_shared);
         is_shared
     }
 
-    /// Spreads `count` granules of what is lent over the pass.
-    fn spread(&self, candidates: &[Candidate], count: u64, is_shared: &mut [bool]) {
+    /// The placement that shares as much as a target and is reached with the fewest moves.
+    fn nearest(&self, candidates: &[Candidate], target: &[bool]) -> Vec<bool> {
+        let is_lent = |index: usize| self.lendable[index];
+        let is_now = |index: usize| candidates[index].tier == Tier::Shared;
+        let lent = |is: &dyn Fn(usize) -> bool| (0..candidates.len()).filter(|i| is_lent(*i) && is(*i)).count() as u64;
+        let (wanted, now) = (lent(&|index| target[index]), lent(&is_now));
+        let stays = |index: usize| is_lent(index) && is_now(index) && wanted >= now;
+        let mut is_shared: Vec<bool> =
+            (0..candidates.len()).map(|index| if is_lent(index) { stays(index) } else { target[index] }).collect();
+        if wanted >= now {
+            self.spread(candidates, wanted - now, |index| !is_now(index), &mut is_shared);
+        } else {
+            self.spread(candidates, wanted, is_now, &mut is_shared);
+        }
+        is_shared
+    }
+
+    /// Spreads `count` granules of what is lent and may be shared over the pass.
+    fn spread(&self, candidates: &[Candidate], count: u64, may_be: impl Fn(usize) -> bool, is_shared: &mut [bool]) {
         let (all, least) = (self.seconds(), RUN.min(count * self.granule / 4));
         let mut first_use = vec![f64::INFINITY; candidates.len()];
         let mut begins = vec![false; candidates.len()];
@@ -169,7 +220,8 @@ impl Lending {
             turn.parts.first().into_iter().for_each(|(index, _)| begins[*index] = true);
             before += turn.seconds;
         }
-        let mut by_address: Vec<usize> = (0..candidates.len()).filter(|index| self.lendable[*index]).collect();
+        let mut by_address: Vec<usize> =
+            (0..candidates.len()).filter(|index| self.lendable[*index] && may_be(*index)).collect();
         by_address.sort_by_key(|index| candidates[*index].id);
         let mut runs: Vec<(f64, Vec<usize>)> = Vec::new();
         for index in by_address {
@@ -226,6 +278,7 @@ mod tests {
             ring: 5 * G,
             link: 2.0 * G as f64,
             head: 0.0,
+            is_timed: true,
             turns: (0..weights).map(turn).collect(),
             lendable: vec![true; 2 * weights],
         }
@@ -283,5 +336,39 @@ mod tests {
         let outlook = Outlook { uses: &[0.4; 4], horizon: 99.0, capacity: 8, shared_room: 9, debt: 0.0 };
         let now = lending.cost(&candidates, &outlook, &[false; 8]);
         assert!(lending.decide(&candidates, &outlook, Some(now)).decision.is_empty(), "0.8 a level, 1 a granule");
+    }
+
+    #[test]
+    fn little_is_moved_for_a_short_run() {
+        let lending = pass(10);
+        let tier = |granule: u32| if granule >= 16 { Tier::Shared } else { Tier::Dedicated };
+        let candidates: Vec<_> = (0..20).map(|granule| candidate(granule, tier(granule), 1.0)).collect();
+        let is_shared: Vec<bool> = candidates.iter().map(|candidate| candidate.tier == Tier::Shared).collect();
+        // Four lie shared at the end, and there is room for fourteen.
+        let outlook = |horizon| Outlook { uses: &[4.0; 6], horizon, capacity: 20, shared_room: 100, debt: 0.0 };
+        let decide = |horizon| {
+            let now = lending.cost(&candidates, &outlook(horizon), &is_shared);
+            let Lent { decision, cost } = lending.decide(&candidates, &outlook(horizon), Some(now));
+            assert!(cost < now);
+            decision
+        };
+        let short = decide(1.0);
+        assert_eq!((short.demote.len(), short.promote.len()), (2, 0));
+        let long = decide(32.0);
+        assert!(long.cost >= short.cost && long.demote.len() == long.promote.len() + 2, "{long:?}");
+    }
+
+    #[test]
+    fn what_is_read_sparsely_gives_way_before_weights_cross_the_link() {
+        let mut lending = pass(10);
+        lending.lendable.extend([false; 2]);
+        let candidates: Vec<_> =
+            (0..22).map(|granule| candidate(granule, Tier::Dedicated, if granule < 20 { 1.0 } else { 0.1 })).collect();
+        let outlook = Outlook { uses: &[1.0; 2], horizon: 8.0, capacity: 22, shared_room: 100, debt: 0.0 };
+        let now = lending.cost(&candidates, &outlook, &[false; 22]);
+        let decision = lending.decide(&candidates, &outlook, Some(now)).decision;
+        let mut granules: Vec<u32> = decision.demote.iter().map(|id| id.granule).collect();
+        granules.sort_unstable();
+        assert_eq!(granules, [20, 21]);
     }
 }

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use self::slots::Slots;
 use self::timing::{Measured, Timing};
 use super::events::Events;
-use crate::core::ahead::{Called, Order, Passed, Use};
+use crate::core::ahead::{Called, Order, Passed, Seen, Trial, Use};
 use crate::driver::{self, Driver, Stream};
 
 pub(super) use self::slots::{Counts, slot_bytes};
@@ -41,8 +41,9 @@ const MOST_TIMED: u32 = 3;
 /// The link's rate until it is measured, in bytes per second: PCIe 3.0 with 16 lanes.
 const LINK: f64 = 13e9;
 
-/// How much slower than in place a pass may be before nothing is copied ahead for its kind.
-const NOT_SLOWER: f64 = 1.02;
+/// The part of what crosses the link in a pass that may be scratch, for the pass to show how its
+/// weights are read.
+const HARDLY: u64 = 32;
 
 /// Whether weights of the shared tier are copied ahead of their use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,6 +96,12 @@ struct Pass {
     all: bool,
     passed: Vec<Passed>,
     timing: Option<Timing>,
+    /// Bytes that had been copied when it began.
+    copied_before: u64,
+    /// Bytes of weights that were read in place in the shared tier.
+    read_in_place: u64,
+    /// Bytes of blocks that had fallen to the shared tier when it began.
+    fell_before: u64,
 }
 
 /// What is known of one kind of work.
@@ -109,8 +116,11 @@ pub(super) struct Kind {
     timed: u32,
     /// Seconds of computation before the first weight.
     pub(super) head: f64,
-    /// Seconds of the last whole pass that read everything in place.
+    /// Seconds of the last whole pass that read everything in place, with whatever of its scratch
+    /// lay in the shared tier.
     pub(super) in_place: Option<f64>,
+    /// What its passes have shown of whether copying pays.
+    pub(super) trial: Trial,
     /// Why nothing is copied ahead for it, human-readable.
     pub(super) refused: Option<String>,
 }
@@ -205,8 +215,9 @@ impl Ahead {
         }
     }
 
-    /// Begins a pass, or one within it.
-    pub(super) fn begin(&mut self, kind: &str, stream: Stream, some_shared: bool) -> Asked {
+    /// Begins a pass, or one within it. `some_shared` says whether anything lies in the shared tier,
+    /// and `fell` the bytes of blocks that have fallen there so far.
+    pub(super) fn begin(&mut self, kind: &str, stream: Stream, some_shared: bool, fell: u64) -> Asked {
         if let Some(pass) = &mut self.pass {
             pass.depth += 1;
             return Asked::default();
@@ -229,8 +240,20 @@ impl Ahead {
         let copies = if has_ring { self.begin_copies(stream) } else { None };
         let copied = self.slots.counts.copied_bytes;
         let timing = all.then(|| Timing::begin(&mut self.timers, stream, copies, copied));
-        let (kind, passed) = (kind.to_owned(), Vec::new());
-        self.pass = Some(Pass { kind, stream, depth: 1, expected: 0, next: 0, copies, all, passed, timing });
+        self.pass = Some(Pass {
+            kind: kind.to_owned(),
+            stream,
+            depth: 1,
+            expected: 0,
+            next: 0,
+            copies,
+            all,
+            passed: Vec::new(),
+            timing,
+            copied_before: copied,
+            read_in_place: 0,
+            fell_before: fell,
+        });
         Asked { placement: 2 * self.placement + u64::from(all), all }
     }
 
@@ -317,9 +340,12 @@ impl Ahead {
         lent
     }
 
-    /// A weight in the shared tier was called, and is read in place.
-    pub(super) fn note_missed(&mut self) {
+    /// A weight was called of which so many bytes lie in the shared tier, and is read in place.
+    pub(super) fn note_missed(&mut self, shared: u64) {
         self.slots.counts.missed += 1;
+        if let Some(pass) = &mut self.pass {
+            pass.read_in_place += shared;
+        }
     }
 
     /// Moves on in the order to a weight that is called. Copies of what lies between are dropped.
@@ -349,8 +375,9 @@ impl Ahead {
         self.slots.give_back(address, stream, how)
     }
 
-    /// Ends a pass, or one within it. `whole` says whether it came to its end.
-    pub(super) fn end(&mut self, whole: bool) {
+    /// Ends a pass, or one within it. `whole` says whether it came to its end, and `fell` the bytes of
+    /// blocks that have fallen to the shared tier so far.
+    pub(super) fn end(&mut self, whole: bool, fell: u64) {
         let Some(mut pass) = self.pass.take() else { return };
         pass.depth -= 1;
         if pass.depth > 0 {
@@ -358,7 +385,9 @@ impl Ahead {
             return;
         }
         if let Some(timing) = &mut pass.timing {
-            timing.end(&mut self.timers, pass.stream);
+            let crossed = self.slots.counts.copied_bytes - pass.copied_before + pass.read_in_place;
+            let spilled = fell.saturating_sub(pass.fell_before);
+            timing.end(&mut self.timers, pass.stream, crossed, spilled <= crossed / HARDLY);
         }
         self.slots.empty(|_| true, false);
         let Some(kind) = self.kinds.get_mut(&pass.kind) else { return };
@@ -392,14 +421,20 @@ impl Ahead {
         let Some(kind) = self.kinds.get_mut(name) else { return };
         let Some(timing) = kind.timing.take() else { return };
         match timing.read(&*self.driver, self.device) {
-            Some(Measured::InPlace { all }) => kind.in_place = Some(all),
+            Some(Measured::InPlace { all, has_fitted }) => {
+                kind.in_place = Some(all.seconds);
+                if has_fitted {
+                    kind.trial.note_in_place(all);
+                }
+            }
             Some(Measured::Copied { all, head, turns, link }) => {
                 self.link = link.or(self.link);
                 self.placement += 1;
                 kind.head = head;
                 kind.order.time(&turns);
+                kind.trial.note_computed(head + turns.values().sum::<f64>());
                 if self.mode == CopyAhead::Auto {
-                    kind.refuse_if_slower(name, all);
+                    kind.refuse_if_slower(name, all, self.link.unwrap_or(LINK));
                 }
             }
             None => {}
@@ -438,10 +473,11 @@ impl Kind {
     }
 
     /// Copies nothing ahead any more if a pass took longer so than in place.
-    fn refuse_if_slower(&mut self, name: &str, ahead: f64) {
-        if let Some(in_place) = self.in_place.filter(|in_place| ahead > NOT_SLOWER * in_place) {
+    fn refuse_if_slower(&mut self, name: &str, ahead: Seen, link: f64) {
+        if let Some(in_place) = self.trial.is_slower_than(ahead, link) {
             self.refused = Some(format!(
-                "a pass of {name} took {ahead:.3} s with its weights copied ahead, and {in_place:.3} s with them in place"
+                "a pass of {name} took {:.3} s with its weights copied ahead, and {in_place:.3} s with them in place",
+                ahead.seconds
             ));
         }
     }

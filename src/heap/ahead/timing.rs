@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use crate::core::ahead::Seen;
 use crate::driver::{Driver, Event, Stream};
 use crate::heap::events::Events;
 
@@ -16,6 +17,10 @@ pub(super) struct Timing {
     /// For each weight that was called: its address, when its work could begin except for the copy,
     /// and when it began.
     turns: Vec<(u64, Event, Event)>,
+    /// Bytes of the pass's weights that crossed the link.
+    crossed: u64,
+    /// Whether nearly all of its scratch found dedicated memory.
+    has_fitted: bool,
 }
 
 /// What the timers of a pass have shown. Seconds.
@@ -23,12 +28,15 @@ pub(super) enum Measured {
     /// A pass that read everything in place.
     InPlace {
         /// The whole of it.
-        all: f64,
+        all: Seen,
+        /// Whether nearly all of its scratch found dedicated memory, so that hardly anything but
+        /// weights crossed the link.
+        has_fitted: bool,
     },
     /// A pass whose weights were copied.
     Copied {
         /// The whole of it.
-        all: f64,
+        all: Seen,
         /// Before the first weight.
         head: f64,
         /// From each weight, by its address, to the next.
@@ -74,9 +82,11 @@ impl Timing {
         }
     }
 
-    /// Ends with the pass.
-    pub(super) fn end(&mut self, timers: &mut Events, stream: Stream) {
+    /// Ends with the pass. `crossed` bytes of its weights crossed the link, and `has_fitted` says
+    /// whether nearly all of its scratch found dedicated memory.
+    pub(super) fn end(&mut self, timers: &mut Events, stream: Stream, crossed: u64, has_fitted: bool) {
         self.end = timers.record(stream).ok();
+        (self.crossed, self.has_fitted) = (crossed, has_fitted);
     }
 
     /// What was measured; `None` where a timer is missing or not reached.
@@ -84,7 +94,10 @@ impl Timing {
         let between = |from, to| driver.seconds_between(device, from, to).ok();
         let (begin, end) = (self.begin?, self.end?);
         let all = between(begin, end).filter(|_| matches!(driver.is_done(device, end), Ok(true)))?;
-        let Some((first, last, bytes)) = self.first_copies else { return Some(Measured::InPlace { all }) };
+        let all = Seen { seconds: all, crossed: self.crossed };
+        let Some((first, last, bytes)) = self.first_copies else {
+            return Some(Measured::InPlace { all, has_fitted: self.has_fitted });
+        };
         let head = between(begin, self.turns.first().map_or(end, |turn| turn.1))?;
         let next = self.turns.iter().skip(1).map(|turn| turn.1).chain([end]);
         let mut turns = HashMap::with_capacity(self.turns.len());
