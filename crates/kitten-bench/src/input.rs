@@ -20,6 +20,8 @@ const LONGEST_WHOLE: u64 = 64 << 20;
 
 /// The first bytes of a file compressed by zstd.
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// The first bytes of a file compressed by gzip.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// Opens a file or a bundled one, and decompresses it if it is compressed.
 pub(crate) fn open(path_or_name: &str, bundled: Option<&'static [u8]>, kind: &str) -> Result<Box<dyn Read>> {
@@ -31,8 +33,14 @@ pub(crate) fn open(path_or_name: &str, bundled: Option<&'static [u8]>, kind: &st
             BufReader::new(Box::new(file))
         }
     };
-    let compressed = raw.fill_buf().with_context(|| format!("cannot read {}", name()))?.starts_with(&ZSTD);
-    Ok(if compressed { Box::new(zstd::stream::read::Decoder::with_buffer(raw)?) } else { Box::new(raw) })
+    let first = raw.fill_buf().with_context(|| format!("cannot read {}", name()))?;
+    Ok(if first.starts_with(&ZSTD) {
+        Box::new(zstd::stream::read::Decoder::with_buffer(raw)?)
+    } else if first.starts_with(&GZIP) {
+        Box::new(flate2::bufread::MultiGzDecoder::new(raw))
+    } else {
+        Box::new(raw)
+    })
 }
 
 /// The text of a small file, with a mark in place of invalid bytes; `None` if the file does not
@@ -150,6 +158,22 @@ mod tests {
         assert!(lines.advance().unwrap());
         assert_eq!(lines.line(), "two");
         assert!(!lines.advance().unwrap());
+    }
+
+    #[test]
+    fn compressed_files_are_read_as_plain_ones() {
+        let text = b"one\ntwo\n";
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        std::io::Write::write_all(&mut gzip, text).unwrap();
+        let all = [text.to_vec(), gzip.finish().unwrap(), zstd::encode_all(&text[..], 0).unwrap()];
+        let folder = tempfile::tempdir().unwrap();
+        for (number, bytes) in all.into_iter().enumerate() {
+            let file = folder.path().join(number.to_string());
+            std::fs::write(&file, bytes).unwrap();
+            let mut found = Vec::new();
+            open(file.to_str().unwrap(), None, "trace").unwrap().read_to_end(&mut found).unwrap();
+            assert_eq!(found, text, "{number}");
+        }
     }
 
     #[test]
