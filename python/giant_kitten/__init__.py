@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ._placement import to_dedicated as to_dedicated
     from ._placement import to_shared as to_shared
     from ._placement import unpin as unpin
+    from ._record.recording import Recording as Recording
+    from ._record.recording import record as record
     from ._report import memory_map as memory_map
     from ._report import stats as stats
     from ._report import summary as summary
@@ -59,6 +61,8 @@ _HOMES = {
     "to_dedicated": "_placement",
     "to_shared": "_placement",
     "unpin": "_placement",
+    "Recording": "_record.recording",
+    "record": "_record.recording",
     "memory_map": "_report",
     "stats": "_report",
     "summary": "_report",

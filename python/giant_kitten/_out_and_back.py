@@ -14,18 +14,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import gc
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from . import _library, _status
-from ._tensors import tensors
+from ._tensors import known_tensors
 from ._torch.cublas import clear_workspaces
 from ._torch.tensors import storage_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
 _TIERS = ("dedicated", "shared")
 
@@ -79,7 +78,7 @@ def place(device: int, request: _library.Activation, to: int, finish: Callable[[
     # Only C++ knows the workspaces of cuBLAS, and they would keep their memory. They are freed
     # after `_claims`, which has made sure that no kernel and no graph uses them.
     clear_workspaces()
-    storages = _storages(_known_tensors(), device)
+    storages = _storages(known_tensors(), device)
 
     def work() -> None:
         _library.call("gk_begin_loading", device, ctypes.byref(request))
@@ -129,25 +128,6 @@ def _claims(device: int, request: _library.Activation | None) -> list[dict[str, 
     torch.cuda.synchronize(device)
     found: list[dict[str, Any]] = _library.read_json("gk_claims_json", device, request and ctypes.byref(request))
     return found
-
-
-def _known_tensors() -> Iterator[Any]:
-    """Every tensor that Python knows, and its gradient.
-
-    Tensors that only C++ knows stay where they are.
-    """
-    import torch
-
-    for known in gc.get_objects():
-        # isinstance would ask proxies for the class that they pretend to be.
-        if issubclass(type(known), torch.Tensor):
-            # A tensor under construction may be unable to list its parts. Python knows those
-            # anyway.
-            with contextlib.suppress(Exception):
-                yield from tensors(known)
-            with contextlib.suppress(Exception):
-                if known.is_leaf and known.grad is not None:
-                    yield from tensors(known.grad)
 
 
 def _storages(known: Iterable[Any], device: int) -> dict[int, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from typing import TYPE_CHECKING, Any
 
 from ._torch.tensors import attributes, parts, storage_of
@@ -47,6 +49,22 @@ def pointers(x: Any) -> list[int]:
     """The addresses of the storages on a GPU of a tensor, a module, or several; each once."""
     found = (storage_of(tensor) for tensor in tensors(x))
     return list(dict.fromkeys(storage.data_ptr() for storage in found if storage is not None))
+
+
+def known_tensors() -> Iterator[Any]:
+    """Every tensor that Python knows, and its gradient; those that only C++ knows are missing."""
+    import torch
+
+    for known in gc.get_objects():
+        # isinstance would ask proxies for the class that they pretend to be.
+        if issubclass(type(known), torch.Tensor):
+            # A tensor under construction may be unable to list its parts. Python knows those
+            # anyway.
+            with contextlib.suppress(Exception):
+                yield from tensors(known)
+            with contextlib.suppress(Exception):
+                if known.is_leaf and known.grad is not None:
+                    yield from tensors(known.grad)
 
 
 def _made_of(tensor: Any, seen: dict[int, Any]) -> Iterator[Any]:

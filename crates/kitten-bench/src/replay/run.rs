@@ -361,7 +361,9 @@ impl Replay<'_> {
         self.lending.enter(self.allocator, self.card, &op.module)?;
         let mut in_place = Vec::with_capacity(op.reads.len());
         for (id, bytes) in &op.reads {
-            let block = self.live.get(id).filter(|block| block.is_weight && Lending::takes(block.bytes, *bytes));
+            // What no module runs, such as a backward pass, is lent nothing.
+            let takes = |block: &&LiveBlock| block.is_weight && Lending::takes(block.bytes, *bytes);
+            let block = self.live.get(id).filter(|block| !op.module.is_empty() && takes(block));
             let is_lent = match block {
                 Some(block) => self.lending.lend(self.allocator, self.card, block.address, block.bytes)?,
                 None => false,

@@ -65,7 +65,8 @@ pub enum Event {
 pub struct Op {
     /// The operator (`aten::convolution`).
     pub name: String,
-    /// The module that computes it; empty where that is unknown.
+    /// The module that computes it; empty where that is unknown, or where its weights are not lent
+    /// because gradients need them.
     pub module: String,
     /// Floating-point operations.
     pub flops: f64,
@@ -95,6 +96,8 @@ struct Line {
     kind: Kind,
     #[serde(default, rename = "mod")]
     module: String,
+    #[serde(default)]
+    grad: bool,
     #[serde(default)]
     flops: f64,
     #[serde(default)]
@@ -280,7 +283,8 @@ impl Trace {
         };
         let reads = touched(line.reads, line.read_bytes, "reads")?;
         let writes = touched(line.writes, line.write_bytes, "writes")?;
-        Ok(Event::Op(Op { name, module: line.module, flops: line.flops, reads, writes }))
+        let module = if line.grad { String::new() } else { line.module };
+        Ok(Event::Op(Op { name, module, flops: line.flops, reads, writes }))
     }
 }
 
@@ -308,6 +312,17 @@ mod tests {
         .unwrap();
         assert_eq!(events.len(), 2);
         assert_eq!(events[0], Event::Alloc { id: 1, bytes: 10, stream: 0, kind: Kind::Act });
+    }
+
+    #[test]
+    fn modules_whose_weights_gradients_need_lend_none() {
+        let op = |more: &str| format!(r#"{{"ev":"op","name":"x","mod":"m"{more}}}"#);
+        let lines = [HEADER, &op(""), &op(r#","grad":true"#), r#"{"ev":"end"}"#];
+        let modules = read_all(&lines).unwrap().into_iter().map(|event| match event {
+            Event::Op(op) => op.module,
+            other => panic!("{other:?}"),
+        });
+        assert!(modules.eq(["m", ""]));
     }
 
     #[test]
