@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import gzip
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 WIDTH = 64
+IS_NEW = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
 
 
 class Net(nn.Module):  # type: ignore[misc]
@@ -60,7 +62,7 @@ def phases(found: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def weights(found: list[dict[str, Any]]) -> dict[str, int]:
-    return {line["name"]: line["bytes"] for line in found if line["ev"] == "alloc" and line["kind"] == "param"}
+    return {line.get("name", ""): line["bytes"] for line in found if line["ev"] == "alloc" and line["kind"] == "param"}
 
 
 def bytes_of(part: list[dict[str, Any]], kind: str) -> int:
@@ -251,3 +253,75 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
             net(torch.zeros(8, WIDTH, device="meta"))
     hooks = nn.modules.module
     assert not hooks._global_forward_hooks and not hooks._global_forward_pre_hooks
+
+
+def vit() -> tuple[Any, dict[str, Any]]:
+    from transformers import ViTConfig, ViTModel
+    from transformers.modeling_utils import no_init_weights
+
+    config = ViTConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128, image_size=64)
+    # Its initialisation looks at values.
+    with no_init_weights():
+        return ViTModel(config), {"pixel_values": torch.zeros(1, 3, 64, 64)}
+
+
+def whisper() -> tuple[Any, dict[str, Any]]:
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    config = WhisperConfig(
+        d_model=64, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=128, decoder_ffn_dim=128, vocab_size=256, max_source_positions=64, pad_token_id=0,
+        bos_token_id=1, eos_token_id=2, decoder_start_token_id=1, begin_suppress_tokens=None,
+    )  # fmt: skip
+    heard = torch.zeros(1, 80, 128)
+    return WhisperForConditionalGeneration(config), {
+        "input_features": heard, "decoder_input_ids": torch.zeros(1, 4, dtype=torch.long)
+    }  # fmt: skip
+
+
+def video() -> tuple[Any, dict[str, Any]]:
+    from diffusers import WanTransformer3DModel
+
+    model = WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=24, in_channels=4, out_channels=4, text_dim=32, freq_dim=32,
+        ffn_dim=64, num_layers=2, rope_max_seq_len=32,
+    )  # fmt: skip
+    return model, {
+        "hidden_states": torch.zeros(1, 4, 3, 8, 8), "timestep": torch.zeros(1),
+        "encoder_hidden_states": torch.zeros(1, 16, 32),
+    }  # fmt: skip
+
+
+@pytest.mark.skipif(not IS_NEW, reason="the models of older releases differ")
+@pytest.mark.parametrize("build", [vit, whisper, video])
+def test_models_of_other_people_are_recorded_as_they_are(tmp_path: Path, build: Any) -> None:
+    operations = {}
+    for device in ("cuda", "fake", "meta"):
+        path = tmp_path / f"{device}.jsonl"
+        with FakeTensorMode() if device == "fake" else nullcontext():
+            with torch.device("meta" if device == "meta" else "cuda:0"):
+                model, given = build()
+            with giant_kitten.record(path, device="meta" if device == "meta" else "cuda:0"), torch.no_grad():
+                model.eval()(**given)
+        found = lines(path)
+        name = type(model).__name__
+        assert list(phases(found)) == ["load", f"{name} 0", "end"]
+        weights_of_model = {parameter.untyped_storage()._cdata: parameter for parameter in model.parameters()}
+        size = sum(parameter.numel() * parameter.element_size() for parameter in weights_of_model.values())
+        named = sum(size for weight, size in weights(found).items() if weight.startswith(f"{name}."))
+        buffers = sum(buffer.untyped_storage().nbytes() for buffer in model.buffers())
+        assert size <= named <= size + buffers
+        operations[device] = [line for line in phases(found)[f"{name} 0"] if line["ev"] == "op"]
+    done = {device: [(line["name"], line["flops"]) for line in part] for device, part in operations.items()}
+    assert done["cuda"] == done["fake"]
+    assert all(any("efficient_attention" in name for name, _ in part) for part in done.values())
+
+
+@pytest.mark.skipif(not IS_NEW, reason="the models of older releases differ")
+def test_a_model_that_generates_is_a_phase_for_each_token(tmp_path: Path) -> None:
+    path = tmp_path / "heard.jsonl"
+    model, given = whisper()
+    with giant_kitten.record(path, device="cpu"):
+        model.generate(given["input_features"], max_new_tokens=3, min_new_tokens=3)
+    decoding = [name for name in phases(lines(path)) if name.startswith("WhisperForConditionalGeneration ")]
+    assert len(decoding) == 3

@@ -50,6 +50,7 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Any:
     """What a card from compute capability 8.0 does, as in PyTorch's chooser of kernels."""
+    query, key, value = (_cast(tensor) for tensor in (query, key, value))
     width = query.shape[-1]
     is_half = query.dtype in (torch.float16, torch.bfloat16)
     is_square = not is_causal or query.shape[-2] == key.shape[-2]
@@ -62,6 +63,14 @@ def _attention(
     return _aten._scaled_dot_product_efficient_attention(
         query, key, value, mask, keeps, dropout_p, is_causal, scale=scale
     )[0]
+
+
+def _cast(tensor: Any) -> Any:
+    """A tensor as autocast hands it to attention."""
+    if tensor.device.type != "cuda" or not torch.is_autocast_enabled():
+        return tensor
+    newer = getattr(torch, "get_autocast_dtype", None)
+    return tensor.to(newer("cuda") if newer else torch.get_autocast_gpu_dtype())
 
 
 def _flash(query: Any, key: Any, value: Any, dropout: float, is_causal: bool, scale: float | None) -> Any:
