@@ -406,8 +406,10 @@ impl Snapshot {
         }
         let (live, entries) = generation(live, entries).with_context(|| {
             format!(
-                "{}: its history begins before the model is loaded, and work alternates with loading, so weights and \
-                 scratch are indistinguishable. Record one generation after everything is loaded:\n\n{RECIPE}\n",
+                "{}: its history begins before the model is loaded, and weights and scratch are indistinguishable in \
+                 it: work alternates with loading, the model was deleted before the end, or the last step's gradients \
+                 were kept. giant_kitten.record(\"mine.zst\") around the work tells them apart. Or record one \
+                 generation after everything is loaded:\n\n{RECIPE}\n",
                 plain(name)
             )
         })?;
