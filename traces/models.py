@@ -259,7 +259,7 @@ def replace(model: nn.Module, by: Callable[[nn.Linear], nn.Module], chosen: Call
 
 
 def parameters(model: nn.Module) -> int:
-    """How many parameters a model has, without what is trained beside it and however it keeps them."""
+    """How many parameters a model has, however it keeps them, without what is trained beside it."""
     beside = {
         id(part)
         for lora in model.modules()
@@ -291,7 +291,9 @@ def run_sdxl_lora(rec: giant_kitten.Recording, model: nn.Module, dtype: torch.dt
     added = {"text_embeds": new_input((1, 1280), dtype), "time_ids": new_input((1, 6), dtype)}
     latents, noise = (new_input((1, 4, h, h), dtype) for _ in range(2))
     timestep = new_input((1,), torch.int64)
-    optimizer = torch.optim.AdamW(part for part in model.parameters() if part.requires_grad)
+    optimizer = torch.optim.AdamW(
+        (part for part in model.parameters() if part.requires_grad), foreach=True
+    )  # as on a card
     for i in range(steps):
         rec.phase(f"step {i}")
         with torch.enable_grad():

@@ -150,7 +150,8 @@ bundled!(
     "sdxl_unet_2048",
     "sdvae_dec_1024",
     "sdvae_dec_1024_fp32",
-    "llama3_8b_p2048_d16"
+    "llama3_8b_p2048_d16",
+    "wan22_5b_704"
 );
 
 impl Trace {
