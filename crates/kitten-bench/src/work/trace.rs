@@ -151,7 +151,9 @@ bundled!(
     "sdvae_dec_1024",
     "sdvae_dec_1024_fp32",
     "llama3_8b_p2048_d16",
-    "wan22_5b_704"
+    "wan22_5b_704",
+    "flux1dev_1024",
+    "flux1dev_1024_fp8"
 );
 
 impl Trace {
