@@ -153,7 +153,8 @@ bundled!(
     "llama3_8b_p2048_d16",
     "wan22_5b_704",
     "flux1dev_1024",
-    "flux1dev_1024_fp8"
+    "flux1dev_1024_fp8",
+    "qwen25_7b_nf4_p2048_d16"
 );
 
 impl Trace {
