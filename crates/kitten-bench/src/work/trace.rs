@@ -154,7 +154,8 @@ bundled!(
     "wan22_5b_704",
     "flux1dev_1024",
     "flux1dev_1024_fp8",
-    "qwen25_7b_nf4_p2048_d16"
+    "qwen25_7b_nf4_p2048_d16",
+    "sdxl_lora_1024"
 );
 
 impl Trace {
