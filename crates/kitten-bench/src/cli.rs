@@ -77,7 +77,7 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// The orders of placement compared with each other, on all bundled traces
+    /// The orders of placement compared with each other, on bundled traces
     Compare {
         /// Print JSON
         #[arg(long)]

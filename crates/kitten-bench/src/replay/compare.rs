@@ -1,4 +1,4 @@
-//! The orders of placement compared with each other, on all bundled traces.
+//! The orders of placement compared with each other, on bundled traces.
 //!
 //! Each piece of work runs on a card three quarters as large as its peak, so that something has to
 //! be shared. It runs with each order, each with the best fixed reserve of a sweep, and with the

@@ -43,3 +43,20 @@ impl Part {
         Ok(part)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::work::trace::{BUNDLED, Kind};
+
+    #[test]
+    fn every_bundled_trace_has_weights_before_its_steps() {
+        for name in BUNDLED {
+            let part = Part::read(&mut Trace::open(name).unwrap()).unwrap();
+            let is_weight = |event: &Event| matches!(event, Event::Alloc { kind: Kind::Param, .. });
+            assert!(part.load.iter().any(is_weight), "{name}");
+            assert!(part.steps.len() >= 2, "{name}");
+            assert!(part.steps.iter().all(|(_, events)| !events.iter().any(is_weight)), "{name}");
+        }
+    }
+}
