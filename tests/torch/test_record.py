@@ -170,6 +170,23 @@ def test_a_program_names_its_phases(tmp_path: Path) -> None:
     assert bytes_of(phases(found)["inputs"], "input") == 8 * WIDTH * 4
     with pytest.raises(TypeError, match="step 0"):
         recording.phase("")
+    with pytest.raises(giant_kitten.Error, match="belongs inside the recording"):
+        recording.phase("step 2")
+
+
+def test_of_several_devices_the_card_is_recorded_or_the_one_that_is_named(tmp_path: Path) -> None:
+    def recorded(device: str | None) -> tuple[str, list[str]]:
+        path = tmp_path / "x.jsonl"
+        with giant_kitten.record(path, device=device):
+            torch.zeros(64, device="meta").exp()
+            torch.zeros(8).sin().to("cuda").cos().cpu()
+        found = lines(path)
+        return found[0]["device"], [line["name"] for line in found if line["ev"] == "op"]
+
+    card = ("cuda:0", ["aten::_to_copy", "aten::cos"])
+    assert recorded(None) == recorded("cuda") == recorded("cuda:0") == card
+    assert recorded("meta") == ("meta", ["aten::zeros", "aten::exp"])
+    assert recorded("cpu") == ("cpu", ["aten::zeros", "aten::sin", "aten::_to_copy"])
 
 
 def test_work_without_modules_is_one_phase(tmp_path: Path) -> None:

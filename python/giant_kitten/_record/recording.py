@@ -44,7 +44,8 @@ def record(
     the end, and only if nothing was raised.
 
     Of several devices, the trace is of the card that is used most, or else of the device that is
-    used most; `device` names another one, such as "cuda:1". `about` has more fields for its header.
+    used most; `device` names another one, such as "cuda:1" or "cpu". `about` has more fields for
+    its header.
     """
     return Recording(Path(path), device, about or {})
 
@@ -56,7 +57,7 @@ class Recording:
         self._path, self._device, self._about = path, device, about
         self._passes: Counter[str] = Counter()
         # Whether the work has begun, and whether the program names its phases.
-        self._has_phases = self._is_named = False
+        self._has_phases = self._is_named = self._is_open = False
 
     def phase(self, name: str) -> None:
         """Begins a phase, such as "step 3"; the number tells the steps of one kind of work apart.
@@ -66,6 +67,8 @@ class Recording:
         """
         if not isinstance(name, str) or not name:
             raise TypeError(f'the name of a phase must be a text such as "step 0", not {name!r}')
+        if not self._is_open:
+            raise Error(f"phase({name!r}) belongs inside the recording: with giant_kitten.record(...) as recording:")
         self._is_named = self._is_named or name not in LOADING
         self._begin(name)
 
@@ -81,10 +84,12 @@ class Recording:
             watching.enter_context(attention_of_cards())
             watching.enter_context(Watch(Work(self._tape, self._blocks, modules.running).see))
             self._watching = watching.pop_all()
+        self._is_open = True
         return self
 
     def __exit__(self, _kind: object, why: BaseException | None, _traceback: object) -> None:
         with self._tape.until_closed():
+            self._is_open = False
             self._watching.close()
             if why is None:
                 self._write()

@@ -23,7 +23,7 @@ class Trace:
 
     def __init__(self, tape: Tape, blocks: Blocks, device: str | None, has_phases: bool) -> None:
         self._tape, self._lasting, self._has_phases = tape, blocks.lasting, has_phases
-        self.device = device or _busiest(blocks.touched)
+        self.device = _busiest(blocks.touched, device)
         # The blocks that live on the device at this point of the trace.
         self._here: set[int] = set()
 
@@ -95,6 +95,7 @@ class Trace:
         return "input" if is_input else "param"
 
 
-def _busiest(touched: Counter[str]) -> str:
-    """The device of the work: a card if one is used, and the one that is used most."""
-    return max(touched, key=lambda device: (device.startswith("cuda"), touched[device]), default="cpu")
+def _busiest(touched: Counter[str], wanted: str | None) -> str:
+    """The device of the work: the busiest card, or the busiest of the kind that is wanted."""
+    found = [device for device in touched if wanted is None or device == wanted or device.split(":")[0] == wanted]
+    return max(found, key=lambda device: (device.startswith("cuda"), touched[device]), default=wanted or "cpu")
