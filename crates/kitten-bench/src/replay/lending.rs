@@ -28,8 +28,12 @@ pub(super) struct Timed {
 /// The weights that are lent in a step.
 #[derive(Default)]
 pub(super) struct Lending {
-    /// Whether this step lends at all.
+    /// Whether this pass lends at all.
     is_on: bool,
+    /// The kind of work of this step.
+    kind: String,
+    /// The weight that was lent first in this pass.
+    first: Option<u64>,
     module: String,
     /// The weights that are lent to the module, in order, and whether from a slot.
     lent: Vec<(u64, bool)>,
@@ -49,7 +53,13 @@ impl Lending {
         card.driver().synchronize(device)?;
         self.before = card.timeline();
         self.copied_before = allocator.stats(device)?.copied_ahead_bytes;
-        self.is_on = allocator.begin_pass(device, kind, card.stream())?.placement > 0;
+        kind.clone_into(&mut self.kind);
+        self.begin_pass(allocator, card)
+    }
+
+    fn begin_pass(&mut self, allocator: &Allocator, card: &dyn Card) -> Result<()> {
+        self.is_on = allocator.begin_pass(card.device(), &self.kind, card.stream())?.placement > 0;
+        self.first = None;
         Ok(())
     }
 
@@ -77,6 +87,15 @@ impl Lending {
         if let Some((_, is_lent)) = self.lent.iter().find(|(known, _)| *known == address) {
             return Ok(*is_lent);
         }
+        if self.first == Some(address) && self.lent.is_empty() {
+            // A step may call the model several times, such as with and without a prompt.
+            allocator.end_pass(card.device(), true)?;
+            self.begin_pass(allocator, card)?;
+            if !self.is_on {
+                return Ok(false);
+            }
+        }
+        self.first = self.first.or(Some(address));
         let is_lent = allocator.lend(card.device(), address, bytes, card.stream())? != address;
         self.lent.push((address, is_lent));
         Ok(is_lent)
