@@ -886,7 +886,8 @@ def test_weights_are_lent_around_compiled_blocks(
         for _ in range(16):
             net.run()
     made = graphs()
-    assert made == len(blocks) or (not before and made <= 2 * len(blocks))
+    # Some releases share a graph between blocks that are alike.
+    assert 0 < made <= len(blocks) * (1 if before else 2)
     for number in (3, 4):
         net.layers[number].weight.copy_(known(1000 + number))
         net.expected[number] = known(1000 + number)

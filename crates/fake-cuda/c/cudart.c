@@ -119,6 +119,7 @@ FAKE cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *attribut
     switch (fake_cuda_kind((uintptr_t)pointer)) {
     case 2:
         attributes->type = cudaMemoryTypeDevice;
+        attributes->device = fake_cuda_device((uintptr_t)pointer);
         attributes->devicePointer = (void *)pointer;
         break;
     case 1:

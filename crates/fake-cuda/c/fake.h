@@ -15,3 +15,4 @@ unsigned long long fake_cuda_card_bytes(int device);
 unsigned fake_cuda_cards(void);
 unsigned long long fake_cuda_capture(unsigned long long stream);
 int fake_cuda_kind(uintptr_t pointer);
+int fake_cuda_device(uintptr_t pointer);

@@ -19,6 +19,8 @@ class Slot:
     def __init__(self, address: int, like: Any) -> None:
         self.address = address
         self.view = tensor_at(address, like)
+        if self.view.data_ptr() != address:
+            raise RuntimeError(f"PyTorch has copied the memory at {address:#x} instead of using it")
         # Inference tensors count no writes, so such a parameter is replaced by one that does.
         self.twin = parameter_over(self.view) if like.is_inference() else None
         self.version = 0

@@ -137,6 +137,17 @@ pub extern "C" fn fake_cuda_kind(pointer: usize) -> c_int {
     kind
 }
 
+/// The device whose memory a pointer leads to, for the C part; 0 where it is no device's.
+#[unsafe(no_mangle)]
+pub extern "C" fn fake_cuda_device(pointer: usize) -> c_int {
+    let mut device = 0;
+    call(|machine| {
+        device = machine.gpu.device_of_address(pointer as u64).unwrap_or(0);
+        Ok(())
+    });
+    device as c_int
+}
+
 /// Copies, and waits.
 #[unsafe(no_mangle)]
 pub extern "C" fn cudaMemcpy(to: usize, from: usize, size: usize, _kind: c_int) -> c_int {

@@ -108,4 +108,9 @@ impl Gpu {
     pub fn is_device_address(&self, address: u64) -> bool {
         self.state().memory.is_reserved(address)
     }
+
+    /// The device whose memory, dedicated or shared, is mapped at an address.
+    pub fn device_of_address(&self, address: u64) -> Option<usize> {
+        self.state().memory.device_of(address)
+    }
 }

@@ -369,6 +369,13 @@ impl Memory {
         self.reservations.range(..=address).next_back().is_some_and(|(start, (length, _))| address < start + length)
     }
 
+    /// The device whose backing is mapped at an address.
+    pub(crate) fn device_of(&self, address: u64) -> Option<usize> {
+        let (start, mapping) = self.mappings.range(..=address).next_back()?;
+        let backing = self.backings.get(&mapping.handle)?;
+        (address < start + mapping.bytes).then_some(backing.device)
+    }
+
     /// Handles that live, mappings, reservations.
     pub(crate) fn outstanding(&self) -> (usize, usize, usize) {
         (self.backings.len(), self.mappings.len(), self.reservations.len())
