@@ -6,10 +6,10 @@
  * Sizes are bytes. Every function may be called from any thread at any time, except the actions
  * (gk_activate, gk_disable, gk_free_vram, gk_move): no other thread may launch work on the device
  * during an action. An action waits for the pieces of work that other threads have begun
- * (gk_begin_work), and is refused where that takes more than 30 seconds. No function may be called from a
- * signal handler: the call that it interrupts may hold a lock. Functions that return int return
- * GK_OK or a code below, except gk_pinned and gk_prefer; gk_last_error() then has the text of the
- * error, for the calling thread.
+ * (gk_begin_work), and is refused where that takes more than 30 seconds. No function may be called
+ * from a signal handler: the call that it interrupts may hold a lock. Functions that return int
+ * return GK_OK or a code below, except gk_pinned and gk_prefer; gk_last_error() then has the text
+ * of the error, for the calling thread.
  *
  * Addresses of live blocks never change; an action moves the memory under them. On drivers that can
  * only pin host memory (gk_stats: migrates is 0, and "rung" of gk_stats_json is "pinned") a block

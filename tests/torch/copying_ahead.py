@@ -872,6 +872,8 @@ def wrapped(block: nn.Module) -> nn.Module:
 def test_weights_are_lent_around_compiled_blocks(
     as_compiled: Callable[[nn.Module], nn.Module], before: bool, graphs: Callable[[], int]
 ) -> None:
+    if not before and not hasattr(torch.compiler, "is_compiling"):
+        pytest.skip("this PyTorch's compiler does not leave hooks out")
     net = Net(6)
     blocks = [Block(net.layers[number], net.layers[number + 1]) for number in range(0, 6, 2)]
     net.stack = nn.Sequential(*(as_compiled(block) if before else block for block in blocks))

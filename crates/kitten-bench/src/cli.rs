@@ -57,6 +57,24 @@ pub enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// A picture of what a step does when: the card's work, its waits, the copies of weights ahead
+    /// of their use, and what the ring of copies holds
+    Timeline {
+        #[command(flatten)]
+        run: Run,
+        /// How memory is placed
+        #[arg(long, value_enum, default_value = "auto")]
+        policy: Policy,
+        /// Dedicated memory kept for scratch, with the policy reserve
+        #[arg(long, default_value = "0", value_parser = parse_size)]
+        reserve: u64,
+        /// The step, as replay names it; by default the last
+        #[arg(long)]
+        at: Option<String>,
+        /// The file to draw into (.svg or .png)
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// What will this do on my card? Whether it fits, the seconds first-come and with giant-kitten,
     /// and which setting to use. Takes traces, or a snapshot that PyTorch wrote
     /// (torch.cuda.memory._dump_snapshot, with a history of one generation)

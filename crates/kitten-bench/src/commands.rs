@@ -11,6 +11,7 @@ use kitten_bench::card::{Cuda, check, probe};
 use kitten_bench::hotpath;
 use kitten_bench::output::{self, Output};
 use kitten_bench::replay::plan::{self, Plan};
+use kitten_bench::replay::timeline::timeline_of;
 use kitten_bench::replay::{Busiest, Outcome, Policy, Setup, choose, compare, demo, map_at, replay, replay_on, sweep};
 use kitten_bench::show::{self, page, report};
 use kitten_bench::text::shown;
@@ -27,6 +28,9 @@ pub fn run(cli: Cli, out: &mut Output<impl Write>) -> Result<()> {
         Some(Command::Replay { run, placed, device, json }) => run_replay(&run, &placed, device, json, out),
         Some(Command::Sweep(sweep)) => run_sweep(&sweep, out),
         Some(Command::Map { run, placed, at, out }) => run_map(&run, &placed, at.as_deref(), &out),
+        Some(Command::Timeline { run, policy, reserve, at, out: path }) => {
+            run_timeline(&run, (policy, reserve), at.as_deref(), &path, out)
+        }
         Some(Command::Plan { run, cards, json }) => run_plan(&run, cards.as_deref(), json, out),
         Some(Command::Cards { json }) => run_cards(json, out),
         Some(Command::Compare { json }) => run_compare(json, out),
@@ -179,6 +183,23 @@ fn run_map(run: &Run, placed: &Placed, at: Option<&str>, path: &Path) -> Result<
         true => page::write_map(&map, &stats, &title, path),
         false => show::draw_map(&map, &stats, &title, path),
     }
+}
+
+fn run_timeline(
+    run: &Run,
+    (policy, reserve): (Policy, u64),
+    at: Option<&str>,
+    path: &Path,
+    out: &mut Output<impl Write>,
+) -> Result<()> {
+    show::check_extension(path)?;
+    let setup = run.setup(policy, reserve)?;
+    // The work is done as often as the automatic mode needs to settle.
+    let mut source = work::open_generations(&run.trace, plan::GENERATIONS)?;
+    let line = timeline_of(&mut *source, &setup, at)?;
+    let card = format!("{}, {} dedicated", setup.profile.name, show_size(setup.profile.dedicated_bytes));
+    show::draw_timeline(&line, &format!("{} on {card}", line.step), path)?;
+    out.say(format_args!("{} takes {}", line.step, show::in_words(&line)))
 }
 
 fn run_plan(run: &Run, cards: Option<&str>, json: bool, out: &mut Output<impl Write>) -> Result<()> {

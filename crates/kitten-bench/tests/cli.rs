@@ -152,6 +152,22 @@ fn map_draws_a_phase() {
         .stderr(contains("it has load, inputs, step 0"));
 }
 
+#[test]
+fn timeline_draws_a_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("t.svg");
+    kitten_bench(&["timeline", "sd15_unet_512", "--dedicated", "1326MiB", "--out"])
+        .arg(&out)
+        .assert()
+        .success()
+        .stdout(contains("are copied ahead in").and(contains("behind the work")));
+    kitten_bench(&["timeline", "sd15_unet_512", "--at", "nowhere", "--out", "x.svg"])
+        .assert()
+        .failure()
+        .stderr(contains("no step \"nowhere\"; it has"));
+    assert!(std::fs::read_to_string(out).unwrap().contains("What a step does when: sd15_unet_512"));
+}
+
 /// The seconds of each generation.
 fn generations(found: &serde_json::Value) -> Vec<f64> {
     let mut seconds = Vec::new();

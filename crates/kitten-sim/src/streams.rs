@@ -233,7 +233,8 @@ impl Streams {
         let (before, nth) = (state.clock.clone(), state.launched);
         state.clock.insert(serial, nth);
         state.queue.push_back(Work { before: before.clone(), effect });
-        self.timeline.note(serial, &before, cost, name);
+        let written = accesses.iter().find(|access| access.write).map(|access| (access.address, access.bytes));
+        self.timeline.note(serial, &before, cost, name, written);
         self.races.launch(name, &memory.with_places(accesses), serial, nth, &before);
         if self.completion == Completion::Immediate {
             self.run_all(memory);

@@ -74,8 +74,10 @@ pub struct Span {
     pub stream: u64,
     /// Its name.
     pub name: String,
-    /// Whether it is a copy over the link.
-    pub is_copy: bool,
+    /// The range that it copies to, if it is a copy over the link: the address and the bytes.
+    pub copies_to: Option<(u64, u64)>,
+    /// The bytes that it copies over the link to the device.
+    pub crosses: u64,
     /// When it began.
     pub begin: f64,
     /// When its stage over the link began, if it has one.
@@ -90,6 +92,8 @@ struct Piece {
     /// What it waits for in other streams: how much of their work.
     before: Vec<(u64, u64)>,
     cost: Cost,
+    /// The range that it copies to, if it is a copy over the link.
+    copies_to: Option<(u64, u64)>,
     /// The place in the order in which work was noted.
     noted: u64,
     name: String,
@@ -161,11 +165,19 @@ pub(crate) struct Timeline {
 }
 
 impl Timeline {
-    /// Notes the `nth` piece of work of a stream, which comes behind `before`.
-    pub(crate) fn note(&mut self, stream: u64, before: &Clock, cost: Cost, name: &str) {
+    /// Notes the next piece of work of a stream, which comes behind `before`. A copy over the link
+    /// writes `to`.
+    pub(crate) fn note(&mut self, stream: u64, before: &Clock, cost: Cost, name: &str, to: Option<(u64, u64)>) {
         let before = before.iter().filter(|(other, _)| **other != stream).map(|(other, count)| (*other, *count));
         let name = if self.spans.is_some() { name.to_owned() } else { String::new() };
-        let piece = Piece { floor: self.elapsed.seconds, before: before.collect(), cost, noted: self.noted, name };
+        let piece = Piece {
+            floor: self.elapsed.seconds,
+            before: before.collect(),
+            cost,
+            copies_to: to.filter(|_| cost.engine.is_some()),
+            noted: self.noted,
+            name,
+        };
         self.noted += 1;
         self.unsolved += 1;
         self.lines.entry(stream).or_default().queue.push_back(piece);
@@ -315,9 +327,9 @@ impl Timeline {
             line.free_at = now;
         }
         if let Some(spans) = &mut self.spans {
-            let (is_copy, name) = (work.piece.cost.engine.is_some(), work.piece.name);
-            let span = Span { stream: work.stream, name, is_copy, begin: work.begin, link: work.link, end: now };
-            spans.push(span);
+            let Piece { name, copies_to, cost, .. } = work.piece;
+            let (stream, crosses) = (work.stream, cost.copied as u64);
+            spans.push(Span { stream, name, copies_to, crosses, begin: work.begin, link: work.link, end: now });
         }
     }
 
@@ -361,7 +373,7 @@ mod tests {
     fn seconds(pieces: &[Noted<'_>]) -> f64 {
         let mut timeline = Timeline::default();
         for (stream, before, cost) in pieces {
-            timeline.note(*stream, &before.iter().copied().collect(), *cost, "");
+            timeline.note(*stream, &before.iter().copied().collect(), *cost, "", None);
         }
         timeline.elapsed().seconds
     }
@@ -396,12 +408,12 @@ mod tests {
     fn marks_are_reached_with_their_work_and_who_asks_waits() {
         let mut timeline = Timeline::default();
         timeline.mark(1, Clock::new());
-        timeline.note(1, &Clock::new(), compute(2.0), "");
-        timeline.note(2, &Clock::new(), copy(3.0), "");
+        timeline.note(1, &Clock::new(), compute(2.0), "", None);
+        timeline.note(2, &Clock::new(), copy(3.0), "", None);
         timeline.mark(2, Clock::from([(1, 1)]));
         timeline.mark(3, Clock::from([(1, 1), (2, 1)]));
         assert_eq!([1, 2, 3].map(|mark| timeline.time(mark)), [Some(0.0), Some(2.0), Some(3.0)]);
-        timeline.note(1, &Clock::new(), compute(1.0), "");
+        timeline.note(1, &Clock::new(), compute(1.0), "", None);
         timeline.mark(2, Clock::from([(1, 2)]));
         assert_eq!((timeline.time(2), timeline.time(1), timeline.time(9)), (Some(4.0), Some(0.0), None));
         timeline.forget(1);
@@ -413,10 +425,11 @@ mod tests {
     #[test]
     fn spans_are_kept_for_who_watches() {
         let mut timeline = Timeline::default();
-        timeline.note(1, &Clock::new(), compute(2.0), "unseen");
+        timeline.note(1, &Clock::new(), compute(2.0), "unseen", None);
         timeline.watch();
-        timeline.note(1, &Clock::new(), in_place(1.0, 2.0), "seen");
-        let span = Span { stream: 1, name: "seen".into(), is_copy: false, begin: 2.0, link: Some(3.0), end: 5.0 };
+        timeline.note(1, &Clock::new(), in_place(1.0, 2.0), "seen", None);
+        let span =
+            Span { stream: 1, name: "seen".into(), copies_to: None, crosses: 0, begin: 2.0, link: Some(3.0), end: 5.0 };
         assert_eq!((timeline.spans(), timeline.spans()), (vec![span], Vec::new()));
     }
 
@@ -436,7 +449,7 @@ mod tests {
                     _ => Cost { to_host, engine: Some(Way::ToHost), ..Cost::default() },
                 };
                 let before: Clock = waits_for.map(|other| (other, launched[other as usize])).into_iter().collect();
-                timeline.note(stream, &before, cost, "");
+                timeline.note(stream, &before, cost, "", None);
                 launched[stream as usize] += 1;
                 let sum = cost.compute + cost.to_device + cost.to_host;
                 engines[stream as usize] += sum;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use giant_kitten::driver::{Driver, Stream, sim::SimDriver};
-use kitten_sim::{Access, Elapsed, Gpu, Load, Profile};
+use kitten_sim::{Access, Elapsed, Gpu, Load, Profile, Span};
 
 use super::{Card, Range, timed};
 
@@ -29,6 +29,16 @@ impl Simulated {
         let gpu = Gpu::new(std::slice::from_ref(profile))?;
         let driver = Arc::new(SimDriver::new(gpu.clone()));
         Ok(Simulated { driver, gpu, name: format!("simulated {}", profile.name), started: Cell::new(0.0) })
+    }
+
+    /// Keeps the spans of work from now on.
+    pub fn watch_work(&self) {
+        self.gpu.watch_work();
+    }
+
+    /// The spans of work since the last time.
+    pub fn spans(&self) -> Vec<Span> {
+        self.gpu.spans()
     }
 }
 

@@ -13,6 +13,17 @@ const LEAST: u64 = 1 << 20;
 /// The part of a weight that an operation reads at least, or it is read in place.
 const LEAST_PART: u64 = 4;
 
+/// A slot of the ring, and the work for which it was lent.
+#[derive(Clone, Copy, Debug)]
+pub struct SlotUse {
+    /// Its address.
+    pub slot: u64,
+    /// Its bytes.
+    pub bytes: u64,
+    /// The operations of the step from the first that it was lent for to the one after the last.
+    pub operations: (usize, usize),
+}
+
 /// What a step took whose weights were lent.
 pub(super) struct Timed {
     /// Seconds from its beginning to the end of its last work.
@@ -35,8 +46,12 @@ pub(super) struct Lending {
     /// The weight that was lent first in this pass.
     first: Option<u64>,
     module: String,
-    /// The weights that are lent to the module, in order, and whether from a slot.
-    lent: Vec<(u64, bool)>,
+    /// The weights that are lent to the module, in order, each with where it is read.
+    lent: Vec<(u64, u64)>,
+    /// The slots that were lent in this step.
+    uses: Vec<SlotUse>,
+    /// How many operations the step had so far.
+    operations: usize,
     before: Elapsed,
     copied_before: u64,
 }
@@ -53,6 +68,8 @@ impl Lending {
         card.driver().synchronize(device)?;
         self.before = card.timeline();
         self.copied_before = allocator.stats(device)?.copied_ahead_bytes;
+        self.uses.clear();
+        self.operations = 0;
         kind.clone_into(&mut self.kind);
         self.begin_pass(allocator, card)
     }
@@ -73,7 +90,9 @@ impl Lending {
     }
 
     fn give_back(&mut self, allocator: &Allocator, card: &dyn Card) -> Result<()> {
-        for (address, _) in std::mem::take(&mut self.lent) {
+        for (address, read) in std::mem::take(&mut self.lent) {
+            let open = self.uses.iter_mut().rev().find(|used| read != address && used.slot == read);
+            open.into_iter().for_each(|used| used.operations.1 = self.operations);
             allocator.give_back_weight(card.device(), address, card.stream(), Returned::Read)?;
         }
         Ok(())
@@ -84,8 +103,8 @@ impl Lending {
         if !self.is_on {
             return Ok(false);
         }
-        if let Some((_, is_lent)) = self.lent.iter().find(|(known, _)| *known == address) {
-            return Ok(*is_lent);
+        if let Some((_, read)) = self.lent.iter().find(|(known, _)| *known == address) {
+            return Ok(*read != address);
         }
         if self.first == Some(address) && self.lent.is_empty() {
             // A step may call the model several times, such as with and without a prompt.
@@ -96,9 +115,22 @@ impl Lending {
             }
         }
         self.first = self.first.or(Some(address));
-        let is_lent = allocator.lend(card.device(), address, bytes, card.stream())? != address;
-        self.lent.push((address, is_lent));
-        Ok(is_lent)
+        let read = allocator.lend(card.device(), address, bytes, card.stream())?;
+        self.lent.push((address, read));
+        if read != address {
+            self.uses.push(SlotUse { slot: read, bytes, operations: (self.operations, self.operations + 1) });
+        }
+        Ok(read != address)
+    }
+
+    /// An operation of the step was queued.
+    pub fn note_operation(&mut self) {
+        self.operations += 1;
+    }
+
+    /// The slots that were lent in this step.
+    pub fn uses(&self) -> &[SlotUse] {
+        &self.uses
     }
 
     /// Ends a step. Returns what it took; `None` where nothing was lent.

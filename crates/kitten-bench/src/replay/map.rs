@@ -38,7 +38,7 @@ pub fn map_at(source: &mut dyn Source, setup: &Setup, phase: Option<&str>) -> Re
         }
         // Of equally busy steps the last: the automatic mode knows most by then.
         let busier = |bytes: u64| moment.live_bytes > bytes || (phase.is_none() && moment.live_bytes == bytes);
-        if wanted(moment.phase) && busiest.as_ref().is_none_or(|(bytes, ..)| busier(*bytes)) {
+        if moment.ended.is_none() && wanted(moment.phase) && busiest.as_ref().is_none_or(|(bytes, ..)| busier(*bytes)) {
             busiest = Some((moment.live_bytes, moment.phase.to_owned(), allocator.map(0), allocator.stats(0)));
         }
     })?;

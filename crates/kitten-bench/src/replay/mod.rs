@@ -6,6 +6,7 @@
 //!   run.rs       the replay: events through the allocator, and the time model
 //!   lending.rs   the weights that are lent in a step
 //!   map.rs       the memory map at the busiest moment of a phase
+//!   timeline.rs  what a step does when
 //!   sweep.rs     seconds per step for each reserve of a range
 //!   plan.rs      whether work fits a card, the time it takes, and which setting to use
 //!   choose.rs    the same on several cards, and the smallest card that will do
@@ -26,6 +27,7 @@ pub mod plan;
 mod run;
 mod setup;
 pub mod sweep;
+pub mod timeline;
 
 pub use map::{Busiest, map_at};
 pub(crate) use outcome::is_a_time;

@@ -16,7 +16,7 @@ use giant_kitten::driver::Stream;
 use giant_kitten::{Activation, Allocator, CopyAhead, Limits, Moved, Options, Reserve, SortBy, Stats, Tier, abi};
 use kitten_sim::Load;
 
-use super::lending::Lending;
+use super::lending::{Lending, SlotUse};
 use super::outcome::{Outcome, Step, is_a_time};
 use super::setup::{Policy, Setup};
 use crate::c_interface::{free, last_error, malloc};
@@ -60,7 +60,7 @@ struct Replay<'a> {
     lending: Lending,
 }
 
-/// A moment of a replay: the beginning of a phase, or just after an allocation.
+/// A moment of a replay: the beginning of a phase, just after an allocation, or the end of a step.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment<'a> {
     /// The phase.
@@ -69,6 +69,8 @@ pub struct Moment<'a> {
     pub begins: bool,
     /// Bytes of live blocks.
     pub live_bytes: u64,
+    /// If a step ends, the slots that it was lent.
+    pub ended: Option<&'a [SlotUse]>,
 }
 
 /// Called at every moment of a replay.
@@ -101,7 +103,13 @@ pub fn replay_on(card: &dyn Card, source: &mut dyn Source, setup: &Setup) -> Res
     run(card, true, source, &setup, &mut |_, _| {})
 }
 
-fn run(card: &dyn Card, operating: bool, source: &mut dyn Source, setup: &Setup, watch: Watch<'_>) -> Result<Outcome> {
+pub(super) fn run(
+    card: &dyn Card,
+    operating: bool,
+    source: &mut dyn Source,
+    setup: &Setup,
+    watch: Watch<'_>,
+) -> Result<Outcome> {
     let reserve = match setup.policy {
         Policy::FirstCome => Reserve::Fixed(0),
         Policy::Reserve => setup.activation.reserve,
@@ -160,7 +168,8 @@ impl Replay<'_> {
                     if let Some(oom) = self.alloc(id, bytes, stream, kind).with_context(|| source.at())? {
                         return Ok(Some(oom));
                     }
-                    let moment = Moment { phase: &self.step.name, begins: false, live_bytes: self.live_bytes };
+                    let phase = &self.step.name;
+                    let moment = Moment { phase, begins: false, live_bytes: self.live_bytes, ended: None };
                     watch(moment, self.allocator);
                 }
                 Event::Free { id } => self.free(id),
@@ -170,13 +179,13 @@ impl Replay<'_> {
                 }
             }
         }
-        self.end_step()?;
+        self.end_step(watch)?;
         Ok(None)
     }
 
     /// Begins a phase. Memory moves before it as the policy says.
     fn begin_phase(&mut self, name: String, source: &dyn Source, watch: Watch<'_>) -> Result<Option<String>> {
-        self.end_step()?;
+        self.end_step(watch)?;
         self.phases += 1;
         let is_step = !is_loading(&name) && name != "end";
         if is_step && self.steps.is_empty() {
@@ -190,7 +199,7 @@ impl Replay<'_> {
                 Err(why) => return Ok(Some(why.to_string())),
             }
         }
-        watch(Moment { phase: &name, begins: true, live_bytes: self.live_bytes }, self.allocator);
+        watch(Moment { phase: &name, begins: true, live_bytes: self.live_bytes, ended: None }, self.allocator);
         self.in_step = is_step;
         if is_step && self.copies_ahead() {
             self.lending.begin(self.allocator, self.card, &source.kind(&name))?;
@@ -340,7 +349,8 @@ impl Replay<'_> {
         let reread = if rereads(&op.name) { profile.in_place_reread } else { 1.0 };
         let in_place = self.read_in_place(op)?;
         let (read, written) = (self.shared_bytes(&in_place)? * reread, self.shared_bytes(&op.writes)?);
-        if self.copies_ahead() {
+        if self.copies_ahead() || self.setup.keeps_time {
+            self.lending.note_operation();
             self.card.charge(&op.name, &Load { link_to_device: read, link_to_host: written, ..load })?;
         }
         self.step.link_read_bytes = self.step.link_read_bytes.saturating_add(read.round() as u64);
@@ -401,7 +411,7 @@ impl Replay<'_> {
         Ok(shared)
     }
 
-    fn end_step(&mut self) -> Result<()> {
+    fn end_step(&mut self, watch: Watch<'_>) -> Result<()> {
         let timed =
             if self.in_step && self.copies_ahead() { self.lending.end(self.allocator, self.card)? } else { None };
         let mut step = std::mem::take(&mut self.step);
@@ -435,12 +445,14 @@ impl Replay<'_> {
             step.seconds
         );
         ensure!((self.steps.len() as u64) < MOST_STEPS, "the work has more than {MOST_STEPS} steps");
+        let ended = Some(self.lending.uses());
+        watch(Moment { phase: &step.name, begins: false, live_bytes: self.live_bytes, ended }, self.allocator);
         self.steps.push(step);
         Ok(())
     }
 
     fn outcome(&mut self, trace: &str, oom: Option<String>) -> Result<Outcome> {
-        self.end_step()?;
+        self.end_step(&mut |_, _| {})?;
         let stats: Stats = self.allocator.stats(self.card.device())?;
         let active = self.setup.policy == Policy::Reserve;
         let activation = &self.setup.activation;

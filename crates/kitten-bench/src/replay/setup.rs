@@ -44,6 +44,8 @@ pub struct Setup {
     pub wanted: Option<Wanted>,
     /// Whether weights are copied ahead of their use, with [`Policy::Auto`].
     pub copy_ahead: CopyAhead,
+    /// Whether work is queued on the card's timeline although nothing can overlap it.
+    pub keeps_time: bool,
 }
 
 impl Setup {
@@ -56,6 +58,7 @@ impl Setup {
             activation: Activation::default(),
             wanted: None,
             copy_ahead: CopyAhead::Off,
+            keeps_time: false,
         }
     }
 

@@ -6,6 +6,7 @@
 //!   chart.rs    a sweep, and a card compared with the model
 //!   map.rs      the memory map as a picture
 //!   page.rs     the memory map as a page
+//!   timeline.rs a step's timeline as a picture
 //!   report.rs   everything that a check of a GPU left in a folder, as one page
 //! ```
 
@@ -15,7 +16,9 @@ mod chart;
 mod map;
 pub mod page;
 pub mod report;
+mod timeline;
 
 pub use canvas::check_extension;
 pub use chart::{plot_compared, plot_sweep};
 pub use map::draw_map;
+pub use timeline::{draw_timeline, in_words};
