@@ -51,6 +51,8 @@ pub enum Part {
     Hooks,
     /// Work that completes only when it is waited for
     Late,
+    /// Passes of work, whose weights are lent
+    Passes,
     /// Queries about devices that are not in use
     Questions,
     /// Streams other than a block's own, streams created and destroyed, blocks that change hands

@@ -91,6 +91,9 @@ impl Machine {
         if random.u8(..4) == 0 {
             options += &format!(",sort:reversed,persist:{granularity}");
         }
+        if random.u8(..4) < 3 {
+            options += [",copy_ahead:1MiB", ",copy_ahead:2MiB", ",copy_ahead:3MiB"][random.usize(..3)];
+        }
         let moves_at_resets = alone && random.u8(..6) == 0;
         if moves_at_resets {
             options += ",safe_points:empty_cache";

@@ -102,7 +102,7 @@ fn conclude(report: &Report, failures: u64, spent: Duration) {
     println!("episodes    {} that ended well", report.episodes);
     println!("blocks      {} allocated, {} freed, {} refused", tally.mallocs, tally.frees, tally.refused);
     println!("compared    {} contents, {:.1} GiB", tally.compared, tally.compared_bytes as f64 / (1u64 << 30) as f64);
-    println!("actions     {}", tally.actions);
+    println!("actions     {}, {} weights lent from a ring", tally.actions, tally.lent);
     println!("captures    {}, {} replays", tally.captures, tally.replays);
     println!("wrong       {} orders and arguments", tally.wrong);
     println!("failures    {} armed, {} driver calls", tally.armed, report.driver_calls);

@@ -25,6 +25,8 @@ pub struct Tally {
     pub armed: u64,
     /// Actions.
     pub actions: u64,
+    /// Weights that were lent from the ring.
+    pub lent: u64,
 }
 
 impl Tally {
@@ -40,11 +42,11 @@ impl Tally {
         }
     }
 
-    fn all(mut self) -> [u64; 11] {
+    fn all(mut self) -> [u64; 12] {
         self.all_mut().map(|count| *count)
     }
 
-    fn all_mut(&mut self) -> [&mut u64; 11] {
+    fn all_mut(&mut self) -> [&mut u64; 12] {
         [
             &mut self.mallocs,
             &mut self.refused,
@@ -57,6 +59,7 @@ impl Tally {
             &mut self.wrong,
             &mut self.armed,
             &mut self.actions,
+            &mut self.lent,
         ]
     }
 }

@@ -215,8 +215,8 @@ impl Ahead {
         }
     }
 
-    /// Begins a pass, or one within it. `some_shared` says whether anything lies in the shared tier,
-    /// and `fell` the bytes of blocks that have fallen there so far.
+    /// Begins a pass, or one within it. `some_shared` says whether anything lies in the shared
+    /// tier, and `fell` the bytes of blocks that have fallen there so far.
     pub(super) fn begin(&mut self, kind: &str, stream: Stream, some_shared: bool, fell: u64) -> Asked {
         if let Some(pass) = &mut self.pass {
             pass.depth += 1;
@@ -375,8 +375,8 @@ impl Ahead {
         self.slots.give_back(address, stream, how)
     }
 
-    /// Ends a pass, or one within it. `whole` says whether it came to its end, and `fell` the bytes of
-    /// blocks that have fallen to the shared tier so far.
+    /// Ends a pass, or one within it. `whole` says whether it came to its end, and `fell` the bytes
+    /// of blocks that have fallen to the shared tier so far.
     pub(super) fn end(&mut self, whole: bool, fell: u64) {
         let Some(mut pass) = self.pass.take() else { return };
         pass.depth -= 1;

@@ -4,6 +4,7 @@ use std::ffi::{c_int, c_void};
 
 use giant_kitten::abi;
 
+use super::passes::WEIGHT;
 use super::reads::Read;
 use super::{Actor, MOST_STREAMS};
 use crate::contents::{Contents, LONGEST};
@@ -11,6 +12,9 @@ use crate::machine::last_error;
 use crate::notes::Call;
 use crate::world::Block;
 use crate::{Failure, complaints};
+
+/// How many times as long as others weights live.
+const WEIGHTS_LAST: u8 = 100;
 
 /// How many blocks of 2^32 have contents.
 const SAMPLED: u32 = u32::MAX / 50;
@@ -140,6 +144,10 @@ impl Actor {
             return Ok(());
         }
         let nth = self.random.usize(..self.live.len());
+        // Weights live longer than other blocks, so that passes use them again.
+        if self.live[nth].bytes == WEIGHT && self.random.u8(..WEIGHTS_LAST) > 0 {
+            return Ok(());
+        }
         self.free_of(nth)
     }
 

@@ -8,6 +8,7 @@
 //!   pools.rs     graph captures and memory pools, in right orders
 //!   wrong.rs     wrong arguments, and pools in wrong orders
 //!   hooks.rs     PyTorch's hooks, and queries about devices
+//!   passes.rs    passes of work, whose weights are lent
 //! ```
 //!
 //! Each file but the first and `reads.rs` has the steps of one kind, as methods of the actor: a
@@ -15,6 +16,7 @@
 
 mod blocks;
 mod hooks;
+pub mod passes;
 mod pools;
 mod reads;
 mod streams;
@@ -183,7 +185,8 @@ impl Actor {
                 self.world.machine.look_for_idle();
                 self.heard(|_| false).map(drop)
             }
-            834..1000 if self.world.parts.has(Part::Late) => self.complete(),
+            834..880 if self.world.parts.has(Part::Passes) => self.passes(),
+            880..1000 if self.world.parts.has(Part::Late) => self.complete(),
             _ => Ok(()),
         }
     }

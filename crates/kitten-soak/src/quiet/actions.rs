@@ -6,6 +6,7 @@ use std::ptr::null;
 use giant_kitten::abi::{self, GkActivation};
 
 use super::Conductor;
+use crate::actor::passes::KINDS;
 use crate::actor::{Actor, is_about_a_capture};
 use crate::machine::{last_error, stats};
 use crate::world::World;
@@ -52,9 +53,24 @@ impl Conductor {
         }
     }
 
+    /// A safe point before passes, for which every thread is at rest.
+    pub(super) fn safe_point_for_passes(&mut self, world: &World, device: usize) -> Result<(), Failure> {
+        self.tally.others += 2;
+        abi::gk_vouch(device as c_int);
+        let kind = KINDS[(device + world.machine.used() * self.random.usize(..2)) % KINDS.len()];
+        // SAFETY: a C string.
+        let code = unsafe { abi::gk_safe_point(device as c_int, kind.as_ptr()) };
+        let may = code == abi::GK_OK || (code == abi::GK_REFUSED && is_about_a_capture(&last_error()));
+        complaints::take();
+        if !may {
+            return Err(Failure(format!("gk_safe_point of device {device} returned {code}: {}", last_error())));
+        }
+        world.machine.books()
+    }
+
     fn some_activation(&mut self, granule: u64) -> GkActivation {
         GkActivation {
-            reserve: if self.random.u8(..3) == 0 { abi::GK_AUTO } else { self.random.u64(..40) * granule },
+            reserve: if self.random.bool() { abi::GK_AUTO } else { self.random.u64(..40) * granule },
             persist: self.random.u64(..12).saturating_sub(8) * granule,
             sort_reversed: self.random.i32(0..2),
             ignore_model: self.random.i32(0..2),
@@ -67,7 +83,7 @@ impl Conductor {
         if self.random.bool() {
             abi::gk_vouch(number);
         }
-        let kind = CString::new(["", "unet", "vae"][self.random.usize(..3)]).unwrap_or_default();
+        let kind = CString::new(["unet", "unet", "", "vae"][self.random.usize(..4)]).unwrap_or_default();
         // SAFETY: a C string.
         ("gk_safe_point", unsafe { abi::gk_safe_point(number, kind.as_ptr()) })
     }

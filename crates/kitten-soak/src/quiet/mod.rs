@@ -31,6 +31,8 @@ const CALLS: &[&str] = &[
     "cuMemSetAccess",
     "cuMemRelease",
     "cuMemcpyDtoD",
+    "cuMemcpyAsync",
+    "cuStreamCreate",
     "cuMemHostAlloc",
     "cuMemFreeHost",
     "cuMemAddressReserve",
@@ -79,6 +81,12 @@ impl Conductor {
         if world.parts.has(Part::Actions) {
             for _ in 0..self.random.u8(..4) {
                 self.act_for_once(world, actors)?;
+            }
+            // Weights are lent where a safe point has made a ring.
+            let passes = if world.parts.has(Part::Passes) { self.random.u8(..4) } else { 0 };
+            for _ in 0..passes {
+                let device = self.random.usize(..world.machine.used());
+                self.safe_point_for_passes(world, device)?;
             }
         }
         if world.parts.has(Part::Captures) && self.random.u8(..8) == 0 {
