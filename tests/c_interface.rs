@@ -1,4 +1,6 @@
-//! The C interface from C and C++, on the library that users load, over a fake `libcuda.so.1`.
+//! The C interface from C and C++, on the library that users load, over a fake `libcuda.so.1`. For
+//! Windows, `scripts/windows-test` compiles and runs the same programs.
+#![cfg(unix)]
 
 #[path = "fake/mod.rs"]
 mod fake;

@@ -4,7 +4,6 @@
 mod fake;
 
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 use fake_cuda::Setup;
@@ -216,10 +215,10 @@ fn no_driver_is_a_sentence() {
     let folder = tempfile::tempdir().unwrap();
     let not_a_library = folder.path().join("text.so");
     std::fs::write(&not_a_library, "no library").unwrap();
-    // Bytes 18 and 19 of an ELF file name its machine; 0xfffe is none.
     let of_another_machine = folder.path().join("strange.so");
     let mut bytes = std::fs::read(fake_cuda::built_library()).unwrap();
-    bytes[18..20].copy_from_slice(&[0xfe, 0xff]);
+    let machine = place_of_machine(&bytes);
+    bytes[machine..machine + 2].copy_from_slice(&[0xfe, 0xff]);
     std::fs::write(&of_another_machine, bytes).unwrap();
     let empty = folder.path().join("empty.so");
     std::fs::write(&empty, "").unwrap();
@@ -229,7 +228,22 @@ fn no_driver_is_a_sentence() {
         assert!(why.contains(path.to_str().unwrap()) && why.contains("NVIDIA driver"), "{why}");
         assert!(!why.contains("dlopen failed"), "expected the system's own words: {why}");
     }
-    // A library that is not a driver, and the library of a driver that finds no card.
+}
+
+/// Where a library names the machine that it is for: 0xfffe is none. An ELF file has that at a fixed
+/// place, and a PE file in the header that the word at 0x3c leads to.
+fn place_of_machine(library: &[u8]) -> usize {
+    if library.starts_with(b"\x7fELF") {
+        return 18;
+    }
+    u32::from_le_bytes(library[0x3c..0x40].try_into().unwrap()) as usize + 4
+}
+
+/// A library that is not a driver, and the library of a driver that finds no card.
+#[test]
+#[cfg(unix)]
+fn a_driver_of_another_kind_is_a_sentence() {
+    let folder = tempfile::tempdir().unwrap();
     let cases = [
         ("int nothing;", "cuInit"),
         ("int cuInit(unsigned flags) { return flags + 100; }", "cuInit failed with unknown (100)"),
@@ -237,7 +251,12 @@ fn no_driver_is_a_sentence() {
     for (number, (source, said)) in cases.into_iter().enumerate() {
         let (file, library) = (folder.path().join(format!("{number}.c")), folder.path().join(format!("{number}.so")));
         std::fs::write(&file, source).unwrap();
-        let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&file).status().unwrap();
+        let built = std::process::Command::new("cc")
+            .args(["-shared", "-fPIC", "-o"])
+            .arg(&library)
+            .arg(&file)
+            .status()
+            .unwrap();
         assert!(built.success());
         let why = CudaDriver::open_library(&library).unwrap_err().to_string();
         assert!(why.contains(said), "{why}");

@@ -1,5 +1,7 @@
 //! The C header, the library and the Python package declare the same functions, structs and
-//! statistics.
+//! statistics. What the sources say is the same on each system, and `scripts/wheels` looks at what the
+//! library for Windows exports.
+#![cfg(unix)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -122,6 +124,7 @@ fn of_rust(rust: &str) -> String {
         ("u64", "uint64_t"),
         ("f64", "double"),
         ("GkActivation", "struct gk_activation"),
+        ("GkPool", "struct gk_pool"),
         ("GkStats", "struct gk_stats"),
     ];
     let found = plain.iter().find(|(name, _)| *name == rust);

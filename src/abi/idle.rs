@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::allocator::Allocator;
-use crate::platform::fork;
+use crate::platform::{fork, system};
 
 /// Whether the process is exiting. Held during a look, so that no look runs when the driver is
 /// unloaded.
@@ -39,7 +39,6 @@ pub(super) fn watch(allocator: &'static Allocator, interval: Duration) {
 
 /// Stops the thread at exit, before the driver is unloaded: handlers run in the reverse order of
 /// their registration, and the driver is loaded by now.
-#[cfg(unix)]
 fn stop_at_exit() {
     extern "C" fn stop() {
         // A forked child does not have the thread, which may have held the lock at the fork.
@@ -47,11 +46,7 @@ fn stop_at_exit() {
             *ENDED.lock() = true;
         }
     }
-    // SAFETY: the function only takes a lock that is never held for long.
-    if unsafe { libc::atexit(stop) } != 0 {
+    if !system::at_exit(stop) {
         log::debug!("the thread that looks for idle memory cannot be stopped before the driver is unloaded");
     }
 }
-
-#[cfg(not(unix))]
-fn stop_at_exit() {}

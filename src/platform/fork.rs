@@ -4,6 +4,8 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::system;
+
 /// The error text in a forked child.
 pub(crate) const WHY: &str = "this process was forked from one that had used the GPU, and CUDA does not work in it: start \
                               processes with the method \"spawn\" or \"forkserver\" instead";
@@ -18,7 +20,6 @@ pub(crate) fn is_child() -> bool {
 
 /// Calls `run` at the start of each child that is forked from now on. It may do only what a signal
 /// handler may: the child has one thread.
-#[cfg(unix)]
 pub(crate) fn watch(run: fn()) {
     extern "C" fn in_child() {
         CHILD.store(true, Ordering::Relaxed);
@@ -26,16 +27,7 @@ pub(crate) fn watch(run: fn()) {
             run();
         }
     }
-    if IN_CHILD.set(run).is_err() {
-        return;
-    }
-    // SAFETY: the function and `run` only store to atomics, which a child may do right after a
-    // fork.
-    if unsafe { libc::pthread_atfork(None, None, Some(in_child)) } != 0 {
+    if IN_CHILD.set(run).is_ok() && !system::at_fork(in_child) {
         log::warn!("forked children will not be told that CUDA does not work in them: pthread_atfork failed");
     }
 }
-
-/// On this system there is no fork.
-#[cfg(not(unix))]
-pub(crate) fn watch(_run: fn()) {}

@@ -9,6 +9,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::system::{private_folder, process_namespace, started};
+
 /// The claims of this process and of the others.
 #[derive(Debug)]
 pub(crate) struct Neighbours {
@@ -21,7 +23,7 @@ impl Neighbours {
     /// The neighbours in this user's folder on this machine. `None` where the system reports
     /// nothing about processes, or where the folder cannot be trusted.
     pub(crate) fn of_this_user() -> Option<Neighbours> {
-        let folder = private_folder()?.join(format!("host-{}", pid_namespace()?));
+        let folder = private_folder()?.join(format!("host-{}", process_namespace()?));
         Neighbours::in_folder(folder, std::process::id())
     }
 
@@ -75,53 +77,40 @@ fn claim_in(path: &Path) -> Option<u64> {
     None
 }
 
-/// The start time of a process, in the system's ticks; `None` if it does not exist. Together with
-/// the process number it identifies a process for good.
-#[cfg(target_os = "linux")]
-fn started(process: u32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name, in parentheses, may contain anything. The start time is field 22 of proc(5), the
-    // 20th after the name.
-    text.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn started(_process: u32) -> Option<u64> {
-    None
-}
-
-/// The namespace of process numbers: those of another container name other processes.
-fn pid_namespace() -> Option<String> {
-    let link = fs::read_link("/proc/self/ns/pid").ok()?;
-    Some(link.to_str()?.chars().filter(char::is_ascii_digit).collect())
-}
-
-/// A folder that only this user can reach. Created if it is missing.
-#[cfg(unix)]
-fn private_folder() -> Option<PathBuf> {
-    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-
-    // SAFETY: the function has no precondition.
-    let user = unsafe { libc::geteuid() };
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
-    let folder = match runtime {
-        Some(runtime) => runtime.join("giant-kitten"),
-        None => std::env::temp_dir().join(format!("giant-kitten-{user}")),
-    };
-    let _ = fs::DirBuilder::new().mode(0o700).create(&folder);
-    // Not through a link, which another user may have put there.
-    let found = fs::symlink_metadata(&folder).ok()?;
-    (found.is_dir() && found.uid() == user && found.mode() & 0o077 == 0).then_some(folder)
-}
-
-#[cfg(not(unix))]
-fn private_folder() -> Option<PathBuf> {
-    None
-}
-
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
+    use std::process;
+
     use super::*;
+
+    /// Another process, as long as this lives: this program, in a test that waits for its input.
+    struct Child(process::Child);
+
+    impl Child {
+        fn start() -> Child {
+            let test = format!("{}::waits_for_the_end_of_its_input", module_path!().split_once("::").unwrap().1);
+            let mut command = process::Command::new(std::env::current_exe().unwrap());
+            command.args(["--ignored", "--exact", &test]).stdin(process::Stdio::piped());
+            Child(command.stdout(process::Stdio::null()).spawn().unwrap())
+        }
+
+        fn id(&self) -> u32 {
+            self.0.id()
+        }
+    }
+
+    impl Drop for Child {
+        fn drop(&mut self) {
+            drop(self.0.stdin.take());
+            assert!(self.0.wait().unwrap().success());
+        }
+    }
+
+    #[test]
+    #[ignore = "another process for the tests below"]
+    fn waits_for_the_end_of_its_input() {
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).unwrap();
+    }
 
     fn neighbours(folder: &Path, process: u32) -> Neighbours {
         Neighbours::in_folder(folder.to_owned(), process).unwrap()
@@ -130,8 +119,9 @@ mod tests {
     #[test]
     fn memory_is_promised_once_to_all_processes() {
         let folder = tempfile::tempdir().unwrap();
-        // Two processes that surely exist: this one, and the first of the system.
-        let (mut own, mut other) = (neighbours(folder.path(), std::process::id()), neighbours(folder.path(), 1));
+        let child = Child::start();
+        let (mut own, mut other) =
+            (neighbours(folder.path(), std::process::id()), neighbours(folder.path(), child.id()));
         assert!(own.claim(60, 100) && other.claim(40, 100));
         assert_eq!((own.others(), other.others()), (40, 60));
         assert!(!own.claim(61, 100), "no more is left");
@@ -143,13 +133,12 @@ mod tests {
     #[test]
     fn who_has_ended_holds_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let child = Child::start();
         let mut theirs = neighbours(folder.path(), child.id());
         assert!(theirs.claim(100, 100));
         let own = neighbours(folder.path(), std::process::id());
         assert_eq!(own.others(), 100);
-        child.kill().unwrap();
-        child.wait().unwrap();
+        drop(child);
         assert_eq!((own.others(), theirs.own.exists()), (0, false));
     }
 
@@ -161,8 +150,9 @@ mod tests {
             fs::write(here.join(name), "1000").unwrap();
         }
         fs::create_dir(here.join("99999999-1")).unwrap();
-        let first = started(1).unwrap();
-        fs::write(here.join(format!("1-{first}")), "a lot").unwrap();
+        let child = Child::start();
+        let began = started(child.id()).unwrap();
+        fs::write(here.join(format!("{}-{began}", child.id())), "a lot").unwrap();
         assert_eq!(own.others(), 0);
         assert_eq!(fs::read_dir(here).unwrap().count(), 7);
     }

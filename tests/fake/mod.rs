@@ -1,4 +1,4 @@
-//! Copies of the fake `libcuda.so.1`. A copy stands for one machine, so each test thread has its
+//! Copies of the fake CUDA driver. A copy stands for one machine, so each test thread has its
 //! own.
 #![allow(dead_code, reason = "each test uses a part")]
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use fake_cuda::Setup;
 use giant_kitten::driver::DriverError;
-use giant_kitten::driver::cuda::CudaDriver;
+use giant_kitten::driver::cuda::{CudaDriver, LIBRARY};
 use tempfile::TempDir;
 
 /// A copy of the fake library that no other thread uses. The next test of the thread uses it again.
@@ -19,10 +19,10 @@ fn copy_of_this_thread() -> PathBuf {
         let mut copy = copy.borrow_mut();
         let folder = copy.get_or_insert_with(|| {
             let folder = tempfile::tempdir().unwrap();
-            std::fs::copy(fake_cuda::built_library(), folder.path().join("libcuda.so.1")).unwrap();
+            std::fs::copy(fake_cuda::built_library(), folder.path().join(LIBRARY)).unwrap();
             folder
         });
-        folder.path().join("libcuda.so.1")
+        folder.path().join(LIBRARY)
     })
 }
 

@@ -14,7 +14,9 @@
 //! | `FAKE_CUDA_FAULTS` | a file for every use of memory that came too early | none |
 
 use std::any::Any;
+use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::ffi::c_int;
+
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -189,7 +191,7 @@ pub extern "Rust" fn fake_cuda_install(setup: Box<dyn Any>) -> bool {
 /// Where there is none: fake-cuda must be a dependency of the test.
 pub fn built_library() -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
-    let library = test.with_file_name("libfake_cuda.so");
+    let library = test.with_file_name(format!("{DLL_PREFIX}fake_cuda{DLL_SUFFIX}"));
     assert!(library.exists(), "there is no {}", library.display());
     library
 }

@@ -26,6 +26,7 @@ mod contents;
 mod gpu;
 pub mod kernels;
 mod memory;
+mod os;
 mod profile;
 mod races;
 mod streams;

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use crate::code::{self, Result, error};
 use crate::memory::Memory;
+use crate::os;
 use crate::races::{Access, Clock, Fault, Races, merge};
 use crate::timeline::{Cost, Elapsed, Span, Timeline};
 
@@ -100,8 +101,7 @@ const FIRST_STREAM: u64 = 0x5000_0000;
 /// in all copies of this code in a process, which may share a machine.
 pub(crate) fn handle_key(handle: u64) -> u64 {
     thread_local! {
-        // SAFETY: the call has no precondition.
-        static THREAD: u64 = u64::from(unsafe { libc::gettid() }.unsigned_abs());
+        static THREAD: u64 = u64::from(os::this_thread());
     }
     match handle {
         0 | 1 => 0,

@@ -17,6 +17,7 @@ use std::sync::{Arc, OnceLock};
 use libloading::Library;
 
 use super::frame::{Code, Frame};
+use crate::platform::system;
 
 /// `PyObject`, `PyFrameObject` or `PyCodeObject`.
 type Object = *mut c_void;
@@ -149,7 +150,7 @@ pub(super) fn without_its_lock(run: impl FnOnce()) {
 
 impl Python {
     fn find() -> Option<Python> {
-        let library = loaded()?;
+        let library = system::python()?;
         let functions = Functions::find(&library)?;
         let collector = Collector::find(&library);
         // The functions stay loaded as long as the interpreter runs.
@@ -318,18 +319,4 @@ unsafe extern "C" fn forget(held: *mut c_void) {
         // SAFETY: this is the slot's reference.
         drop(unsafe { Arc::from_raw(held.cast::<Code>()) });
     }
-}
-
-/// The library of the interpreter that the process has loaded, if any.
-#[cfg(unix)]
-fn loaded() -> Option<Library> {
-    Some(libloading::os::unix::Library::this().into())
-}
-
-/// The library of the interpreter that the process has loaded, if any. Each release has its own
-/// name.
-#[cfg(windows)]
-fn loaded() -> Option<Library> {
-    let name = |minor: u32| format!("python3{minor}.dll");
-    (9..32).find_map(|minor| libloading::os::windows::Library::open_already_loaded(name(minor)).ok()).map(Into::into)
 }

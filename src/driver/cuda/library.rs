@@ -1,30 +1,33 @@
 //! Finds the driver's library: the one that the process has loaded already, if any, so that there
 //! is only ever one.
 
-use std::ffi::{CStr, OsStr, c_char, c_int, c_ulonglong, c_void};
-use std::path::Path;
+use std::ffi::{CStr, c_char, c_int, c_ulonglong, c_void};
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
 use libloading::Library;
 
 use super::api::Api;
 use crate::driver::{DriverError, Result};
+use crate::platform::system;
 
-#[cfg(windows)]
-const NAME: &str = "nvcuda.dll";
-#[cfg(not(windows))]
-const NAME: &str = "libcuda.so.1";
+/// The environment variable that names another file to load as the driver, for tests.
+const VARIABLE: &str = "GIANT_KITTEN_CUDA_DRIVER";
 
 /// `CUDA_ERROR_NO_DEVICE`, for a machine whose driver cannot be loaded.
 const NO_DEVICE: i32 = 100;
 
 /// Loads the driver of this machine, or the one in the given file.
 pub(super) fn load(path: Option<&Path>) -> Result<Api> {
-    let library = match path {
-        Some(path) => open(path.as_os_str()),
-        None => loaded_already(NAME).map_or_else(|| open(OsStr::new(NAME)), Ok),
+    let named = std::env::var_os(VARIABLE).map(PathBuf::from);
+    let (library, shown) = match path.or(named.as_deref()) {
+        // SAFETY: the initialisers of the NVIDIA driver have no precondition.
+        Some(path) => (unsafe { Library::new(path) }, path.display().to_string()),
+        None => {
+            let loaded = system::loaded(system::CUDA_DRIVER);
+            (loaded.map_or_else(system::load_cuda_driver, Ok), system::CUDA_DRIVER.into())
+        }
     };
-    let shown = path.map_or_else(|| NAME.into(), |path| path.display().to_string());
     let library = library.map_err(|why| DriverError {
         call: "loading the CUDA driver",
         code: NO_DEVICE,
@@ -42,25 +45,6 @@ pub(super) fn load(path: Option<&Path>) -> Result<Api> {
 /// The loader's message, in the words of the system where it has some.
 fn reason(why: &libloading::Error) -> String {
     std::error::Error::source(why).map_or_else(|| why.to_string(), ToString::to_string)
-}
-
-fn open(name: &OsStr) -> std::result::Result<Library, libloading::Error> {
-    // SAFETY: the initialisers of the NVIDIA driver have no precondition.
-    unsafe { Library::new(name) }
-}
-
-#[cfg(unix)]
-fn loaded_already(name: &str) -> Option<Library> {
-    use libloading::os::unix;
-    /// `RTLD_NOLOAD` of glibc and musl.
-    const NOLOAD: c_int = 0x4;
-    // SAFETY: nothing is loaded, so nothing is run.
-    unsafe { unix::Library::open(Some(name), unix::RTLD_NOW | unix::RTLD_LOCAL | NOLOAD) }.ok().map(Into::into)
-}
-
-#[cfg(windows)]
-fn loaded_already(name: &str) -> Option<Library> {
-    libloading::os::windows::Library::open_already_loaded(name).ok().map(Into::into)
 }
 
 type GetProcAddress = unsafe extern "C" fn(*const c_char, *mut *mut c_void, c_int, c_ulonglong, *mut c_int) -> c_int;

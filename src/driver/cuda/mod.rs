@@ -26,6 +26,9 @@ use self::device::{Device, Entered};
 use super::{DeviceInfo, Driver, DriverError, Event, Handle, Result, Rung, Stream, insist};
 use crate::core::{PerTier, Tier};
 
+/// The file name of the driver's library on this system.
+pub const LIBRARY: &str = crate::platform::system::CUDA_DRIVER;
+
 /// `CUDA_ERROR_STREAM_CAPTURE_IMPLICIT`: a query of the legacy default stream while another stream
 /// is being captured.
 const CAPTURE_IMPLICIT: i32 = 906;

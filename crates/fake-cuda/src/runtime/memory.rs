@@ -1,5 +1,6 @@
 //! Memory: the runtime's own allocations, pinned host memory, copies, fills.
 
+use std::alloc::Layout;
 use std::collections::BTreeMap;
 use std::ffi::{c_int, c_uint, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,6 +14,12 @@ use crate::refusal::refuse;
 
 /// Pinned host memory: by address, its length.
 static PINNED: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
+
+/// Whole pages for a number of bytes.
+fn pages(bytes: usize) -> Option<Layout> {
+    const PAGE: usize = 4096;
+    Layout::from_size_align(bytes.max(1).checked_next_multiple_of(PAGE)?, PAGE).ok()
+}
 
 fn locked<T>(mutex: &'static Mutex<T>) -> MutexGuard<'static, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -59,18 +66,15 @@ pub extern "C" fn cudaFreeAsync(pointer: u64, _stream: u64) -> c_int {
 /// `pointer` may be written to.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cudaHostAlloc(pointer: *mut *mut c_void, size: usize, _flags: c_uint) -> c_int {
-    unsafe extern "C" {
-        fn aligned_alloc(alignment: usize, size: usize) -> *mut c_void;
-    }
     call(|_| {
-        // SAFETY: the alignment is a power of two, the size a multiple of it.
-        let address = unsafe { aligned_alloc(4096, size.max(1).next_multiple_of(4096)) };
+        // SAFETY: the layout has at least a page.
+        let address = pages(size).map_or(std::ptr::null_mut(), |layout| unsafe { std::alloc::alloc(layout) });
         if address.is_null() {
             return refuse(code::OUT_OF_MEMORY, format!("the host has no {size} bytes left"));
         }
         locked(&PINNED).insert(address as usize, size);
         // SAFETY: the caller's promise.
-        unsafe { put(pointer, address) }
+        unsafe { put(pointer, address.cast()) }
     })
 }
 
@@ -90,18 +94,16 @@ pub unsafe extern "C" fn cudaMallocHost(pointer: *mut *mut c_void, size: usize) 
 /// The memory was allocated here, and nobody uses it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cudaFreeHost(pointer: *mut c_void) -> c_int {
-    unsafe extern "C" {
-        fn free(pointer: *mut c_void);
-    }
     call(|_| {
         if pointer.is_null() {
             return Ok(());
         }
-        if locked(&PINNED).remove(&(pointer as usize)).is_none() {
+        let pinned = locked(&PINNED).remove(&(pointer as usize));
+        let Some(layout) = pinned.and_then(pages) else {
             return refuse(code::INVALID_VALUE, format!("{pointer:p} is not pinned memory"));
-        }
-        // SAFETY: it came from `aligned_alloc`.
-        unsafe { free(pointer) };
+        };
+        // SAFETY: it was allocated with this layout.
+        unsafe { std::alloc::dealloc(pointer.cast(), layout) };
         Ok(())
     })
 }

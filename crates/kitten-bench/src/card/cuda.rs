@@ -8,18 +8,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use giant_kitten::Tier;
-use giant_kitten::driver::cuda::CudaDriver;
+use giant_kitten::driver::cuda::{CudaDriver, LIBRARY};
 use giant_kitten::driver::{Driver, Handle, Stream};
 use kitten_sim::kernels::{self, OPERATIONS, RANGES, VECTOR, WARP};
 use libloading::Library;
 
 use super::functions::{Functions, Pointer};
 use super::{Card, Range, timed};
-
-#[cfg(windows)]
-const LIBRARY: &str = "nvcuda.dll";
-#[cfg(not(windows))]
-const LIBRARY: &str = "libcuda.so.1";
 
 const MEMORY: &str = concat!(include_str!("kernels/memory.ptx"), "\0");
 const MULTIPLY: &str = concat!(include_str!("kernels/multiply.ptx"), "\0");

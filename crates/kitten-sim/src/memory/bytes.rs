@@ -4,6 +4,7 @@ use std::ptr;
 
 use super::{Backing, Memory, Tier};
 use crate::code::{self, Result, error};
+use crate::os;
 use crate::races::Access;
 
 impl Memory {
@@ -70,12 +71,10 @@ impl Memory {
         self.can_copy(CALL, to, from, bytes)?;
         self.clear(to, bytes)?;
         for (at, length, backing, offset) in self.stretches(CALL, from, bytes)? {
-            for (data, length) in self.pools[backing.device][backing.tier as usize].written(offset, length) {
+            for (data, length) in self.pools[backing.device][backing.tier as usize].bytes.written(offset, length) {
                 let shift = at + (data - offset);
                 // SAFETY: both ranges are mapped with access, and do not overlap.
-                unsafe {
-                    ptr::copy_nonoverlapping(shift as *const u8, (to + (shift - from)) as *mut u8, length as usize);
-                }
+                unsafe { os::copy(shift as *const u8, (to + (shift - from)) as *mut u8, length as usize) };
             }
         }
         Ok(())
@@ -128,10 +127,10 @@ impl Memory {
     /// Makes a range zero, by holes where it can.
     fn clear(&self, address: u64, bytes: u64) -> Result<()> {
         for (at, length, backing, offset) in self.stretches("cuMemsetD8", address, bytes)? {
-            let pool = &self.pools[backing.device][backing.tier as usize];
+            let pool = &self.pools[backing.device][backing.tier as usize].bytes;
             for (data, length) in pool.written(offset, length) {
                 // SAFETY: the stretch is mapped with access.
-                unsafe { ptr::write_bytes((at + (data - offset)) as *mut u8, 0, length as usize) };
+                unsafe { os::clear((at + (data - offset)) as *mut u8, length as usize) };
             }
             if length == backing.bytes {
                 pool.punch(offset, length);

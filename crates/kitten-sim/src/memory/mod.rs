@@ -1,22 +1,21 @@
-//! Addresses, backing and mappings, with the rules of the CUDA driver. The bytes are real: a tier
-//! is a sparse file in memory, an address is one of this process, and a mapping maps the file
-//! there. Untouched memory costs nothing.
+//! Addresses, backing and mappings, with the rules of the CUDA driver. The bytes are real: those of
+//! a tier are memory of the operating system, an address is one of this process, and a mapping maps
+//! the bytes there. Untouched memory costs nothing. `os/` has the system's part.
 //!
 //! ```text
-//!   reservation   ├───────────────────────────────────────────┤   PROT_NONE
-//!   mappings           ├ A ┤├ B ┤         ├ A ┤                 MAP_FIXED | MAP_SHARED
+//!   reservation   ├───────────────────────────────────────────┤   on Linux  PROT_NONE
+//!   mappings           ├ A ┤├ B ┤         ├ A ┤                           MAP_FIXED | MAP_SHARED
 //!                        │     │             │
-//!   the tier's file  ├─ A ─┼─ B ─┼───────┼─────┤                 holes where nothing was written
+//!   the tier's bytes ├─ A ─┼─ B ─┼───────┼─────┤                           a file with holes
 //! ```
 
 mod bytes;
 mod pool;
 
 use std::collections::BTreeMap;
-use std::os::fd::AsRawFd;
-use std::ptr;
 
 use crate::code::{self, Result, error};
+use crate::os;
 use crate::profile::Profile;
 use pool::Pool;
 
@@ -57,6 +56,7 @@ pub(crate) struct Memory {
     pools: Vec<[Pool; 2]>,
     backings: BTreeMap<u64, Backing>,
     next_handle: u64,
+    addresses: os::Addresses,
     reservations: BTreeMap<u64, (u64, usize)>,
     mappings: BTreeMap<u64, Mapping>,
     /// How much backing lies at more than one address.
@@ -81,6 +81,7 @@ impl Memory {
             pools,
             backings: BTreeMap::new(),
             next_handle: 1,
+            addresses: os::Addresses::default(),
             reservations: BTreeMap::new(),
             mappings: BTreeMap::new(),
             at_several: 0,
@@ -116,30 +117,15 @@ impl Memory {
         if !align.is_power_of_two() {
             return error(CALL, code::INVALID_VALUE, format!("the alignment {align} is not a power of two"));
         }
-        self.addresses(CALL, device, bytes, align, 0)
+        self.reserve_past(CALL, device, bytes, align, 0)
     }
 
     /// Takes addresses of this process, `past` bytes past a multiple of `align`.
-    fn addresses(&mut self, call: &'static str, device: usize, bytes: u64, align: u64, past: u64) -> Result<u64> {
-        let padded = (bytes + align + past) as usize;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a new mapping at an address that the kernel chooses.
-        let at = unsafe { libc::mmap(ptr::null_mut(), padded, libc::PROT_NONE, flags, -1, 0) };
-        if at == libc::MAP_FAILED {
-            return error(
-                call,
-                code::OUT_OF_MEMORY,
-                format!("no {bytes} bytes of addresses: {}", std::io::Error::last_os_error()),
-            );
-        }
-        let start = (at as u64).next_multiple_of(align) + past;
-        let (before, after) = (start - at as u64, at as u64 + padded as u64 - start - bytes);
-        for (at, bytes) in [(at as u64, before), (start + bytes, after)] {
-            if bytes > 0 {
-                // SAFETY: the trimmed ends of the mapping just made.
-                unsafe { libc::munmap(at as *mut libc::c_void, bytes as usize) };
-            }
-        }
+    fn reserve_past(&mut self, call: &'static str, device: usize, bytes: u64, align: u64, past: u64) -> Result<u64> {
+        let start = match self.addresses.reserve(bytes, align, past) {
+            Ok(start) => start,
+            Err(why) => return error(call, code::OUT_OF_MEMORY, format!("no {bytes} bytes of addresses: {why}")),
+        };
         self.reservations.insert(start, (bytes, device));
         Ok(start)
     }
@@ -153,8 +139,7 @@ impl Memory {
             return error(CALL, code::INVALID_VALUE, format!("memory is still mapped at {at:#x}"));
         }
         self.reservations.remove(&address);
-        // SAFETY: the range is a reservation of ours with nothing mapped in it.
-        unsafe { libc::munmap(address as *mut libc::c_void, bytes as usize) };
+        self.addresses.release(address, bytes);
         Ok(())
     }
 
@@ -195,26 +180,27 @@ impl Memory {
         }
         let bytes = bytes.next_multiple_of(PAGE);
         let offset = self.take(CALL, device, Tier::Shared, bytes)?;
-        let mapped = self.addresses(CALL, device, bytes, self.granularity[device], PAGE).and_then(|address| {
-            let file = self.pools[device][Tier::Shared as usize].file.as_raw_fd();
-            let (flags, access) = (libc::MAP_SHARED | libc::MAP_FIXED, libc::PROT_READ | libc::PROT_WRITE);
-            // SAFETY: the addresses were taken just now.
-            let at =
-                unsafe { libc::mmap(address as *mut _, bytes as usize, access, flags, file, offset as libc::off_t) };
-            if at == libc::MAP_FAILED {
-                self.reservations.remove(&address);
-                // SAFETY: as above; they are not in use.
-                unsafe { libc::munmap(address as *mut libc::c_void, bytes as usize) };
-                return error(CALL, code::MAP_FAILED, format!("{address:#x}: {}", std::io::Error::last_os_error()));
-            }
-            Ok(address)
-        });
+        let mapped = self.map_past(CALL, device, offset, bytes);
         let address = mapped.inspect_err(|_| self.pools[device][Tier::Shared as usize].free(offset, bytes))?;
         let handle = self.next_handle;
         self.next_handle += 1;
         let backing = Backing { device, tier: Tier::Shared, offset, bytes, mappings: 1, released: true };
         self.backings.insert(handle, backing);
         self.mappings.insert(address, Mapping { bytes, handle, accessible: true, pinned: true });
+        Ok(address)
+    }
+
+    /// Maps shared memory at new addresses, just past a granule, and allows access.
+    fn map_past(&mut self, call: &'static str, device: usize, offset: u64, bytes: u64) -> Result<u64> {
+        let address = self.reserve_past(call, device, bytes, self.granularity[device], os::PIN_ALIGNMENT)?;
+        let of = &self.pools[device][Tier::Shared as usize].bytes;
+        let mapped = self.addresses.map(of, offset, address, bytes);
+        if let Err(why) = mapped.and_then(|()| self.addresses.open(&[(address, bytes)])) {
+            let _ = self.addresses.unmap(&[(address, bytes)]);
+            self.reservations.remove(&address);
+            self.addresses.release(address, bytes);
+            return error(call, code::MAP_FAILED, format!("{address:#x}: {why}"));
+        }
         Ok(address)
     }
 
@@ -231,8 +217,10 @@ impl Memory {
                 format!("{address:#x} is not the start of pinned memory"),
             );
         };
-        // SAFETY: the range is one that `pin` mapped.
-        unsafe { libc::munmap(address as *mut libc::c_void, mapping.bytes as usize) };
+        if let Err(why) = self.addresses.unmap(&[(address, mapping.bytes)]) {
+            return error("cuMemFreeHost", code::UNKNOWN, format!("{address:#x}: {why}"));
+        }
+        self.addresses.release(address, mapping.bytes);
         self.mappings.remove(&address);
         self.reservations.remove(&address);
         if let Some(backing) = self.backings.get_mut(&mapping.handle) {
@@ -294,14 +282,9 @@ impl Memory {
                 format!("{address:#x}+{bytes:#x} overlaps the mapping at {at:#x}"),
             );
         }
-        let file = self.pools[backing.device][backing.tier as usize].file.as_raw_fd();
-        // SAFETY: the range is inside a reservation of ours, and nothing is mapped in it.
-        let at = unsafe {
-            let flags = libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE;
-            libc::mmap(address as *mut _, bytes as usize, libc::PROT_NONE, flags, file, backing.offset as libc::off_t)
-        };
-        if at == libc::MAP_FAILED {
-            return error(CALL, code::MAP_FAILED, format!("{address:#x}: {}", std::io::Error::last_os_error()));
+        let of = &self.pools[backing.device][backing.tier as usize].bytes;
+        if let Err(why) = self.addresses.map(of, backing.offset, address, bytes) {
+            return error(CALL, code::MAP_FAILED, format!("{address:#x}: {why}"));
         }
         self.mappings.insert(address, Mapping { bytes, handle, accessible: false, pinned: false });
         if let Some(backing) = self.backings.get_mut(&handle) {
@@ -331,12 +314,8 @@ impl Memory {
 
     pub(crate) fn unmap(&mut self, address: u64, bytes: u64) -> Result<()> {
         let found = self.exactly("cuMemUnmap", address, bytes)?;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
-        // SAFETY: the range is made of mappings of ours inside a reservation; it becomes reserved
-        // addresses again.
-        let at = unsafe { libc::mmap(address as *mut _, bytes as usize, libc::PROT_NONE, flags, -1, 0) };
-        if at == libc::MAP_FAILED {
-            return error("cuMemUnmap", code::UNKNOWN, format!("{address:#x}: {}", std::io::Error::last_os_error()));
+        if let Err(why) = self.addresses.unmap(&ranges(&found)) {
+            return error("cuMemUnmap", code::UNKNOWN, format!("{address:#x}: {why}"));
         }
         for (at, mapping) in found {
             self.mappings.remove(&at);
@@ -352,9 +331,8 @@ impl Memory {
     pub(crate) fn set_access(&mut self, address: u64, bytes: u64) -> Result<()> {
         const CALL: &str = "cuMemSetAccess";
         let found = self.exactly(CALL, address, bytes)?;
-        // SAFETY: the range is made of mappings of ours.
-        if unsafe { libc::mprotect(address as *mut _, bytes as usize, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
-            return error(CALL, code::UNKNOWN, format!("{address:#x}: {}", std::io::Error::last_os_error()));
+        if let Err(why) = self.addresses.open(&ranges(&found)) {
+            return error(CALL, code::UNKNOWN, format!("{address:#x}: {why}"));
         }
         for (at, _) in found {
             if let Some(mapping) = self.mappings.get_mut(&at) {
@@ -382,12 +360,19 @@ impl Memory {
     }
 }
 
+/// Where mappings lie, and their lengths.
+fn ranges(found: &[(u64, Mapping)]) -> Vec<(u64, u64)> {
+    found.iter().map(|(at, mapping)| (*at, mapping.bytes)).collect()
+}
+
 impl Drop for Memory {
     fn drop(&mut self) {
-        for (address, (bytes, _)) in &self.reservations {
-            // SAFETY: a reservation of ours, and whatever is mapped inside it; nobody uses the
-            // machine any more.
-            unsafe { libc::munmap(*address as *mut libc::c_void, *bytes as usize) };
+        // Nobody uses the machine any more. What the system refuses, it takes back at the exit.
+        for (at, mapping) in std::mem::take(&mut self.mappings) {
+            let _ = self.addresses.unmap(&[(at, mapping.bytes)]);
+        }
+        for (address, (bytes, _)) in std::mem::take(&mut self.reservations) {
+            self.addresses.release(address, bytes);
         }
     }
 }
