@@ -27,7 +27,7 @@
  *
  * History
  *   0.1.0  Not released yet. Before, the functions ..._json wrote to a buffer of the caller's, and
- *          were called twice.
+ *          were called twice; and the hooks of pools took the two integers of a name.
  */
 #ifndef GIANT_KITTEN_H
 #define GIANT_KITTEN_H
@@ -89,19 +89,25 @@ void *gk_base_alloc(void *ptr, size_t *size);
  * that work. */
 void gk_record_stream(void *ptr, void *stream);
 
-/* Hooks of memory pools: those of CUDA graph captures, and those that programs use themselves. The
- * pool's name is PyTorch's MempoolId_t, two integers. `filter` points to a libstdc++
- * std::function<bool(cudaStream_t)>, or is null to accept every stream. Memory that is allocated
- * between begin and end, on streams that the filter accepts, belongs to the pool until the pool has
- * been released as often as it was begun. If several pools accept an allocation, the one that was
- * begun last serves it. A release may come before the end. */
-void gk_begin_allocate_to_pool(int device, uint64_t pool_a, uint64_t pool_b, const void *filter);
-void gk_end_allocate_to_pool(int device, uint64_t pool_a, uint64_t pool_b);
+/* The name of a memory pool: PyTorch's MempoolId_t, a std::pair that is passed by value. */
+struct gk_pool {
+    uint64_t a, b;
+};
+
+/* Hooks of memory pools: those of CUDA graph captures, and those that programs use themselves.
+ * `filter` points to a std::function<bool(cudaStream_t)>, or is null to accept every stream. The
+ * function is of the C++ library that PyTorch is built with: libstdc++, or on Windows Microsoft's.
+ * Microsoft's is destroyed here, as its calling convention has it. Memory that is allocated between
+ * begin and end, on streams that the filter accepts, belongs to the pool until the pool has been
+ * released as often as it was begun. If several pools accept an allocation, the one that was begun
+ * last serves it. A release may come before the end. */
+void gk_begin_allocate_to_pool(int device, struct gk_pool pool, const void *filter);
+void gk_end_allocate_to_pool(int device, struct gk_pool pool);
 /* The first two as PyTorch 2.1 has them: the capture is of one stream, which replaces the filter
  * and names the capture at its end. */
-void gk_begin_allocate_stream_to_pool(int device, void *stream, uint64_t pool_a, uint64_t pool_b);
+void gk_begin_allocate_stream_to_pool(int device, void *stream, struct gk_pool pool);
 void gk_end_allocate_stream_to_pool(int device, void *stream);
-void gk_release_pool(int device, uint64_t pool_a, uint64_t pool_b);
+void gk_release_pool(int device, struct gk_pool pool);
 /* Keeps a pool, as an object that owns it does, on every device from its first use there.
  * gk_drop_pool ends that, and returns the pool's idle memory to the driver. */
 int gk_keep_pool(uint64_t pool_a, uint64_t pool_b);

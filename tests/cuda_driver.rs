@@ -230,8 +230,8 @@ fn no_driver_is_a_sentence() {
     }
 }
 
-/// Where a library names the machine that it is for: 0xfffe is none. An ELF file has that at a fixed
-/// place, and a PE file in the header that the word at 0x3c leads to.
+/// Where a library names the machine that it is for: 0xfffe is none. An ELF file has that at a
+/// fixed place, and a PE file in the header that the word at 0x3c leads to.
 fn place_of_machine(library: &[u8]) -> usize {
     if library.starts_with(b"\x7fELF") {
         return 18;

@@ -1,6 +1,6 @@
 //! The C header, the library and the Python package declare the same functions, structs and
-//! statistics. What the sources say is the same on each system, and `scripts/wheels` looks at what the
-//! library for Windows exports.
+//! statistics. What the sources say is the same on each system, and `scripts/wheels` looks at what
+//! the library for Windows exports.
 #![cfg(unix)]
 
 use std::collections::{BTreeMap, BTreeSet};

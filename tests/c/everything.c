@@ -102,48 +102,49 @@ static void actions(void) {
 }
 
 static void pools(void) {
-    gk_begin_allocate_to_pool(0, 1, 2, NULL);
+    const struct gk_pool first = {1, 2}, second = {5, 6}, kept_pool = {7, 8}, of_a_stream = {3, 4};
+    gk_begin_allocate_to_pool(0, first, NULL);
     void *captured = gk_malloc(MIB, 0, NULL);
     CHECK(captured);
     CHECK(gk_free_vram(0) == GK_OK); /* a program's region is not a capture: nothing waits */
-    gk_end_allocate_to_pool(0, 1, 2);
-    gk_end_allocate_to_pool(0, 1, 2);
+    gk_end_allocate_to_pool(0, first);
+    gk_end_allocate_to_pool(0, first);
     CHECK(strstr(gk_last_error(), "it has ended"));
     gk_free(captured, MIB, 0, NULL);
     void *eager = gk_malloc(MIB, 0, NULL);
     CHECK(eager && eager != captured);
     CHECK(gk_pool_holds(0, 1, 2) == 1);
-    gk_release_pool(0, 1, 2);
+    gk_release_pool(0, first);
     CHECK(gk_pool_holds(0, 1, 2) == 0);
     gk_free(eager, MIB, 0, NULL);
 
-    gk_begin_allocate_to_pool(0, 5, 6, NULL);
-    gk_release_pool(0, 5, 6); /* before its end: the context goes on to serve */
-    gk_release_pool(0, 5, 6);
+    gk_begin_allocate_to_pool(0, second, NULL);
+    gk_release_pool(0, second); /* before its end: the context goes on to serve */
+    gk_release_pool(0, second);
     CHECK(strstr(gk_last_error(), "released by everyone"));
     captured = gk_malloc(MIB, 0, NULL);
-    gk_end_allocate_to_pool(0, 5, 6);
+    gk_end_allocate_to_pool(0, second);
     eager = gk_malloc(MIB, 0, NULL);
     CHECK(captured && eager && gk_pool_holds(0, 5, 6) == 0);
     gk_free(captured, MIB, 0, NULL);
     gk_free(eager, MIB, 0, NULL);
 
     CHECK(gk_keep_pool(7, 8) == GK_OK && gk_pool_holds(0, 7, 8) == 1);
-    gk_begin_allocate_to_pool(0, 7, 8, NULL);
+    gk_begin_allocate_to_pool(0, kept_pool, NULL);
     void *kept = gk_malloc(MIB, 0, NULL);
     CHECK(gk_pool_holds(0, 7, 8) == 2);
-    gk_end_allocate_to_pool(0, 7, 8);
-    gk_release_pool(0, 7, 8);
+    gk_end_allocate_to_pool(0, kept_pool);
+    gk_release_pool(0, kept_pool);
     gk_free(kept, MIB, 0, NULL);
-    gk_begin_allocate_to_pool(0, 7, 8, NULL);
+    gk_begin_allocate_to_pool(0, kept_pool, NULL);
     CHECK(gk_malloc(MIB, 0, NULL) == kept); /* free memory of a pool that is kept stays its own */
-    gk_end_allocate_to_pool(0, 7, 8);
-    gk_release_pool(0, 7, 8);
+    gk_end_allocate_to_pool(0, kept_pool);
+    gk_release_pool(0, kept_pool);
     gk_free(kept, MIB, 0, NULL);
     gk_drop_pool(7, 8);
     CHECK(gk_pool_holds(0, 7, 8) == 0);
 
-    gk_begin_allocate_stream_to_pool(0, NULL, 3, 4);
+    gk_begin_allocate_stream_to_pool(0, NULL, of_a_stream);
     captured = gk_malloc(MIB, 0, NULL);
     gk_end_allocate_stream_to_pool(0, NULL);
     gk_free(captured, MIB, 0, NULL);
@@ -151,7 +152,7 @@ static void pools(void) {
     CHECK(captured && eager && eager != captured);
     gk_end_allocate_stream_to_pool(0, NULL);
     CHECK(strstr(gk_last_error(), "no pool context is open on stream"));
-    gk_release_pool(0, 3, 4);
+    gk_release_pool(0, of_a_stream);
     gk_free(eager, MIB, 0, NULL);
 }
 

@@ -9,7 +9,7 @@
 //!   quiet/         between rounds, while all actors are parked: actions, books, failures to come
 //!   tally.rs       counts of everything that is done
 //!   contents.rs    the contents of blocks
-//!   filter.rs      filters of graph pools as libstdc++ lays them out
+//!   filter/        filters of graph pools as C++ libraries lay them out
 //!   notes.rs       the last calls of each actor
 //!   complaints.rs  the errors that the library logs
 //! ```

@@ -10,13 +10,31 @@ use crate::heap::ContextKind;
 
 use super::filter;
 
+/// The name of a pool, as PyTorch passes it to its hooks: a `std::pair` by value. That is in two
+/// registers on Linux, and by a hidden pointer on Windows.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct GkPool {
+    /// The first integer.
+    pub a: u64,
+    /// The second integer.
+    pub b: u64,
+}
+
+impl From<GkPool> for PoolId {
+    fn from(pool: GkPool) -> PoolId {
+        PoolId(pool.a, pool.b)
+    }
+}
+
 /// PyTorch's hook at the beginning of a graph capture. Allocations on streams that `filter` accepts
 /// come from the pool. A null filter accepts every stream.
 ///
 /// # Safety
-/// `filter` is null or points to a `std::function<bool(cudaStream_t)>` of libstdc++.
+/// `filter` is null or points to a `std::function<bool(cudaStream_t)>` of the C++ library that
+/// PyTorch is built with: libstdc++, or on Windows Microsoft's, where this function destroys it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn gk_begin_allocate_to_pool(device: c_int, pool_a: u64, pool_b: u64, filter: *const c_void) {
+pub unsafe extern "C" fn gk_begin_allocate_to_pool(device: c_int, pool: GkPool, filter: *const c_void) {
     hook("gk_begin_allocate_to_pool", || {
         // SAFETY: the caller's promise.
         let filter = unsafe { filter::Filter::copy(filter) };
@@ -24,21 +42,21 @@ pub unsafe extern "C" fn gk_begin_allocate_to_pool(device: c_int, pool_a: u64, p
         // region's.
         let kind = filter.as_ref().map_or(ContextKind::Region, filter::Filter::kind);
         let accepts = move |stream| filter.as_ref().is_none_or(|filter| filter.accepts(stream));
-        current()?.begin_pool_of_kind(device_number(device)?, PoolId(pool_a, pool_b), kind, accepts)
+        current()?.begin_pool_of_kind(device_number(device)?, pool.into(), kind, accepts)
     });
 }
 
 /// PyTorch's hook at the end of a graph capture.
 #[unsafe(no_mangle)]
-pub extern "C" fn gk_end_allocate_to_pool(device: c_int, pool_a: u64, pool_b: u64) {
-    hook("gk_end_allocate_to_pool", || current()?.end_pool(device_number(device)?, PoolId(pool_a, pool_b)));
+pub extern "C" fn gk_end_allocate_to_pool(device: c_int, pool: GkPool) {
+    hook("gk_end_allocate_to_pool", || current()?.end_pool(device_number(device)?, pool.into()));
 }
 
 /// [`gk_begin_allocate_to_pool`] for versions of PyTorch that name the one stream that is captured.
 #[unsafe(no_mangle)]
-pub extern "C" fn gk_begin_allocate_stream_to_pool(device: c_int, stream: *mut c_void, pool_a: u64, pool_b: u64) {
+pub extern "C" fn gk_begin_allocate_stream_to_pool(device: c_int, stream: *mut c_void, pool: GkPool) {
     hook("gk_begin_allocate_stream_to_pool", || {
-        current()?.begin_stream_pool(device_number(device)?, stream_of(stream), PoolId(pool_a, pool_b))
+        current()?.begin_stream_pool(device_number(device)?, stream_of(stream), pool.into())
     });
 }
 
@@ -50,8 +68,8 @@ pub extern "C" fn gk_end_allocate_stream_to_pool(device: c_int, stream: *mut c_v
 
 /// PyTorch's hook when a graph that used the pool is destroyed.
 #[unsafe(no_mangle)]
-pub extern "C" fn gk_release_pool(device: c_int, pool_a: u64, pool_b: u64) {
-    hook("gk_release_pool", || current()?.release_pool(device_number(device)?, PoolId(pool_a, pool_b)));
+pub extern "C" fn gk_release_pool(device: c_int, pool: GkPool) {
+    hook("gk_release_pool", || current()?.release_pool(device_number(device)?, pool.into()));
 }
 
 /// Holds a pool on all devices, as a `MemPool` does, from its first use there until

@@ -7,7 +7,7 @@ use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use giant_kitten::abi;
+use giant_kitten::abi::{self, GkPool};
 use kitten_sim::Access;
 
 use super::{Actor, is_about_a_capture};
@@ -53,6 +53,11 @@ pub(super) struct Pool {
 
 /// The most pools of an actor.
 const MOST_POOLS: usize = 3;
+
+/// The name of a pool, as PyTorch passes it.
+pub(super) fn named((a, b): (u64, u64)) -> GkPool {
+    GkPool { a, b }
+}
 
 impl Actor {
     /// Takes a step with a pool, in a right order.
@@ -202,7 +207,7 @@ impl Actor {
         let filter = match kind {
             Kind::StreamCapture => {
                 self.note(Call::BeginStreamPool, device, at, id.1, raw);
-                abi::gk_begin_allocate_stream_to_pool(number, raw as *mut c_void, id.0, id.1);
+                abi::gk_begin_allocate_stream_to_pool(number, raw as *mut c_void, named(id));
                 return self.heard(|_| false);
             }
             Kind::Capture => {
@@ -213,8 +218,8 @@ impl Actor {
             Kind::Region => Filter::of_actor(self.number),
         };
         self.note(Call::BeginPool, device, at, id.1, raw);
-        // SAFETY: the filter has libstdc++'s layout.
-        unsafe { abi::gk_begin_allocate_to_pool(number, id.0, id.1, filter.as_ptr()) };
+        // SAFETY: the filter is laid out as PyTorch's.
+        filter.pass(|filter| unsafe { abi::gk_begin_allocate_to_pool(number, named(id), filter) });
         self.heard(|_| false)
     }
 
@@ -292,7 +297,7 @@ impl Actor {
             }
             _ => {
                 self.note(Call::EndPool, device, at, id.1, 0);
-                abi::gk_end_allocate_to_pool(device as c_int, id.0, id.1);
+                abi::gk_end_allocate_to_pool(device as c_int, named(id));
             }
         }
         self.heard(|_| false).map(drop)
@@ -349,7 +354,7 @@ impl Actor {
         self.note(Call::ReleasePool, device, at, id.1, 0);
         self.tally.others += 1;
         self.pools[nth].holds -= 1;
-        abi::gk_release_pool(device as c_int, id.0, id.1);
+        abi::gk_release_pool(device as c_int, named(id));
         self.heard(|_| false)?;
         self.forget_unheld(nth);
         Ok(())

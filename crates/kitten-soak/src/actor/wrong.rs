@@ -5,7 +5,7 @@ use std::ffi::{c_int, c_void};
 use giant_kitten::abi;
 
 use super::Actor;
-use super::pools::Pool;
+use super::pools::{Pool, named};
 use crate::Failure;
 use crate::filter::Filter;
 use crate::notes::Call;
@@ -95,11 +95,11 @@ impl Actor {
         match self.random.u8(..5) {
             0 => {
                 self.note(Call::EndPool, device as usize, at, b, 0);
-                abi::gk_end_allocate_to_pool(device, a, b);
+                abi::gk_end_allocate_to_pool(device, named((a, b)));
             }
             1 => {
                 self.note(Call::ReleasePool, device as usize, at, b, 0);
-                abi::gk_release_pool(device, a, b);
+                abi::gk_release_pool(device, named((a, b)));
             }
             2 if !is_in_use => {
                 self.note(Call::EndStreamPool, device as usize, at, 0, raw);
@@ -108,8 +108,8 @@ impl Actor {
             3 => {
                 // A device that does not exist.
                 let device = self.world.machine.profiles.len() as c_int;
-                abi::gk_end_allocate_to_pool(device, a, b);
-                abi::gk_release_pool(device, a, b);
+                abi::gk_end_allocate_to_pool(device, named((a, b)));
+                abi::gk_release_pool(device, named((a, b)));
                 self.heard(|text| text.contains("there is no device"))?;
             }
             _ => self.release_before_end(device, (a, b))?,
@@ -125,21 +125,21 @@ impl Actor {
         }
         let filter = Filter::of_actor(self.number);
         self.note(Call::BeginPool, device as usize, 0, b, 0);
-        // SAFETY: the filter has libstdc++'s layout.
-        unsafe { abi::gk_begin_allocate_to_pool(device, a, b, filter.as_ptr()) };
+        // SAFETY: the filter is laid out as PyTorch's.
+        filter.pass(|filter| unsafe { abi::gk_begin_allocate_to_pool(device, named((a, b)), filter) });
         if self.heard(|_| false)? {
             return Ok(());
         }
         self.probe()?;
         for _ in 0..self.random.u8(1..3) {
             self.note(Call::ReleasePool, device as usize, 0, b, 0);
-            abi::gk_release_pool(device, a, b);
+            abi::gk_release_pool(device, named((a, b)));
             self.heard(is_about_a_pool)?;
             self.probe()?;
         }
         for _ in 0..self.random.u8(1..3) {
             self.note(Call::EndPool, device as usize, 0, b, 0);
-            abi::gk_end_allocate_to_pool(device, a, b);
+            abi::gk_end_allocate_to_pool(device, named((a, b)));
             self.heard(is_about_a_pool)?;
             self.probe()?;
         }
@@ -167,9 +167,9 @@ impl Actor {
         for (call, device) in calls {
             self.note(call, device, at, id.1, 0);
             match call {
-                Call::EndPool => abi::gk_end_allocate_to_pool(device as c_int, id.0, id.1),
+                Call::EndPool => abi::gk_end_allocate_to_pool(device as c_int, named(id)),
                 Call::DropPool => abi::gk_drop_pool(id.0, id.1),
-                _ => abi::gk_release_pool(device as c_int, id.0, id.1),
+                _ => abi::gk_release_pool(device as c_int, named(id)),
             }
             self.heard(is_about_a_pool)?;
             self.probe()?;

@@ -3,7 +3,7 @@
 use std::ffi::{CString, c_int, c_void};
 use std::ptr::null;
 
-use giant_kitten::abi::{self, GkActivation};
+use giant_kitten::abi::{self, GkActivation, GkPool};
 
 use super::Conductor;
 use crate::actor::passes::KINDS;
@@ -113,9 +113,9 @@ impl Conductor {
 
     /// Begins and ends a pool that accepts every stream.
     pub(super) fn use_a_pool(&mut self, world: &World, device: usize) -> Result<(), Failure> {
-        let (number, name) = (device as c_int, self.random.u64(1 << 42..1 << 43));
+        let (number, pool) = (device as c_int, GkPool { a: 0, b: self.random.u64(1 << 42..1 << 43) });
         // SAFETY: null is allowed.
-        unsafe { abi::gk_begin_allocate_to_pool(number, 0, name, null()) };
+        unsafe { abi::gk_begin_allocate_to_pool(number, pool, null()) };
         if complaints::take().is_some() && world.machine.is_armed() {
             return Ok(());
         }
@@ -123,17 +123,17 @@ impl Conductor {
         self.allocate(device, 3 << 20)?;
         let released_first = self.random.bool();
         if released_first {
-            abi::gk_release_pool(number, 0, name);
+            abi::gk_release_pool(number, pool);
         }
         self.allocate(device, 500)?;
-        abi::gk_end_allocate_to_pool(number, 0, name);
+        abi::gk_end_allocate_to_pool(number, pool);
         if !released_first {
-            abi::gk_release_pool(number, 0, name);
+            abi::gk_release_pool(number, pool);
         }
         self.tally.others += 3;
         match complaints::take() {
             Some(why) => Err(Failure(format!("the library complains of a pool: {why}"))),
-            None if abi::gk_pool_holds(number, 0, name) != 0 => {
+            None if abi::gk_pool_holds(number, pool.a, pool.b) != 0 => {
                 Err(Failure("a pool is held although it was released".into()))
             }
             None => Ok(()),

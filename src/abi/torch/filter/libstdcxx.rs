@@ -1,7 +1,4 @@
-//! The C++ `std::function<bool(cudaStream_t)>` that PyTorch passes to the hook that begins a pool.
-//!
-//! An argument of that type is passed as a hidden pointer and destroyed after the call. Its layout
-//! in libstdc++ is:
+//! libstdc++'s `std::function`, which its caller destroys after the call. Its layout is:
 //!
 //! ```text
 //!   0   16 bytes of storage, or a pointer to more
@@ -9,14 +6,11 @@
 //!  24   invoker(storage, &stream) -> bool
 //! ```
 //!
-//! For operation 0, the manager returns the type of the stored function. It distinguishes a graph
-//! capture (a lambda of PyTorch's `at::cuda::CUDAGraph`) from a program that uses a `MemPool`.
-//!
-//! Other C++ libraries have other layouts. Only Linux builds of PyTorch, which use libstdc++, may
-//! pass a filter here.
+//! For operation 0, the manager returns the type of the stored function.
 
 use std::ffi::{CStr, c_char, c_void};
 
+use super::kind_of;
 use crate::driver::Stream;
 use crate::heap::ContextKind;
 
@@ -44,11 +38,8 @@ struct TypeInfo {
     name: *const c_char,
 }
 
-/// The class whose filters belong to captures, as it is in a mangled name.
-const CAPTURES: &[u8] = b"CUDAGraph";
-
 /// A copy of PyTorch's filter, which outlives the call.
-pub(super) struct Filter(Function);
+pub(in crate::abi::torch) struct Filter(Function);
 
 // SAFETY: PyTorch calls its filters on any thread that allocates, and they only compare stream
 // handles.
@@ -61,7 +52,7 @@ impl Filter {
     ///
     /// # Safety
     /// `function` is null or points to a `std::function<bool(cudaStream_t)>` of libstdc++.
-    pub(super) unsafe fn copy(function: *const c_void) -> Option<Filter> {
+    pub(in crate::abi::torch) unsafe fn copy(function: *const c_void) -> Option<Filter> {
         // SAFETY: the caller's promise, and the layout of libstdc++.
         let source = unsafe { function.cast::<Function>().as_ref() }?;
         let (manager, invoker) = (source.manager?, source.invoker?);
@@ -73,7 +64,7 @@ impl Filter {
     }
 
     /// The kind of the context that the filter belongs to.
-    pub(super) fn kind(&self) -> ContextKind {
+    pub(in crate::abi::torch) fn kind(&self) -> ContextKind {
         let mut found = Storage([0; 16]);
         let Some(manager) = self.0.manager else { return ContextKind::Unknown };
         // SAFETY: the manager belongs to the storage, and this operation writes a pointer to a
@@ -87,14 +78,11 @@ impl Filter {
             return ContextKind::Unknown;
         }
         // SAFETY: the name is a C string that lives as long as the `std::type_info`.
-        let name = unsafe { CStr::from_ptr(info.name) }.to_bytes();
-        log::debug!("the filter of a pool context is a {}", String::from_utf8_lossy(name));
-        let is_capture = name.windows(CAPTURES.len()).any(|part| part == CAPTURES);
-        if is_capture { ContextKind::Capture } else { ContextKind::Region }
+        kind_of(unsafe { CStr::from_ptr(info.name) }.to_bytes())
     }
 
     /// Whether the filter accepts a stream.
-    pub(super) fn accepts(&self, stream: Stream) -> bool {
+    pub(in crate::abi::torch) fn accepts(&self, stream: Stream) -> bool {
         let stream = stream.0 as *mut c_void;
         // SAFETY: the invoker belongs to the storage, and takes the stream by reference.
         self.0.invoker.is_some_and(|invoker| unsafe { invoker(&self.0.storage, &stream) })
