@@ -48,9 +48,14 @@ def stripped(library: Path) -> Path:
 
 
 def platform(library: Path) -> str:
-    """The wheel's platform: on Linux, the oldest manylinux whose glibc suffices."""
+    """The wheel's platform: on Linux, the oldest manylinux whose glibc suffices.
+
+    A library for Windows may have been built elsewhere, by `scripts/wheels`.
+    """
     own = sysconfig.get_platform().replace("-", "_").replace(".", "_")
     if not own.startswith("linux"):
         return own
+    if library.suffix == ".dll":
+        return "win_amd64"
     needed = re.findall(rb"GLIBC_2\.(\d+)", library.read_bytes())
     return own.replace("linux", f"manylinux_2_{max(17, *map(int, needed))}")
