@@ -40,6 +40,10 @@ demo:
 test:
     scripts/check test
 
+# The Windows build, under wine
+windows:
+    scripts/check windows
+
 # The fuzz targets build
 fuzz:
     scripts/check fuzz
