@@ -27,9 +27,9 @@
   const STYLE = `
     :host { display: block; container-type: inline-size; font: 14px/1.45 system-ui, sans-serif; color: var(--ink);
       --ink: #1b1f24; --soft: #57606a; --line: #c4cad1; --paper: #ffffff; --well: #eef1f4;
-      --model: #0072b2; --other: #3f8f6f; --scratch: #e08a00; --free: #b9c1ca; --mark: #1b1f24; --warn: #9a3b00; }
+      --model: #0072b2; --other: #3f8f6f; --scratch: #e08a00; --copies: #a3539b; --free: #b9c1ca; --mark: #1b1f24; --warn: #9a3b00; }
     :host([data-dark]) { --ink: #e8eaed; --soft: #a9b1bb; --line: #4a525c; --paper: #16191d; --well: #262b31;
-      --model: #56b4e9; --other: #6fc7a3; --scratch: #f0a830; --free: #5b646f; --mark: #ffffff; --warn: #ffb37a; }
+      --model: #56b4e9; --other: #6fc7a3; --scratch: #f0a830; --copies: #d58fce; --free: #5b646f; --mark: #ffffff; --warn: #ffb37a; }
     :host([hidden]) { display: none }
     * { box-sizing: border-box }
     .card { background: var(--paper); border: 1px solid var(--line); border-radius: 8px; padding: 12px 14px; margin: 0 0 10px }
@@ -56,7 +56,7 @@
       h2 { font-size: 13px } tbody th:first-child { padding-left: 15px } th i { width: 11px; overflow: hidden } dl { grid-template-columns: 1fr 1fr; gap: 4px 8px }
     }
     @container (max-width: 230px) { th, td { white-space: normal } thead th { font-size: 10px } }
-    .m { fill: var(--model) } .o { fill: var(--other) } .s { fill: var(--scratch) } .f { fill: var(--free) } .n { fill: var(--well) }
+    .m { fill: var(--model) } .o { fill: var(--other) } .s { fill: var(--scratch) } .f { fill: var(--free) } .c { fill: var(--copies) } .n { fill: var(--well) }
   `;
 
   const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -86,7 +86,8 @@
     return made;
   }
 
-  /** The patterns over the colours: none for weights, dots for others, stripes for scratch. */
+  /** The patterns over the colours: none for weights, dots for others, slanted stripes for scratch, and
+   * level ones for copies. */
   function patterns() {
     const stroke = { stroke: "var(--paper)", "stroke-width": "1.4" };
     const make = (id, length, ...inside) =>
@@ -94,6 +95,7 @@
     return drawn("defs", {},
       make("p-other", 5, drawn("circle", { cx: 2.5, cy: 2.5, r: 0.9, fill: "var(--paper)" })),
       make("p-scratch", 6, drawn("path", { d: "M-1,1 l2,-2 M0,6 l6,-6 M5,7 l2,-2", ...stroke })),
+      make("p-copies", 5, drawn("path", { d: "M0,2.5 l5,0", stroke: "var(--paper)", "stroke-width": "1.2" })),
       make("p-reserve", 6, drawn("path", { d: "M-1,5 l2,2 M0,0 l6,6 M5,-1 l2,2", stroke: "var(--scratch)", "stroke-width": "1.2" })),
       make("p-persist", 6, drawn("path", { d: "M0,0 l6,6 M6,0 l-6,6", stroke: "var(--soft)", "stroke-width": "0.8" })));
   }
@@ -103,7 +105,7 @@
     const group = drawn("g", {});
     const at = { x, y, width: Math.max(width, 0), height };
     if (look.length === 1) group.append(drawn("rect", { ...at, class: look }));
-    const pattern = { o: "p-other", s: "p-scratch", reserve: "p-reserve", persist: "p-persist" }[look];
+    const pattern = { o: "p-other", s: "p-scratch", c: "p-copies", reserve: "p-reserve", persist: "p-persist" }[look];
     if (pattern) group.append(drawn("rect", { ...at, fill: `url(#${pattern})` }));
     return group;
   }
@@ -119,6 +121,7 @@
       const kept = Math.max(0, stats.reserve - stats.reserve_used);
       const held = Math.min(kept, found[3][1]);
       found[3][1] -= held;
+      if (stats.staging) found.push(["c", stats.staging, "copies ahead", "the ring of weights that lie in host memory and are copied before they are used"]);
       found.push(["reserve", kept, "reserve, free", "kept for scratch, which uses it first"]);
       if (stats.persist) found.push(["persist", stats.persist, "withheld (persist)", "as if the card were smaller"]);
     }
@@ -216,6 +219,10 @@
     add("scratch, now and peak", `${size(stats.reserve_used)}, ${size(stats.reserve_high_water)}`, "dedicated bytes of live scratch, and their peak");
     add("fell to shared", `${size(stats.fell_to_shared_bytes)} in ${count(stats.fell_to_shared, "block")}`, "blocks that found no dedicated memory, since the start");
     add("moved", size(stats.migrated_bytes), "between the tiers, by actions and by the automatic mode, since the start");
+    if (stats.lends) {
+      add("copied ahead", size(stats.copied_ahead_bytes), `over the link, before they were used: ${count(stats.lends, "weight")} since the start`);
+    }
+    if (stats.missed_lends) add("read in place", count(stats.missed_lends, "weight"), "in host memory, by modules that are followed, since the start");
     if (stats.out_of_memory) add("out of memory", count(stats.out_of_memory, "time"), "requests that neither tier could satisfy");
     return list;
   }

@@ -243,6 +243,9 @@ fn describe(work: &str, decision: &Decision, outlook: &Outlook<'_>, granule: u64
     let bytes = |granules: f64| show_size((granules * granule as f64) as u64);
     let ring =
         if ring == 0 { String::new() } else { format!("; its weights are copied ahead through {}", show_size(ring)) };
+    if decision.is_empty() {
+        return format!("before {work} nothing has to move{ring}");
+    }
     format!(
         "before {work} ({:.0} more expected) {} to the shared tier, {} to the dedicated one: costs {} over the link, gains \
          {} more than that{ring}",
@@ -289,6 +292,7 @@ impl Heap {
                 show_size(self.automatic.reserve(&self.memory, kept.persist))
             );
         }
-        self.automatic.found(&self.stats)
+        let copies = self.ahead.in_words(self.automatic.learner.kind());
+        self.automatic.found(&self.stats) + &copies.map(|words| format!("; {words}")).unwrap_or_default()
     }
 }

@@ -239,6 +239,13 @@ class Odd(nn.Parameter):  # type: ignore[misc]
     """A parameter of a kind of its own."""
 
 
+def test_the_summary_says_what_copying_ahead_does(net: Net) -> None:
+    net.run()
+    said = giant_kitten.summary()
+    is_lent = lent() == LAYERS
+    assert [words in said for words in ("copied ahead through", "are hidden behind work")] == [is_lent] * 2, said
+
+
 def test_parameters_of_other_kinds_stay_in_place() -> None:
     net = Net()
     net.layers[2].weight = Odd(net.layers[2].weight.data, requires_grad=False)

@@ -26,6 +26,17 @@ pub struct Trial {
     in_place: Option<Seen>,
     /// Seconds of computation in a pass.
     computed: Option<f64>,
+    /// The last pass whose weights were copied and that was timed.
+    ahead: Option<Seen>,
+}
+
+/// What copying ahead has done for a pass.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hidden {
+    /// Seconds that the pass waited for copies.
+    pub waited: f64,
+    /// The part of the copies' time in which the pass computed.
+    pub share: f64,
 }
 
 impl Trial {
@@ -35,8 +46,17 @@ impl Trial {
     }
 
     /// The weights of a pass were copied, and it computed for so many seconds.
-    pub fn note_computed(&mut self, seconds: f64) {
-        self.computed = Some(seconds);
+    pub fn note_ahead(&mut self, seen: Seen, computed: f64) {
+        (self.ahead, self.computed) = (Some(seen), Some(computed));
+    }
+
+    /// What copying ahead has done for the last pass that was timed with it; `None` where nothing
+    /// was copied. `link` is the rate in bytes per second.
+    pub fn hidden(&self, link: f64) -> Option<Hidden> {
+        let (seen, computed) = (self.ahead?, self.computed?);
+        let waited = (seen.seconds - computed).max(0.0);
+        let copying = seen.crossed as f64 / link;
+        (copying > 0.0).then(|| Hidden { waited, share: (1.0 - waited / copying).max(0.0) })
     }
 
     /// Whether a pass whose weights were copied has been timed.
@@ -81,8 +101,9 @@ mod tests {
         assert_eq!((trial.reread(LINK), trial.is_over()), (1.0, false));
         trial.note_in_place(seen(9.0, 1_000_000_000));
         assert_eq!(trial.reread(LINK), 1.0, "how long it computes is unknown");
-        trial.note_computed(1.0);
+        trial.note_ahead(seen(1.25, 1_000_000_000), 1.0);
         assert_eq!((trial.reread(LINK), trial.is_over()), (8.0, true));
+        assert_eq!(trial.hidden(LINK), Some(Hidden { waited: 0.25, share: 0.75 }));
         trial.note_in_place(seen(1.5, 1_000_000_000));
         assert_eq!(trial.reread(LINK), 1.0, "never less than once");
         trial.note_in_place(seen(9.0, 0));
@@ -96,7 +117,8 @@ mod tests {
         let mut trial = Trial::default();
         assert_eq!(trial.is_slower_than(seen(100.0, 0), LINK), None, "nothing to compare with");
         trial.note_in_place(seen(2.0, 1_000_000_000));
-        trial.note_computed(1.0);
+        trial.note_ahead(seen(1.0, 0), 1.0);
+        assert_eq!(trial.hidden(LINK), None, "nothing was copied");
         assert_eq!(trial.is_slower_than(seen(2.03, 1_000_000_000), LINK), None);
         assert_eq!(trial.is_slower_than(seen(2.1, 1_000_000_000), LINK), Some(2.0));
         assert_eq!(trial.is_slower_than(seen(2.9, 2_000_000_000), LINK), None, "it would be 3 in place");

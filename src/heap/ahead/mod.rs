@@ -26,7 +26,7 @@ use std::sync::Arc;
 use self::slots::Slots;
 use self::timing::{Measured, Timing};
 use super::events::Events;
-use crate::core::ahead::{Called, Order, Passed, Seen, Trial, Use};
+use crate::core::ahead::{Called, Hidden, Order, Passed, Seen, Trial, Use};
 use crate::driver::{self, Driver, Stream};
 
 pub(super) use self::slots::{Counts, slot_bytes};
@@ -180,6 +180,17 @@ impl Ahead {
     /// The link's rate, in bytes per second.
     pub(super) fn link(&self) -> f64 {
         self.link.unwrap_or(LINK)
+    }
+
+    /// What copying ahead does for a kind of work, human-readable; `None` where it has not been
+    /// timed.
+    pub(super) fn in_words(&self, kind: &str) -> Option<String> {
+        let known = self.kinds.get(kind)?;
+        if let Some(refused) = &known.refused {
+            return Some(format!("nothing is copied ahead: {refused}"));
+        }
+        let Hidden { waited, share } = known.trial.hidden(self.link()).filter(|_| self.slots.has_ring())?;
+        Some(format!("a pass waits {waited:.3} s for copies, {:.0} % of which are hidden behind work", 100.0 * share))
     }
 
     /// What was counted.
@@ -432,7 +443,7 @@ impl Ahead {
                 self.placement += 1;
                 kind.head = head;
                 kind.order.time(&turns);
-                kind.trial.note_computed(head + turns.values().sum::<f64>());
+                kind.trial.note_ahead(all, head + turns.values().sum::<f64>());
                 if self.mode == CopyAhead::Auto {
                     kind.refuse_if_slower(name, all, self.link.unwrap_or(LINK));
                 }
