@@ -263,6 +263,42 @@ fn a_pass_that_is_cut_short_leaves_everything_right() {
 }
 
 #[test]
+fn what_nobody_has_waited_for_is_over_before_a_weight_is_written() {
+    for completion in [Completion::Late, Completion::Immediate] {
+        // A weight that is skipped is written after the pass, or read and written in it out of turn.
+        for out_of_turn in [false, true] {
+            let mut program = Program::warmed("copy_ahead:10MiB", completion);
+            let skipped = (0..WEIGHTS as usize)
+                .rfind(|nth| program.allocator.residency(program.weights[*nth].address).unwrap()[Tier::Shared] > 0);
+            let Some(skipped) = skipped.filter(|_| crate::MIGRATES) else { return };
+            program.begin();
+            (0..WEIGHTS as usize).filter(|nth| *nth != skipped).for_each(|nth| program.turn(nth, Returned::Read));
+            let Filled { address, bytes, .. } = program.weights[skipped];
+            let written = contents(77, bytes);
+            let mut at = address;
+            if out_of_turn {
+                at = program.allocator.lend(0, address, bytes, program.stream).unwrap();
+            } else {
+                program.allocator.end_pass(0, true).unwrap();
+            }
+            // SAFETY: the bytes live until the device has been waited for.
+            unsafe { program.gpu.upload(program.stream.0, at, written.as_ptr(), bytes) }.unwrap();
+            if out_of_turn {
+                let how = if at == address { Returned::Read } else { Returned::Written };
+                program.read(skipped, at);
+                program.allocator.give_back_weight(0, address, program.stream, how).unwrap();
+                program.allocator.end_pass(0, true).unwrap();
+            } else {
+                program.read(skipped, address);
+            }
+            program.gpu.synchronize(0).unwrap();
+            program.weights[skipped].seed = 77;
+            program.check();
+        }
+    }
+}
+
+#[test]
 fn a_weight_that_is_freed_is_forgotten_and_its_memory_waits_for_the_copies() {
     let mut program = Program::warmed("copy_ahead:10MiB", Completion::Late);
     program.begin();

@@ -338,15 +338,25 @@ impl Ahead {
     /// `None` where it is to be read in place.
     pub(super) fn lend(&mut self, address: u64, bytes: u64, stream: Stream) -> Option<u64> {
         let Some(pass) = self.pass.as_ref().filter(|pass| pass.stream == stream) else {
-            return self.slots.enter(address, bytes, stream);
+            return self.enter(address, bytes, stream);
         };
         let is_timed = pass.timing.is_some() && pass.copies.is_some();
         let reach = if is_timed { self.timers.record(stream).ok() } else { None };
         self.note_call(address, bytes);
-        let lent = self.slots.enter(address, bytes, stream);
+        let lent = self.enter(address, bytes, stream);
         let timing = self.pass.as_mut().and_then(|pass| pass.timing.as_mut());
         if let (Some(reach), Some(timing)) = (reach, timing) {
             timing.note_turn(&mut self.timers, address, reach, stream);
+        }
+        lent
+    }
+
+    /// Where a weight is read on a stream: its slot, or `None` for in place.
+    fn enter(&mut self, address: u64, bytes: u64, stream: Stream) -> Option<u64> {
+        let lent = self.slots.enter(address, bytes, stream);
+        if lent.is_none() {
+            // It may be written where it lies.
+            self.slots.settle(self.stream, stream);
         }
         lent
     }
@@ -401,6 +411,8 @@ impl Ahead {
             timing.end(&mut self.timers, pass.stream, crossed, spilled <= crossed / HARDLY);
         }
         self.slots.empty(|_| true, false);
+        // What comes after the pass may write any weight.
+        self.slots.settle(self.stream, pass.stream);
         let Some(kind) = self.kinds.get_mut(&pass.kind) else { return };
         if whole && pass.all {
             self.placement += u64::from(kind.order.passes() == 0);

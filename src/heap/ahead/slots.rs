@@ -72,6 +72,9 @@ pub(super) struct Slots {
     held: Vec<Held>,
     left: VecDeque<Left>,
     events: Events,
+    /// Whether copies that nobody has waited for may be under way. They read weights that are
+    /// written next, perhaps.
+    is_unsettled: bool,
     pub(super) counts: Counts,
 }
 
@@ -86,6 +89,7 @@ impl Slots {
             filled: HashMap::new(),
             held: Vec::new(),
             left: VecDeque::new(),
+            is_unsettled: false,
             counts: Counts::default(),
         }
     }
@@ -145,9 +149,19 @@ impl Slots {
                 Ok(true)
             }
             Err(why) => {
+                self.is_unsettled = true;
                 self.leave(slot, bytes, copies);
                 Err(why)
             }
+        }
+    }
+
+    /// Makes a stream wait for the copies, if some may be under way that nobody has waited for.
+    pub(super) fn settle(&mut self, copies: Option<Stream>, stream: Stream) {
+        let Some(copies) = copies.filter(|_| self.is_unsettled) else { return };
+        match self.order(copies, stream).or_else(|_| self.driver.synchronize(self.device)) {
+            Ok(()) => self.is_unsettled = false,
+            Err(why) => log::debug!("device {}: copies are not waited for: {why}", self.device),
         }
     }
 
@@ -178,6 +192,7 @@ impl Slots {
         let filled = self.filled.get_mut(&address).filter(|filled| filled.bytes == bytes)?;
         if let Err(why) = self.driver.wait(self.device, stream, filled.copied) {
             log::debug!("device {}: a weight is read in place: {why}", self.device);
+            self.is_unsettled = true;
             return None;
         }
         filled.lent += 1;
@@ -278,13 +293,15 @@ impl Slots {
         }
     }
 
-    /// Drops the copy of a weight that is not lent. Copies come one after the other, so nothing has
-    /// to be waited for.
+    /// Drops the copy of a weight that is not lent. Copies come one after the other, so the next one
+    /// into its slot need not wait. Whoever writes the weight must: see
+    /// [`settle`](Slots::settle).
     pub(super) fn drop_unused(&mut self, address: u64) {
         if let Some(filled) = self.filled.get(&address).copied().filter(|filled| filled.lent == 0) {
             self.filled.remove(&address);
             self.ring.give_back(filled.slot);
             self.events.recycle(filled.copied);
+            self.is_unsettled = true;
             self.counts.dropped += 1;
         }
     }
