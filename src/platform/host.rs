@@ -1,5 +1,6 @@
 //! How much of the host's memory may be pinned for the GPU without taking what the host needs.
 
+use parking_lot::Mutex;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 /// The available memory that is always left to the host, in bytes: a gibibyte, or a sixteenth of
@@ -12,6 +13,10 @@ fn margin(total: u64) -> u64 {
 /// total (as Windows allows the GPU), or the available memory less a margin, whichever is less.
 /// Both are as seen from the process's cgroup.
 pub(crate) fn memory() -> (u64, u64) {
+    // One thread at a time. Of two that ask first at the same moment, wine tells the second that
+    // there is no memory.
+    static ASKING: Mutex<()> = Mutex::new(());
+    let _asking = ASKING.lock();
     let wanted = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     let system = match System::new_with_specifics(wanted) {
         Ok(system) => system,
