@@ -265,7 +265,7 @@ fn a_pass_that_is_cut_short_leaves_everything_right() {
 #[test]
 fn what_nobody_has_waited_for_is_over_before_a_weight_is_written() {
     for completion in [Completion::Late, Completion::Immediate] {
-        // A weight that is skipped is written after the pass, or read and written in it out of turn.
+        // A weight that is skipped is written after the pass, or used in it out of turn.
         for out_of_turn in [false, true] {
             let mut program = Program::warmed("copy_ahead:10MiB", completion);
             let skipped = (0..WEIGHTS as usize)

@@ -293,8 +293,8 @@ impl Slots {
         }
     }
 
-    /// Drops the copy of a weight that is not lent. Copies come one after the other, so the next one
-    /// into its slot need not wait. Whoever writes the weight must: see
+    /// Drops the copy of a weight that is not lent. Copies come one after the other, so the next
+    /// one into its slot need not wait. Whoever writes the weight must: see
     /// [`settle`](Slots::settle).
     pub(super) fn drop_unused(&mut self, address: u64) {
         if let Some(filled) = self.filled.get(&address).copied().filter(|filled| filled.lent == 0) {
