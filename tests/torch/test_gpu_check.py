@@ -1,4 +1,4 @@
-"""The check for a real GPU runs on the fake one; its results do not matter here."""
+"""What is for a real GPU runs on the fake one; its results do not matter here."""
 
 from __future__ import annotations
 
@@ -32,3 +32,15 @@ def test_copies_are_timed_beside_work_and_ahead_of_layers(tmp_path: Path) -> Non
     assert [row["pieces"] for row in found["small_uploads"]] == [0, 1, 8, 32]
     assert "record an event" in found["calls"] and "copied ahead" in found["stack"][0]
     assert printed.count("4 KiB uploaded") == 4
+
+
+def test_one_pipeline_runs_five_ways(tmp_path: Path) -> None:
+    out = tmp_path / "page.md"
+    script = SCRIPTS.parent / "benches" / "torch" / "five_ways.py"
+    given = "--small --dedicated 64MiB --pixels 64 --steps 4 --out".split()
+    printed = python("", str(script), *given, str(out), native=True)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.read_text().splitlines() if "|" in line]
+    assert [row[0] for row in rows[2:]] == ["native", "group", "sequential", "in place", "ahead"], printed
+    assert rows[2][1] == "CUDA out of memory"
+    assert all(float(row[1]) > 0 and 0 < int(row[4]) <= 64 for row in rows[3:]), rows
+    assert "the seconds mean nothing" in out.read_text()
