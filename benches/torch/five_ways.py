@@ -1,12 +1,12 @@
 """One pipeline that overflows a card, five ways, as a page to compare.
 
     python benches/torch/five_ways.py --dedicated 4GiB --out page.md           # on a real GPU
-    scripts/torch-rig run --native python benches/torch/five_ways.py --small --dedicated 64MiB --out page.md
+    scripts/torch-rig run --native python benches/torch/five_ways.py --small --dedicated 64MiB
 
 Method. The pipeline has the shape of diffusers' for SDXL: a UNet that is called for some steps, and
-a VAE that decodes. Both have random fp16 weights from a seed. Each way runs in a process of its own,
-in which the card has only so much memory: a fraction of it for PyTorch's own allocator, the option
-`dedicated` for giant-kitten. The ways are
+a VAE that decodes. Both have random fp16 weights from a seed. Each way runs in a process of its
+own, in which the card has only so much memory: a fraction of it for PyTorch's own allocator, the
+option `dedicated` for giant-kitten. The ways are
 
     native       everything on the card, with PyTorch's own allocator
     group        diffusers' group offloading of each layer, with a stream
@@ -16,8 +16,8 @@ in which the card has only so much memory: a fraction of it for PyTorch's own al
 
 Every step is timed by the host's clock between two waits for the device. The page has the first
 step, the median of the last half of the steps, the decoding, the peak of the card's memory as
-PyTorch counts it, and whether the picture's bits are those of the first way that ran. With
-PyTorch on a fake CUDA runtime all this runs, and the seconds mean nothing: kernels do nothing there.
+PyTorch counts it, and whether the picture's bits are those of the first way that ran. With PyTorch
+on a fake CUDA runtime all this runs, and the seconds mean nothing: kernels do nothing there.
 """
 
 from __future__ import annotations
