@@ -107,7 +107,7 @@ impl Lending {
     /// Decides what moves before a run, where doing nothing costs `cost_now` in each interval; or
     /// what has to move in any case, where that is impossible. O(n log n) in the candidates.
     ///
-    /// Two placements are weighed: the best one, and the best that little has to be moved for. The
+    /// Two placements are weighed: the best one, and the one nearest to what lies where now. The
     /// latter pays where short runs of several kinds of work take turns.
     pub fn decide(&self, candidates: &[Candidate], outlook: &Outlook<'_>, cost_now: Option<f64>) -> Lent {
         let best = self.target(candidates, outlook);
