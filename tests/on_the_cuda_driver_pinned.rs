@@ -4,11 +4,13 @@
 mod fake;
 mod suite {
     mod actions_pinned;
+    mod careless;
     pub mod common;
     mod contents;
     mod copies;
     mod failures;
     mod others;
+    mod passes;
     mod pools;
     mod streams;
 }

@@ -3,11 +3,13 @@
 
 mod suite {
     mod actions_pinned;
+    mod careless;
     pub mod common;
     mod contents;
     mod copies;
     mod failures;
     mod others;
+    mod passes;
     mod pools;
     mod streams;
 }

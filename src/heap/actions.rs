@@ -161,10 +161,6 @@ impl Heap {
 
     /// Moves what should move before the coming run, if that pays and nobody is seen at work.
     fn rebalance(&mut self) -> Result<Moved, Error> {
-        if self.memory.is_pinned() {
-            // Residents cannot move. What is learned all the same is the next activation's reserve.
-            return Ok(Moved::default());
-        }
         let Some(choice) = self.automatic.choose(&self.memory, &self.stats, &self.ahead) else {
             return Ok(Moved::default());
         };
@@ -180,6 +176,12 @@ impl Heap {
         self.strip();
         if choice.ring < self.memory.staged() {
             self.drop_ring();
+        }
+        if self.memory.is_pinned() {
+            // Residents cannot move, so there is only the ring of copies. What is learned all the
+            // same is the next activation's reserve.
+            self.make_ring(choice.ring);
+            return Ok(Moved::default());
         }
         let moved = self.migrate(automatic::moves(&self.memory, &choice))?;
         self.make_ring(choice.ring);

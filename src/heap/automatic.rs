@@ -142,9 +142,13 @@ impl Automatic {
             shared_room: shared_room / granule,
             debt: forecast.debt() / granule as f64 + REMAP * memory.idle_granules() as f64,
         };
-        let plain = balance::decide(&candidates, &outlook);
-        let Weighed { decision, ring, lendable } =
-            lending::weigh(memory, ahead, self.learner.kind(), &candidates, &outlook, forecast.has_run(), plain);
+        let kind = self.learner.kind();
+        let Weighed { decision, ring, lendable } = if memory.is_pinned() {
+            lending::weigh_ring(memory, ahead, kind, &candidates, &outlook)
+        } else {
+            let plain = balance::decide(&candidates, &outlook);
+            lending::weigh(memory, ahead, kind, &candidates, &outlook, forecast.has_run(), plain)
+        };
         let work = self.learner.work();
         if decision.is_empty() && ring == memory.staged() {
             let device = memory.device();
@@ -287,12 +291,21 @@ impl Heap {
             };
         }
         if self.memory.is_pinned() && self.stats.fell_to_shared > 0 {
+            let ring = match self.memory.staged() {
+                0 => String::new(),
+                bytes => format!("; weights are copied ahead through {}", show_size(bytes)),
+            };
             return format!(
-                "automatic: nothing that exists can move on this driver, whose shared memory is pinned; an activation would keep {}",
-                show_size(self.automatic.reserve(&self.memory, kept.persist))
+                "automatic: nothing that exists can move on this driver, whose shared memory is pinned; an activation would keep {}{ring}{}",
+                show_size(self.automatic.reserve(&self.memory, kept.persist)),
+                self.copies_in_words()
             );
         }
-        let copies = self.ahead.in_words(self.automatic.learner.kind());
-        self.automatic.found(&self.stats) + &copies.map(|words| format!("; {words}")).unwrap_or_default()
+        self.automatic.found(&self.stats) + &self.copies_in_words()
+    }
+
+    fn copies_in_words(&self) -> String {
+        let words = self.ahead.in_words(self.automatic.learner.kind());
+        words.map(|words| format!("; {words}")).unwrap_or_default()
     }
 }

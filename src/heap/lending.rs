@@ -112,6 +112,38 @@ fn untimed_seconds(
     (in_place - crossed / link).max(0.1 * in_place)
 }
 
+/// What one interval costs without a ring, once a decision is carried out, where each weight is read
+/// so often over the link.
+fn cost_in_place(candidates: &[Candidate], outlook: &Outlook<'_>, decision: &Decision, reread: f64) -> f64 {
+    let placed = placed(candidates, outlook, decision, &vec![false; candidates.len()]);
+    reread * placed.shared_reads + outlook.spilled(placed.room)
+}
+
+/// Weighs a ring where nothing can move: it takes what residents leave of dedicated memory.
+pub(super) fn weigh_ring(
+    memory: &Memory,
+    ahead: &Ahead,
+    kind: &str,
+    candidates: &[Candidate],
+    outlook: &Outlook<'_>,
+) -> Weighed {
+    let without = Weighed { decision: Decision::default(), ring: 0, lendable: vec![false; candidates.len()] };
+    let Some(kind) = ahead.kind(kind).filter(|kind| kind.refused.is_none()) else { return without };
+    let (ring, granule, link) = (wanted_ring(memory, ahead.mode(), kind), memory.granule(), ahead.link());
+    let beside = Outlook { capacity: outlook.capacity.saturating_sub(ring / granule), ..*outlook };
+    let now: Vec<bool> = candidates.iter().map(|candidate| candidate.tier == Tier::Shared).collect();
+    let dedicated = now.iter().filter(|is_shared| !**is_shared).count() as u64;
+    if ring == 0 || dedicated > beside.capacity {
+        return without;
+    }
+    let lending = lending(memory, candidates, outlook, kind, ring, link);
+    let in_place = cost_in_place(candidates, outlook, &Decision::default(), kind.trial.reread(link));
+    let margin = if memory.staged() > 0 { 0.0 } else { WORTH_IT * lending.granules() };
+    let pays = lending.cost(candidates, &beside, &now) + margin < in_place;
+    let is_told = matches!(ahead.mode(), CopyAhead::Ring(_));
+    if pays || is_told { Weighed { ring, lendable: lending.lendable, ..without } } else { without }
+}
+
 /// Weighs a decision that goes without a ring, made for `outlook`, against one that copies ahead.
 /// `has_run` says whether a run of this kind of work has ended before.
 pub(super) fn weigh(
@@ -132,11 +164,7 @@ pub(super) fn weigh(
     }
     let (granule, link) = (memory.granule(), ahead.link());
     let reread = kind.trial.reread(link);
-    // What one interval costs without a ring, once a decision is carried out.
-    let cost_in_place = |decision: &Decision| {
-        let placed = placed(candidates, outlook, decision, &nothing_lent);
-        reread * placed.shared_reads + outlook.spilled(placed.room)
-    };
+    let in_place_after = |decision: &Decision| cost_in_place(candidates, outlook, decision, reread);
     let lending = lending(memory, candidates, outlook, kind, ring, link);
     let is_known = kind.trial.is_over() && has_run;
     let horizon = if is_known { outlook.horizon } else { outlook.horizon.max(LEAST_RUN) };
@@ -144,7 +172,7 @@ pub(super) fn weigh(
     let now: Vec<bool> = candidates.iter().map(|candidate| candidate.tier == Tier::Shared).collect();
     let dedicated = now.iter().filter(|is_shared| !**is_shared).count() as u64;
     let has_room = dedicated <= beside.capacity;
-    let without_moves = cost_in_place(&Decision::default());
+    let without_moves = in_place_after(&Decision::default());
     // What it costs to do nothing: with the ring where there is one, or room for one.
     let is_told = matches!(ahead.mode(), CopyAhead::Ring(_));
     let cost_now = if has_room { lending.cost(candidates, &beside, &now) } else { without_moves };
@@ -156,7 +184,7 @@ pub(super) fn weigh(
         return Weighed { decision, ring, lendable: lending.lendable };
     }
     let net = |cost: f64, decision: &Decision| horizon * (without_moves - cost) - decision.cost;
-    let plainly = net(cost_in_place(&plain), &plain);
+    let plainly = net(in_place_after(&plain), &plain);
     let lent = net(cost, &decision);
     let margin = if memory.staged() > 0 { 0.0 } else { WORTH_IT * horizon * lending.granules() };
     log::debug!(

@@ -139,7 +139,12 @@ fn lending_workload(gpu: &Gpu, allocator: &Allocator, other: Stream, failure: Fa
     let mut failed = 0;
     let mut blocks: Vec<Filled> = Vec::new();
     for seed in 0..5 {
-        match allocator.malloc(LARGE as usize, 0, DEFAULT) {
+        // Where none can move, some are shared from the beginning, so that there is room for a ring.
+        let made = match crate::MIGRATES || seed < 3 {
+            true => allocator.malloc(LARGE as usize, 0, DEFAULT),
+            false => allocator.malloc_shared(LARGE as usize, 0, DEFAULT),
+        };
+        match made {
             Ok(address) => blocks.push(Filled::at(gpu, address, LARGE, seed)),
             Err(_) => failed += 1,
         }
@@ -261,7 +266,7 @@ fn each_call_of_stitching_may_fail_once() {
 fn each_call_of_copying_ahead_may_fail_once() {
     let (gpu, allocator, other) = machine_for("copy_ahead:3MiB");
     lending_workload(&gpu, &allocator, other, Failure::Once);
-    assert_eq!(allocator.stats(0).unwrap().lends > 0, crate::MIGRATES, "expected weights to be lent");
+    assert!(allocator.stats(0).unwrap().lends > 0, "expected weights to be lent");
     fail_each(lending_workload, "copy_ahead:3MiB");
 }
 

@@ -39,8 +39,7 @@ impl Program {
 
     fn on(gpu: Gpu, allocator: Allocator) -> Program {
         let stream = Stream(gpu.create_stream().unwrap());
-        let weights: Vec<Filled> =
-            (0..WEIGHTS).map(|seed| Filled::new(&gpu, &allocator, WEIGHT * GRANULE, seed)).collect();
+        let weights: Vec<Filled> = (0..WEIGHTS).map(|seed| weight(&gpu, &allocator, seed)).collect();
         let found = allocator.malloc((2 * WEIGHTS * SAMPLE) as usize, 0, DEFAULT).unwrap();
         Program { gpu, allocator, weights, found, stream }
     }
@@ -114,6 +113,16 @@ impl Program {
     }
 }
 
+/// A weight. Where none can move, every fourth is allocated in the shared tier, so that there is
+/// room for a ring.
+fn weight(gpu: &Gpu, allocator: &Allocator, seed: u64) -> Filled {
+    let bytes = WEIGHT * GRANULE;
+    if crate::MIGRATES || seed % 4 != 3 {
+        return Filled::new(gpu, allocator, bytes, seed);
+    }
+    Filled::at(gpu, allocator.malloc_shared(bytes as usize, 0, DEFAULT).unwrap(), bytes, seed)
+}
+
 fn lends_of(program: &Program, work: impl FnOnce(&Program)) -> u64 {
     let before = program.stats().lends;
     work(program);
@@ -128,9 +137,6 @@ fn weights_are_copied_ahead_once_their_order_is_known() {
         program.whole_pass();
         assert_eq!(program.stats().lends, 0, "the first pass only teaches");
         (0..3).for_each(|_| program.whole_pass());
-        if !crate::MIGRATES {
-            continue;
-        }
         let stats = program.stats();
         assert!(stats.staging > 0 && stats.lends > 0, "{stats:#?}");
         let shared: u64 = program
@@ -202,7 +208,7 @@ fn what_is_written_in_a_pass_is_written_to_the_weight() {
     program.allocator.end_pass(0, true).unwrap();
     program.check();
     program.whole_pass();
-    assert_eq!(program.stats().written_back > 0, crate::MIGRATES);
+    assert!(program.stats().written_back > 0);
 }
 
 #[test]
@@ -226,7 +232,7 @@ fn a_slot_that_is_held_is_not_reused() {
         let Filled { address, bytes, .. } = program.weights[nth];
         let lent = program.allocator.lend(0, address, bytes, program.stream).unwrap();
         program.read(nth, lent);
-        let how = if nth % 4 == 2 { Returned::Kept } else { Returned::Read };
+        let how = if matches!(nth % 8, 2 | 3 | 6) { Returned::Kept } else { Returned::Read };
         program.allocator.give_back_weight(0, address, program.stream, how).unwrap();
         if how == Returned::Kept {
             held.push((nth, lent));
@@ -238,7 +244,7 @@ fn a_slot_that_is_held_is_not_reused() {
         program.read(*nth, *lent);
     }
     program.check();
-    assert!(!crate::MIGRATES || program.stats().kept_slots > 0);
+    assert!(program.stats().kept_slots > 0);
     for (nth, _) in held {
         let address = program.weights[nth].address;
         program.allocator.give_back_weight(0, address, program.stream, Returned::Released).unwrap();
@@ -270,7 +276,7 @@ fn what_nobody_has_waited_for_is_over_before_a_weight_is_written() {
             let mut program = Program::warmed("copy_ahead:10MiB", completion);
             let skipped = (0..WEIGHTS as usize)
                 .rfind(|nth| program.allocator.residency(program.weights[*nth].address).unwrap()[Tier::Shared] > 0);
-            let Some(skipped) = skipped.filter(|_| crate::MIGRATES) else { return };
+            let skipped = skipped.unwrap();
             program.begin();
             (0..WEIGHTS as usize).filter(|nth| *nth != skipped).for_each(|nth| program.turn(nth, Returned::Read));
             let Filled { address, bytes, .. } = program.weights[skipped];
@@ -342,7 +348,7 @@ fn a_copy_whose_event_fails_is_waited_for_all_the_same() {
         assert_eq!(program.gpu.faults(), [], "record {nth}");
         program.allocator.check().unwrap();
     }
-    assert_eq!(copied, crate::MIGRATES);
+    assert!(copied);
 }
 
 #[test]
@@ -383,14 +389,14 @@ fn a_wait_that_is_left_out_is_noticed() {
             program.pass(&all);
             program.gpu.synchronize(0).unwrap();
         }
-        assert_eq!(!program.gpu.faults().is_empty(), crate::MIGRATES, "{omitted:?}");
+        assert!(!program.gpu.faults().is_empty(), "{omitted:?}");
     }
 }
 
 #[test]
 fn the_ring_goes_where_memory_runs_out_and_where_nothing_is_shared() {
     let program = Program::warmed("shared:96MiB,copy_ahead:10MiB", Completion::Late);
-    assert_eq!(program.stats().staging > 0, crate::MIGRATES);
+    assert!(program.stats().staging > 0);
     let mut all = Vec::new();
     while let Ok(address) = program.allocator.malloc(GRANULE as usize, 0, DEFAULT) {
         all.push(address);
@@ -398,7 +404,7 @@ fn the_ring_goes_where_memory_runs_out_and_where_nothing_is_shared() {
     assert_eq!(program.stats().staging, 0, "nothing is out of memory beside an idle ring");
     all.into_iter().for_each(|address| program.allocator.free(address, 0, DEFAULT).unwrap());
     (0..3).for_each(|_| program.whole_pass());
-    assert_eq!(program.stats().staging > 0, crate::MIGRATES);
+    assert!(program.stats().staging > 0);
     program.gpu.synchronize(0).unwrap();
     program.weights.iter().for_each(|weight| program.allocator.free(weight.address, 0, DEFAULT).unwrap());
     program.allocator.free(program.found, 0, DEFAULT).unwrap();
