@@ -112,8 +112,8 @@ fn untimed_seconds(
     (in_place - crossed / link).max(0.1 * in_place)
 }
 
-/// What one interval costs without a ring, once a decision is carried out, where each weight is read
-/// so often over the link.
+/// What one interval costs without a ring, once a decision is carried out, where each weight is
+/// read so often over the link.
 fn cost_in_place(candidates: &[Candidate], outlook: &Outlook<'_>, decision: &Decision, reread: f64) -> f64 {
     let placed = placed(candidates, outlook, decision, &vec![false; candidates.len()]);
     reread * placed.shared_reads + outlook.spilled(placed.room)

@@ -139,7 +139,7 @@ fn lending_workload(gpu: &Gpu, allocator: &Allocator, other: Stream, failure: Fa
     let mut failed = 0;
     let mut blocks: Vec<Filled> = Vec::new();
     for seed in 0..5 {
-        // Where none can move, some are shared from the beginning, so that there is room for a ring.
+        // Where none can move, some are shared from the start, so that there is room for a ring.
         let made = match crate::MIGRATES || seed < 3 {
             true => allocator.malloc(LARGE as usize, 0, DEFAULT),
             false => allocator.malloc_shared(LARGE as usize, 0, DEFAULT),

@@ -799,7 +799,7 @@ def test_the_followed_module_lends_its_own_weight() -> None:
     lends = [lends_of(lambda: layer(net.found)) for _ in range(4)]
     net.check_found()
     net.check_home()
-    assert (len(filling) == 40 and lends[-1] in (0, 1))
+    assert len(filling) == 40 and lends[-1] in (0, 1)
 
 
 def test_following_ends_in_a_pass_and_outside(net: Net) -> None:
