@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 
 import torch
 
@@ -19,5 +20,11 @@ def sample(label: object, kinds: tuple[str, ...] = KINDS) -> None:
     """Prints PyTorch's statistics of the current device, after a garbage collection."""
     gc.collect()
     stats = torch.cuda.memory_stats()
+    # Autograd's threads free their last tensors shortly after backward() has returned.
+    for _ in range(100):
+        time.sleep(0.002)
+        before, stats = stats, torch.cuda.memory_stats()
+        if before["allocation.all.freed"] == stats["allocation.all.freed"]:
+            break
     figures = {kind: [stats[f"{kind}.all.{field}"] for field in FIELDS] for kind in kinds}
     print(label, figures, stats["num_ooms"], flush=True)
