@@ -40,8 +40,13 @@ def safe_point(kind: str = "", device: Any = None, certain: bool = False) -> Non
         raise TypeError(f'the kind of work must be a text such as "unet", not {kind!r}')
     index = _index(device)
     if certain:
-        _library.call("gk_vouch", index)
+        vouch(index)
     _library.call("gk_safe_point", index, kind.encode())
+
+
+def vouch(device: Any = None) -> None:
+    """Asserts that all other threads are at rest, except those inside `working()` or a pass."""
+    _library.call("gk_vouch", _index(device))
 
 
 @contextlib.contextmanager

@@ -95,6 +95,8 @@ class Session:
         try:
             # An action moves memory that previews use, so they must not run at the same time.
             with self.gate.quiet():
+                # The host holds its queue: the threads that have generated are at rest.
+                _follow.vouch(self.device)
                 said = self._act(wanted)
         except _library.Error as why:
             raise Refused(f"{wanted.name}: {why}.") from why
