@@ -186,7 +186,9 @@ pub const OPTIONS: &[OptionRow] = &[
         name: "headroom",
         values: "SIZE",
         default: "a thirty-second of the card, at least 256MiB and at most 1GiB",
-        help: "dedicated memory left for the CUDA context, late-loaded kernels and the desktop",
+        help: "dedicated memory left for the CUDA context, late-loaded kernels and the desktop. By default what is \
+               still free of it is used before anything overflows, all but a quarter; a size that is given here is \
+               never used",
         set: |options, value| set_some_size(&mut options.limits.headroom, value),
     },
     OptionRow {

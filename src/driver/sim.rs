@@ -71,7 +71,7 @@ impl Driver for SimDriver {
             granularity: profile.granularity,
             total: PerTier::new(dedicated_total, shared_total),
             free: PerTier::new(dedicated_free, shared_total),
-            headroom: 0,
+            headroom: profile.headroom_bytes,
             shared_is_the_hosts: false,
             rung,
             refused,

@@ -80,6 +80,7 @@ impl Heap {
         if !self.state.is_frozen_by_action() {
             let keep = PerTier::new(self.memory.ledger().kept.reserve, self.memory.working_room());
             self.memory.trim(keep);
+            self.memory.withhold_headroom();
         }
         self.note();
     }

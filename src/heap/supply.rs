@@ -6,17 +6,18 @@
 //! 3. other free dedicated blocks: of the sister arena, then of other streams, which the GPU waits
 //!    for;
 //! 4. idle dedicated granules that are enough together, stitched side by side;
-//! 5. a free shared block, as in 3;
-//! 6. free neighbours of both tiers, enough together; then with new shared granules next to them;
-//! 7. before giving up: the device is waited for, so that free space is free for every stream, and
+//! 5. the headroom, as far as it is free: 2 and 4 again;
+//! 6. a free shared block, as in 3;
+//! 7. free neighbours of both tiers, enough together; then with new shared granules next to them;
+//! 8. before giving up: the device is waited for, so that free space is free for every stream, and
 //!    all this is tried again, the last of it with the backing of everything idle;
-//! 8. what is left of the dedicated tier and new shared granules, together.
+//! 9. what is left of the dedicated tier and new shared granules, together.
 //!
 //! So a free shared block is never used before the reserve, nothing is shared while enough
 //! dedicated memory lies idle, and a request is never out of memory while anything is idle, or both
 //! tiers together have room.
 //!
-//! Where shared memory is pinned a block lies in one tier: step 6 is a new pinned arena, and step 8
+//! Where shared memory is pinned a block lies in one tier: step 7 is a new pinned arena, and step 9
 //! is left out.
 
 use super::Heap;
@@ -74,7 +75,7 @@ impl Heap {
         }
         let mut search = self.search(request);
         let found = search.grown(Tier::Dedicated).or_else(|| search.elsewhere(Tier::Dedicated));
-        let found = found.or_else(|| self.stitch(request)).or_else(|| {
+        let found = found.or_else(|| self.stitch(request)).or_else(|| self.on_headroom(request)).or_else(|| {
             let mut search = self.search(request);
             let found = search.elsewhere(Tier::Shared).or_else(|| search.across());
             found.or_else(|| search.grown_across())
@@ -137,6 +138,14 @@ impl Heap {
         self.stats.stitched_bytes += self.memory.unmap_stitches(request, stitches);
         self.note();
         self.search(request).grown(Tier::Dedicated)
+    }
+
+    /// A block on dedicated memory that was left to others until now.
+    fn on_headroom(&mut self, request: Request) -> Option<Place> {
+        if !self.memory.give_up_headroom(request.size.rounded()) {
+            return None;
+        }
+        self.search(request).grown(Tier::Dedicated).or_else(|| self.stitch(request))
     }
 
     fn search(&mut self, request: Request) -> Search<'_> {

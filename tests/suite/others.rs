@@ -2,7 +2,8 @@
 
 use super::common::{DEFAULT, Filled, GRANULE, KEEP, kitten_on, load, machine, reserve, setup, tier_of};
 use giant_kitten::driver::Stream;
-use giant_kitten::{Activation, Tier, show_size};
+use giant_kitten::{Activation, Allocator, Options, Tier, show_size};
+use kitten_sim::Gpu;
 
 #[test]
 fn what_others_have_taken_is_not_promised() {
@@ -178,4 +179,46 @@ fn a_block_that_finds_no_room_in_the_hosts_memory_stays_whole_where_it_is() {
     assert_eq!((tier_of(&allocator, &block), allocator.stats(0).unwrap().migrations), (KEEP, 0));
     block.check(&gpu);
     allocator.check().unwrap();
+}
+
+#[test]
+fn what_is_left_to_others_serves_before_anything_overflows_as_far_as_it_is_free() {
+    // The CUDA driver leaves 256 MiB on a small card.
+    let (headroom, floor) = (128 * GRANULE, 32 * GRANULE);
+    let mut card = machine(1, 320 * GRANULE, 64 * GRANULE).device_profile(0).unwrap();
+    card.headroom_bytes = headroom;
+    let gpu = Gpu::new(&[card]).unwrap();
+    let on = |options: &str| {
+        let options = Options::parse(&format!("shared:{},{options}", 64 * GRANULE)).unwrap();
+        Allocator::new(options, crate::driver(&gpu)).unwrap()
+    };
+    let allocator = on("");
+    let dedicated = || allocator.stats(0).unwrap().capacity[Tier::Dedicated];
+    let loaded = Filled::new(&gpu, &allocator, 192 * GRANULE, 1);
+    assert_eq!(dedicated(), 192 * GRANULE);
+    let more = Filled::new(&gpu, &allocator, 50 * GRANULE, 2);
+    assert_eq!((tier_of(&allocator, &more), dedicated()), (KEEP, 242 * GRANULE));
+    // Kernels that were loaded late hold the rest of it.
+    gpu.set_dedicated_taken(0, 60 * GRANULE);
+    let beyond = Filled::new(&gpu, &allocator, 40 * GRANULE, 3);
+    let bytes = allocator.residency(beyond.address).unwrap();
+    assert!(bytes[Tier::Shared] > 0 && dedicated() <= (320 - 60) * GRANULE - floor.min(18 * GRANULE), "{bytes:?}");
+    [loaded, more, beyond].iter().for_each(|block| block.check(&gpu));
+    allocator.check().unwrap();
+    // It is left to others again once it is not in use.
+    gpu.set_dedicated_taken(0, 0);
+    [loaded, more, beyond].into_iter().for_each(|block| allocator.free(block.address, 0, DEFAULT).unwrap());
+    allocator.reset().unwrap();
+    assert_eq!(dedicated(), 192 * GRANULE);
+    drop(allocator);
+    // What the user has set is nobody's to give up.
+    let allocator = on("headroom:256MiB");
+    Filled::new(&gpu, &allocator, 160 * GRANULE, 4);
+    assert_ne!(tier_of(&allocator, &Filled::new(&gpu, &allocator, 50 * GRANULE, 5)), KEEP);
+    allocator.check().unwrap();
+    drop(allocator);
+    // Without a shared tier the program would be out of memory: no floor is kept.
+    let allocator = on("shared:0");
+    let all = Filled::new(&gpu, &allocator, 320 * GRANULE, 6);
+    assert_eq!(tier_of(&allocator, &all), KEEP);
 }

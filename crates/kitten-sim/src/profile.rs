@@ -22,6 +22,9 @@ pub struct Profile {
     /// Shared memory.
     #[serde(rename = "shared", deserialize_with = "size")]
     pub shared_bytes: u64,
+    /// Free dedicated memory that an allocator should leave to others.
+    #[serde(rename = "headroom", default, deserialize_with = "size")]
+    pub headroom_bytes: u64,
     /// Whether backing can be created in shared memory, so that memory can change tier under its
     /// address. Otherwise shared memory is pinned, at addresses of its own.
     #[serde(default = "yes")]

@@ -4,6 +4,7 @@
 //!   arenas    which addresses there are, which blocks lie there, and what for
 //!   backing   the handles, those in stock and those mapped; every call that maps or repairs one
 //!   limits    what may be used of a device and its host
+//!   headroom  dedicated memory left to others, given up before anything overflows
 //!   budget    the host's memory, promised once to all devices and processes
 //!   growth    granules get backing
 //!   idle      granules lose it
@@ -22,6 +23,7 @@ mod arenas;
 mod backing;
 mod budget;
 mod growth;
+mod headroom;
 mod idle;
 mod limits;
 mod migrate;
@@ -33,6 +35,7 @@ use std::sync::Arc;
 
 use self::arenas::Arenas;
 use self::backing::Backing;
+use self::headroom::Headroom;
 use self::staging::{Addresses, Staging};
 use crate::core::{
     Arena, ArenaId, BlockId, BlockSize, Class, Kept, Ledger, PerTier, Purpose, StreamId, Tier, show_size,
@@ -74,8 +77,7 @@ pub(super) struct Memory {
     device: usize,
     info: DeviceInfo,
     granule: u64,
-    /// Free dedicated memory that is left to others.
-    headroom: u64,
+    headroom: Headroom,
     pub(super) arenas: Arenas,
     pub(super) backing: Backing,
     ledger: Ledger,
@@ -116,7 +118,7 @@ impl Memory {
             backing: Backing::new(driver.clone(), device, granule, budget),
             arenas: Arenas::new(length),
             ledger: Ledger { capacity, working, ..Ledger::default() },
-            headroom: limits.headroom(&info),
+            headroom: Headroom::new(limits, &info, capacity[Tier::Shared]),
             driver,
             device,
             info,
@@ -326,7 +328,7 @@ impl Memory {
     pub(super) fn ask_free(&mut self) -> Result<MemoryInfo, Error> {
         let free = self.driver.dedicated_free(self.device)?;
         self.ledger.see_free(self.backing.held(Tier::Dedicated), free);
-        let driver_has = PerTier::new(free.saturating_sub(self.headroom), self.backing.left(Tier::Shared));
+        let driver_has = PerTier::new(free.saturating_sub(self.headroom.withheld()), self.backing.left(Tier::Shared));
         let of = |tier: Tier| {
             let not_held = self.ledger.capacity[tier].saturating_sub(self.backing.held(tier));
             not_held.min(driver_has[tier]) / self.granule * self.granule

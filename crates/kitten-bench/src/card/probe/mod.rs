@@ -75,6 +75,7 @@ pub fn measure(card: &dyn Card, name: &str) -> Result<(Measured, Profile)> {
         name: name.into(),
         note,
         dedicated_bytes: info.free[Tier::Dedicated],
+        headroom_bytes: 0,
         shared_bytes: info.free[Tier::Shared],
         migrates: info.rung.migrates(),
         granularity: granule,
@@ -163,6 +164,7 @@ mod tests {
             in_place_reread: 17.3,
             granularity: 1 << 20,
             dedicated_bytes: 700 << 20,
+            headroom_bytes: 0,
             shared_bytes: 900 << 20,
             seconds: CallSeconds { create_shared: 3e-3, map: 4.4e-6, ..nominal.seconds },
             ..nominal.clone()
