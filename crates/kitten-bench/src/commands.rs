@@ -35,6 +35,7 @@ pub fn run(cli: Cli, out: &mut Output<impl Write>) -> Result<()> {
         Some(Command::Cards { json }) => run_cards(json, out),
         Some(Command::Compare { json }) => run_compare(json, out),
         Some(Command::Hotpath { log, live, rounds, json }) => run_hotpath(log.as_deref(), live, rounds, json, out),
+        Some(Command::Costs { blocks, json }) => run_costs(&blocks, json, out),
         Some(Command::Probe { on, name, out: path, json }) => run_probe(&on, name, &path, json, out),
         Some(Command::Check { on, json }) => run_check(&on, json, out),
         Some(Command::Report { folder }) => {
@@ -248,6 +249,11 @@ fn run_hotpath(log: Option<&str>, live: usize, rounds: usize, json: bool, out: &
         "{} driver calls in {} rounds of {} pairs",
         figures.driver_calls_steady, figures.rounds, figures.pairs
     ))
+}
+
+fn run_costs(blocks: &[u64], json: bool, out: &mut Output<impl Write>) -> Result<()> {
+    let costs = blocks.iter().map(|blocks| hotpath::costs::measure(*blocks)).collect::<Result<Vec<_>>>()?;
+    if json { out.json(&costs) } else { out.say(show::costs::text(&costs)) }
 }
 
 fn run_probe(

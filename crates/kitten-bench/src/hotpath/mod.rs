@@ -11,8 +11,10 @@
 //!   peers.rs     other allocators, as offsets in one range
 //!   ours.rs      giant-kitten as one of them
 //!   measure.rs   rounds of a log through each, and their median
+//!   costs.rs     calls off the hot path, as more lives
 //! ```
 
+pub mod costs;
 mod log;
 mod measure;
 mod ours;

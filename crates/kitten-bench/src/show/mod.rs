@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   cards.rs    the known cards as a table
+//!   costs.rs    calls off the hot path as a table
 //!   canvas.rs   pictures as SVG or PNG
 //!   chart.rs    a sweep, and a card compared with the model
 //!   map.rs      the memory map as a picture
@@ -13,6 +14,7 @@
 mod canvas;
 pub mod cards;
 mod chart;
+pub mod costs;
 mod map;
 pub mod page;
 pub mod report;
