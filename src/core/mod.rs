@@ -27,7 +27,7 @@ mod tier;
 mod witness;
 
 pub use activation::{Activation, Kept, Reserve};
-pub use arena::{Arena, Block, BlockId, Growth, Marks, StreamId};
+pub use arena::{Arena, Block, BlockId, Growth, Idle, Marks, StreamId};
 pub use ledger::Ledger;
 pub use phase::{Phase, State, Step};
 pub use place::{ArenaId, GranuleId, PoolId, Purpose};

@@ -116,7 +116,7 @@ impl Heap {
 
     /// A block on dedicated granules that were idle elsewhere; `None` where they are not enough,
     /// while a graph is captured, or where the driver fails. O(1) where less is idle than is
-    /// requested; otherwise O(nodes + granules) and what the calls take.
+    /// requested; otherwise as [`plan_stitch`](Memory::plan_stitch), and what the calls take.
     fn stitch(&mut self, request: Request) -> Option<Place> {
         let used = self.stats.tiers[Tier::Dedicated].allocated.current();
         let unused = self.memory.mapped(Tier::Dedicated).saturating_sub(used);
@@ -130,12 +130,14 @@ impl Heap {
         self.memory.plan_stitch(request)?;
         self.quiesce().ok()?;
         // All work is done: free space is free for every stream, and may be long enough as it lies.
-        self.memory.arenas[request.arena].core.set_tiers([], request.stream);
+        if self.memory.arenas[request.arena].core.is_free_for_others(request.stream) {
+            self.memory.arenas.free_for(request.arena, request.stream);
+        }
         if let Some(place) = self.memory.take(request, request.arena, Tier::Dedicated) {
             return Some(place);
         }
         let stitches = self.memory.plan_stitch(request)?;
-        self.stats.stitched_bytes += self.memory.unmap_stitches(request, stitches);
+        self.stats.stitched_bytes += self.memory.unmap_stitches(stitches);
         self.note();
         self.search(request).grown(Tier::Dedicated)
     }

@@ -135,24 +135,23 @@ impl Bins {
 
     /// How many nodes are in. For checks: O(nodes).
     pub(super) fn count(&self, nodes: &Nodes) -> usize {
-        self.iter(nodes).count()
+        self.longest(nodes, 0).count()
     }
 
-    /// The nodes that are in, in no particular order. O(nodes that are in) for all.
-    pub(super) fn iter<'a>(&'a self, nodes: &'a Nodes) -> impl Iterator<Item = u32> + 'a {
-        let rows = bits(self.rows);
-        let places = rows.flat_map(|row| bits(self.columns[row]).map(move |column| (row, column)));
-        places.flat_map(|place| self.list(nodes, place))
+    /// Whether nothing is in.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows == 0
     }
-}
 
-/// The numbers of the bits that are set, the lowest first.
-fn bits(mut word: u32) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        let bit = (word != 0).then(|| word.trailing_zeros() as usize)?;
-        word &= word - 1;
-        Some(bit)
-    })
+    /// The nodes of at least `bytes`, the longest first, to within the width of a list.
+    pub(super) fn longest<'a>(&'a self, nodes: &'a Nodes, bytes: u64) -> impl Iterator<Item = u32> + 'a {
+        let least = place(bytes);
+        let rows = (least.0..ROWS).rev().filter(|row| self.rows & (1 << row) != 0);
+        let lists = rows.flat_map(|row| (0..COLUMNS).rev().map(move |column| (row, column)));
+        let lists = lists.filter(|(row, column)| self.columns[*row] & (1 << column) != 0);
+        let lists = lists.take_while(move |place| *place >= least);
+        lists.flat_map(|place| self.list(nodes, place)).filter(move |id| nodes[*id].size >= bytes)
+    }
 }
 
 /// The node at the lowest offset of a list that holds `bytes`.

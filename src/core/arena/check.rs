@@ -54,6 +54,9 @@ impl Arena {
         if !self.lists.contains(&self.nodes, id) {
             return Err(format!("the free node {id} at {at:#x} is in no list"));
         }
+        if !self.lists.knows_seam(&self.nodes, id) {
+            return Err(format!("the seam behind the free node {id} at {at:#x} is not noted"));
+        }
         Ok(())
     }
 

@@ -37,6 +37,11 @@ impl Granules {
         self.backed
     }
 
+    /// Whether there is backing in more than one tier.
+    pub(super) fn is_mixed(&self) -> bool {
+        self.backed.iter().filter(|bytes| **bytes > 0).count() > 1
+    }
+
     /// The tier of a granule; `None` where it has no backing.
     pub(super) fn tier(&self, granule: u32) -> Option<Tier> {
         self.tiers.get(granule as usize).copied().flatten()

@@ -74,6 +74,7 @@ impl Arena {
     pub fn grow(&mut self, growth: Growth, tier: Tier, stream: StreamId) {
         self.merge_kept();
         (growth.first..growth.first + growth.count).for_each(|granule| self.granules.set(granule, Some(tier)));
+        self.lists.watch_seams(self.granules.is_mixed());
         let bytes = u64::from(growth.count) * self.granules.size();
         self.lists.remove(&mut self.nodes, growth.hole);
         if self.nodes[growth.hole].size > bytes {

@@ -1,8 +1,9 @@
-//! The lists of free nodes: by stream, tier and size; quick lists of small ones; and holes.
+//! The lists of free nodes: by stream, tier and size; quick lists of small ones; holes; and seams.
 
 use super::bins::Bins;
 use super::node::{Backing, NIL, Node, Nodes, State, StreamId};
 use super::quick::QuickLists;
+use super::seams::Seams;
 use crate::core::size::BlockSize;
 use crate::core::tier::{PerTier, Tier};
 
@@ -13,11 +14,12 @@ pub(super) struct FreeLists {
     bins: Vec<PerTier<Bins>>,
     quick: QuickLists,
     holes: Vec<u32>,
+    seams: Seams,
 }
 
 impl FreeLists {
     pub(super) fn new() -> Self {
-        FreeLists { bins: Vec::new(), quick: QuickLists::new(), holes: Vec::new() }
+        FreeLists { bins: Vec::new(), quick: QuickLists::new(), holes: Vec::new(), seams: Seams::default() }
     }
 
     /// Removes everything.
@@ -25,6 +27,7 @@ impl FreeLists {
         self.bins.clear();
         self.quick.clear();
         self.holes.clear();
+        self.seams.clear();
     }
 
     /// The nodes without backing.
@@ -48,6 +51,7 @@ impl FreeLists {
                     self.bins.resize_with(stream + 1, PerTier::default);
                 }
                 self.bins[stream][tier].insert(nodes, id);
+                self.seams.note(nodes, id);
             }
             Backing::None => self.holes.push(id),
             Backing::Mixed => debug_assert!(false, "a free node lies in one tier or in none"),
@@ -71,11 +75,30 @@ impl FreeLists {
         self.bins.get(stream.0 as usize)?[tier].find(nodes, bytes)
     }
 
-    /// The free nodes of a stream in any tier, those kept whole not included, in no particular
-    /// order.
-    pub(super) fn of<'a>(&'a self, nodes: &'a Nodes, stream: StreamId) -> impl Iterator<Item = u32> + 'a {
-        let bins = self.bins.get(stream.0 as usize).into_iter().flat_map(PerTier::iter);
-        bins.flat_map(|bins| bins.iter(nodes))
+    /// The free nodes in `tier` of at least `bytes`, of any stream, the longest first to within the
+    /// width of a list, and a stream after the other. Those kept whole are not included.
+    pub(super) fn longest<'a>(&'a self, nodes: &'a Nodes, tier: Tier, bytes: u64) -> impl Iterator<Item = u32> + 'a {
+        self.bins.iter().flat_map(move |bins| bins[tier].longest(nodes, bytes))
+    }
+
+    /// Whether a stream has any free node, those kept whole not counted.
+    pub(super) fn has_any(&self, stream: StreamId) -> bool {
+        self.bins.get(stream.0 as usize).is_some_and(|bins| bins.iter().any(|bins| !bins.is_empty()))
+    }
+
+    /// Says whether the arena has backing in more than one tier, so that there may be seams.
+    pub(super) fn watch_seams(&mut self, is_mixed: bool) {
+        self.seams.watch(is_mixed);
+    }
+
+    /// The free nodes behind which a free node of their stream lies in another tier.
+    pub(super) fn seams(&mut self, nodes: &mut Nodes) -> &[u32] {
+        self.seams.all(nodes)
+    }
+
+    /// Whether the seam behind a free node is noted, if there is one. For checks: O(seams).
+    pub(super) fn knows_seam(&self, nodes: &Nodes, id: u32) -> bool {
+        self.seams.is_known(nodes, id)
     }
 
     /// Takes a node out that was kept whole and is of just this size, in `tier` and for `stream`.

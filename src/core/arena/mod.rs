@@ -15,17 +15,20 @@
 //! could be dedicated, or once a placement has moved some of its granules.
 //!
 //! The parts, each with its own data: [`node`] the nodes and their links, [`granules`] the tier of
-//! each granule, [`lists`] the free nodes ([`bins`] by size, [`quick`] those kept whole),
-//! [`starts`] the table from an offset to its block. [`growth`] plans new backing, [`check`] tests
-//! the invariants.
+//! each granule, [`lists`] the free nodes ([`bins`] by size, [`quick`] those kept whole, [`seams`]
+//! those side by side in different tiers), [`starts`] the table from an offset to its block.
+//! [`growth`] plans new backing, [`idle`] finds backing that nothing uses, [`check`] tests the
+//! invariants.
 
 mod bins;
 mod check;
 mod granules;
 mod growth;
+mod idle;
 mod lists;
 mod node;
 mod quick;
+mod seams;
 mod starts;
 
 use std::ops::Range;
@@ -38,6 +41,7 @@ use super::size::{ALIGNMENT, BlockSize, Class, SMALL_LIMIT};
 use super::tier::{PerTier, Tier};
 
 pub use self::growth::Growth;
+pub use self::idle::Idle;
 pub use self::node::{BlockId, Marks, StreamId};
 
 /// A block as callers see it.
@@ -174,11 +178,14 @@ impl Arena {
 
     /// Takes a block out of free neighbours for `stream` that are long enough only together,
     /// because they lie in different tiers: best fit, the lowest of equals, and as much of it
-    /// dedicated as possible. O(nodes).
+    /// dedicated as possible. Where there are none, out of one that is long enough alone.
+    /// O(neighbours in different tiers).
     pub fn take_across(&mut self, size: BlockSize, stream: StreamId) -> Option<BlockId> {
         self.merge_kept();
         let bytes = size.rounded();
-        let (first, length) = self.shortest_run(bytes, stream)?;
+        let Some((first, length)) = self.shortest_run(bytes, stream) else {
+            return Tier::ALL.into_iter().find_map(|tier| self.take_listed(size, tier, stream));
+        };
         let offset = self.nodes[first].offset;
         let behind = length - bytes;
         let dedicated = |from: u64| self.granules.residency(from, bytes)[Tier::Dedicated];
@@ -199,15 +206,15 @@ impl Arena {
         Some(self.carve(block, size))
     }
 
-    /// The shortest run of free neighbours of one stream that holds `bytes`, and the lowest of
-    /// equals: its first node and its length. No node is kept whole. O(free nodes of the stream).
-    fn shortest_run(&self, bytes: u64, stream: StreamId) -> Option<(u32, u64)> {
+    /// The shortest run of free neighbours of one stream in different tiers that holds `bytes`, and
+    /// the lowest of equals: its first node and its length. No node is kept whole.
+    fn shortest_run(&mut self, bytes: u64, stream: StreamId) -> Option<(u32, u64)> {
+        let seams = self.lists.seams(&mut self.nodes).to_vec();
         let begins_run = |id: &u32| {
             let before = self.nodes[*id].prev;
-            before == NIL || !self.is_free_for(before, stream)
+            self.nodes[*id].stream == stream && (before == NIL || !self.is_free_for(before, stream))
         };
-        let runs =
-            self.lists.of(&self.nodes, stream).filter(begins_run).map(|first| (first, self.run_from(first, stream)));
+        let runs = seams.into_iter().filter(begins_run).map(|first| (first, self.run_from(first, stream)));
         let long_enough = runs.filter(|(_, length)| *length >= bytes);
         long_enough.min_by_key(|(first, length)| (*length, self.nodes[*first].offset))
     }
@@ -385,36 +392,13 @@ impl Arena {
         nodes.filter(|node| node.backing != Backing::None).map(|node| node.stream)
     }
 
-    /// The backed granules that no used or retired block touches, in order. O(nodes).
-    pub fn idle_granules(&self) -> Vec<u32> {
-        self.nodes.free_stretches().flat_map(|(start, end)| self.granules.within(start, end)).collect()
-    }
-
-    /// The idle granules in `tier`, as runs of neighbours. O(nodes + granules).
-    pub fn idle_runs(&self, tier: Tier) -> Vec<Range<u32>> {
-        let mut idle = self.idle_granules();
-        idle.retain(|granule| self.granules.tier(*granule) == Some(tier));
-        idle.chunk_by(|a, b| a + 1 == *b).map(|run| run[0]..run[0] + run.len() as u32).collect()
-    }
-
-    /// The number of free stretches that share a granule with a block, and their bytes on such
-    /// granules, which cannot be unmapped. O(nodes).
-    pub fn splits(&self) -> (u64, u64) {
-        let (mut count, mut bytes) = (0, 0);
-        for (start, end) in self.nodes.free_stretches() {
-            let split = end - start - self.granules.within(start, end).len() as u64 * self.granules.size();
-            count += u64::from(split > 0);
-            bytes += split;
-        }
-        (count, bytes)
-    }
-
     /// Sets which tier some granules are in now, or that they have no backing; only idle granules
     /// may lose theirs. All free space is free for `home` from then on, so all work that may touch
     /// it must be done. Blocks are numbered anew. O(nodes + granules).
     pub fn set_tiers(&mut self, changes: impl IntoIterator<Item = (u32, Option<Tier>)>, home: StreamId) {
         changes.into_iter().for_each(|(granule, tier)| self.granules.set(granule, tier));
         self.granules.trim();
+        self.lists.watch_seams(self.granules.is_mixed());
         self.rebuild(home);
     }
 

@@ -70,6 +70,9 @@ pub(super) struct Node {
     pub(super) state: State,
     pub(super) backing: Backing,
     pub(super) stream: StreamId,
+    /// Whether the node is among the noted [`seams`](super::seams); it stays so for as long as it
+    /// is, also while its number is free.
+    pub(super) seamed: bool,
     pub(super) marks: Marks,
 }
 
@@ -150,6 +153,7 @@ impl Nodes {
             state: State::Free,
             backing,
             stream,
+            seamed: false,
             marks: Marks::default(),
         });
         (self.nodes.len() - 1) as u32
@@ -191,6 +195,8 @@ impl Nodes {
         if next != NIL {
             self[next].prev = id;
         }
+        // A vacant node has no neighbour, and so no seam.
+        self[gone].next = NIL;
         self.vacant.push(gone);
     }
 

@@ -185,6 +185,7 @@ enum Action {
     Across { size: u64, stream: u16 },
     Retire { which: usize },
     Strip,
+    Shrink { enough: u32 },
     Flip { seed: u32 },
 }
 
@@ -202,6 +203,7 @@ fn actions(class: Class) -> impl Strategy<Value = Action> {
         2 => (across, 0..3u16).prop_map(|(u, stream)| Action::Across { size: u * ALIGNMENT, stream }),
         1 => any::<usize>().prop_map(|which| Action::Retire { which }),
         1 => Just(Action::Strip),
+        2 => (1..40u32).prop_map(|enough| Action::Shrink { enough }),
         1 => any::<u32>().prop_map(|seed| Action::Flip { seed }),
     ]
 }
@@ -276,6 +278,24 @@ fn against_oracle(class: Class, actions: Vec<Action>) {
                     assert!(touching.is_none_or(|(o, s)| o + s <= start), "granule {granule} is in use");
                 }
                 arena.set_tiers(idle.into_iter().map(|g| (g, None)), StreamId(0));
+            }
+            Action::Shrink { enough } => {
+                let idle = arena.longest_idle(Tier::Dedicated, enough);
+                let runs = arena.idle_runs(Tier::Dedicated);
+                let found: u32 = idle.iter().map(|run| run.granules.len() as u32).sum();
+                for run in &idle {
+                    let is_idle = runs.iter().any(|r| r.start <= run.granules.start && run.granules.end <= r.end);
+                    assert!(is_idle, "{run:?} is in none of {runs:?}");
+                }
+                if !arena.is_free_for_others(StreamId(0)) {
+                    let all: u32 = runs.iter().map(|run| run.len() as u32).sum();
+                    assert!(found >= enough.min(all), "{found} of {all}");
+                }
+                let before = arena.backed()[Tier::Dedicated];
+                let taken: Vec<_> = idle.into_iter().map(|run| run.last(1 + enough / 4)).collect();
+                let bytes = taken.iter().map(|run| run.granules.len() as u64 * G).sum::<u64>();
+                taken.into_iter().for_each(|run| arena.shrink(run));
+                assert_eq!(arena.backed()[Tier::Dedicated], before - bytes);
             }
             Action::Flip { seed } => {
                 let flips: Vec<_> = arena
