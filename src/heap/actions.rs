@@ -110,6 +110,7 @@ impl Heap {
                 show_size(room)
             )));
         }
+        self.automatic.forget_standstills();
         let moved = self.migrate(moves);
         self.memory.fill_stock();
         self.note();
@@ -126,8 +127,8 @@ impl Heap {
     /// [`Stats::abstained`](crate::core::Stats::abstained) counts that, and
     /// [`reserve_reason`](Heap::reserve_reason) tells why.
     ///
-    /// O(levels of scratch) as long as everything has found dedicated memory; otherwise
-    /// O(blocks + granules), and what the moves take.
+    /// O(levels of scratch) as long as everything has found dedicated memory, and where nothing has
+    /// changed since nothing moved; otherwise O(blocks + granules), and what the moves take.
     ///
     /// # Errors
     /// The driver's. What has moved stays moved, and everything stays usable.

@@ -22,8 +22,8 @@ use super::ahead::Ahead;
 use super::lending::{self, Weighed};
 use super::memory::{Memory, Move, Moved};
 use crate::core::balance::{self, Candidate, Decision, Outlook, Placed, REMAP, placed};
-use crate::core::policy::{Expected, Forecast, Learner};
-use crate::core::{GranuleId, Phase, Stats, Tier, show_size};
+use crate::core::policy::{Expected, Forecast, Learner, Standstill};
+use crate::core::{GranuleId, PerTier, Phase, Stats, Tier, show_size};
 use crate::error::Error;
 
 /// Upper bound on the fragmentation allowance, as a fraction of peak scratch. Fragmentation
@@ -49,6 +49,8 @@ pub(super) struct Automatic {
     remark: Option<String>,
     /// What was moved last, and why, human-readable.
     last_decision: Option<String>,
+    /// By kind of work, what its last safe point looked at that moved nothing.
+    standstills: HashMap<String, Standstill>,
 }
 
 /// What should move at a safe point.
@@ -66,7 +68,14 @@ pub(super) struct Choice {
 
 impl Automatic {
     pub(super) fn new(at_resets: bool, granule: u64) -> Automatic {
-        Automatic { learner: Learner::new(granule), returning: 0, at_resets, remark: None, last_decision: None }
+        Automatic {
+            learner: Learner::new(granule),
+            returning: 0,
+            at_resets,
+            remark: None,
+            last_decision: None,
+            standstills: HashMap::new(),
+        }
     }
 
     /// Makes resets no safe points any more, and returns why.
@@ -90,7 +99,13 @@ impl Automatic {
     pub(super) fn forget_move(&mut self) {
         self.returning = 0;
         self.last_decision = None;
+        self.forget_standstills();
         self.learner.forget_move();
+    }
+
+    /// Forgets where nothing had to move: something has changed that no count shows.
+    pub(super) fn forget_standstills(&mut self) {
+        self.standstills.clear();
     }
 
     /// Bytes that scratch lost to fragments in the interval that ends: what it took in both tiers
@@ -128,6 +143,24 @@ impl Automatic {
             self.learner.forget_left();
             return None;
         }
+        let now = Standstill {
+            blocks: stats.blocks.count.current(),
+            outlived: self.learner.outlived(),
+            allocated: PerTier::from_fn(allocated),
+            reach,
+            ring: memory.staged(),
+            told: self.learner.changes_told(),
+            uses: forecast.uses().to_vec(),
+            slack: forecast.slack(),
+            horizon: forecast.horizon(),
+            debt: forecast.debt(),
+            copying: ahead.knowledge(self.learner.kind()),
+        };
+        if self.standstills.get(self.learner.kind()).is_some_and(|then| then.covers(&now)) {
+            // The same blocks live as then: the interval that ends has left none.
+            self.learner.forget_left();
+            return None;
+        }
         let interval = self.learner.interval();
         let (left, left_before) = (left_by(memory, interval), left_by(memory, interval.wrapping_sub(1)));
         let passes = self.learner.note_left(left, left_before);
@@ -153,6 +186,7 @@ impl Automatic {
         if decision.is_empty() && ring == memory.staged() {
             let device = memory.device();
             log::debug!("device {device}: nothing moves before {work}: no move would gain more than it costs");
+            self.standstills.insert(kind.to_owned(), now);
             return None;
         }
         let outlook = Outlook { capacity: outlook.capacity.saturating_sub(ring / granule), ..outlook };

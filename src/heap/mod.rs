@@ -250,7 +250,7 @@ impl Heap {
         let core = &mut self.memory.arenas[arena].core;
         let size = core.size(block);
         self.stats.free(core.class(), size, marks.used_elsewhere);
-        self.automatic.learner.free(size.rounded());
+        self.automatic.learner.free(size.rounded(), marks.born);
         match core.tier(block) {
             Some(tier) => self.stats.free_part(tier, size.rounded(), marks.scratch, marks.used_elsewhere),
             None => {
@@ -334,6 +334,7 @@ impl Heap {
     /// An address in no live block.
     pub fn pin_to(&mut self, address: u64, tier: Option<Tier>) -> Result<(), Error> {
         self.marks(address)?.pin = tier;
+        self.automatic.forget_standstills();
         Ok(())
     }
 

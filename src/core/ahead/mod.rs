@@ -16,7 +16,7 @@ mod trial;
 pub use order::{Called, Order, Passed, Use};
 pub use pace::{Chunk, Work, choose, seconds};
 pub use ring::{Ring, SlotId};
-pub use trial::{Hidden, Seen, Trial};
+pub use trial::{Hidden, Knowledge, Seen, Trial};
 
 /// The least bytes of a weight that is copied ahead: smaller ones are not worth the calls.
 const LEAST: u64 = 1 << 20;

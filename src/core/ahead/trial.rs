@@ -30,6 +30,18 @@ pub struct Trial {
     ahead: Option<Seen>,
 }
 
+/// How much is known of copying the weights of one kind of work. That of two moments is equal
+/// unless something new was found; that a pass takes some seconds more or less is nothing new.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Knowledge {
+    /// The weights whose order is known.
+    pub weights: usize,
+    /// Whether a pass was timed that read in place, and one whose weights were copied.
+    pub is_timed: [bool; 2],
+    /// Whether copying was refused or given up.
+    pub is_refused: bool,
+}
+
 /// What copying ahead has done for a pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hidden {
@@ -57,6 +69,11 @@ impl Trial {
         let waited = (seen.seconds - computed).max(0.0);
         let copying = seen.crossed as f64 / link;
         (copying > 0.0).then(|| Hidden { waited, share: (1.0 - waited / copying).max(0.0) })
+    }
+
+    /// Whether a pass was timed that read in place, and one whose weights were copied.
+    pub fn is_timed(&self) -> [bool; 2] {
+        [self.in_place.is_some(), self.computed.is_some()]
     }
 
     /// Whether a pass whose weights were copied has been timed.

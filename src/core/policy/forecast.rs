@@ -44,20 +44,22 @@ pub struct Forecast {
 impl Forecast {
     /// Learns from an interval that has ended. `reads` are those reported during it; if there are
     /// none, the earlier ones stay in force. `slack` is the bytes that its scratch took beyond its
-    /// peak.
-    pub fn learn(&mut self, demand: &Demand, reads: Reads, slack: u64) {
+    /// peak. Returns whether other reads are in force now.
+    pub fn learn(&mut self, demand: &Demand, reads: Reads, slack: u64) -> bool {
         let latest = LATEST.max(1.0 / (self.intervals + 1) as f64);
         let uses: Vec<f64> = demand.uses().collect();
         self.uses.resize(self.uses.len().max(uses.len()), 0.0);
         for (bucket, known) in self.uses.iter_mut().enumerate() {
             *known += latest * (uses.get(bucket).copied().unwrap_or(0.0) - *known);
         }
+        let is_told_otherwise = !reads.bytes.is_empty() && reads.bytes != self.reads.bytes;
         if !reads.bytes.is_empty() {
             self.reads = reads;
         }
         self.slack = self.slack.max(slack);
         self.intervals += 1;
         self.run += 1;
+        is_told_otherwise
     }
 
     /// Ends a run: other work begins.
@@ -153,13 +155,19 @@ mod tests {
     fn a_run_is_expected_to_last_as_long_as_before() {
         let mut forecast = Forecast::default();
         assert_eq!(forecast.horizon(), 1.0);
-        (0..20).for_each(|_| forecast.learn(&demand(1), Reads::default(), 0));
+        (0..20).for_each(|_| {
+            forecast.learn(&demand(1), Reads::default(), 0);
+        });
         assert_eq!(forecast.horizon(), 20.0, "the first run: as long as it has lasted");
         forecast.end_run();
         assert_eq!(forecast.horizon(), 20.0);
-        (0..15).for_each(|_| forecast.learn(&demand(1), Reads::default(), 0));
+        (0..15).for_each(|_| {
+            forecast.learn(&demand(1), Reads::default(), 0);
+        });
         assert_eq!(forecast.horizon(), 5.0);
-        (0..15).for_each(|_| forecast.learn(&demand(1), Reads::default(), 0));
+        (0..15).for_each(|_| {
+            forecast.learn(&demand(1), Reads::default(), 0);
+        });
         assert_eq!(forecast.horizon(), 1.0, "longer than ever");
     }
 

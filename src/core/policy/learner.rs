@@ -57,6 +57,10 @@ pub struct Learner {
     last_move: Option<(Placed, Placed)>,
     /// What lived at the last safe point.
     lived: u64,
+    /// Blocks freed that were older than the interval in which they were.
+    outlived: u64,
+    /// How often reports of reads have changed.
+    changes_told: u64,
 }
 
 impl Learner {
@@ -75,6 +79,8 @@ impl Learner {
             passing: 0,
             last_move: None,
             lived: 0,
+            outlived: 0,
+            changes_told: 0,
         }
     }
 
@@ -84,10 +90,21 @@ impl Learner {
         self.demand.allocate(bytes);
     }
 
-    /// A block was freed. O(1).
+    /// A block was freed, which was allocated in the interval `born`. O(1).
     #[inline]
-    pub fn free(&mut self, bytes: u64) {
+    pub fn free(&mut self, bytes: u64, born: u32) {
         self.demand.free(bytes);
+        self.outlived += u64::from(born != self.interval);
+    }
+
+    /// How many blocks were freed that were older than the interval in which they were.
+    pub fn outlived(&self) -> u64 {
+        self.outlived
+    }
+
+    /// How often reports of reads have changed.
+    pub fn changes_told(&self) -> u64 {
+        self.changes_told
     }
 
     /// The number of this interval.
@@ -186,7 +203,7 @@ impl Learner {
                 let saved = (before.shared_reads - after.shared_reads) * self.granule as f64;
                 forecast.count_gain(spill(before.room) - spill(after.room) + saved);
             }
-            forecast.learn(&self.demand, reads, slack);
+            self.changes_told += u64::from(forecast.learn(&self.demand, reads, slack));
         }
         if next != self.kind {
             self.last_move = None;
@@ -245,7 +262,7 @@ mod tests {
 
     fn step(learner: &mut Learner, kind: &str, scratch: u64) {
         learner.allocate(scratch);
-        learner.free(scratch);
+        learner.free(scratch, learner.interval());
         learner.end_interval(kind, 0, 0);
         learner.begin_interval(0, |_| false);
     }

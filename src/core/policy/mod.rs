@@ -8,6 +8,7 @@
 //!   balance     what moves before a run, if that pays
 //!   lending     what moves before a run whose weights are copied ahead
 //!   learner     the knowledge of the automatic mode: demand and forecasts over intervals
+//!   standstill  what a safe point saw that moved nothing
 //!   steady      what stays and what comes and goes, where nobody reports steps
 //!   hindsight   what this run would have wanted from its start
 //!   opening     when a reserve opens by itself
@@ -23,6 +24,7 @@ mod lending;
 mod opening;
 pub mod placement;
 mod spill;
+mod standstill;
 mod steady;
 
 pub use forecast::Forecast;
@@ -31,4 +33,5 @@ pub use learner::{Expected, Learner, Value};
 pub use lending::{Lending, Lent, Turn};
 pub use opening::Opening;
 pub use spill::Spill;
+pub use standstill::Standstill;
 pub use steady::WORKS;

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use self::slots::Slots;
 use self::timing::{Measured, Timing};
 use super::events::Events;
-use crate::core::ahead::{Called, Hidden, Order, Passed, Seen, Trial, Use};
+use crate::core::ahead::{Called, Hidden, Knowledge, Order, Passed, Seen, Trial, Use};
 use crate::driver::{self, Driver, Stream};
 
 pub(super) use self::slots::{Counts, slot_bytes};
@@ -175,6 +175,15 @@ impl Ahead {
     /// What is known of a kind of work.
     pub(super) fn kind(&self, kind: &str) -> Option<&Kind> {
         self.kinds.get(kind)
+    }
+
+    /// How much is known of copying the weights of a kind of work.
+    pub(super) fn knowledge(&self, kind: &str) -> Knowledge {
+        self.kind(kind).map_or_else(Knowledge::default, |known| Knowledge {
+            weights: known.order.uses().len(),
+            is_timed: known.trial.is_timed(),
+            is_refused: known.refused.is_some(),
+        })
     }
 
     /// The link's rate, in bytes per second.

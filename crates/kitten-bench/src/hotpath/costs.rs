@@ -86,6 +86,10 @@ pub fn measure(blocks: u64) -> Result<Costs> {
     // The first ones take what is idle of the dedicated tier, and stay.
     let large = 64 << 20;
     while allocator.residency(malloc(large)?)?[Tier::Shared] == 0 {}
+    // What they move, and what it costs, is settled before the others are timed.
+    for _ in 0..TIMES {
+        allocator.safe_point(0, "work")?;
+    }
     Ok(Costs {
         blocks,
         loading,
