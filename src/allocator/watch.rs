@@ -71,7 +71,8 @@ impl Allocator {
         Ok(self.devices.in_use(device)?.map_or_else(Vec::new, |heap| heap.claims(order)))
     }
 
-    /// Everything that is told about a device in one answer, of one moment. O(blocks).
+    /// Everything that is told about a device in one answer, of one moment. O(free ranges of a
+    /// granule or more).
     ///
     /// # Errors
     /// A device that does not exist.
@@ -96,7 +97,7 @@ impl Allocator {
     }
 
     /// Free space of a device that cannot be returned to the driver, next to small blocks and next
-    /// to large ones. O(blocks).
+    /// to large ones. O(free ranges of a granule or more).
     ///
     /// # Errors
     /// As for [`stats`](Allocator::stats).

@@ -176,7 +176,7 @@ pub struct TierStats {
 /// calls it inactive splits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Splits {
-    /// Number of stretches.
+    /// Number of free ranges.
     pub count: u64,
     /// Bytes of them on such granules.
     pub bytes: u64,

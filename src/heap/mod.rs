@@ -467,7 +467,7 @@ impl Heap {
     }
 
     /// The free stretches that cannot be unmapped, next to small blocks and next to large ones.
-    /// O(blocks).
+    /// O(free ranges of a granule or more).
     pub fn splits(&self) -> [Splits; 2] {
         self.memory.arenas.splits()
     }

@@ -10,7 +10,7 @@ impl Arena {
     /// The first that does not hold, in words.
     pub fn check(&self) -> Result<(), String> {
         let (mut at, mut prev) = (0, NIL);
-        let (mut live, mut walked, mut listed, mut kept) = (0, 0, 0, 0);
+        let (mut live, mut live_bytes, mut walked, mut listed, mut kept) = (0, 0, 0, 0, 0);
         for id in self.nodes.walk() {
             let node = &self.nodes[id];
             if node.offset != at || node.prev != prev || node.size == 0 {
@@ -25,6 +25,7 @@ impl Arena {
             } else {
                 self.check_block(id, node)?;
                 live += 1;
+                live_bytes += node.size;
             }
             walked += 1;
             at += node.size;
@@ -32,6 +33,9 @@ impl Arena {
         }
         if at != self.length || walked != self.nodes.count() || live != self.live {
             return Err(format!("the nodes end at {at:#x} of {:#x}; {live} blocks of {}", self.length, self.live));
+        }
+        if live_bytes != self.live_bytes {
+            return Err(format!("{live_bytes} bytes lie in blocks, {} are counted", self.live_bytes));
         }
         let counts = self.lists.counts(&self.nodes);
         if counts != (listed, kept) {

@@ -83,15 +83,33 @@ impl Arena {
         self.lists.streams().any(|other| other != stream && self.lists.has_any(other))
     }
 
-    /// The number of free stretches that share a granule with a block, and their bytes on such
-    /// granules, which cannot be unmapped. O(nodes).
+    /// The number of free nodes that share a granule with a block, or with another stream's free
+    /// space, and their bytes on such granules, which cannot be unmapped. What is kept whole counts
+    /// too. O(free nodes of a granule or more).
     pub fn splits(&self) -> (u64, u64) {
-        let (mut count, mut bytes) = (0, 0);
-        for (start, end) in self.nodes.free_stretches() {
-            let split = end - start - self.granules.within(start, end).len() as u64 * self.granules.size();
-            count += u64::from(split > 0);
-            bytes += split;
+        let size = self.granules.size();
+        let backed: u64 = self.granules.backed().iter().sum();
+        let nodes = self.nodes.count() as u64 - self.live - self.lists.holes().len() as u64;
+        let (mut count, mut bytes) = (nodes, backed - self.live_bytes);
+        for id in Tier::ALL.into_iter().flat_map(|tier| self.lists.longest(&self.nodes, tier, size)) {
+            let node = &self.nodes[id];
+            let idle = self.granules.within(node.offset, node.offset + node.size).len() as u64 * size;
+            count -= u64::from(idle == node.size);
+            bytes -= idle;
         }
         (count, bytes)
+    }
+
+    /// Whether there may be idle granules. O(free nodes of a granule or more).
+    pub fn may_be_idle(&self) -> bool {
+        let size = self.granules.size();
+        let is_whole = |id: u32| {
+            let node = &self.nodes[id];
+            !self.granules.within(node.offset, node.offset + node.size).is_empty()
+        };
+        // Granules may also lie across what is kept whole, or across two streams' free space.
+        self.lists.any_kept()
+            || self.lists.streams().filter(|stream| self.lists.has_any(*stream)).count() > 1
+            || Tier::ALL.into_iter().any(|tier| self.lists.longest(&self.nodes, tier, size).any(is_whole))
     }
 }

@@ -74,6 +74,8 @@ pub struct Arena {
     starts: Starts,
     /// How many blocks are used or retired.
     live: u64,
+    /// Their bytes.
+    live_bytes: u64,
 }
 
 impl Arena {
@@ -95,6 +97,7 @@ impl Arena {
             granules: Granules::new(granule),
             starts: Starts::new(shortest),
             live: 0,
+            live_bytes: 0,
         };
         let all = arena.nodes.create(0, length, Backing::None, StreamId(0));
         arena.lists.add(&mut arena.nodes, all);
@@ -338,6 +341,7 @@ impl Arena {
         node.stream = stream;
         node.marks = Marks::default();
         self.live -= 1;
+        self.live_bytes -= node.size;
         match node.backing {
             Backing::Mixed => self.release_mixed(id.0),
             _ if self.class == Class::Small => self.keep(id.0),
@@ -476,6 +480,7 @@ impl Arena {
         node.state = State::Used;
         self.starts.set(node.offset, id);
         self.live += 1;
+        self.live_bytes += node.size;
         BlockId(id)
     }
 }

@@ -37,7 +37,9 @@ fn what_is_free_beside_blocks_cannot_be_given_back() {
     arena.release(first, S1);
     assert_eq!(arena.splits(), (2, G), "and what of the second lies before the second block");
     arena.release(second, S0);
-    assert_eq!(arena.splits(), (0, 0), "free neighbours of two streams are one stretch");
+    assert_eq!(arena.splits(), (2, G), "free neighbours of two streams share a granule");
+    arena.set_tiers([], S0);
+    assert_eq!(arena.splits(), (0, 0), "all of it is idle again");
 }
 
 #[test]

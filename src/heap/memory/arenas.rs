@@ -303,7 +303,7 @@ impl Arenas {
     }
 
     /// The free stretches that cannot be unmapped, next to small blocks and next to large ones.
-    /// O(blocks).
+    /// O(free ranges of a granule or more).
     pub(in crate::heap) fn splits(&self) -> [Splits; 2] {
         let mut splits = [Splits::default(); 2];
         for core in self.arenas.iter().map(|bound| &bound.core) {

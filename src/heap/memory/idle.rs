@@ -15,6 +15,9 @@ impl Memory {
                 self.unpin_idle(id);
                 continue;
             }
+            if !self.arenas[id].core.may_be_idle() {
+                continue;
+            }
             let idle = self.arenas[id].core.idle_granules();
             let gone = self.unmap_granules(id, &idle);
             if !gone.is_empty() {

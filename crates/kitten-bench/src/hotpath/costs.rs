@@ -42,6 +42,8 @@ pub struct Costs {
     pub stats: f64,
     /// The memory that can still be had.
     pub memory_info: f64,
+    /// Emptying the cache when nothing is idle.
+    pub reset: f64,
     /// All segments and blocks.
     pub snapshot: f64,
 }
@@ -97,6 +99,7 @@ pub fn measure(blocks: u64) -> Result<Costs> {
         safe_point: median(|| Ok(allocator.safe_point(0, "work").map(|_| ())?))?,
         stats: median(|| Ok(allocator.look(0).map(|_| ())?))?,
         memory_info: median(|| Ok(allocator.memory_info(0).map(|_| ())?))?,
+        reset: median(|| Ok(allocator.reset()?))?,
         snapshot: median(|| Ok(allocator.snapshot(0).map(|_| ())?))?,
     })
 }

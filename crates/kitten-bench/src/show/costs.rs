@@ -13,12 +13,14 @@ pub fn text(costs: &[Costs]) -> String {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    let rows: [(&str, fn(&Costs) -> f64); 6] = [
+    type Figure = fn(&Costs) -> f64;
+    let rows: [(&str, Figure); 7] = [
         ("a malloc of loading that overflows", |costs| costs.loading),
         ("a malloc that falls to free shared memory, and its free", |costs| costs.overflow),
         ("a safe point at which nothing has changed", |costs| costs.safe_point),
         ("the statistics", |costs| costs.stats),
         ("the memory that can be had", |costs| costs.memory_info),
+        ("emptying the cache when nothing is idle", |costs| costs.reset),
         ("a snapshot", |costs| costs.snapshot),
     ];
     for (name, nanoseconds) in rows {
