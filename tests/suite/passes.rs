@@ -325,6 +325,31 @@ fn a_weight_that_is_freed_is_forgotten_and_its_memory_waits_for_the_copies() {
 }
 
 #[test]
+fn the_weights_of_another_model_are_copied_ahead_too() {
+    for stay in [0, 1, 2] {
+        for completion in [Completion::Immediate, Completion::Late] {
+            let mut program = Program::warmed("shared:160MiB,copy_ahead:10MiB", completion);
+            // The work has come to its end before another model is loaded, at other addresses.
+            program.gpu.synchronize(0).unwrap();
+            let new = (stay as u64..WEIGHTS).map(|seed| weight(&program.gpu, &program.allocator, WEIGHTS + seed));
+            let new: Vec<Filled> = new.collect();
+            let old: Vec<Filled> = program.weights.splice(stay.., new).collect();
+            old.iter().for_each(|weight| program.allocator.free(weight.address, 0, DEFAULT).unwrap());
+            // Loading takes all memory for a while, and with it the ring.
+            let mut all = Vec::new();
+            while let Ok(address) = program.allocator.malloc(GRANULE as usize, 0, DEFAULT) {
+                all.push(address);
+            }
+            assert_eq!(program.stats().staging, 0);
+            all.into_iter().for_each(|address| program.allocator.free(address, 0, DEFAULT).unwrap());
+            (0..4).for_each(|_| program.whole_pass());
+            let lends = lends_of(&program, Program::whole_pass);
+            assert!(lends > 0, "{stay} of the weights before stay, {completion:?}: {:?}", program.stats());
+        }
+    }
+}
+
+#[test]
 fn a_copy_whose_event_fails_is_waited_for_all_the_same() {
     let mut copied = false;
     for nth in 1..=8 {

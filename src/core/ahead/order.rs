@@ -92,11 +92,12 @@ impl Order {
         }
     }
 
-    /// Learns from a pass that came to its end. A weight that a pass uses twice counts where it
-    /// came first. Weights that were not used stay, behind those that they followed, until no
+    /// Learns from a pass that came to its end. Where nothing is known, as in the first pass and once
+    /// another model has replaced all weights, it is believed. A weight that a pass uses twice counts
+    /// where it came first. Weights that were not used stay, behind those that they followed, until no
     /// remembered pass used them. O(n).
     pub fn learn(&mut self, pass: &[Passed]) {
-        let first = self.passes == 0;
+        let first = self.uses.is_empty();
         let mut uses: Vec<Use> = Vec::with_capacity(pass.len());
         let mut places: HashMap<u64, usize> = HashMap::with_capacity(pass.len());
         for passed in pass {
@@ -161,6 +162,11 @@ impl Order {
         true
     }
 
+    /// Whether weights have come up that only more passes can show to be used in most.
+    pub fn has_new(&self) -> bool {
+        self.uses.iter().any(Use::is_new)
+    }
+
     /// Whether the seconds of every weight are known.
     pub fn is_timed(&self) -> bool {
         !self.uses.is_empty() && self.uses.iter().all(|known| known.seconds.is_some())
@@ -189,6 +195,25 @@ mod tests {
         assert_eq!(order.called(3, 10, 1), Called::Unexpected, "behind");
         assert_eq!(order.called(1, 20, 0), Called::Unexpected, "another size");
         assert_eq!(order.called(9, 10, 0), Called::Unexpected);
+    }
+
+    #[test]
+    fn the_first_pass_of_another_model_is_believed_and_new_weights_need_more_passes() {
+        let mut order = Order::default();
+        order.learn(&pass(&[1, 2, 3]));
+        assert!(!order.has_new());
+        assert!(order.forget(|_| true));
+        order.learn(&pass(&[4, 5]));
+        assert!(order.uses().iter().all(Use::is_reliable) && !order.has_new());
+        order.learn(&pass(&[4, 6]));
+        assert!(order.has_new());
+        order.learn(&pass(&[4, 6]));
+        assert!(order.has_new());
+        order.learn(&pass(&[4, 6]));
+        assert!(order.uses().iter().any(|known| known.address == 6 && known.is_reliable()) && !order.has_new());
+        order.learn(&pass(&[4, 6, 7]));
+        order.learn(&pass(&[4, 6]));
+        assert!(!order.has_new(), "what was used once and then left out need not be learned");
     }
 
     #[test]

@@ -426,7 +426,8 @@ impl Ahead {
         if whole && pass.all {
             self.placement += u64::from(kind.order.passes() == 0);
             kind.order.learn(&pass.passed);
-            kind.wants_all = false;
+            // Without a ring nothing else would ask for another pass.
+            kind.wants_all = kind.order.has_new();
         }
         match pass.timing {
             Some(timing) if whole => {
@@ -445,6 +446,10 @@ impl Ahead {
         self.slots.empty(is_gone, true);
         for kind in self.kinds.values_mut() {
             kind.wants_all |= kind.order.forget(is_gone);
+            if kind.order.uses().is_empty() {
+                // Another model comes, whose passes have not been timed.
+                kind.timed = 0;
+            }
         }
     }
 
