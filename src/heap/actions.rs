@@ -4,6 +4,7 @@
 //! while it runs is the caller's word; what is checked of it is in `work.rs`, and for whom which
 //! holds is told in `docs/safety.md`.
 
+use super::given::Given;
 use super::memory::{Move, Moved};
 use super::placing::{self, Pins};
 use super::{Heap, automatic};
@@ -16,7 +17,8 @@ use crate::sync::this_thread;
 impl Heap {
     /// Activates: model blocks first, then the others, each in the activation's order, into what is
     /// dedicated less reserve less persist; then freezes. New blocks get the reserve first. An
-    /// automatic reserve begins with what past work has asked for, and goes on to follow it.
+    /// automatic reserve begins with what past work has asked for, and goes on to follow it. Beside
+    /// a given one, weights are copied ahead where their order is known.
     ///
     /// Where the driver's shared memory is pinned nothing moves, and everything else is done: new
     /// blocks get the reserve first, as far as live ones leave it. [`Moved::stayed`] reports what
@@ -29,9 +31,13 @@ impl Heap {
     pub fn activate(&mut self, activation: &Activation) -> Result<Moved, Error> {
         self.memory.see_free();
         let kept = self.kept(activation.reserve, activation.persist);
-        let budget = self.memory.ledger().resident_budget(kept).map_err(Error::Argument)?;
-        let moved = self.place(activation.order, budget, Pins::Kept)?;
-        self.enter(Step::Activate { automatic: activation.reserve == Reserve::Auto }, kept);
+        self.budget_beside(kept)?;
+        let is_automatic = activation.reserve == Reserve::Auto;
+        let ring = if is_automatic { 0 } else { self.ring_beside(kept) };
+        let moved = self.place_beside(activation.order, kept, ring)?;
+        self.enter(Step::Activate { automatic: is_automatic }, kept);
+        self.given = Given::new(activation.order);
+        self.make_ring_beside(ring, kept);
         Ok(moved)
     }
 
@@ -138,7 +144,7 @@ impl Heap {
         learner.end_interval(kind, slack, self.stats.blocks.active());
         let is_on = self.state.is_automatic();
         self.stats.safe_points += u64::from(is_on);
-        let moved = if is_on { self.rebalance() } else { Ok(Moved::default()) };
+        let moved = if is_on { self.rebalance() } else { self.adjust_ring() };
         self.witness.begin_interval(this_thread());
         let arenas = &self.memory.arenas;
         let blocks = self.stats.blocks.count.current();
@@ -205,7 +211,7 @@ impl Heap {
 
     /// Waits, strips idle backing, and moves every granule that a block touches to where the plan
     /// wants it, with `budget` bytes dedicated.
-    fn place(&mut self, order: Order, budget: u64, pins: Pins) -> Result<Moved, Error> {
+    pub(super) fn place(&mut self, order: Order, budget: u64, pins: Pins) -> Result<Moved, Error> {
         self.note_threads();
         self.quiesce()?;
         self.drop_ring();

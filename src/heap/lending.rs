@@ -54,6 +54,14 @@ fn wanted_ring(memory: &Memory, mode: CopyAhead, kind: &Kind) -> u64 {
     if largest == 0 || ring < largest { 0 } else { ring }
 }
 
+/// The longest ring that any work wants whose order is known and whose weights live; 0 where none
+/// wants one. Bytes, whole granules.
+pub(super) fn longest_ring(memory: &Memory, ahead: &Ahead) -> u64 {
+    let lives = |known: &Use| memory.arenas.locate(known.address).is_ok();
+    let rings = ahead.kinds().filter(|kind| kind.refused.is_none() && weights(kind).any(lives));
+    rings.map(|kind| wanted_ring(memory, ahead.mode(), kind)).max().unwrap_or(0)
+}
+
 /// What a kind of work lends of the candidates through a ring of `ring` bytes.
 fn lending(
     memory: &Memory,

@@ -11,6 +11,7 @@
 //!   placing.rs     what wants to lie where
 //!   passes.rs      passes of work, whose weights are lent from the ring
 //!   automatic.rs   the reserve that is found from the work
+//!   given.rs       a reserve that is given, and the ring beside it
 //!   lending.rs     what that work lends, weighed against reading in place
 //!   farewell.rs    what a run would have wanted, at its end
 //!   snapshot.rs    the memory map, segments and claims, for people and their tools
@@ -33,6 +34,7 @@ mod ahead;
 mod automatic;
 mod events;
 mod farewell;
+mod given;
 mod lending;
 mod memory;
 mod passes;
@@ -50,6 +52,7 @@ use std::sync::Arc;
 
 use self::ahead::Ahead;
 use self::automatic::Automatic;
+use self::given::Given;
 use self::memory::{Memory, Place};
 use self::pools::Pools;
 use self::retired::{Retired, RetiredBlock};
@@ -97,6 +100,8 @@ pub struct Heap {
     /// The phase of the device, and who has brought it there.
     state: State,
     automatic: Automatic,
+    /// The ring beside a reserve that was given.
+    given: Given,
     /// What this run would have wanted, where nobody reports steps.
     hindsight: Hindsight,
     /// When the reserve opens by itself; `None` once it is open, or where there is none.
@@ -143,6 +148,7 @@ impl Heap {
             witness: Witness::default(),
             state: State::new(options.reserve == Reserve::Auto),
             automatic: Automatic::new(options.safe_point_at_reset, memory.granule()),
+            given: Given::default(),
             hindsight: Hindsight::default(),
             opening: (reserve > 0).then(|| Opening::new(reserve, remembered.map(|run| run.resident), 0)),
             spill: remembered.map_or_else(Spill::default, |run| run.spill),

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use super::careless::{Careless, Omitted};
-use super::common::{DEFAULT, Filled, GRANULE, kitten_on, machine};
+use super::common::{DEFAULT, Filled, GRANULE, kitten_on, machine, reserve};
 use giant_kitten::driver::Stream;
-use giant_kitten::{Allocator, Options, Returned, Stats, Tier};
+use giant_kitten::{Activation, Allocator, Options, Returned, Stats, Tier};
 use kitten_sim::{Access, Completion, Gpu, code, contents};
 
 /// Granules of a weight, and of all dedicated memory.
@@ -436,6 +436,41 @@ fn the_ring_goes_where_memory_runs_out_and_where_nothing_is_shared() {
     program.allocator.reset().unwrap();
     assert_eq!(program.stats().staging, 0);
     program.allocator.check().unwrap();
+}
+
+#[test]
+fn beside_a_given_reserve_weights_are_copied_ahead_and_the_reserve_is_whole() {
+    let program = Program::new("");
+    let staging = || program.stats().staging;
+    // Where residents cannot move, the ring is what they and the reserve have left.
+    let kept = if crate::MIGRATES { SCRATCH } else { SCRATCH / 2 } * GRANULE;
+    program.allocator.activate(0, &reserve(kept)).unwrap();
+    assert_eq!(staging(), 0, "no order is known");
+    program.gpu.set_completion(Completion::Late);
+    (0..3).for_each(|_| program.whole_pass());
+    let shared = || program.stats().tiers[Tier::Shared].allocated.current();
+    assert!(staging() > 0 && shared() > 0, "{:#?}", program.stats());
+    let moved = program.stats().migrated_bytes;
+    assert!(lends_of(&program, |program| (0..3).for_each(|_| program.whole_pass())) > 0);
+    assert_eq!(program.stats().migrated_bytes, moved, "everything stays where it was put");
+    let whole = || {
+        let scratch = program.allocator.malloc(kept as usize, 0, DEFAULT).unwrap();
+        assert_eq!(program.allocator.residency(scratch).unwrap()[Tier::Shared], 0);
+        program.allocator.free(scratch, 0, DEFAULT).unwrap();
+    };
+    whole();
+    // An order is known now: the next activation makes room for the ring itself.
+    program.allocator.activate(0, &reserve(kept)).unwrap();
+    assert!(staging() > 0);
+    whole();
+    let moved = program.stats().migrated_bytes;
+    assert!(lends_of(&program, |program| (0..2).for_each(|_| program.whole_pass())) > 0);
+    assert_eq!(program.stats().migrated_bytes, moved);
+    // All of the card is the user's reserve, or nobody's.
+    program.allocator.disable(0, Activation::default().order).unwrap();
+    assert_eq!(staging(), 0);
+    program.whole_pass();
+    assert_eq!(staging(), 0);
 }
 
 #[test]

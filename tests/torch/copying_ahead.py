@@ -922,3 +922,18 @@ def test_a_net_that_is_compiled_as_a_whole_is_read_in_place(inside: bool, graphs
         net.check_found()
     net.check_home()
     assert graphs() == 1 and giant_kitten.stats()["safe_points"] == safe_points + 3
+
+
+def test_beside_a_given_reserve_the_weights_that_are_shared_are_lent() -> None:
+    net = Net()
+    giant_kitten.follow(net, next(kinds))
+    try:
+        giant_kitten.activate(reserve="24MiB")
+        for _ in range(3):
+            net.run()
+        shared = sum(giant_kitten.residency(layer)["shared"] > 0 for layer in net.layers)
+        assert net.run() == shared > 0
+        scratch = torch.empty(24 * MIB, dtype=torch.uint8, device="cuda")
+        assert giant_kitten.residency(scratch)["shared"] == 0, "the reserve is whole"
+    finally:
+        giant_kitten.activate(reserve="auto")

@@ -116,8 +116,9 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// What calls off the hot path cost as more lives: loading that overflows, a malloc that falls to
-    /// shared memory, a safe point, the statistics, a snapshot. Measured on this machine's processor
+    /// What calls off the hot path cost as more lives: loading that overflows, a malloc that falls
+    /// to shared memory, a safe point, the statistics, a snapshot. Measured on this machine's
+    /// processor
     Costs {
         /// How many blocks are loaded, each number measured by itself
         #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000, 100_000])]

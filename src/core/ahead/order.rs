@@ -92,10 +92,10 @@ impl Order {
         }
     }
 
-    /// Learns from a pass that came to its end. Where nothing is known, as in the first pass and once
-    /// another model has replaced all weights, it is believed. A weight that a pass uses twice counts
-    /// where it came first. Weights that were not used stay, behind those that they followed, until no
-    /// remembered pass used them. O(n).
+    /// Learns from a pass that came to its end. Where nothing is known, as in the first pass and
+    /// once another model has replaced all weights, it is believed. A weight that a pass uses twice
+    /// counts where it came first. Weights that were not used stay, behind those that they
+    /// followed, until no remembered pass used them. O(n).
     pub fn learn(&mut self, pass: &[Passed]) {
         let first = self.uses.is_empty();
         let mut uses: Vec<Use> = Vec::with_capacity(pass.len());

@@ -177,6 +177,11 @@ impl Ahead {
         self.kinds.get(kind)
     }
 
+    /// What is known of all kinds of work.
+    pub(super) fn kinds(&self) -> impl Iterator<Item = &Kind> {
+        self.kinds.values()
+    }
+
     /// How much is known of copying the weights of a kind of work.
     pub(super) fn knowledge(&self, kind: &str) -> Knowledge {
         self.kind(kind).map_or_else(Knowledge::default, |known| Knowledge {

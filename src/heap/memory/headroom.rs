@@ -1,7 +1,7 @@
 //! Headroom: dedicated memory that is left to others, and given up before anything overflows.
 //!
 //! ```text
-//!   dedicated  │◀───── capacity ─────▶│◀── withheld ──▶│◀── floor ──▶│  the CUDA context, the desktop
+//!   dedicated  │◀───── capacity ─────▶│◀── withheld ──▶│◀── floor ──▶│  CUDA context, desktop
 //!              │◀──────── capacity once given up ─────▶│◀── floor ──▶│
 //! ```
 //!
