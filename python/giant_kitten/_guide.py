@@ -12,6 +12,9 @@ from ._report import size
 
 # Suggested reserves are rounded to tenths of a GiB, the step of the sliders.
 STEP = (1 << 30) // 10
+# A reserve that drives out more than this part of what was resident is not suggested. Weights are
+# read in each step, so they may cost more than the scratch that takes their place.
+DRIVEN_OUT = 0.5
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,10 @@ class Guide:
     smallest: int
     largest: int
     suggested: int
+    """0: none is suggested."""
     text: str
+    prefers_automatic: bool = False
+    """Whether the automatic mode is suggested instead of a reserve."""
 
 
 def observe(before: dict[str, Any], after: dict[str, Any]) -> Observation:
@@ -53,8 +59,18 @@ def guide(stats: dict[str, Any], observation: Observation | None) -> Guide | Non
     smallest = observation.free
     largest = min(smallest + observation.overflow, stats["dedicated_capacity"])
     if observation.overflow == 0:
-        return Guide(0, smallest, 0, "The last generation fitted into dedicated memory: no reserve is needed.")
-    suggested = min(-(-largest // STEP) * STEP, stats["dedicated_capacity"])
+        return Guide(0, smallest, 0, "The last generation fitted into VRAM: a larger reserve would gain nothing.")
+    suggested = -(-largest // STEP) * STEP
+    resident = stats["dedicated_capacity"] - stats["persist"] - observation.free
+    if observation.overflow > DRIVEN_OUT * resident:
+        return Guide(
+            smallest,
+            largest,
+            0,
+            f"The last generation overflowed by {size(observation.overflow)}. A reserve for all of that would drive "
+            "out more than half of the model, so none is suggested: the automatic mode weighs the two.",
+            prefers_automatic=True,
+        )
     return Guide(
         smallest,
         largest,

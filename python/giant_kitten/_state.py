@@ -35,13 +35,30 @@ def state(devices: Any = None, observation: _guide.Observation | None = None) ->
     return {"problem": problem, "note": None if shown or problem else UNUSED, "devices": shown}
 
 
+def mode(stats: dict[str, Any]) -> str:
+    """The one mode that is in force, in the words of the pages."""
+    if stats["phase_name"] == "freed":
+        return "VRAM is free"
+    if stats["phase_name"] == "disabled":
+        return "disabled"
+    return "automatic" if stats["automatic"] else "by hand"
+
+
+def _others(device: int, stats: dict[str, Any]) -> int:
+    """The bytes of our dedicated memory that others have: other programs, or this one past us."""
+    free, _ = _library.memory_info(device, _library.DEDICATED)
+    # What is free is counted in whole granules.
+    found = int(stats["dedicated_capacity"]) - int(stats["dedicated_reserved"]) - free
+    return found if found >= stats["granule"] else 0
+
+
 def _device(device: int, stats: dict[str, Any], observation: _guide.Observation | None) -> dict[str, Any]:
-    mode = "automatic" if stats["automatic"] else "by hand"
     advice = _guide.guide(stats, observation)
     return {
         "index": device,
-        "phase": f"{stats['phase_name']}, {mode}",
+        "phase": mode(stats),
         "stats": stats,
+        "others": _others(device, stats),
         "map": _report.memory_map(device),
         "chosen": _guide.chosen(stats),
         "guide": vars(advice) if advice else None,

@@ -97,6 +97,7 @@
       make("p-scratch", 6, drawn("path", { d: "M-1,1 l2,-2 M0,6 l6,-6 M5,7 l2,-2", ...stroke })),
       make("p-copies", 5, drawn("path", { d: "M0,2.5 l5,0", stroke: "var(--paper)", "stroke-width": "1.2" })),
       make("p-reserve", 6, drawn("path", { d: "M-1,5 l2,2 M0,0 l6,6 M5,-1 l2,2", stroke: "var(--scratch)", "stroke-width": "1.2" })),
+      make("p-others", 4, drawn("path", { d: "M2,0 l0,4", stroke: "var(--soft)", "stroke-width": "1.4" })),
       make("p-persist", 6, drawn("path", { d: "M0,0 l6,6 M6,0 l-6,6", stroke: "var(--soft)", "stroke-width": "0.8" })));
   }
 
@@ -105,7 +106,7 @@
     const group = drawn("g", {});
     const at = { x, y, width: Math.max(width, 0), height };
     if (look.length === 1) group.append(drawn("rect", { ...at, class: look }));
-    const pattern = { o: "p-other", s: "p-scratch", c: "p-copies", reserve: "p-reserve", persist: "p-persist" }[look];
+    const pattern = { o: "p-other", s: "p-scratch", c: "p-copies", reserve: "p-reserve", persist: "p-persist", others: "p-others" }[look];
     if (pattern) group.append(drawn("rect", { ...at, fill: `url(#${pattern})` }));
     return group;
   }
@@ -124,6 +125,7 @@
       if (stats.staging) found.push(["c", stats.staging, "copies ahead", "the ring of weights that lie in host memory and are copied before they are used"]);
       found.push(["reserve", kept, "reserve, free", "kept for scratch, which uses it first"]);
       if (stats.persist) found.push(["persist", stats.persist, "withheld (persist)", "as if the card were smaller"]);
+      if (device.others) found.push(["others", device.others, device.others_are || "taken by others", "VRAM that is not giant-kitten's: other programs, or memory that this one gets elsewhere"]);
     }
     return found;
   }
@@ -302,7 +304,7 @@
           if (!answer.ok) throw new Error(answer.status === 401 ? "it requires a login" : `its status is ${answer.status}`);
           this.#state = await answer.json();
           this.#failures = 0;
-          this.dispatchEvent(new CustomEvent("state", { detail: this.#state }));
+          this.dispatchEvent(new CustomEvent("giant-kitten-state", { detail: this.#state, bubbles: true, composed: true }));
         } catch (why) {
           this.#failures += 1;
           if (this.#failures > 1) this.#state = { problem: `The program does not answer (${why.message}). Has it ended?`, devices: [] };
@@ -333,6 +335,7 @@
       const { stats } = device;
       const name = part("h2", {}, `${stats.device}`, part("span", { class: "phase" }, device.phase || stats.phase_name));
       const inside = [name, bar(device, "dedicated", width), bar(device, "shared", width), table(device), figures(device, work)];
+      if (work && work.cost && !work.running) inside.push(part("p", { class: "guide" }, `The last generation: ${work.cost}`));
       if (device.chosen) inside.push(...chosen(device.chosen));
       if (device.guide && device.guide.text) inside.push(part("p", { class: "guide" }, device.guide.text));
       const shown = (device.map.arenas || []).filter((found) => found.granules.length);

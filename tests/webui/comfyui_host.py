@@ -1,10 +1,10 @@
 """A stand-in for ComfyUI, with the modules and the frontend that our package uses.
 
-    comfyui_host.py PACKAGE --port N [--late] [--base-directory FOLDER]
+    comfyui_host.py PACKAGE --port N [--late] [--dynamic] [--without-package]
 
 `PACKAGE` is the folder that goes into `custom_nodes`; its prestartup script, nodes, routes and
 frontend extension are used in the way of ComfyUI. A prompt loads a small model, runs the package's
-nodes, and samples.
+nodes, and samples. With `--dynamic`, models are in the memory of a stand-in for comfy-aimdo.
 """
 
 from __future__ import annotations
@@ -66,6 +66,11 @@ class Host:
             torch.zeros(1, device="cuda")
         self.routes = web.RouteTableDef()
         self.modules()
+        if options.dynamic:
+            self.dynamic_vram()
+        if options.without_package:
+            # The import of a module that is None fails as if it were not there.
+            sys.modules["giant_kitten.webui"] = None  # type: ignore[assignment]
         self.package_module = load(self.package / "__init__.py", "giant-kitten")
         self.nodes = self.package_module.NODE_CLASS_MAPPINGS
         self.names = self.package_module.NODE_DISPLAY_NAME_MAPPINGS
@@ -87,12 +92,22 @@ class Host:
                 host.history[prompt_id] = host.run(prompt)
 
         module("comfy")
-        management = module("comfy.model_management", current_loaded_models=loaded, load_models_gpu=load_models_gpu)
+        management = module(
+            "comfy.model_management", current_loaded_models=loaded, load_models_gpu=load_models_gpu,
+            unload_all_models=loaded.clear, soft_empty_cache=self.torch.cuda.empty_cache,
+        )  # fmt: skip
         utils = module("comfy.utils", PROGRESS_BAR_HOOK=lambda *_: None)
         utils.__dict__["set_progress_bar_global_hook"] = lambda hook: setattr(utils, "PROGRESS_BAR_HOOK", hook)
         module("execution", PromptExecutor=PromptExecutor)
         module("server", PromptServer=types.SimpleNamespace(instance=types.SimpleNamespace(routes=self.routes)))
         self.management, self.utils = management, utils
+
+    def dynamic_vram(self) -> None:
+        """Says that dynamic VRAM is on, and has 96 MiB for each model that is loaded."""
+        module("comfy.memory_management", aimdo_enabled=True)
+        module("comfy_aimdo")
+        loaded = self.management.current_loaded_models
+        module("comfy_aimdo.control", get_total_vram_usage=lambda: (96 << 20) * len(loaded))
 
     def run(self, prompt: Any) -> Any:
         """The nodes of a prompt, in the order in which they are written."""
@@ -168,6 +183,8 @@ def main() -> None:
     parser.add_argument("package")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--late", action="store_true", help="start CUDA before the package comes")
+    parser.add_argument("--dynamic", action="store_true", help="switch a stand-in for dynamic VRAM on")
+    parser.add_argument("--without-package", action="store_true", help="as if giant-kitten's package were not there")
     Host(parser.parse_args()).serve()
 
 

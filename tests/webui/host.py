@@ -1,6 +1,6 @@
 """A stand-in for AUTOMATIC1111, with the `modules` that our extension uses and a small model.
 
-    host.py EXTENSION --port N [--late] [--api] [--settings FILE] [--preload]
+    host.py EXTENSION --port N [--late] [--api] [--settings FILE] [--preload] [--without-package]
 
 The page is built by real gradio. The extension's preload.py, script, settings, callbacks,
 JavaScript and routes are used in the way of the WebUIs. `--late` starts CUDA before the extension
@@ -44,6 +44,8 @@ class Script:
         return None
 
     def process(self, p: Any, *values: Any) -> None: ...
+
+    def postprocess_batch(self, p: Any, *values: Any, **named: Any) -> None: ...
 
     def postprocess(self, p: Any, processed: Any, *values: Any) -> None: ...
 
@@ -96,10 +98,15 @@ class Processed:
         self.infotexts = infotexts or [info] * len(images)
 
 
+def script_name_to_index(name: str, scripts: list[Script]) -> int:
+    """`modules.api.api.script_name_to_index`."""
+    return [script.title().lower() for script in scripts].index(name.lower())
+
+
 class Callbacks:
     """`modules.script_callbacks`."""
 
-    NAMES = ("app_started", "ui_settings", "model_loaded", "cfg_denoiser", "script_unloaded")
+    NAMES = ("app_started", "ui_settings", "model_loaded", "cfg_denoiser", "script_unloaded", "infotext_pasted")
 
     def __init__(self) -> None:
         self.known: dict[str, list[Any]] = {name: [] for name in self.NAMES}
@@ -159,6 +166,9 @@ class Host:
             torch.zeros(1, device="cuda")
         if options.preload:
             load(self.extension / "preload.py", "preload").preload(argparse.ArgumentParser())
+        if options.without_package:
+            # The import of a module that is None fails as if it were not there.
+            sys.modules["giant_kitten.webui"] = None  # type: ignore[assignment]
         self.settings = Options(Path(options.settings))
         self.model_data = types.SimpleNamespace(sd_model=None)
         self.modules()
@@ -173,6 +183,8 @@ class Host:
         module("modules.sd_models", model_data=self.model_data)
         module("modules.processing", Processed=Processed, process_images=self.process_images)
         module("modules.call_queue", queue_lock=self.lock)
+        module("modules.api").__path__ = []
+        module("modules.api.api", script_name_to_index=script_name_to_index)
         arguments = types.SimpleNamespace(api=self.options.api, api_auth=self.options.api_auth, freeze_settings=False)
         module(
             "modules.shared", opts=self.settings, cmd_opts=arguments, OptionInfo=OptionInfo,
@@ -232,6 +244,8 @@ class Host:
                 x = x - 0.1 * unet(x)
                 self.callbacks.call("cfg_denoiser", None)
         torch.cuda.synchronize()
+        for script in visible:
+            script.postprocess_batch(p, images=[], batch_number=0)
         notes = "".join(f", {name}: {value}" for name, value in p.extra_generation_params.items())
         done = Processed(p, ["picture"], p.seed, f"Steps: {p.steps}, Size: {p.width}x{p.height}{notes}")
         for script in visible:
@@ -308,8 +322,8 @@ class Host:
         given = Body(...)
 
         def txt2img(body: Any = given) -> Any:
-            names = [script.title().lower() for script in self.selectable]
-            chosen = names.index(body["script_name"].lower()) + 1 if body.get("script_name") else 0
+            find = sys.modules["modules.api.api"].script_name_to_index
+            chosen = find(body["script_name"], self.selectable) + 1 if body.get("script_name") else 0
             values: list[Any] = [None] * 16
             if chosen:
                 script = self.selectable[chosen - 1]
@@ -323,12 +337,17 @@ class Host:
             self.load_model(**body)
             return {}
 
+        def paste(body: Any = given) -> Any:
+            self.callbacks.call("infotext_pasted", "", body)
+            return body
+
         def unload() -> Any:
             self.callbacks.call("script_unloaded")
             return {}
 
         app.add_api_route("/sdapi/v1/txt2img", txt2img, methods=["POST"])
         app.add_api_route("/host/model", model, methods=["POST"])
+        app.add_api_route("/host/paste", paste, methods=["POST"])
         app.add_api_route("/host/unload", unload, methods=["POST"])
 
     def serve(self) -> None:
@@ -368,6 +387,7 @@ def main() -> None:
     parser.add_argument("--settings", default="settings.json")
     parser.add_argument("--late", action="store_true", help="start CUDA before the extension comes")
     parser.add_argument("--preload", action="store_true", help="run the extension's preload.py, as AUTOMATIC1111 does")
+    parser.add_argument("--without-package", action="store_true", help="as if giant-kitten's package were not there")
     parser.add_argument("--api", action="store_true")
     parser.add_argument("--api-auth")
     Host(parser.parse_args()).serve()

@@ -201,22 +201,89 @@ def test_actions_from_the_panel(comfyui: Server, open_page: Callable[..., Page])
     panel = page.locator(".giant-kitten")
     panel.get_by_label("Reserve by hand in GiB").fill("0.5")
     for name, said, phase in (
-        ("Activate", "Activated: the reserve is 512.0 MiB", "active, by hand"),
-        ("Free VRAM", "VRAM is free", "freed, by hand"),
-        ("Disable", "Disabled", "disabled, by hand"),
+        ("Activate", "Activated: the reserve is 512.0 MiB", "by hand"),
+        ("Free VRAM", "VRAM is free", "VRAM is free"),
+        ("Take VRAM back", "Activated: the reserve is 512.0 MiB", "by hand"),
+        ("Disable", "Disabled", "disabled"),
         ("Automatic", "determined automatically", "automatic"),
     ):
         panel.get_by_role("button", name=name, exact=True).click()
         panel.locator("> [role=status]").get_by_text(said).first.wait_for()
-        found.get_by_text(phase).first.wait_for()
+        found.get_by_text(phase, exact=True).first.wait_for()
     panel.get_by_label("Reserve by hand in GiB").fill("900")
     panel.get_by_role("button", name="Activate", exact=True).click()
-    panel.locator("> [role=status]").get_by_text("“reserve” is 900 GiB, but the card has").wait_for()
+    panel.locator("> [role=status]").get_by_text("“reserve” is 900 GiB, and the card has").wait_for()
     other = open_tab(open_page(comfyui.url, ignored=THEIRS))
     panel.get_by_role("button", name="Free VRAM", exact=True).click()
-    other.get_by_text("freed, by hand").first.wait_for()
+    other.get_by_text("VRAM is free").first.wait_for()
     panel.get_by_role("button", name="Automatic", exact=True).click()
     panel.locator("> [role=status]").get_by_text("determined automatically").wait_for()
+
+
+def said(page: Page) -> Locator:
+    """The sentence of the panel."""
+    return page.locator(".giant-kitten > [role=status]")
+
+
+def test_a_server_that_is_busy_and_one_that_is_gone(tmp_path: Path, open_page: Callable[..., Page]) -> None:
+    with host(tmp_path) as server:
+        page = open_page(server.url, ignored="ERR_")
+        page.locator(".giant-kitten-tab-button").click()
+        button = page.locator(".giant-kitten").get_by_role("button", name="Free VRAM")
+        # The answer never comes, as while a long prompt runs. The clock of the page is the test's.
+        page.clock.install()
+        page.route("**/giant-kitten/panel", lambda route: None)
+        button.click()
+        said(page).get_by_text("Waiting for the queue").wait_for()
+        page.clock.run_for(16000)
+        said(page).get_by_text("A prompt still runs. This is done right after it.").wait_for()
+        server.process.kill()
+        server.process.wait()
+        page.clock.run_for(16000)
+        said(page).get_by_text("ComfyUI does not answer. Has it ended?").wait_for()
+        page.unroute("**/giant-kitten/panel")
+        button.click()
+        said(page).get_by_text("ComfyUI does not answer. Has it ended?").wait_for()
+        page.close()
+
+
+def test_without_the_package_the_panel_says_what_to_do(tmp_path: Path, open_page: Callable[..., Page]) -> None:
+    with host(tmp_path, "--without-package") as server:
+        page = open_page(server.url, ignored="404|405")
+        page.locator(".giant-kitten-tab-button").click()
+        said(page).get_by_text("The package giant-kitten is not in ComfyUI's Python").wait_for()
+        page.locator(".giant-kitten").get_by_role("button", name="Free VRAM").click()
+        said(page).get_by_text("The package giant-kitten is not in ComfyUI's Python").wait_for()
+        page.close()
+
+
+def test_free_vram_unloads_what_dynamic_vram_keeps(tmp_path: Path, open_page: Callable[..., Page]) -> None:
+    with host(tmp_path, "--dynamic") as server:
+        draw(server, "automatic")
+        device = server.device()
+        assert device["others"] == 96 << 20 and "dynamic VRAM" in device["others_are"]
+        page = open_page(server.url)
+        found = open_tab(page)
+        found.get_by_role("rowheader", name="ComfyUI's dynamic VRAM and others").wait_for()
+        page.locator(".giant-kitten").get_by_role("button", name="Free VRAM").click()
+        said(page).get_by_text("ComfyUI's dynamic VRAM has unloaded its models").wait_for()
+        assert server.device()["others"] == 0
+
+
+@pytest.mark.parametrize("width", [120, 240, 360])
+def test_the_panel_can_be_used_where_the_splitter_is_narrow(
+    comfyui: Server, open_page: Callable[..., Page], width: int
+) -> None:
+    page = open_page(comfyui.url, width=1200, ignored=THEIRS)
+    open_tab(page)
+    panel = page.locator(".giant-kitten")
+    panel.evaluate("(found, width) => (found.style.width = `${width}px`)", width)
+    for button in panel.get_by_role("button").all():
+        button.scroll_into_view_if_needed()
+        box = button.bounding_box()
+        # A finger finds it, and none of its words is cut off.
+        assert box and box["height"] >= 30 and box["width"] >= 60, button.inner_text()
+        assert button.evaluate("(found) => found.scrollWidth <= found.clientWidth + 1"), button.inner_text()
 
 
 @pytest.mark.parametrize("width", [1200, 360])

@@ -24,6 +24,8 @@ FOLDERS = {
     "Forge": ("webui.py", "modules/x.py", "modules_forge/x.py", "extensions/x"),
     "ComfyUI": ("main.py", "comfy/x.py", "custom_nodes/x"),
 }
+# The data of ComfyUI Desktop, whose Python is in .venv.
+DESKTOP = ("custom_nodes/x", "models/x", "user/x")
 
 
 def make(folder: Path, kind: str) -> Path:
@@ -71,6 +73,41 @@ def test_in_and_out_leaves_no_trace(webui: Path) -> None:
     assert tree(webui) == before
     with pytest.raises(Refused, match="there is nothing to remove"):
         remove(webui)
+
+
+def test_the_folder_of_comfyui_desktop(tmp_path: Path) -> None:
+    folder = tmp_path / "ComfyUI"
+    for name in DESKTOP:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
+    venv.create(folder / ".venv", with_pip=False)
+    before = tree(folder)
+    assert find(folder).kind.name == "ComfyUI Desktop"
+    assert any("start ComfyUI Desktop as usual" in line for line in install(folder))
+    assert (folder / "custom_nodes" / NAME / "prestartup_script.py").exists()
+    remove(folder)
+    assert tree(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (("webui.py", "installer.py", "modules/x.py"), "is SD.Next: its pages and its queue differ"),
+        (
+            ("main.py", "comfy/x.py", "../app.asar"),
+            "is the program of ComfyUI Desktop: .* give the folder that you chose",
+        ),
+    ],
+)
+def test_programs_that_are_known_and_not_supported_are_named(tmp_path: Path, files: tuple[str, ...], said: str) -> None:
+    folder = tmp_path / "program"
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
+    before = tree(tmp_path)
+    with pytest.raises(Refused, match=said):
+        install(folder)
+    assert tree(tmp_path) == before
 
 
 def python(folder: Path, where: Path, *arguments: str, **variables: str) -> str:

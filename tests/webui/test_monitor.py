@@ -65,7 +65,15 @@ def test_nobody_gets_in_without_the_token_or_by_another_name(program: Server) ->
     assert program.url.startswith("http://127.0.0.1:")
     port = program.url.split(":")[2].split("/")[0]
     assert status(program.url) == 200
-    for path in ("", "state", "map.js", "x" * 32 + "/state", "../" + program.url.split("/")[3] + "x/state"):
+    for path in (
+        "",
+        "state",
+        "history",
+        "map.js",
+        "history.js",
+        "x" * 32 + "/state",
+        "../" + program.url.split("/")[3] + "x/state",
+    ):
         assert status(f"http://127.0.0.1:{port}/{path}") == 404
     assert status(program.url + "state", Host="evil.example") == 404
     assert status(program.url + "elsewhere") == 404
@@ -89,12 +97,47 @@ def test_the_page_shows_the_memory_of_the_program(program: Server, open_page: Ca
     assert page.get_by_text("resident, large blocks").first.is_visible()
 
 
+def test_the_last_minutes_are_drawn(program: Server, open_page: Callable[..., Page]) -> None:
+    page = open_page(program.url, width=760, height=900)
+    card = page.get_by_role("region", name=re.compile("The last 10 minutes of simulated"))
+    card.wait_for()
+    names = [image.get_attribute("aria-label") or "" for image in card.get_by_role("img").all()]
+    assert [name.split(":")[0] for name in names] == ["Memory", "Over the link, by moves and copies", "A second"]
+    assert re.search(r"now VRAM \d\.\d GiB, host memory .*, scratch in VRAM .*, ring of copies 0 B", names[0]), names[0]
+    until = page.locator("giant-kitten-history path[stroke]")
+    until.first.wait_for(state="attached")
+    kept = program.get("history")
+    assert kept["seconds"] == 600 and len(kept["devices"][0]["samples"][0]) == len(kept["figures"])
+    stats = program.get("state")["devices"][0]["stats"]
+    sample = dict(zip(kept["figures"], program.get("history")["devices"][0]["samples"][-1]))
+    assert (sample["dedicated"], sample["shared"]) == (stats["dedicated_allocated"], stats["shared_allocated"])
+    assert sample["moves_total"] == stats["migrations"]
+
+
+def test_the_oldest_samples_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    from giant_kitten._monitor import recent
+
+    monkeypatch.setattr(recent, "_in_use", lambda: iter([(0, {"device": "card", **dict.fromkeys(STATS, 7)})]))
+    made = recent.Recent(kept=3)
+    for _ in range(5):
+        made.sample()
+    (device,) = made.state()["devices"]
+    assert device["name"] == "card" and len(device["samples"]) == 3
+    assert device["samples"][0][1:] == (7, 7, 7, 7, 14, 7, 7)
+
+
+STATS = (
+    "dedicated_allocated", "shared_allocated", "reserve_used", "staging", "migrated_bytes", "copied_ahead_bytes",
+    "migrations", "safe_points",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_is_readable_at_360_pixels_in_light_and_dark(
     program: Server, open_page: Callable[..., Page], scheme: str
 ) -> None:
     page = open_page(program.url, width=360, scheme=scheme, height=640)
-    page.get_by_role("region").wait_for()
+    page.get_by_role("region", name="Memory of").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert contrast(page) >= 4.5
     picture(page, f"monitor-narrow-{scheme}")
@@ -103,7 +146,7 @@ def test_it_is_readable_at_360_pixels_in_light_and_dark(
 def test_colours_differ_for_every_kind_of_colour_vision(program: Server, open_page: Callable[..., Page]) -> None:
     for scheme in ("light", "dark"):
         page = open_page(program.url, scheme=scheme)
-        page.get_by_role("region").wait_for()
+        page.get_by_role("region", name="Memory of").wait_for()
         names = ["model", "other", "scratch", "free"]
         colours = page.evaluate(
             """(names) => {
@@ -191,7 +234,7 @@ def test_the_variable_is_enough_and_one_page_shows_all_programs(open_page: Calla
             url = re.search(r"is at (\S+)", watcher.stdout.readline())
             assert url
             page = open_page(url[1])
-            page.get_by_role("region").wait_for()
+            page.get_by_role("region", name="Memory of").wait_for()
             assert page.get_by_text(f"process {one.process.pid}").is_visible()
             one.process.terminate()
             one.process.wait(10)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from bad_bodies import BAD_BODIES
 from conftest import Server, picture
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Locator, Page, expect
 
 GRADIO = ("3.41.2", "4.40.0")
 GIB = 1 << 30
@@ -87,7 +87,7 @@ def test_the_map_is_folded_away_and_shows_itself(fresh: Server, open_page: Calla
     page.wait_for_timeout(2500)
     assert [url for url in asked if "giant-kitten/state" in url] == [], "a folded panel asks for nothing"
     found = unfold(page)
-    assert found.get_by_text(", automatic").first.is_visible()
+    assert found.get_by_text("automatic", exact=True).first.is_visible()
     page.wait_for_timeout(2500)
     assert len([url for url in asked if "giant-kitten/state" in url]) >= 2
     picture(page, f"panel-{gradio}")
@@ -149,11 +149,18 @@ def test_too_large_a_value_is_answered_in_a_sentence(fresh: Server, open_page: C
     page.get_by_text("GK: activate").first.click()
     field = page.locator(f"{by_id('reserve')} input[type=number]")
     field.fill("900")
-    page.locator("#generate").click()
-    page.wait_for_timeout(1500)
-    said = page.locator("#result").first.inner_text()
-    # gradio may correct the value itself; if it does not, we report the error.
-    assert "Activated" in said or "the card has 0.2 GiB" in said or "the card has 0.3 GiB" in said
+    # gradio may correct the value itself; if it does not, the sentence says what was taken.
+    generate(page, "Activated: the reserve is 256.0 MiB")
+
+
+def test_the_end_of_the_slider_is_accepted(fresh: Server) -> None:
+    # It is the card's 0.25 GiB, rounded up to the slider's step.
+    for name in ("reserve", "persist"):
+        status, answer = fresh.post("giant-kitten/v1/act", {"action": "activate", name: 0.3})
+        assert status == 200 and answer["detail"].startswith("Activated"), answer["detail"]
+    status, answer = fresh.post("giant-kitten/v1/act", {"action": "activate", "reserve": 24})
+    assert status == 200 and answer["detail"].startswith("“reserve” is 24 GiB, and the card has 0.2 GiB")
+    assert fresh.device()["stats"]["reserve"] == 256 * MIB
 
 
 @pytest.mark.parametrize(
@@ -166,7 +173,7 @@ def test_too_large_a_value_is_answered_in_a_sentence(fresh: Server, open_page: C
         ([2, 0.1, 0, True, False, False], "Steps: 4"),
         ([7, 0, 0, False, False, False], "There is no action 7"),
         ([2, "a lot", 0, False, False, False], "“reserve” must be a number of GiB"),
-        ([2, 99, 0, False, False, False], "the card has"),
+        ([2, 99, 0, False, False, False], "“reserve” is 99 GiB, and the card has 0.2 GiB for giant-kitten"),
         ([2, None, None, None, None, None], "Activated"),
         ([None], "There is no action None"),
         ([], "takes six values"),
@@ -273,20 +280,30 @@ def test_buttons_lend_the_card_and_bring_everything_back(fresh: Server, open_pag
 def test_an_overflowing_generation_tells_which_reserve_is_sensible_and_a_button_applies_it(
     fresh: Server, open_page: Callable[..., Page], gradio: str
 ) -> None:
+    assert fresh.post("host/model", {"width": 640})[0] == 200
     assert fresh.post("giant-kitten/v1/act", {"action": "activate", "reserve": 0})[0] == 200
     page = open_page(fresh.url)
     found = unfold(page)
-    set_slider(page, "#width", 2048)
-    set_slider(page, "#height", 2048)
-    generate(page, "2048x2048, Giant kitten: active; reserve 0 B")
+    set_slider(page, "#width", 704)
+    set_slider(page, "#height", 704)
+    generate(page, "704x704, Giant kitten: by hand; .* s a step; .* in shared memory")
     found.get_by_text("Sensible reserves for work like the last").wait_for()
     found.get_by_text("seconds per iteration").wait_for()
+    found.get_by_text("in host memory").first.wait_for()
     advice = fresh.device()["guide"]
     assert 0 < advice["smallest"] < advice["largest"] <= advice["suggested"] + GIB
     picture(page, f"advice-{gradio}")
     page.locator(panel("suggest")).click()
     page.locator(panel("said")).first.get_by_text("Activated").wait_for()
     assert abs(fresh.device()["stats"]["reserve"] - advice["suggested"]) <= 2 * 2 * MIB
+    # At this size the model would have to go.
+    set_slider(page, "#width", 2048)
+    set_slider(page, "#height", 2048)
+    generate(page, "2048x2048, Giant kitten: by hand")
+    found.get_by_text("none is suggested").wait_for()
+    page.locator(panel("suggest")).click()
+    page.locator(panel("said")).first.get_by_text("determined automatically").wait_for()
+    assert fresh.post("host/model", {})[0] == 200
 
 
 def test_two_tabs_show_the_same(fresh: Server, open_page: Callable[..., Page]) -> None:
@@ -294,9 +311,104 @@ def test_two_tabs_show_the_same(fresh: Server, open_page: Callable[..., Page]) -
     unfold(one)
     other = unfold(two)
     one.locator(panel("free")).click()
-    other.get_by_text("freed, by hand").wait_for()
+    other.get_by_text("VRAM is free").first.wait_for()
     two.locator(panel("disable")).click()
-    one.locator("giant-kitten-map").get_by_text("disabled, by hand").wait_for()
+    one.locator("giant-kitten-map").get_by_text("disabled", exact=True).wait_for()
+
+
+def test_the_controls_of_another_tab_follow(fresh: Server, open_page: Callable[..., Page]) -> None:
+    one, two = open_page(fresh.url), open_page(fresh.url)
+    for page in (one, two):
+        unfold(page)
+    one.locator(panel("mode")).get_by_text("by hand", exact=True).click()
+    set_slider(one, panel("reserve"), 0.2)
+    one.locator(panel("apply")).click()
+    two.locator(panel("mode")).get_by_label("by hand").and_(two.locator(":checked")).wait_for()
+    expect(two.locator(f"{panel('reserve')} input[type=number]")).to_have_value("0.2")
+    one.locator(panel("mode")).get_by_text("automatic", exact=True).click()
+    one.locator(panel("apply")).click()
+    two.locator(panel("mode")).get_by_label("automatic").and_(two.locator(":checked")).wait_for()
+
+
+@pytest.mark.parametrize("chosen", [None, 0.1, 0])
+def test_free_vram_is_left_for_what_was_in_force(
+    fresh: Server, open_page: Callable[..., Page], chosen: float | None
+) -> None:
+    if chosen is not None:
+        assert fresh.post("giant-kitten/v1/act", {"action": "activate", "reserve": chosen})[0] == 200
+    before = fresh.device()["stats"]
+    page = open_page(fresh.url)
+    found = unfold(page)
+    page.locator(panel("free")).click()
+    page.locator(panel("said")).first.get_by_text("VRAM is free").wait_for()
+    found.get_by_text("VRAM is free").first.wait_for()
+    # The controls still show the mode that comes back.
+    label = "automatic" if chosen is None else "by hand"
+    assert page.locator(panel("mode")).get_by_label(label).is_checked()
+    assert fresh.post("sdapi/v1/txt2img", {"width": 128, "height": 128})[1]["images"] == ["picture"]
+    assert fresh.device()["stats"]["phase_name"] == "freed"
+    page.locator(panel("back")).click()
+    page.locator(panel("said")).first.get_by_text("Activated").wait_for()
+    after = fresh.device()["stats"]
+    assert (after["automatic"], after["phase_name"]) == (before["automatic"], "active")
+    assert chosen is None or after["reserve"] == before["reserve"]
+    page.locator(panel("back")).click()
+    page.locator(panel("said")).first.get_by_text("VRAM is not free").wait_for()
+
+
+def test_a_reserve_of_0_is_kept(fresh: Server, open_page: Callable[..., Page]) -> None:
+    assert fresh.post("giant-kitten/v1/act", {"action": "activate", "reserve": 0.2})[0] == 200
+    page = open_page(fresh.url)
+    found = unfold(page)
+    set_slider(page, panel("reserve"), 0)
+    page.locator(panel("apply")).click()
+    found.get_by_text("Reserve 0 B (given).").wait_for()
+    page.wait_for_timeout(1500)
+    assert page.locator(f"{panel('reserve')} input[type=number]").input_value() == "0"
+    page.reload()
+    unfold(page)
+    assert page.locator(panel("mode")).get_by_label("by hand").is_checked()
+    assert page.locator(f"{panel('reserve')} input[type=number]").input_value() == "0"
+
+
+def test_a_server_that_is_gone_is_reported(host: Any, gradio: str, open_page: Callable[..., Page]) -> None:
+    with host(gradio) as server:
+        page = open_page(server.url, ignored=".")
+        found = unfold(page)
+        server.process.kill()
+        server.process.wait()
+        page.locator(panel("free")).click()
+        found.get_by_text("The program does not answer").wait_for()
+        page.close()
+
+
+def test_without_the_package_the_page_says_what_to_do(host: Any, gradio: str, open_page: Callable[..., Page]) -> None:
+    with host(gradio, "--without-package", GIANT_KITTEN="") as server:
+        page = open_page(server.url)
+        page.locator("#generate").wait_for()
+        page.get_by_text("Giant kitten: memory").first.click()
+        page.get_by_text("The package giant-kitten is not in this WebUI's Python").first.wait_for()
+        assert page.locator(panel("free")).count() == 0
+        assert server.post("sdapi/v1/txt2img", {})[1]["images"] == ["picture"]
+
+
+def test_the_originals_name_is_ours(fresh: Server) -> None:
+    body = {"script_name": "Giant kitten (v1.0)", "script_args": [2, 0.1, 0, False, False, False]}
+    status, answer = fresh.post("sdapi/v1/txt2img", body)
+    assert status == 200 and "Activated" in answer["info"]
+    for name, ours in (("Giant kitten (v1.0)", "Giant kitten"), ("X/Y/Z plot", "X/Y/Z plot")):
+        assert fresh.post("host/paste", {"Script": name})[1] == {"Script": ours}
+    assert fresh.post("host/paste", {"Steps": 4})[1] == {"Steps": 4}
+
+
+def test_the_description_of_a_picture_says_what_it_cost(fresh: Server) -> None:
+    assert fresh.post("giant-kitten/v1/act", {"action": "activate", "reserve": 0})[0] == 200
+    _, small = fresh.post("sdapi/v1/txt2img", {"width": 128, "height": 128})
+    assert re.search(r"Giant kitten: by hand; \d+\.\d\d s a step; ", small["info"])
+    _, large = fresh.post("sdapi/v1/txt2img", {"width": 2048, "height": 2048})
+    assert " in shared memory" in large["info"]
+    told = fresh.get("giant-kitten/state")["work"]["cost"]
+    assert "were allocated there because VRAM was full" in told and "It would fit into" in told
 
 
 def test_a_reload_shows_what_is_in_force(fresh: Server, open_page: Callable[..., Page]) -> None:
@@ -375,7 +487,7 @@ def test_too_late_is_reported_in_one_sentence_and_nothing_breaks(
         page.get_by_text("Giant kitten: memory").first.click()
         page.locator("giant-kitten-map").get_by_text("giant-kitten came too late").wait_for()
         picture(page, f"too-late-{gradio}")
-        for name in ("apply", "suggest", "free", "disable"):
+        for name in ("apply", "suggest", "free", "back", "disable"):
             page.locator(panel(name)).click()
             page.locator(panel("said")).first.get_by_text("giant-kitten came too late").wait_for()
         body = {"script_name": "Giant kitten", "script_args": [2, 0.1, 0, False, False, False]}

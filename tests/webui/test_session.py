@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import giant_kitten
 import pytest
 import torch
-from giant_kitten._guide import Observation, chosen, guide, observe
+from giant_kitten._guide import STEP, Observation, chosen, guide, observe
 from giant_kitten.webui.actions import Action, Refused, parse_action
+from giant_kitten.webui.cost import cost
 from giant_kitten.webui.session import NO_MODEL, Host, Session
 
 GIB = 1 << 30
@@ -40,8 +42,6 @@ def test_the_originals_values_in_its_order() -> None:
         ((2, float("inf")), "not inf"),
         ((2, True), "not True"),
         ((2, {}), "such as 1.6, not {}"),
-        ((2, 9), "9 GiB, but the card has 8.0 GiB"),
-        ((2, 1, 9), "“persist” is 9 GiB"),
         ((2, 1, 0, "maybe"), "“no abort” must be yes or no"),
         ((2, 1, 0, 0, 2), "“sort reversed” must be yes or no"),
         ((2, 1, 0, 0, 0, [1]), "“ignored model” must be yes or no"),
@@ -51,6 +51,16 @@ def test_wrong_values_are_answered_in_a_sentence(values: tuple[Any, ...], said: 
     with pytest.raises(Refused) as refused:
         parse_action(*values, most=8 * GIB)
     assert said in str(refused.value) and str(refused.value).endswith(".")
+
+
+def test_sizes_above_the_card_become_the_cards() -> None:
+    # The last step of a slider rounds up to at most a tenth more.
+    assert parse_action(2, 3.8, most=int(3.75 * GIB)) == Action("activate", int(3.75 * GIB))
+    assert parse_action(2, 3.8, most=int(3.75 * GIB)).note == ""
+    found = parse_action(2, 24, 9, most=8 * GIB)
+    assert (found.reserve, found.persist) == (8 * GIB, 8 * GIB)
+    assert found.note.startswith("“reserve” is 24 GiB, and the card has 8.0 GiB") and "“persist” is 9 GiB" in found.note
+    assert parse_action(2, 24) == Action("activate", 24 * GIB)
 
 
 def test_defaults_are_those_of_the_original() -> None:
@@ -77,12 +87,41 @@ def test_the_sensible_reserves_are_as_the_original_explains_them() -> None:
 def test_work_that_fits_needs_no_reserve_and_without_work_nothing_is_known() -> None:
     assert guide(STATS, None) is None
     found = guide(STATS, Observation(free=GIB, overflow=0))
-    assert found is not None and found.suggested == 0 and "no reserve is needed" in found.text
+    assert found is not None and found.suggested == 0 and "a larger reserve would gain nothing" in found.text
+    assert not found.prefers_automatic
 
 
-def test_a_suggestion_is_never_more_than_the_card() -> None:
-    found = guide(STATS, Observation(free=GIB, overflow=20 * GIB))
-    assert found is not None and found.suggested == STATS["dedicated_capacity"]
+def test_a_reserve_that_would_drive_out_the_model_is_not_suggested() -> None:
+    for overflow in (4 * GIB, 20 * GIB):
+        found = guide(STATS, Observation(free=GIB, overflow=overflow))
+        assert found is not None and found.suggested == 0 and found.prefers_automatic
+        assert "none is suggested" in found.text
+    found = guide(STATS, Observation(free=GIB, overflow=2 * GIB))
+    assert found is not None and found.suggested == -(-3 * GIB // STEP) * STEP
+    # A small model on a large card is not driven out by a large reserve.
+    found = guide(STATS, Observation(free=7 * GIB, overflow=GIB // 4))
+    assert found is not None and found.suggested > 7 * GIB
+
+
+COUNTED = {"fell_to_shared_bytes": 0, "migrated_bytes": 0, "copied_ahead_bytes": 0, "allocated_peak": 0}
+
+
+def test_the_cost_of_a_generation_in_words() -> None:
+    before = {**STATS, **COUNTED}
+    found = cost(before, {**before, "allocated_peak": 8 * GIB}, 0.5)
+    assert found.short() == "0.50 s a step; all in VRAM"
+    assert found.text() == "A step took 0.50 s. Everything lay in VRAM."
+    after = {
+        **before, "shared_allocated_peak": 2 * GIB, "fell_to_shared_bytes": GIB, "migrated_bytes": 3 * GIB,
+        "copied_ahead_bytes": 4 * GIB, "allocated_peak": 9 * GIB,
+    }  # fmt: skip
+    found = cost(before, after, None)
+    assert found.short() == "2.00 GiB in shared memory; 3.00 GiB moved; 4.00 GiB copied ahead"
+    assert found.text() == (
+        "At most 2.00 GiB lay in host memory; 1.00 GiB were allocated there because VRAM was full; 4.00 GiB of weights "
+        "were copied ahead of their use; 3.00 GiB moved between VRAM and host memory. It would fit into 1.00 GiB more "
+        "VRAM."
+    )
 
 
 def test_why_a_reserve_is_in_force() -> None:
@@ -121,6 +160,47 @@ def test_actions_report_their_results_and_lose_nothing(session: Session, model: 
     assert giant_kitten.stats()["automatic"] == 1
     assert [layer.weight.data_ptr() for layer in model] == addresses
     assert all(torch.equal(layer.weight.cpu(), values) for layer, values in zip(model, known))
+
+
+@pytest.mark.parametrize("wanted", [None, Action("activate", reserve=GIB, persist=GIB // 2), Action("disable")])
+def test_free_vram_is_left_for_what_was_in_force(session: Session, wanted: Action | None) -> None:
+    assert "is not free" in session.take_back()
+    if wanted is not None:
+        session.act(wanted)
+    before = giant_kitten.stats()
+    for _ in range(2):
+        assert "“take back”" in session.act(Action("free VRAM"))
+        state = session.state()
+        assert state["freed"] and state["by_hand"] == (wanted is not None)
+        assert state["devices"][0]["phase"] == "VRAM is free"
+    session.take_back()
+    after = giant_kitten.stats()
+    for name in ("automatic", "persist", "reserve") if wanted else ("automatic", "persist"):
+        assert after[name] == before[name]
+    assert after["phase_name"] == ("disabled" if wanted == Action("disable") else "active")
+    assert not session.state()["freed"]
+
+
+def test_a_new_checkpoint_stays_out_of_vram_that_is_free(session: Session) -> None:
+    session.act(Action("activate", reserve=GIB // 2))
+    session.act(Action("free VRAM"))
+    fresh = torch.nn.Linear(4096, 4096, device="cuda")
+    session.host.model = lambda: fresh
+    session.begin("64x64")
+    session.end()
+    assert giant_kitten.stats()["phase_name"] == "freed"
+
+
+def test_unloading_ends_the_state_in_which_vram_is_free(session: Session) -> None:
+    session.act(Action("free VRAM"))
+    session.restore()
+    assert (giant_kitten.stats()["automatic"], session.is_freed) == (1, False)
+
+
+def test_what_others_have_of_the_card_is_counted(session: Session) -> None:
+    used = torch.zeros(1, device="cuda")
+    assert session.state()["devices"][0]["others"] == 0
+    del used
 
 
 def test_without_a_model_the_originals_advice_is_given() -> None:
@@ -216,7 +296,7 @@ def test_a_generation_is_observed(session: Session) -> None:
     session.act(Action("activate", reserve=0))
     capacity = giant_kitten.stats()["dedicated_capacity"]
     noted = session.begin("work")
-    assert noted == "active; reserve 0 B; 0 B in shared memory"
+    assert noted == "by hand; reserve 0 B; 0 B in shared memory"
     free = capacity - giant_kitten.stats()["dedicated_allocated"]
     for _ in range(3):
         scratch = [torch.empty(size, dtype=torch.uint8, device="cuda") for size in (free // 2, free // 2, 60 * MIB)]
@@ -224,9 +304,12 @@ def test_a_generation_is_observed(session: Session) -> None:
         session.iteration()
     state = session.state()
     assert state["work"]["running"] and state["work"]["iterations"] == 3 and state["work"]["seconds_per_iteration"] >= 0
+    assert re.fullmatch(r"by hand; \d\.\d\d s a step; .* in shared memory", session.note())
+    assert state["work"]["cost"] is None
     session.end()
+    assert session.note() == ""
     state = session.state()
-    assert not state["work"]["running"]
+    assert not state["work"]["running"] and "lay in host memory" in state["work"]["cost"]
     advice = state["devices"][0]["guide"]
     assert advice["smallest"] == free
     assert 58 * MIB <= advice["largest"] - advice["smallest"] <= 70 * MIB

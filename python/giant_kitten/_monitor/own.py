@@ -11,11 +11,13 @@ import threading
 
 from .. import _library, _state, _variable
 from . import metrics, notes, page
+from .recent import Recent
 from .server import Server
 
 VARIABLE = "GIANT_KITTEN_MONITOR"
 
 _served: Server | None = None
+_recent = Recent()
 
 
 def monitor(port: int = 0) -> str:
@@ -27,6 +29,7 @@ def monitor(port: int = 0) -> str:
     if _served is None:
         _served = Server(port, _find)
         threading.Thread(target=_served.serve_forever, name="giant-kitten-monitor", daemon=True).start()
+        threading.Thread(target=_recent.run, name="giant-kitten-recent", daemon=True).start()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=_forked)
         _note(_served.url)
@@ -46,9 +49,11 @@ def _forked() -> None:
 
 def _find(path: str) -> tuple[str, str] | None:
     if path == "":
-        return "text/html", page.maps({"state": _title()})
+        return "text/html", page.maps({"": _title()})
     if path == "state":
         return "application/json", json.dumps(_state.state())
+    if path == "history":
+        return "application/json", json.dumps(_recent.state())
     if path == "metrics":
         return metrics.CONTENT_TYPE, metrics.text([(_title(), _state.state())])
     return None

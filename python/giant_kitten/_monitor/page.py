@@ -15,6 +15,7 @@ _PAGE = """<!doctype html>
 </style></head><body>
 <main>{maps}</main>
 <script src="map.js"></script>
+<script src="history.js"></script>
 </body></html>
 """
 
@@ -25,9 +26,13 @@ _NOTHING = (
 
 
 def maps(sources: dict[str, str]) -> str:
-    """A page with a memory map for each source: the address of a state, and its title."""
+    """A page with the memory of each source.
+
+    `sources` has what the addresses of its state and history begin with, and its title.
+    """
     parts = (
-        f'<h1>{escape(title)}</h1><giant-kitten-map src="{escape(source)}"></giant-kitten-map>'
+        f'<h1>{escape(title)}</h1><giant-kitten-map src="{escape(source)}state"></giant-kitten-map>'
+        f'<giant-kitten-history src="{escape(source)}history"></giant-kitten-history>'
         for source, title in sources.items()
     )
     return _PAGE.format(maps="".join(parts) or _NOTHING)

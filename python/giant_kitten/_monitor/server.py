@@ -35,6 +35,11 @@ PATIENCE = 5.0
 # to their end.
 _LONGEST = 1 << 17
 
+_SCRIPTS = {
+    "map.js": Path(__file__).parent.with_name("map.js"),
+    "history.js": Path(__file__).with_name("history.js"),
+}
+
 
 def receive(connection: socket.socket, most: int, seconds: float, end: bytes | None) -> bytes:
     """Reads until `end` or until the connection ends, within limits of bytes and of total time."""
@@ -71,9 +76,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not own or not secrets.compare_digest(token.encode(), self.server.token.encode()):
             self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"not here\n")
             return
-        if path == "map.js":
-            script = Path(__file__).parent.with_name("map.js").read_bytes()
-            self._answer(HTTPStatus.OK, "text/javascript", script)
+        if path in _SCRIPTS:
+            self._answer(HTTPStatus.OK, "text/javascript", _SCRIPTS[path].read_bytes())
             return
         try:
             found = self.server.find(path)

@@ -24,31 +24,31 @@ def watch(port: int = 0) -> Server:
         with notes.Folder() as folder:
             known = {str(note.process): note for note in folder.notes()}
         if path == "":
-            return "text/html", page.maps({f"{process}/state": note.title for process, note in known.items()})
+            return "text/html", page.maps({f"{process}/": note.title for process, note in known.items()})
         if path == "metrics":
-            states = [(note.title, json.loads(_state_of(note))) for note in known.values()]
+            states = [(note.title, json.loads(_told_by(note))) for note in known.values()]
             return metrics.CONTENT_TYPE, metrics.text(states)
         process, _, rest = path.partition("/")
-        if rest != "state" or not process.isdigit():
+        if rest not in ("state", "history") or not process.isdigit():
             return None
-        return "application/json", _state_of(known.get(process))
+        return "application/json", _told_by(known.get(process), rest)
 
     return Server(port, find)
 
 
-def _state_of(note: notes.Note | None) -> str:
-    """The state that a program reports, or the reason why it does not."""
+def _told_by(note: notes.Note | None, what: str = "state") -> str:
+    """The state or the history that a program reports, or the reason why it does not."""
     if note is None:
         return json.dumps({"problem": "This program has ended.", "devices": []})
     try:
-        text = _ask(note)
+        text = _ask(note, what)
         if isinstance(json.loads(text)["devices"], list):
             return text
-        why: Exception = ValueError("its answer is not a state")
+        why: Exception = ValueError(f"its answer is not a {what}")
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, RecursionError) as problem:
         why = problem
     if note.is_gone():
-        return _state_of(None)
+        return _told_by(None)
     return json.dumps({"problem": f"This program does not answer ({why}): it may be busy.", "devices": []})
 
 
@@ -62,10 +62,10 @@ class _Received:
         return io.BytesIO(self._content)
 
 
-def _ask(note: notes.Note) -> str:
-    """Asks a program for its state, without proxies or redirects and with a limit of time."""
+def _ask(note: notes.Note, what: str) -> str:
+    """Asks a program for its state or history, without proxies or redirects and with a limit of time."""
     with socket.create_connection(("127.0.0.1", note.port), timeout=ANSWER) as connection:
-        head = f"GET {urlsplit(note.url).path}state HTTP/1.1\r\nHost: 127.0.0.1:{note.port}\r\n\r\n"
+        head = f"GET {urlsplit(note.url).path}{what} HTTP/1.1\r\nHost: 127.0.0.1:{note.port}\r\n\r\n"
         connection.sendall(head.encode())
         received = receive(connection, LARGEST, ANSWER, None)
     answer = http.client.HTTPResponse(_Received(received))  # type: ignore[arg-type]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 ACTIONS = ("disable", "free VRAM", "activate")
+
+GIB = 1 << 30
+# The step of the sliders, in bytes.
+SLIDER_STEP = GIB // 10
 
 
 class Refused(Exception):
@@ -24,6 +28,8 @@ class Action:
     no_abort: bool = False
     sort_reversed: bool = False
     ignored_model: bool = False
+    note: str = field(default="", compare=False)
+    """A sentence about values that were changed to be possible."""
 
 
 def parse_action(
@@ -39,15 +45,19 @@ def parse_action(
     """The action of a form or an API call, with `action` as number or name and sizes in GiB.
 
     Raises `Refused` with a sentence for every invalid value, whatever it is. `most` is the card's
-    size in bytes, the upper limit of both sizes.
+    size in bytes. A larger size becomes that one, and the action's note says so: the script that
+    this one follows takes up to 24 GiB on every card.
     """
+    sizes = {"reserve": _gib("reserve", reserve), "persist": _gib("persist", persist)}
+    notes = [_too_large(name, size, most) for name, size in sizes.items()] if most is not None else []
+    fitting = sizes if most is None else {name: min(size, most) for name, size in sizes.items()}
     return Action(
         name=_name(action),
-        reserve=_gib("reserve", reserve, most),
-        persist=_gib("persist", persist, most),
+        **fitting,
         no_abort=_flag("no abort", no_abort),
         sort_reversed=_flag("sort reversed", sort_reversed),
         ignored_model=_flag("ignored model", ignored_model),
+        note=" ".join(filter(None, notes)),
     )
 
 
@@ -62,7 +72,16 @@ def _name(value: Any) -> str:
     raise Refused(f"There is no action {shown(value)}: choose one of {', '.join(ACTIONS)} (or 0, 1, 2).")
 
 
-def _gib(name: str, value: Any, most: int | None) -> int:
+def _too_large(name: str, size: int, most: int) -> str:
+    """A sentence if a size is above the card's; the sliders' last step may round up to it."""
+    if size < most + SLIDER_STEP:
+        return ""
+    return (
+        f"“{name}” is {size / GIB:g} GiB, and the card has {most / GIB:.1f} GiB for giant-kitten: that much was taken."
+    )
+
+
+def _gib(name: str, value: Any) -> int:
     if value is None or value == "":
         return 0
     try:
@@ -77,10 +96,7 @@ def _gib(name: str, value: Any, most: int | None) -> int:
         number = float("inf")
     if isinstance(value, bool) or not 0 <= number < 1 << 20:
         raise Refused(f"“{name}” must be a number of GiB from 0 to the card's size, not {shown(value)}.")
-    bytes_ = int(number * (1 << 30))
-    if most is not None and bytes_ > most:
-        raise Refused(f"“{name}” is {number:g} GiB, but the card has {most / (1 << 30):.1f} GiB for giant-kitten.")
-    return bytes_
+    return int(number * GIB)
 
 
 def _flag(name: str, value: Any) -> bool:

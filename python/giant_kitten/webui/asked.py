@@ -47,10 +47,10 @@ def act_of(session: Session, body: Any, in_turn: Callable[[Callable[[], str]], s
 
     def work() -> str:
         try:
-            if body["action"] == "automatic":
+            if body["action"] in ("automatic", "take back"):
                 # The other fields have no effect here, but must be valid all the same.
                 parse_action(**{**body, "action": "activate"})
-                return session.automatic()
+                return session.automatic() if body["action"] == "automatic" else session.take_back()
             return session.act(parse_action(**body, most=session.capacity()))
         except Refused as why:
             refused.append(str(why))

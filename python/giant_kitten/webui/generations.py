@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import _guide
+from .cost import Cost, cost
 
 
 @dataclass
@@ -45,12 +46,13 @@ class Generations:
         self._last: Generation | None = None
         self._before: dict[str, Any] | None = None
         self._observation: _guide.Observation | None = None
+        self._cost: Cost | None = None
 
     def begin(self, kind: str, before: dict[str, Any] | None) -> None:
         """Begins a generation. `before` has the statistics at this moment, if they are known."""
         with self._lock:
             self._last = Generation(kind, time.monotonic())
-            self._before = before
+            self._before, self._cost = before, None
 
     def is_at_its_beginning(self) -> bool:
         """Whether no iteration of the current generation was reported yet."""
@@ -80,6 +82,15 @@ class Generations:
         """Notes the memory that the last generation used, from the statistics around it."""
         with self._lock:
             self._observation = _guide.observe(before, after)
+            self._cost = cost(before, after, self._seconds())
+
+    def cost_so_far(self, now: dict[str, Any]) -> Cost | None:
+        """What the current generation has cost so far; None if it is not observed."""
+        with self._lock:
+            return None if self._before is None else cost(self._before, now, self._seconds())
+
+    def _seconds(self) -> float | None:
+        return None if self._last is None else self._last.seconds_per_iteration()
 
     def observation(self) -> _guide.Observation | None:
         """The memory that the last observed generation used."""
@@ -97,4 +108,5 @@ class Generations:
                 "running": last.running,
                 "iterations": last.iterations,
                 "seconds_per_iteration": last.seconds_per_iteration(),
+                "cost": None if self._cost is None else self._cost.text(),
             }

@@ -8,11 +8,12 @@ between two pieces of work.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .. import _follow, _guide, _library, _placement, _report, _state, _status
 from .actions import Action, Refused
+from .cost import COUNTED
 from .gate import Gate
 from .generations import Generations
 from .weights import is_on_gpu, weights
@@ -37,6 +38,11 @@ class Host:
     """Moves the model to the GPU if it is parked on the CPU."""
     decoder: Callable[[], Any] = lambda: None
     """The module that decodes pictures from the model's output. None if it is not known."""
+    unload: Callable[[], str] = str
+    """Unloads what the WebUI keeps on the GPU in memory that is not giant-kitten's.
+
+    Returns a sentence about it, or "" where there is no such memory.
+    """
     companions: Callable[[], list[Any]] = list
     """What runs in each step of the current generation next to the model, such as ControlNets.
 
@@ -53,7 +59,12 @@ class Session:
         self.gate = Gate(device)
         """The gate through which the host's concurrent work passes."""
         self.by_hand: Action | None = None
-        """The placement by hand that is in force; it also applies to a new checkpoint."""
+        """The placement by hand that is in force; it also applies to a new checkpoint.
+
+        It stays while VRAM is free, and is in force again afterwards.
+        """
+        self.is_freed = False
+        """Whether VRAM is free for other programs."""
         self._generations = Generations()
         self._following: list[_follow.Following] = []
         self._placed: list[Any] = []
@@ -97,7 +108,7 @@ class Session:
             with self.gate.quiet():
                 # The host holds its queue: the threads that have generated are at rest.
                 _follow.vouch(self.device)
-                said = self._act(wanted)
+                said = f"{wanted.note} {self._act(wanted)}".lstrip()
         except _library.Error as why:
             raise Refused(f"{wanted.name}: {why}.") from why
         self._trouble = None
@@ -106,23 +117,33 @@ class Session:
 
     def _act(self, wanted: Action) -> str:
         if wanted.name == "free VRAM":
-            return self._free_vram(wanted)
+            return self._free_vram()
         if not wanted.ignored_model:
             self._mark_model()
         if wanted.name == "disable":
             _placement.disable(wanted.sort_reversed, wanted.ignored_model, self.device)
-            self.by_hand = wanted
+            self.by_hand, self.is_freed = wanted, False
             return "Disabled: everything is placed anew with all of the card, and nothing is reserved."
         return self._activate(wanted)
 
-    def _free_vram(self, wanted: Action) -> str:
+    def _free_vram(self) -> str:
+        theirs = self.host.unload()
         _placement.free_vram(self.device)
-        self.by_hand = wanted
+        self.is_freed = True
         found = _report.stats(self.device)
         return (
             f"VRAM is free: {_report.size(found['shared_allocated'])} are in shared memory, and everything still "
-            "works, only slower. “disable” or “activate” brings it back."
+            f"works, only slower. {theirs}{' ' if theirs else ''}“take back” brings back what was in force before, "
+            f"which is {self._in_force()}."
         )
+
+    def _in_force(self) -> str:
+        """The mode that is in force, or that is again once VRAM is taken back."""
+        if self.by_hand is None:
+            return "the automatic mode"
+        if self.by_hand.name == "disable":
+            return "no reserve"
+        return f"a reserve of {_report.size(self.by_hand.reserve or 0)}"
 
     def _mark_model(self) -> None:
         """Marks the model, so that it is placed first. Raises `Refused` if there is none."""
@@ -142,7 +163,7 @@ class Session:
             persist=wanted.persist,
             device=self.device,
         )
-        self.by_hand = None if wanted.reserve is None else wanted
+        self.by_hand, self.is_freed = None if wanted.reserve is None else replace(wanted, note=""), False
         found = _report.stats(self.device)
         reserve = "determined automatically" if wanted.reserve is None else _report.size(found["reserve"])
         return (
@@ -154,15 +175,24 @@ class Session:
         """Returns control of the reserve to the automatic mode."""
         return self.act(Action("activate", reserve=None, ignored_model=self.host.model() is None))
 
+    def take_back(self) -> str:
+        """Ends the state in which VRAM is free: what was in force before is again."""
+        if not self.is_freed:
+            return f"VRAM is not free: {self._in_force()} is in force."
+        if self.by_hand is None:
+            return self.automatic()
+        has_no_model = self.host.model() is None
+        return self.act(replace(self.by_hand, ignored_model=self.by_hand.ignored_model or has_no_model))
+
     def restore(self) -> None:
         """Undoes everything that was done by hand, when the script is unloaded. Never raises."""
         self._follow_passes()
-        if self.by_hand is None or not _status.is_installed():
+        if not (self.by_hand or self.is_freed) or not _status.is_installed():
             return
         try:
             self.automatic()
         except (Refused, _library.Error):
-            self.by_hand = None
+            self.by_hand, self.is_freed = None, False
 
     def _place_again(self, thorough: bool = True) -> None:
         """Places a model that was loaded since the last action like the model before it.
@@ -176,8 +206,9 @@ class Session:
             return
         try:
             # Weights that are still on the CPU are placed when they arrive on the GPU.
-            if self.by_hand is not None and self.by_hand.name == "activate" and is_on_gpu(model):
-                self.act(self.by_hand)
+            hand = None if self.is_freed else self.by_hand
+            if hand is not None and hand.name == "activate" and is_on_gpu(model):
+                self.act(hand)
             else:
                 _placement.mark(model)
         except (Refused, _library.Error) as why:
@@ -202,27 +233,43 @@ class Session:
         """Begins a generation. No work of it may have been launched yet.
 
         `kind` names work with the same need of memory, for example the size of its pictures.
-        Returns a few words about the placement for the picture's description, or "".
+        Returns a few words about the placement for the picture's description, or "". Where the host
+        can still change them after the last step, those of `note` say what it has cost.
         """
         if not _status.is_installed():
             return ""
         self._place_again()
         try:
+            # What moves at the safe point, moves for this generation.
+            started = _report.stats(self.device)
             self._follow_passes(kind)
             # If previews do not end in time, the library notices them and moves nothing.
             with self.gate.quiet(_PATIENCE):
                 _follow.safe_point(kind, self.device)
             _library.call("gk_reset_peaks", self.device)
             found = _report.stats(self.device)
-            before = found if found["in_use"] else None
+            before = {**found, **{name: started[name] for name in COUNTED}} if found["in_use"] else None
         except _library.Error:
             before = None
         self._generations.begin(kind, before)
         if before is None:
             return ""
-        mode = "automatic" if before["automatic"] else before["phase_name"]
         shared = _report.size(before["shared_allocated"])
-        return f"{mode}; reserve {_report.size(before['reserve'])}; {shared} in shared memory"
+        return f"{_state.mode(before)}; reserve {_report.size(before['reserve'])}; {shared} in shared memory"
+
+    def note(self) -> str:
+        """A few words about what the current generation has cost, for the picture's description.
+
+        They are "" where that is not known, because an action moved memory during it.
+        """
+        if not _status.is_installed():
+            return ""
+        try:
+            now = _report.stats(self.device)
+        except _library.Error:
+            return ""
+        found = self._generations.cost_so_far(now)
+        return "" if found is None else f"{_state.mode(now)}; {found.short()}"
 
     def _follow_passes(self, kind: str = "") -> None:
         """Follows the passes of model and decoder in generations of a kind, or stops following."""
@@ -273,4 +320,6 @@ class Session:
         found["work"] = self._generations.state()
         found["problem"] = found["problem"] or self._trouble
         found["by_hand"] = self.by_hand is not None
+        found["reserve_by_hand"] = None if self.by_hand is None else self.by_hand.reserve or 0
+        found["freed"] = self.is_freed
         return found

@@ -105,9 +105,13 @@ class GiantKittenPanel(scripts.Script):
             suggest = gr.Button("Apply the suggestion", elem_id=self.elem_id("suggest"))
         with gr.Row():
             free = gr.Button("Free VRAM", elem_id=self.elem_id("free"))
+            back = gr.Button("Take VRAM back", elem_id=self.elem_id("back"))
             disable = gr.Button("Disable", elem_id=self.elem_id("disable"))
         said = gr.HTML(value=lambda: note(kitten.greeting()), elem_id=self.elem_id("said"))
+        # The page presses this one, without anybody seeing it, after another page has changed something.
+        read = gr.Button("Read", elem_id=self.elem_id("read"))
         gr.HTML(
+            "<style>[id*=giant_kitten_memory_read] { display: none !important }</style>"
             f'<giant-kitten-map src="giant-kitten/state" interval="{kitten.interval()}"></giant-kitten-map>',
             elem_id=self.elem_id("map"),
         )
@@ -115,13 +119,19 @@ class GiantKittenPanel(scripts.Script):
         apply.click(lambda *values: answer(kitten.apply(*values)), inputs=[mode, reserve], outputs=outputs)
         suggest.click(lambda: answer(kitten.apply_suggestion()), inputs=[], outputs=outputs)
         free.click(lambda: answer(kitten.free_vram()), inputs=[], outputs=outputs)
+        back.click(lambda: answer(kitten.take_back()), inputs=[], outputs=outputs)
         disable.click(lambda: answer(kitten.disable()), inputs=[], outputs=outputs)
-        return [mode, reserve, apply, suggest, free, disable, said]
+        read.click(lambda: (kitten.mode(), kitten.reserve_gib()), inputs=[], outputs=[mode, reserve])
+        return [mode, reserve, apply, suggest, free, back, disable, read, said]
 
     def process(self, p, *values):
         # before_process would be too early: the checkpoint of the generation is loaded after it.
         if kitten:
             kitten.begin(p)
+
+    def postprocess_batch(self, p, *values, **named):
+        if kitten:
+            kitten.note(p)
 
     def postprocess(self, p, processed, *values):
         if kitten:
@@ -152,3 +162,6 @@ if kitten:
     script_callbacks.on_script_unloaded(kitten.session.restore)
     script_callbacks.on_script_unloaded(kitten.fit_attention())
     script_callbacks.on_script_unloaded(kitten.gate_previews())
+    script_callbacks.on_app_started(kitten.accept_older_names)
+    script_callbacks.on_script_unloaded(kitten.forget_older_names)
+    script_callbacks.on_infotext_pasted(kitten.rename_pasted)

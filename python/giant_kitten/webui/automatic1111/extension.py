@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import attention, host, settings
 from .host import session, slider_most
-from .panel import apply, apply_suggestion, disable, free_vram, greeting, interval, mode, reserve_gib
+from .names import accept_older_names, forget_older_names, rename_pasted
+from .panel import apply, apply_suggestion, disable, free_vram, greeting, interval, mode, reserve_gib, take_back
 from .previews import gate_previews
 from .routes import add_routes
 from .script import HELP, WHICH_RESERVE, run_script
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
-    "HELP", "MODES", "WHICH_RESERVE", "add_routes", "add_settings", "apply", "apply_suggestion", "begin", "disable",
-    "fit_attention", "free_vram", "gate_previews", "greeting", "interval", "mode", "reserve_gib", "run_script",
-    "session", "slider_most",
+    "HELP", "MODES", "WHICH_RESERVE", "accept_older_names", "add_routes", "add_settings", "apply", "apply_suggestion",
+    "begin", "disable", "fit_attention", "forget_older_names", "free_vram", "gate_previews", "greeting", "interval",
+    "mode", "note", "rename_pasted", "reserve_gib", "run_script", "session", "slider_most", "take_back",
 ]  # fmt: skip
 
 
@@ -32,7 +33,15 @@ def begin(p: Any) -> None:
     kind = f"{p.width}x{p.height}x{getattr(p, 'batch_size', 1)}"
     if getattr(p, "enable_hr", False):
         kind += f" hires {getattr(p, 'hr_scale', '')}"
-    noted = session.begin(kind)
+    _note(p, session.begin(kind))
+
+
+def note(p: Any) -> None:
+    """Completes the note once the pictures of a batch are made, when their cost is known."""
+    _note(p, session.note())
+
+
+def _note(p: Any, noted: str) -> None:
     if noted and settings.option("giant_kitten_infotext", True) and hasattr(p, "extra_generation_params"):
         p.extra_generation_params["Giant kitten"] = noted
 

@@ -19,8 +19,8 @@ def mode() -> str:
 
 def reserve_gib() -> float:
     """The reserve set by hand, in GiB."""
-    if session.by_hand is not None and session.by_hand.reserve:
-        return round(session.by_hand.reserve / GIB, 2)
+    if session.by_hand is not None:
+        return round((session.by_hand.reserve or 0) / GIB, 2)
     return float(settings.option("giant_kitten_reserve", 0.0))
 
 
@@ -52,18 +52,23 @@ def apply(chosen: Any, gib: Any) -> str:
 
 
 def apply_suggestion() -> str:
-    """Applies the reserve that the last generation suggests."""
+    """Applies what the last generation suggests: a reserve, or the automatic mode."""
     found = session.guide()
     if found is None:
         return session.problem() or "giant-kitten has nothing to suggest."
-    if not found.suggested:
-        return found.text
-    return apply("by hand", found.suggested / GIB)
+    if found.suggested:
+        return apply("by hand", found.suggested / GIB)
+    return apply("automatic", 0) if found.prefers_automatic else found.text
 
 
 def free_vram() -> str:
     """Frees the card for other programs."""
     return in_turn(lambda: session.act(Action("free VRAM")))
+
+
+def take_back() -> str:
+    """Ends that: what was in force before is again."""
+    return in_turn(session.take_back)
 
 
 def disable() -> str:

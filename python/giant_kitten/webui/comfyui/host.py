@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import comfy.model_management
 import comfy.utils
 
 from ..session import Host, Session
+from . import dynamic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ def _bring(unet: Any) -> None:
 # What the current sampling uses in addition to its model, mostly ControlNets.
 _companions: list[Any] = []
 
-session = Session(Host("ComfyUI", model=_unet, bring=_bring, companions=lambda: _companions))
+session = Session(Host("ComfyUI", model=_unet, bring=_bring, companions=lambda: _companions, unload=dynamic.unload))
 # Held while a prompt runs; actions of the panel wait for it.
 _prompts = threading.RLock()
 
@@ -104,14 +104,3 @@ def _count_steps() -> None:
 
     counting.counts_for_giant_kitten = True  # type: ignore[attr-defined]
     comfy.utils.set_progress_bar_global_hook(counting)
-
-
-def note() -> str | None:
-    """A note about ComfyUI's own memory management, if that keeps us from placing models."""
-    # Versions without dynamic VRAM have no such module, or no such flag in it.
-    if getattr(sys.modules.get("comfy.memory_management"), "aimdo_enabled", False):
-        return (
-            "ComfyUI's dynamic VRAM manages the weights itself, so giant-kitten has only the memory that is needed in "
-            "addition: start with --disable-dynamic-vram to have models placed."
-        )
-    return None

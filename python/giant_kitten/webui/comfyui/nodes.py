@@ -25,15 +25,15 @@ class GiantKittenAction:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """The inputs."""
-        capacity = session.capacity()
-        most = 24.0 if capacity is None else round(capacity / GIB, 1)
+        # More than the card has is not refused: workflows that are shared come from larger cards.
+        most = max(24.0, round((session.capacity() or 0) / GIB, 1))
         size = {"default": 0.0, "min": 0.0, "max": most, "step": 0.1}
         reserve = "GiB of VRAM left to everything that a generation needs in addition to the model"
         persist = "GiB of VRAM withheld, as if the card were smaller"
         return {
             "required": {
                 "model": ("MODEL",),
-                "action": ([*ACTIONS[::-1], "automatic"],),
+                "action": ([*ACTIONS[::-1], "automatic", "take back"],),
                 "reserve": ("FLOAT", {**size, "tooltip": reserve}),
                 "persist": ("FLOAT", {**size, "tooltip": persist}),
                 "sort_reversed": ("BOOLEAN", {"default": False}),
@@ -51,8 +51,8 @@ class GiantKittenAction:
         try:
             # The sampler would load the model next, and only a loaded model can be placed.
             comfy.model_management.load_models_gpu([model])
-            if action == "automatic":
-                said = session.automatic()
+            if action in ("automatic", "take back"):
+                said = session.automatic() if action == "automatic" else session.take_back()
             else:
                 said = session.act(
                     parse_action(action, reserve, persist, False, sort_reversed, ignored_model, most=session.capacity())

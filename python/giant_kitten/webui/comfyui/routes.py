@@ -12,7 +12,8 @@ from aiohttp import web
 from server import PromptServer
 
 from ..asked import Unwanted, act_of, body_of
-from .host import in_turn, note, session
+from . import dynamic
+from .host import in_turn, session
 
 
 def add_routes() -> None:
@@ -30,7 +31,9 @@ async def _script(asked: Any) -> Any:
 
 async def _state(asked: Any) -> Any:
     found = session.state()
-    found["problem"] = found["problem"] or note()
+    found["problem"] = found["problem"] or dynamic.note()
+    for device in found["devices"]:
+        dynamic.describe(device)
     return web.json_response(found, headers={"Cache-Control": "no-store"})
 
 

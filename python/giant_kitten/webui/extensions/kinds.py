@@ -23,11 +23,36 @@ class Kind:
     starts_cuda_first: bool
 
 
+@dataclass(frozen=True)
+class Unsupported:
+    """A program that looks like a WebUI of a kind, and what its user can do."""
+
+    name: str
+    known_by: tuple[str, ...]
+    instead: str
+
+
+UNSUPPORTED = (
+    Unsupported(
+        "SD.Next",
+        ("webui.py", "installer.py", "modules"),
+        "its pages and its queue differ from AUTOMATIC1111's, so there is no extension for it. Without one, install "
+        "the package into its Python and start it with GIANT_KITTEN=1: memory that does not fit the card then "
+        "overflows to host memory, and “giant-kitten monitor” shows the map",
+    ),
+    Unsupported(
+        "the program of ComfyUI Desktop",
+        ("main.py", "comfy", "../app.asar"),
+        "updates replace it: give the folder that you chose when you installed it, with custom_nodes and .venv",
+    ),
+)
 # The first that fits counts: Forge has everything that AUTOMATIC1111 has.
 KINDS = (
     Kind("Forge", "automatic1111", "extensions", ("webui.py", "modules", "modules_forge"), True),
     Kind("AUTOMATIC1111", "automatic1111", "extensions", ("webui.py", "modules"), True),
     Kind("ComfyUI", "comfyui", "custom_nodes", ("main.py", "comfy"), False),
+    # Its program lies elsewhere; this is the folder with the user's files and its Python.
+    Kind("ComfyUI Desktop", "comfyui", "custom_nodes", ("custom_nodes", ".venv", "models", "user"), False),
 )
 
 
@@ -76,6 +101,9 @@ def find(folder: str | Path) -> WebUI:
         path = Path(folder).expanduser().resolve()
         if not str(folder) or not path.is_dir():
             raise Refused(f"{shown(folder)} is not a folder: give the folder into which the WebUI was installed")
+        for other in UNSUPPORTED:
+            if _fits(other, path):
+                raise Refused(f"{shown(path)} is {other.name}: {other.instead}")
         for kind in KINDS:
             if _fits(kind, path):
                 return WebUI(kind, path)
@@ -86,10 +114,10 @@ def find(folder: str | Path) -> WebUI:
         raise Refused(f"{shown(folder)} cannot be read ({why})") from why
     hint = f"; its folder {shown(inside[0])} is one" if inside else ""
     raise Refused(
-        f"{shown(path)} is neither AUTOMATIC1111's WebUI nor Forge (webui.py, modules) nor ComfyUI (main.py, comfy)"
-        f"{hint}"
+        f"{shown(path)} is neither AUTOMATIC1111's WebUI nor Forge (webui.py, modules) nor ComfyUI (main.py, comfy) "
+        f"nor the folder of ComfyUI Desktop (custom_nodes, .venv, models, user){hint}"
     )
 
 
-def _fits(kind: Kind, path: Path) -> bool:
+def _fits(kind: Kind | Unsupported, path: Path) -> bool:
     return all((path / name).exists() for name in kind.known_by)
