@@ -99,7 +99,7 @@ def test_the_page_shows_the_memory_of_the_program(program: Server, open_page: Ca
 
 def test_the_last_minutes_are_drawn(program: Server, open_page: Callable[..., Page]) -> None:
     page = open_page(program.url, width=760, height=900)
-    card = page.get_by_role("region", name=re.compile("The last 10 minutes of simulated"))
+    card = page.get_by_role("region", name=re.compile("The last 60 seconds of simulated"))
     card.wait_for()
     names = [image.get_attribute("aria-label") or "" for image in card.get_by_role("img").all()]
     assert [name.split(":")[0] for name in names] == ["Memory", "Over the link, by moves and copies", "A second"]

@@ -56,7 +56,12 @@
     });
   }
 
-  function chart({ title, lines, text }, { figures, seconds }, samples) {
+  /** The seconds that the charts span: those that there are, once they are enough to draw. */
+  function span(seconds, samples) {
+    return samples.length ? Math.min(seconds, Math.max(60, samples[samples.length - 1][0] - samples[0][0])) : seconds;
+  }
+
+  function chart({ title, lines, text }, figures, seconds, samples) {
     const now = samples.length ? samples[samples.length - 1][0] : 0;
     const known = lines.map(([name, label, dash]) => ({ name, label, dash, found: points(figures, samples, name) }));
     const most = Math.max(1e-9, ...known.flatMap(({ found }) => found.map((point) => point[1])));
@@ -104,10 +109,12 @@
     }
 
     #show(state) {
-      const minutes = Math.round(state.seconds / 60);
-      this.#content.replaceChildren(...(state.devices || []).map(({ name, samples }) =>
-        part("section", { "aria-label": `The last ${minutes} minutes of ${name}` },
-          part("h2", {}, `The last ${minutes} minutes`), ...CHARTS.flatMap((one) => chart(one, state, samples)))));
+      this.#content.replaceChildren(...(state.devices || []).map(({ name, samples }) => {
+        const seconds = span(state.seconds, samples);
+        const last = seconds < 120 ? `The last ${Math.round(seconds)} seconds` : `The last ${Math.round(seconds / 60)} minutes`;
+        return part("section", { "aria-label": `${last} of ${name}` },
+          part("h2", {}, last), ...CHARTS.flatMap((one) => chart(one, state.figures, seconds, samples)));
+      }));
     }
   }
 

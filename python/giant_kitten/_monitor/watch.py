@@ -63,7 +63,7 @@ class _Received:
 
 
 def _ask(note: notes.Note, what: str) -> str:
-    """Asks a program for its state or history, without proxies or redirects and with a limit of time."""
+    """Asks a program for its state or history: no proxies, no redirects, and a limit of time."""
     with socket.create_connection(("127.0.0.1", note.port), timeout=ANSWER) as connection:
         head = f"GET {urlsplit(note.url).path}{what} HTTP/1.1\r\nHost: 127.0.0.1:{note.port}\r\n\r\n"
         connection.sendall(head.encode())

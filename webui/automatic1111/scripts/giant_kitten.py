@@ -108,7 +108,7 @@ class GiantKittenPanel(scripts.Script):
             back = gr.Button("Take VRAM back", elem_id=self.elem_id("back"))
             disable = gr.Button("Disable", elem_id=self.elem_id("disable"))
         said = gr.HTML(value=lambda: note(kitten.greeting()), elem_id=self.elem_id("said"))
-        # The page presses this one, without anybody seeing it, after another page has changed something.
+        # The page presses this one, unseen, after another page has changed something.
         read = gr.Button("Read", elem_id=self.elem_id("read"))
         gr.HTML(
             "<style>[id*=giant_kitten_memory_read] { display: none !important }</style>"
