@@ -361,6 +361,10 @@ struct gk_stats {
     uint64_t missed_lends;        /* weights in the shared tier that were read in place */
     uint64_t dropped_copies;      /* copies that nothing used */
     uint64_t written_back;        /* weights that were written in the ring and copied back */
+    uint64_t dedicated_granted;   /* by the operating system to this process; 0: no account */
+    uint64_t dedicated_usage;     /* by this process, by the same account */
+    uint64_t shared_granted;      /* the same of shared memory */
+    uint64_t shared_usage;
 };
 int gk_stats(int device, struct gk_stats *stats);
 

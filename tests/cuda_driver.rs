@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use fake_cuda::Setup;
 use giant_kitten::driver::cuda::CudaDriver;
-use giant_kitten::driver::{Driver, Event, NOT_SUPPORTED, Rung, Stream};
+use giant_kitten::driver::{Driver, Event, NOT_READY, NOT_SUPPORTED, Rung, Stream};
 use giant_kitten::{Activation, Allocator, Error, Options, Reserve, Tier};
 use kitten_sim::{Gpu, Outstanding, Profile, code};
 
@@ -260,6 +260,49 @@ fn a_driver_of_another_kind_is_a_sentence() {
         assert!(built.success());
         let why = CudaDriver::open_library(&library).unwrap_err().to_string();
         assert!(why.contains(said), "{why}");
+    }
+}
+
+#[test]
+fn a_call_that_is_not_ready_under_pressure_is_out_of_memory() {
+    for call in ["cuMemCreate", "cuMemMap", "cuMemSetAccess"] {
+        let gpu = machine(1);
+        let allocator = allocator(fake::cuda_driver(Setup::new(gpu.clone())).unwrap()).unwrap();
+        allocator.malloc(512, 0, Stream(0)).unwrap();
+        gpu.fail_from(call, 1, NOT_READY);
+        match allocator.malloc(2 * GRANULE as usize, 0, Stream(0)) {
+            Err(Error::OutOfMemory(why)) => assert!(why.driver.unwrap().is_out_of_memory(), "{call}"),
+            other => panic!("{call}: {other:?}"),
+        }
+        gpu.clear_failures();
+        assert_eq!(use_it(&gpu, &allocator), Ok(()), "{call}");
+    }
+}
+
+#[test]
+fn a_system_that_does_not_tell_what_it_grants_limits_nothing() {
+    let missing = |function: &str| Setup { missing: vec![function.into()], ..Setup::new(machine(1)) };
+    for (setup, library, said) in [
+        (Setup::new(machine(1)), Some("nonexistent.dll"), "nonexistent.dll cannot be loaded"),
+        (Setup::new(machine(1)), None, "QueryVideoMemoryInfo failed with 0x887a0004"),
+        (missing("EnumAdapterByLuid"), None, "EnumAdapterByLuid failed with 0x887a0002"),
+        (missing("cuDeviceGetLuid"), None, "cuDeviceGetLuid failed"),
+    ] {
+        let gpu = setup.gpu.clone();
+        let driver = fake::cuda_driver(setup).unwrap();
+        let driver = match library {
+            Some(library) => driver.with_graphics(Path::new(library)),
+            None => driver,
+        };
+        if cfg!(windows) {
+            let why = driver.granted(0).unwrap_err();
+            assert!(why.contains(said), "{why}");
+        } else {
+            assert_eq!(driver.granted(0), Ok(None), "this system keeps no account");
+        }
+        let allocator = allocator(driver).unwrap();
+        assert_eq!(use_it(&gpu, &allocator), Ok(()), "{said}");
+        assert_eq!(allocator.look_at(0).unwrap().granted.is_err(), cfg!(windows));
     }
 }
 

@@ -8,6 +8,7 @@ mod suite {
     mod contents;
     mod copies;
     mod failures;
+    mod granted;
     mod others;
     mod passes;
     mod pools;
@@ -21,6 +22,12 @@ use kitten_sim::Gpu;
 
 /// Whether shared memory is backing that can change tier, rather than pinned.
 pub const MIGRATES: bool = false;
+
+/// Whether the driver of this run knows a system that keeps an account of what it grants.
+pub const KNOWS_GRANTS: bool = true;
+
+/// Waits until what the system has said is asked for again.
+pub fn answers_grow_old() {}
 
 /// The driver of this run of the suite.
 fn driver(gpu: &Gpu) -> Arc<dyn Driver> {

@@ -8,9 +8,17 @@ import platform
 import sys
 from typing import Any
 
-from . import _library, _status, _variable
+from . import _driver, _library, _status, _variable
 from ._report import size
 from ._torch import alloc_conf, install
+
+FALLBACK_POLICY = (
+    'the setting "CUDA - Sysmem Fallback Policy" of the NVIDIA Control Panel cannot be read here. With "Prefer No '
+    'Sysmem Fallback", a full card refuses memory, and giant-kitten chooses what lies in host memory. With "Driver '
+    'Default" or "Prefer Sysmem Fallback", the driver moves what does not fit by itself: giant-kitten then stays '
+    "within what the system grants, and other allocations of the process may be moved"
+)
+SET_DEDICATED = 'set the option "dedicated" to less than the card has free, or the driver may move memory by itself'
 
 
 class _Findings:
@@ -22,7 +30,7 @@ class _Findings:
         # The keys are a promise to programs: docs/pytorch.md.
         self.report: dict[str, Any] = {
             "version": None, "library": None, "python": platform.python_version(), "executable": sys.executable,
-            "torch": None, "cuda": None, "problems": 0, "findings": [], "devices": [],
+            "torch": None, "cuda": None, "driver": None, "problems": 0, "findings": [], "devices": [],
         }  # fmt: skip
 
     def say(self, name: str, found: str, remedy: str = "") -> None:
@@ -57,6 +65,7 @@ def _check(findings: _Findings) -> bool:
     torch = _check_torch(findings)
     if torch is None:
         return False
+    _check_driver(findings)
     for device in range(torch.cuda.device_count()):
         _check_device(findings, device)
     return True
@@ -115,6 +124,15 @@ def _check_torch(findings: _Findings) -> Any:
     return torch
 
 
+def _check_driver(findings: _Findings) -> None:
+    version = _driver.version()
+    findings.report.update(driver=version)
+    if version:
+        findings.say("driver", version)
+    if sys.platform == "win32":
+        findings.say("policy", FALLBACK_POLICY)
+
+
 def _check_device(findings: _Findings, device: int) -> None:
     try:
         # This only queries the device. Other programs may need it, so no heap or reserve is made.
@@ -124,6 +142,7 @@ def _check_device(findings: _Findings, device: int) -> None:
         findings.say(f"cuda:{device}", "cannot be used", str(why))
         return
     findings.say(f"cuda:{device}", f"{found['device']}: dedicated {size(found['dedicated_capacity'])}")
+    _say_what_is_granted(findings, found)
     remedy = ""
     if found["rung"] == "none":
         reasons = "; ".join(found["rungs_refused"])
@@ -137,6 +156,20 @@ def _check_device(findings: _Findings, device: int) -> None:
         findings.say("", "memory cannot change tier on this driver: actions take tensors out and back instead, because")
         for reason in found["rungs_refused"]:
             findings.say("", f"  {reason}")
+
+
+def _say_what_is_granted(findings: _Findings, found: dict[str, Any]) -> None:
+    """Says what the operating system grants, in the figures of Windows' Task Manager."""
+    if found["granted_unknown"]:
+        findings.say("", f"the system does not tell what it grants: {found['granted_unknown']}", SET_DEDICATED)
+    for tier in ("dedicated", "shared"):
+        granted, usage = found[f"{tier}_granted"], found[f"{tier}_usage"]
+        if granted:
+            remedy = ""
+            if usage > granted:
+                remedy = f"it has taken {size(usage - granted)} away: close other programs that use the card"
+            text = f"the system grants this process {size(granted)} of {tier} memory, {size(usage)} are in use"
+            findings.say("", text, remedy)
 
 
 def _budget(found: dict[str, Any]) -> str:

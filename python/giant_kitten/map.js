@@ -132,6 +132,14 @@
 
   const TITLES = { dedicated: "Dedicated (VRAM)", shared: "Shared (host memory)" };
 
+  /** What the operating system grants of a tier, where it keeps an account, as Windows does. */
+  function granted(stats, tier) {
+    const budget = stats[`${tier}_granted`], usage = stats[`${tier}_usage`];
+    if (!budget) return "";
+    const taken = usage > budget ? `; it has taken ${size(usage - budget)} away` : "";
+    return `; the system grants ${size(budget)}, ${size(usage)} in use${taken}`;
+  }
+
   function bar(device, tier, width) {
     const { stats } = device;
     const capacity = stats[`${tier}_capacity`];
@@ -141,7 +149,7 @@
     const head = capacity
       ? `${size(used)} of ${size(capacity)}`
       : tier === "shared" ? "not available with this driver and machine" : "none";
-    const label = `${TITLES[tier]}: ${head}; ${said}`;
+    const label = `${TITLES[tier]}: ${head}; ${said}${granted(stats, tier)}`;
     const height = 22;
     const picture = drawn("svg", { viewBox: `0 0 ${width} ${height + 8}`, role: "img", "aria-label": label }, patterns());
     picture.append(drawn("title", {}, label), drawn("rect", { x: 0, y: 4, width, height, rx: 3, class: "n" }));
@@ -160,7 +168,7 @@
       picture.append(drawn("line", line));
     }
     return part("div", { class: "bar" },
-      part("div", { class: "head" }, part("b", {}, TITLES[tier]), part("span", {}, head)), picture);
+      part("div", { class: "head" }, part("b", {}, TITLES[tier]), part("span", {}, head + granted(stats, tier))), picture);
   }
 
   function swatch(look) {

@@ -246,4 +246,13 @@ fields! {
     dropped_copies = |s, _| s.dropped_copies;
     /// How often a weight was written in the ring and copied back.
     written_back = |s, _| s.written_back;
+    /// What the operating system grants this process of dedicated memory, as it was last asked; 0
+    /// where it keeps no account.
+    dedicated_granted = |s, _| s.granted[Dedicated].budget;
+    /// What this process uses of dedicated memory, by the same account.
+    dedicated_usage = |s, _| s.granted[Dedicated].usage;
+    /// The same grant of shared memory.
+    shared_granted = |s, _| s.granted[Shared].budget;
+    /// What this process uses of shared memory, by the same account.
+    shared_usage = |s, _| s.granted[Shared].usage;
 }

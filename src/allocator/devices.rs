@@ -214,9 +214,19 @@ impl Devices {
         self.get(device)?;
         let info = self.driver.device_info(device)?;
         let budget = self.budget(&info);
-        let capacity = self.options.limits.capacity(&info, budget.limit());
+        let granted = self.driver.granted(device).map(|granted| granted.map(|granted| granted.of).unwrap_or_default());
+        let mut capacity = self.options.limits.capacity(&info, budget.limit());
+        if let Ok(granted) = granted {
+            let held = self.in_use(device)?.map_or_else(PerTier::default, |heap| heap.held());
+            let headroom = self.options.limits.headroom(&info);
+            capacity = PerTier::from_fn(|tier| match granted[tier] {
+                Some(grant) => grant.allows(held[tier], headroom).min(capacity[tier]),
+                None => capacity[tier],
+            });
+        }
+        let granted = granted.map(|granted| granted.map(Option::unwrap_or_default));
         let (used, others) = (budget.used(), budget.others());
-        Ok(Found { capacity, budget: budget.limit(), used, others, info })
+        Ok(Found { capacity, budget: budget.limit(), used, others, granted, info })
     }
 
     /// What can be had of a device's memory now. One that is not in use is looked at.

@@ -37,7 +37,7 @@ use self::devices::Devices;
 use self::pools::Pools;
 use self::recording::Recorded;
 use self::remembered::Place;
-use crate::core::{PerTier, Tier};
+use crate::core::{Grant, PerTier, Tier};
 use crate::driver::{DeviceInfo, Driver, Stream};
 use crate::error::Error;
 use crate::heap::Heap;
@@ -61,6 +61,9 @@ pub struct Found {
     pub used: u64,
     /// What other processes of this user claim of the host's memory.
     pub others: u64,
+    /// What the operating system grants this process of each tier, nothing where it keeps no
+    /// account; or why it does not tell.
+    pub granted: Result<PerTier<Grant>, String>,
 }
 
 /// The allocator of a process.

@@ -79,12 +79,15 @@ impl Allocator {
     pub fn look(&self, device: usize) -> Result<Look, Error> {
         Ok(match self.devices.in_use(device)? {
             None => Look::default(),
-            Some(heap) => Look {
-                stats: heap.stats(),
-                splits: heap.splits(),
-                info: Some(heap.device_info().clone()),
-                reserve_reason: heap.reserve_reason(),
-            },
+            Some(mut heap) => {
+                heap.see_grants();
+                Look {
+                    stats: heap.stats(),
+                    splits: heap.splits(),
+                    info: Some(heap.device_info().clone()),
+                    reserve_reason: heap.reserve_reason(),
+                }
+            }
         })
     }
 

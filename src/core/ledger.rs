@@ -10,11 +10,36 @@ use super::activation::Kept;
 use super::size::show_size;
 use super::tier::{PerTier, Tier};
 
-/// Capacities and commitments of one device, in bytes.
+/// What an operating system grants a process of a tier, by its own account. Bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// The budget: what the process can use before the system takes memory away from it.
+    pub budget: u64,
+    /// What the process uses, whoever in it has allocated that.
+    pub usage: u64,
+}
+
+impl Grant {
+    /// The grant by the system's figures; `None` where the budget is 0: that is what a card says of
+    /// a kind of memory that it does not have, as where all of it is the host's.
+    pub fn of(budget: u64, usage: u64) -> Option<Grant> {
+        (budget > 0).then_some(Grant { budget, usage })
+    }
+
+    /// The bytes that may be held where `held` are, so that the process stays within its budget
+    /// and leaves `headroom` of it.
+    pub fn allows(self, held: u64, headroom: u64) -> u64 {
+        self.budget.saturating_sub(self.usage.saturating_sub(held)).saturating_sub(headroom)
+    }
+}
+
+/// Capacities and commitments of one device, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ledger {
     /// The most that may be backed in each tier.
     pub capacity: PerTier<u64>,
+    /// The most that the operating system allows to be held in each tier, as it was last asked.
+    pub granted: PerTier<u64>,
     /// Dedicated bytes that resident blocks may not use.
     pub kept: Kept,
     /// Whether scratch may use the reserve, as it may after an activation.
@@ -29,15 +54,41 @@ pub struct Ledger {
     pub staging: u64,
 }
 
+impl Default for Ledger {
+    /// Nothing, and no limit by the system.
+    fn default() -> Self {
+        Ledger {
+            capacity: PerTier::default(),
+            granted: PerTier::from_fn(|_| u64::MAX),
+            kept: Kept::default(),
+            reserve_open: false,
+            working: 0,
+            fraction_limit: None,
+            taken: 0,
+            staging: 0,
+        }
+    }
+}
+
 impl Ledger {
+    /// The most bytes that may be held of `tier`: its capacity, within what the system grants.
+    pub fn most(&self, tier: Tier) -> u64 {
+        self.capacity[tier].min(self.granted[tier])
+    }
+
+    /// The most dedicated bytes that can be obtained, with what others have taken.
+    pub fn obtainable(&self) -> u64 {
+        self.most(Tier::Dedicated).min(self.capacity[Tier::Dedicated].saturating_sub(self.taken))
+    }
+
     /// The most bytes that may be mapped in `tier` as things stand.
     pub fn limit(&self, tier: Tier) -> u64 {
         match tier {
             Tier::Dedicated => {
                 let kept = self.kept.persist + self.staging + if self.reserve_open { 0 } else { self.kept.reserve };
-                self.capacity[tier].saturating_sub(kept).min(self.fraction_limit.unwrap_or(u64::MAX))
+                self.most(tier).saturating_sub(kept).min(self.fraction_limit.unwrap_or(u64::MAX))
             }
-            Tier::Shared => self.capacity[tier].saturating_sub(self.working),
+            Tier::Shared => self.most(tier).saturating_sub(self.working),
         }
     }
 
@@ -45,7 +96,7 @@ impl Ledger {
     /// go by this. An allocation tries up to the limit, since the driver knows best.
     pub fn reach(&self, tier: Tier) -> u64 {
         match tier {
-            Tier::Dedicated => self.limit(tier).min(self.capacity[tier].saturating_sub(self.taken)),
+            Tier::Dedicated => self.limit(tier).min(self.obtainable()),
             Tier::Shared => self.limit(tier),
         }
     }
@@ -62,8 +113,7 @@ impl Ledger {
     pub fn resident_budget(&self, kept: Kept) -> Result<u64, String> {
         let capacity = self.capacity[Tier::Dedicated];
         let sum = kept.sum().filter(|sum| *sum <= capacity);
-        let rest = |kept: u64| (capacity - kept).min(capacity.saturating_sub(self.taken + kept));
-        sum.map(|kept| rest(kept).saturating_sub(self.staging)).ok_or_else(|| {
+        sum.map(|kept| self.obtainable().saturating_sub(kept).saturating_sub(self.staging)).ok_or_else(|| {
             format!(
                 "reserve {} and persist {} are more than the {} of dedicated memory there is; choose smaller ones",
                 show_size(kept.reserve),
@@ -113,6 +163,18 @@ mod tests {
         assert_eq!((ledger.taken, ledger.limit(Tier::Dedicated), ledger.reach(Tier::Dedicated)), (500, 700, 500));
         assert_eq!(ledger.resident_budget(kept(300, 100)), Ok(100));
         assert_eq!(ledger.resident_budget(kept(600, 100)), Ok(0));
+    }
+
+    #[test]
+    fn what_the_system_does_not_grant_is_not_promised() {
+        let of_others = Grant { budget: 900, usage: 500 };
+        assert_eq!(of_others.allows(200, 100), 500, "300 are used elsewhere in the process");
+        assert_eq!(of_others.allows(600, 100), 800, "the system has taken some of it away");
+        assert_eq!(Grant { budget: 100, usage: 500 }.allows(200, 100), 0);
+        let ledger = Ledger { granted: PerTier::new(800, 100), ..ledger() };
+        assert_eq!((ledger.limit(Tier::Dedicated), ledger.limit(Tier::Shared)), (500, 98));
+        assert_eq!(ledger.resident_budget(kept(300, 100)), Ok(400));
+        assert_eq!(ledger.resident_budget(kept(900, 0)), Ok(0), "the card has it, and may be granted again");
     }
 
     #[test]

@@ -28,7 +28,7 @@ mod witness;
 
 pub use activation::{Activation, Kept, Reserve};
 pub use arena::{Arena, Block, BlockId, Growth, Idle, Marks, StreamId};
-pub use ledger::Ledger;
+pub use ledger::{Grant, Ledger};
 pub use phase::{Phase, State, Step};
 pub use place::{ArenaId, GranuleId, PoolId, Purpose};
 pub use policy::{balance, placement};

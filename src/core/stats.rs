@@ -1,5 +1,6 @@
 //! Statistics of one device.
 
+use super::ledger::Grant;
 use super::phase::Phase;
 use super::size::{BlockSize, Class};
 use super::tier::{PerTier, Tier};
@@ -193,6 +194,9 @@ pub struct Stats {
     pub granule: u64,
     /// The most that may be backed in each tier.
     pub capacity: PerTier<u64>,
+    /// What the operating system was last seen to grant of each tier; nothing where it keeps no
+    /// account.
+    pub granted: PerTier<Grant>,
     /// All blocks.
     pub blocks: BlockStats,
     /// The small blocks, and the large ones.

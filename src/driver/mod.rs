@@ -6,8 +6,9 @@
 //! Device addresses are plain `u64`: the allocator never reads or writes the memory behind them.
 
 use std::fmt;
+use std::time::Duration;
 
-use crate::core::{PerTier, Tier};
+use crate::core::{Grant, PerTier, Tier};
 
 pub mod cuda;
 #[cfg(feature = "sim")]
@@ -78,8 +79,19 @@ pub struct DeviceInfo {
     pub refused: Vec<String>,
 }
 
+/// What the operating system grants this process of a device's memory at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// The grant of each tier; `None` for a tier of which the system keeps no account.
+    pub of: PerTier<Option<Grant>>,
+    /// How long the answer may be used before the system is asked again: asking has its price.
+    pub lasts: Duration,
+}
+
 /// `CUDA_ERROR_OUT_OF_MEMORY`.
 pub const OUT_OF_MEMORY: i32 = 2;
+/// `CUDA_ERROR_NOT_READY`.
+pub const NOT_READY: i32 = 600;
 /// `CUDA_ERROR_NOT_SUPPORTED`.
 pub const NOT_SUPPORTED: i32 = 801;
 /// `CUDA_ERROR_INVALID_HANDLE`.
@@ -105,9 +117,10 @@ pub struct DriverError {
 }
 
 impl DriverError {
-    /// Whether the device (or the host, for the shared tier) is out of memory for the call.
+    /// Whether the device (or the host, for the shared tier) is out of memory for the call. A
+    /// driver for Windows may say so to a call about memory by [`NOT_READY`].
     pub fn is_out_of_memory(&self) -> bool {
-        self.code == OUT_OF_MEMORY
+        self.code == OUT_OF_MEMORY || (self.code == NOT_READY && self.call.starts_with("cuMem"))
     }
 
     /// Whether an ongoing graph capture forbids the call (`CUDA_ERROR_STREAM_CAPTURE_…`).
@@ -164,6 +177,14 @@ pub trait Driver: Send + Sync + fmt::Debug {
 
     /// Dedicated memory that is free at this moment, in bytes.
     fn dedicated_free(&self, device: usize) -> Result<u64>;
+
+    /// What the operating system grants this process of the device's memory; `Ok(None)` where it
+    /// keeps no account, now or ever. A driver may create more than is granted, and the system then
+    /// moves memory to the host unasked: whoever creates keeps to it.
+    ///
+    /// # Errors
+    /// In words, where the system keeps an account and does not tell.
+    fn granted(&self, device: usize) -> Result<Option<Granted>, String>;
 
     /// Reserves `bytes` of addresses (a multiple of the granularity), aligned to `align` (a power
     /// of two). Returns the first address.

@@ -1,9 +1,11 @@
 //! The simulated GPU as a driver.
 
+use std::time::Duration;
+
 use kitten_sim::{Gpu, Profile, code};
 
-use super::{DeviceInfo, Driver, DriverError, Event, Handle, Result, Rung, Stream};
-use crate::core::{PerTier, Tier};
+use super::{DeviceInfo, Driver, DriverError, Event, Granted, Handle, Result, Rung, Stream};
+use crate::core::{Grant, PerTier, Tier};
 
 /// A driver over a simulated machine.
 #[derive(Clone, Debug)]
@@ -80,6 +82,12 @@ impl Driver for SimDriver {
 
     fn dedicated_free(&self, device: usize) -> Result<u64> {
         simulated(self.gpu.memory_info(device, kitten_sim::Tier::Dedicated)).map(|(_, free)| free)
+    }
+
+    fn granted(&self, device: usize) -> Result<Option<Granted>, String> {
+        let told = self.gpu.granted(device).map_err(|why| why.to_string())?;
+        let of = |told: kitten_sim::Budgets| told.map(|(budget, usage)| Grant::of(budget, usage));
+        Ok(told.map(|told| Granted { of: PerTier(of(told)), lasts: Duration::ZERO }))
     }
 
     fn reserve(&self, device: usize, bytes: u64, align: u64) -> Result<u64> {

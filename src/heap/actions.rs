@@ -8,7 +8,7 @@ use super::given::Given;
 use super::memory::{Move, Moved};
 use super::placing::{self, Pins};
 use super::{Heap, automatic};
-use crate::core::placement::{self, Order};
+use crate::core::placement::{self, Order, SortBy};
 use crate::core::policy::{Opening, Spill};
 use crate::core::{Activation, GranuleId, Kept, PerTier, Phase, Reserve, Step, Tier, show_size};
 use crate::error::Error;
@@ -49,7 +49,7 @@ impl Heap {
     pub fn disable(&mut self, order: Order) -> Result<Moved, Error> {
         self.memory.see_free();
         let ledger = &self.memory.ledger();
-        let budget = ledger.capacity[Tier::Dedicated].saturating_sub(ledger.taken);
+        let budget = ledger.obtainable();
         let moved = self.place(order, budget, Pins::Kept)?;
         self.enter(Step::Disable, Kept::default());
         Ok(moved)
@@ -105,6 +105,7 @@ impl Heap {
         if needed > 0 && self.memory.is_pinned() {
             return Err(Error::Immovable { bytes: core.extent(block).1 });
         }
+        self.memory.heed_grants();
         if needed > self.memory.room(tier) {
             self.strip();
         }
@@ -139,6 +140,7 @@ impl Heap {
     /// # Errors
     /// The driver's. What has moved stays moved, and everything stays usable.
     pub fn safe_point(&mut self, kind: &str) -> Result<Moved, Error> {
+        self.keep_to_grants();
         let slack = self.automatic.slack(&self.memory, &self.stats);
         let learner = &mut self.automatic.learner;
         learner.end_interval(kind, slack, self.stats.blocks.active());
@@ -168,14 +170,13 @@ impl Heap {
 
     /// Moves what should move before the coming run, if that pays and nobody is seen at work.
     fn rebalance(&mut self) -> Result<Moved, Error> {
+        if self.memory.is_beyond_grants() && !self.memory.is_pinned() {
+            return self.retreat();
+        }
         let Some(choice) = self.automatic.choose(&self.memory, &self.stats, &self.ahead) else {
             return Ok(Moved::default());
         };
-        if let Some(why) = self.unquiet() {
-            let work = self.automatic.learner.work();
-            log::debug!("device {}: nothing moves before {work}: {why}", self.memory.device());
-            self.stats.abstained += 1;
-            self.automatic.set_abstained(&why);
+        if self.abstains() {
             return Ok(Moved::default());
         }
         self.automatic.set_remark(None);
@@ -202,6 +203,41 @@ impl Heap {
         Ok(moved)
     }
 
+    /// Whether nothing may move at a safe point, because somebody is seen at work; notes why.
+    fn abstains(&mut self) -> bool {
+        let Some(why) = self.unquiet() else { return false };
+        let work = self.automatic.learner.work();
+        log::debug!("device {}: nothing moves before {work}: {why}", self.memory.device());
+        self.stats.abstained += 1;
+        self.automatic.set_abstained(&why);
+        true
+    }
+
+    /// Places everything within what the operating system grants by now, the most read first. It
+    /// does not ask whether that pays: the system moves memory otherwise, and not the least read.
+    /// Where the shared tier cannot hold the rest, everything stays.
+    fn retreat(&mut self) -> Result<Moved, Error> {
+        if self.abstains() {
+            return Ok(Moved::default());
+        }
+        let kept = self.memory.ledger().kept;
+        let budget = self.memory.ledger().resident_budget(kept).map_err(Error::Argument)?;
+        let moved = match self.place(Order { sort_by: SortBy::Reads, ..Order::default() }, budget, Pins::Kept) {
+            Err(Error::Refused(why)) => {
+                self.automatic.set_abstained(&why);
+                return Ok(Moved::default());
+            }
+            moved => moved?,
+        };
+        self.automatic.forget_move();
+        self.memory.release_beyond_grants();
+        self.note();
+        self.stats.rebalances += 1;
+        self.stats.rebalanced_demoted += moved.demoted;
+        self.stats.rebalanced_promoted += moved.promoted;
+        Ok(moved)
+    }
+
     /// What an activation keeps: with an automatic reserve, what the most demanding of all known
     /// work asks for.
     fn kept(&self, reserve: Reserve, persist: u64) -> Kept {
@@ -216,6 +252,7 @@ impl Heap {
         self.quiesce()?;
         self.drop_ring();
         self.strip();
+        self.keep_to_grants();
         let granule = self.memory.granule();
         let mut residents = placing::residents(&self.memory, &self.automatic.learner, order.sort_by);
         self.stats.stayed = 0;

@@ -125,7 +125,7 @@ impl Automatic {
     /// The reserve that the most demanding of all known work asks for, as far as there is dedicated
     /// memory beside `persist`. Bytes, whole granules.
     pub(super) fn reserve(&self, memory: &Memory, persist: u64) -> u64 {
-        let most = memory.ledger().capacity[Tier::Dedicated].saturating_sub(persist);
+        let most = memory.ledger().most(Tier::Dedicated).saturating_sub(persist);
         self.learner.reserve().min(most) / memory.granule() * memory.granule()
     }
 

@@ -447,6 +447,7 @@ impl Heap {
             in_use: true,
             granule: self.memory.granule(),
             capacity: self.memory.ledger().capacity,
+            granted: self.memory.granted(),
             phase: self.state.phase(),
             reserve,
             persist,
@@ -503,7 +504,20 @@ impl Heap {
     /// # Errors
     /// The driver's.
     pub fn memory_info(&mut self) -> Result<MemoryInfo, Error> {
-        self.memory.ask_free()
+        let info = self.memory.ask_free();
+        self.note();
+        info
+    }
+
+    /// Looks at what the operating system grants of the device's memory, for people who watch it.
+    pub fn see_grants(&mut self) {
+        self.memory.heed_grants();
+        self.note();
+    }
+
+    /// Bytes of each tier that are held from the driver.
+    pub fn held(&self) -> PerTier<u64> {
+        PerTier::from_fn(|tier| self.memory.backing.held(tier))
     }
 
     /// Brings the gauges and the history up to date with the driver's memory. To be called after

@@ -85,6 +85,17 @@ impl Heap {
         self.note();
     }
 
+    /// Keeps to what the operating system grants: where more is held, everything idle goes back.
+    /// The system is asked at most as often as its answers last, and the device is waited for only
+    /// where it has just said that more is held.
+    pub(super) fn keep_to_grants(&mut self) {
+        if self.memory.heed_grants() && self.quiesce().is_ok() {
+            self.strip();
+            self.memory.release_beyond_grants();
+        }
+        self.note();
+    }
+
     /// Strips idle granules. The gauges see that at once: memory that is unpinned here and pinned
     /// again for the same request counts twice in their totals. The device must be idle.
     pub(super) fn strip(&mut self) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::memory::Bound;
 use super::{Heap, placing};
 use crate::core::placement::{self, Order};
-use crate::core::{Block, Class, PerTier, PoolId, Splits, Tier};
+use crate::core::{Block, Class, Grant, PerTier, PoolId, Splits, Tier};
 
 /// One granule, and how many of its bytes each kind of block fills.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub struct MemoryMap {
     pub arenas: Vec<ArenaMap>,
     /// Bytes in stock: backed and mapped nowhere. The reserve lies here until it is handed out.
     pub stock: PerTier<u64>,
+    /// What the operating system was last seen to grant; nothing where it keeps no account.
+    pub granted: PerTier<Grant>,
     /// Free space that cannot be returned to the driver, next to small blocks and next to large
     /// ones.
     pub splits: [Splits; 2],
@@ -196,6 +198,7 @@ impl Heap {
             granule: self.memory.granule(),
             arenas: arenas.into_values().collect(),
             stock: PerTier::from_fn(|tier| self.memory.backing.in_stock(tier)),
+            granted: self.memory.granted(),
             splits: self.splits(),
         }
     }

@@ -34,6 +34,7 @@ impl Heap {
     pub(super) fn supply(&mut self, arena: ArenaId, size: BlockSize, stream: StreamId) -> Result<u64, Error> {
         let request = Request { arena: self.open_if_due(arena), size, stream };
         self.note_sizes_if_due();
+        self.keep_to_grants();
         self.memory.forget_refusal();
         self.memory.backing.mend();
         let found = self.find(request);

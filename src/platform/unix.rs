@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use libloading::Library;
 use libloading::os::unix;
+
+use super::graphics::{Budgets, Card};
 
 /// The file name of the CUDA driver's library.
 pub(crate) const CUDA_DRIVER: &str = "libcuda.so.1";
@@ -17,6 +19,25 @@ const NOLOAD: libc::c_int = 0x4;
 pub(crate) fn load_cuda_driver() -> Result<Library, libloading::Error> {
     // SAFETY: the initialisers of the NVIDIA driver have no precondition.
     unsafe { Library::new(CUDA_DRIVER) }
+}
+
+/// A card, as the system's graphics know it: this system grants no budgets, and so knows none.
+#[derive(Debug)]
+pub(crate) enum Adapter {}
+
+impl Adapter {
+    /// None.
+    pub(crate) fn find(
+        _library: Option<&Path>,
+        _card: impl FnOnce() -> Result<Card, String>,
+    ) -> Result<Option<Adapter>, String> {
+        Ok(None)
+    }
+
+    /// Never called, since there is none.
+    pub(crate) fn budgets(&self) -> Result<Budgets, String> {
+        match *self {}
+    }
 }
 
 /// A library by its file name, if the process has loaded it.

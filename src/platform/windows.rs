@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use libloading::Library;
 use libloading::os::windows;
+
+pub(crate) use super::dxgi::Adapter;
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
 /// The file name of the CUDA driver's library.

@@ -26,9 +26,10 @@ fn copy_of_this_thread() -> PathBuf {
     })
 }
 
-/// The CUDA driver over a fake library that stands for a machine.
+/// The CUDA driver over a fake library that stands for a machine, and for the system's graphics
+/// library.
 pub fn cuda_driver(setup: Setup) -> Result<CudaDriver, DriverError> {
     let copy = copy_of_this_thread();
     fake_cuda::install_in(Path::new(&copy), setup).unwrap();
-    CudaDriver::open_library(&copy)
+    Ok(CudaDriver::open_library(&copy)?.with_graphics(&copy))
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use giant_kitten::Tier;
-use giant_kitten::driver::{DeviceInfo, Driver, Event, Handle, Result, Stream};
+use giant_kitten::driver::{DeviceInfo, Driver, Event, Granted, Handle, Result, Stream};
 
 /// The waits that are left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,10 @@ impl Driver for Careless {
 
     fn dedicated_free(&self, device: usize) -> Result<u64> {
         self.0.dedicated_free(device)
+    }
+
+    fn granted(&self, device: usize) -> Result<Option<Granted>, String> {
+        self.0.granted(device)
     }
 
     fn reserve(&self, device: usize, bytes: u64, align: u64) -> Result<u64> {

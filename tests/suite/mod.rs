@@ -8,6 +8,7 @@ pub mod common;
 mod contents;
 mod copies;
 mod failures;
+mod granted;
 mod history;
 mod others;
 mod passes;

@@ -116,10 +116,11 @@ def test_the_page_of_all_programs_names_the_program_and_not_the_command(tmp_path
     assert '"title": "program.py (process ' in done.stdout, done.stderr
 
 
-REPORT = ["version", "library", "python", "executable", "torch", "cuda", "problems", "findings", "devices"]
+REPORT = ["version", "library", "python", "executable", "torch", "cuda", "driver", "problems", "findings", "devices"]
 DEVICE = [
     "index", "device", "rung", "rungs_refused", "dedicated_total", "dedicated_free", "dedicated_capacity",
     "shared_total", "shared_capacity", "shared_budget", "shared_used", "shared_others",
+    "dedicated_granted", "dedicated_usage", "shared_granted", "shared_usage", "granted_unknown",
 ]  # fmt: skip
 
 

@@ -2,6 +2,8 @@
  * without links. */
 #include "fake.h"
 
+#include <stdio.h>
+
 enum { NOT_SUPPORTED = 3 };
 
 FAKE int nvmlInit_v2(void) { return 0; }
@@ -20,6 +22,9 @@ FAKE int nvmlDeviceGetComputeRunningProcesses(any device, unsigned *count, any i
 }
 FAKE int nvmlDeviceGetComputeRunningProcesses_v3(any device, unsigned *count, any infos) {
     return (void)device, (void)infos, *count = 0, 0;
+}
+FAKE int nvmlSystemGetDriverVersion(char *version, unsigned length) {
+    return snprintf(version, length, "580.0 of a fake card"), 0;
 }
 FAKE int nvmlSystemGetCudaDriverVersion(int *version) { return *version = 13020, 0; }
 FAKE int nvmlSystemGetCudaDriverVersion_v2(int *version) { return *version = 13020, 0; }

@@ -46,6 +46,21 @@ pub unsafe extern "C" fn fake_cuda_fail(call: *const c_char, nth: u64, code: c_i
     }
 }
 
+/// Sets what the system grants the program of a card's dedicated and of its shared memory, as
+/// Windows does.
+#[unsafe(no_mangle)]
+pub extern "C" fn fake_cuda_grant(device: c_int, dedicated: u64, shared: u64) {
+    if let (Ok(machine), Ok(device)) = (machine::current(), usize::try_from(device)) {
+        machine.gpu.grant(device, Some([dedicated, shared]));
+    }
+}
+
+/// The bytes of dedicated memory that were created in the host's, because the card was full.
+#[unsafe(no_mangle)]
+pub extern "C" fn fake_cuda_spilled() -> u64 {
+    machine::current().map_or(0, |machine| machine.gpu.spilled())
+}
+
 /// Sets how much of a card's memory other programs have taken.
 #[unsafe(no_mangle)]
 pub extern "C" fn fake_cuda_take(device: c_int, bytes: u64) {

@@ -7,6 +7,7 @@
 //!   control.rs   functions by which a test in another language controls the machine
 //!   refusal.rs   why a call is refused: a code, and the rule that was broken
 //!   answer.rs    from a result to the code that a C function returns; no panic crosses it
+//!   dxgi.rs      what Windows grants, by its graphics library
 //!   driver/      the driver's functions by subject, and how they are found by name
 //!   runtime/     the runtime's functions
 //! ```
@@ -21,6 +22,7 @@
 mod answer;
 pub mod control;
 pub mod driver;
+pub mod dxgi;
 pub mod machine;
 mod refusal;
 pub mod runtime;

@@ -11,6 +11,8 @@
 //! | `CUDA_VISIBLE_DEVICES` | visible devices by number, up to the first invalid one | all |
 //! | `FAKE_CUDA_COMPLETION` | `immediate`, or `late`: done only when waited for | `immediate` |
 //! | `FAKE_CUDA_DESTROYED_STREAMS` | a call on one: `refused`, or a `fault` too | `refused` |
+//! | `FAKE_CUDA_GRANTED` | what the system grants of each card, as in `4GiB,8GiB` | no account |
+//! | `FAKE_CUDA_OVERCOMMIT` | `1`: a full card's memory is created in the host's | `0` |
 //! | `FAKE_CUDA_FAULTS` | a file for every use of memory that came too early | none |
 
 use std::any::Any;
@@ -89,6 +91,14 @@ impl Setup {
             "fault" => gpu.fault_destroyed_streams(),
             other => return Err(format!("FAKE_CUDA_DESTROYED_STREAMS={other}: it is refused or fault")),
         }
+        if let Some(budgets) = granted(&variable("FAKE_CUDA_GRANTED", ""))? {
+            (0..gpu.device_count()).for_each(|device| gpu.grant(device, Some(budgets)));
+        }
+        match variable("FAKE_CUDA_OVERCOMMIT", "0").as_str() {
+            "0" => {}
+            "1" => gpu.overcommit(),
+            other => return Err(format!("FAKE_CUDA_OVERCOMMIT={other}: it is 0 or 1")),
+        }
         Ok(Some(Setup {
             version: version.parse().map_err(|why| format!("FAKE_CUDA_VERSION={version}: {why}"))?,
             missing: list(variable("FAKE_CUDA_MISSING", "")),
@@ -109,6 +119,23 @@ impl Setup {
             None => refuse(code::INVALID_DEVICE, format!("there is no device {number}")),
         }
     }
+
+    /// Whether the driver, or the system's graphics library, lacks a function.
+    pub(crate) fn lacks(&self, function: &str) -> bool {
+        self.missing.iter().any(|missing| missing == function)
+    }
+}
+
+/// What `FAKE_CUDA_GRANTED` grants of dedicated and of shared memory; `None` where it is empty.
+fn granted(text: &str) -> std::result::Result<Option<[u64; 2]>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let sizes = text.split(',').map(|size| parse_size::parse_size(size).map_err(|why| why.to_string()));
+    let sizes = sizes.collect::<std::result::Result<Vec<_>, _>>().and_then(|sizes| {
+        <[u64; 2]>::try_from(sizes).map_err(|_| "it is two sizes, of dedicated and of shared memory".into())
+    });
+    sizes.map(Some).map_err(|why| format!("FAKE_CUDA_GRANTED={text}: {why}"))
 }
 
 /// When work is done, as `FAKE_CUDA_COMPLETION` names it.

@@ -37,7 +37,7 @@ pub use cards::{Card, Link};
 pub use code::Error;
 pub use contents::contents;
 pub use gpu::{Gpu, Outstanding};
-pub use memory::Tier;
+pub use memory::{Budgets, Tier};
 pub use profile::{CallSeconds, Profile};
 pub use races::{Access, Fault};
 pub use streams::{CaptureStatus, Completion};

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::allocator::Found;
-use crate::core::Tier;
+use crate::core::{PerTier, Tier};
 use crate::driver::DeviceInfo;
 
 use super::write::text_of;
@@ -40,10 +40,21 @@ struct Device<'a> {
     shared_budget: u64,
     shared_used: u64,
     shared_others: u64,
+    dedicated_granted: u64,
+    dedicated_usage: u64,
+    shared_granted: u64,
+    shared_usage: u64,
+    /// Why the operating system does not tell what it grants; empty where it does, or keeps no
+    /// account.
+    granted_unknown: &'a str,
 }
 
 /// One object.
 pub(in crate::abi) fn json(found: &Found) -> String {
+    let (granted, unknown) = match &found.granted {
+        Ok(granted) => (*granted, ""),
+        Err(why) => (PerTier::default(), why.as_str()),
+    };
     text_of(&Device {
         description: Description::of(Some(&found.info)),
         dedicated_total: found.info.total[Tier::Dedicated],
@@ -54,5 +65,10 @@ pub(in crate::abi) fn json(found: &Found) -> String {
         shared_budget: found.budget,
         shared_used: found.used,
         shared_others: found.others,
+        dedicated_granted: granted[Tier::Dedicated].budget,
+        dedicated_usage: granted[Tier::Dedicated].usage,
+        shared_granted: granted[Tier::Shared].budget,
+        shared_usage: granted[Tier::Shared].usage,
+        granted_unknown: unknown,
     })
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::core::{PerTier, Tier};
+use crate::core::{Grant, PerTier, Tier};
 use crate::heap::{ArenaMap, GranuleMap, MemoryMap};
 
 use super::write::{ByTier, Rows, text_of};
@@ -12,8 +12,23 @@ struct Map<A: Serialize> {
     granule: u64,
     /// Backing that is mapped nowhere.
     stock: ByTier<u64>,
+    /// What the operating system grants, and what this process uses.
+    granted: ByTier<Account>,
     bytes: ByTier<Kinds>,
     arenas: A,
+}
+
+/// What the operating system grants this process of a tier, and what the process uses.
+#[derive(Serialize)]
+struct Account {
+    budget: u64,
+    usage: u64,
+}
+
+impl Account {
+    fn of(Grant { budget, usage }: Grant) -> Account {
+        Account { budget, usage }
+    }
 }
 
 /// Mapped bytes by the kind of block that fills them.
@@ -59,6 +74,7 @@ pub fn json(map: &MemoryMap) -> String {
     text_of(&Map {
         granule: map.granule,
         stock: ByTier(map.stock),
+        granted: ByTier(map.granted.map(Account::of)),
         bytes: ByTier(kinds(map)),
         arenas: Rows(map.arenas.iter().map(ArenaRow::of)),
     })
@@ -88,7 +104,7 @@ fn letter(granule: &GranuleMap) -> char {
 #[cfg(test)]
 mod tests {
     use super::json;
-    use crate::core::{PerTier, Tier};
+    use crate::core::{Grant, PerTier, Tier};
     use crate::heap::{ArenaMap, GranuleMap, MemoryMap};
 
     #[test]
@@ -102,11 +118,13 @@ mod tests {
             granule(Some(Tier::Dedicated), 0, 0, 0),
         ];
         let arenas = vec![ArenaMap { purpose: "resident", class: "large", base: 1 << 40, granules }];
-        let map = MemoryMap { granule: 16, arenas, stock: PerTier::new(32, 0), splits: Default::default() };
+        let granted = PerTier::new(Grant { budget: 90, usage: 50 }, Grant::default());
+        let map = MemoryMap { granule: 16, arenas, stock: PerTier::new(32, 0), granted, splits: Default::default() };
         assert_eq!(
             json(&map),
-            "{\"granule\":16,\"stock\":{\"dedicated\":32,\"shared\":0},\"bytes\":{\"dedicated\":{\"model\":10,\"other\":3,\
-             \"scratch\":0,\"free\":19},\"shared\":{\"model\":2,\"other\":6,\"scratch\":9,\"free\":15}},\"arenas\":[\
+            "{\"granule\":16,\"stock\":{\"dedicated\":32,\"shared\":0},\"granted\":{\"dedicated\":{\"budget\":90,\
+             \"usage\":50},\"shared\":{\"budget\":0,\"usage\":0}},\"bytes\":{\"dedicated\":{\"model\":10,\
+             \"other\":3,\"scratch\":0,\"free\":19},\"shared\":{\"model\":2,\"other\":6,\"scratch\":9,\"free\":15}},\"arenas\":[\
              {\"purpose\":\"resident\",\"class\":\"large\",\"granules\":\"Mo.sF\"}]}"
         );
     }

@@ -32,6 +32,8 @@ struct TierRow {
     mapped_peak: u64,
     reserved: u64,
     reserved_peak: u64,
+    granted: u64,
+    usage: u64,
 }
 
 impl TierRow {
@@ -47,6 +49,8 @@ impl TierRow {
             mapped_peak: counted.mapped.peak(),
             reserved: counted.reserved.current(),
             reserved_peak: counted.reserved.peak(),
+            granted: stats.granted[tier].budget,
+            usage: stats.granted[tier].usage,
         }
     }
 }

@@ -13,8 +13,6 @@ use crate::driver::{DriverError, Result};
 
 /// `CUDA_ERROR_NOT_FOUND`: the result of a call that the driver does not have.
 pub(super) const NOT_FOUND: i32 = 500;
-/// `CUDA_ERROR_NOT_READY`: work is not done yet. Not a failure.
-pub(super) const NOT_READY: i32 = 600;
 
 /// A device address, shown in hexadecimal.
 #[repr(transparent)]
@@ -70,6 +68,7 @@ impl Argument for *const CUmemAccessDesc {
 trait Answer {}
 impl Answer for c_int {}
 impl Answer for f32 {}
+impl Answer for c_uint {}
 impl Answer for usize {}
 impl Answer for u64 {}
 impl Answer for Address {}
@@ -162,6 +161,8 @@ functions! {
         (name: *mut c_char, length: c_int, device: CUdevice);
     device_attribute = c"cuDeviceGetAttribute", direct c"cuDeviceGetAttribute", since 2000:
         (value: *mut c_int, attribute: c_int, device: CUdevice);
+    luid = c"cuDeviceGetLuid", direct c"cuDeviceGetLuid", since 10000:
+        (luid: *mut c_char, nodes: *mut c_uint, device: CUdevice);
     can_access_peer = c"cuDeviceCanAccessPeer", direct c"cuDeviceCanAccessPeer", since 4000:
         (can: *mut c_int, device: CUdevice, peer: CUdevice);
     context_retain = c"cuDevicePrimaryCtxRetain", direct c"cuDevicePrimaryCtxRetain", since 7000:

@@ -1,7 +1,9 @@
 //! One device of the driver: its primary context, and the abilities of its tiers, found by trial.
 
-use std::ffi::{c_int, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cudarc::driver::sys::{
     CUcontext, CUdevice, CUdevice_attribute, CUmemAccess_flags, CUmemAccessDesc, CUmemAllocationGranularity_flags,
@@ -9,9 +11,13 @@ use cudarc::driver::sys::{
     CUmemLocation, CUmemLocationType, CUstream, CUstream_flags,
 };
 
+use once_cell::sync::OnceCell;
+
 use super::api::{Address, Api};
-use crate::core::Tier;
-use crate::driver::{DriverError, Handle, Result, Rung, insist};
+use crate::core::{Grant, PerTier, Tier};
+use crate::driver::{DriverError, Granted, Handle, Result, Rung, insist};
+use crate::platform::graphics::Card;
+use crate::platform::system::Adapter;
 
 /// `CU_STREAM_CAPTURE_MODE_RELAXED`: this thread may make calls that a capture elsewhere would
 /// forbid.
@@ -20,6 +26,9 @@ const RELAXED: c_int = 2;
 /// `CU_MEMHOSTALLOC_PORTABLE` and `CU_MEMHOSTALLOC_DEVICEMAP`: pinned for every context, and mapped
 /// for the device.
 const PORTABLE_AND_MAPPED: c_uint = 1 | 2;
+
+/// How long a budget of the system may be used: to ask is no driver call, and not free either.
+const BUDGETS_LAST: Duration = Duration::from_secs(2);
 
 /// A device in use.
 #[derive(Debug)]
@@ -35,6 +44,8 @@ pub(super) struct Device {
     /// Why each rung above the one in use failed its trial.
     pub(super) refused: Vec<String>,
     shared: Option<CUmemLocation>,
+    /// The card as the system's graphics know it, if they keep budgets; or why it is not found.
+    adapter: OnceCell<Result<Option<Adapter>, String>>,
     /// The devices that may read and write: this one, and every other that can reach it.
     access: Vec<CUmemAccessDesc>,
 }
@@ -126,6 +137,7 @@ impl Device {
             rung: Rung::Nothing,
             refused: Vec::new(),
             shared: None,
+            adapter: OnceCell::new(),
             access: vec![readable(ordinal)],
         };
         let entered = enter(&api, context)?;
@@ -310,6 +322,25 @@ impl Device {
         // SAFETY: the driver writes the results.
         unsafe { self.api.memory_info(&mut free, &mut total) }?;
         Ok((total as u64, free as u64))
+    }
+
+    /// What the system grants this process of the card's memory, by its own graphics library or by
+    /// the one in a file.
+    pub(super) fn granted(&self, graphics: Option<&Path>) -> Result<Option<Granted>, String> {
+        let adapter = self.adapter.get_or_init(|| Adapter::find(graphics, || self.card()));
+        let Some(adapter) = adapter.as_ref().map_err(Clone::clone)? else { return Ok(None) };
+        let of = adapter.budgets()?.map(|(budget, usage)| Grant::of(budget, usage));
+        Ok(Some(Granted { of: PerTier(of), lasts: BUDGETS_LAST }))
+    }
+
+    /// The card by the number that the system's graphics know it by.
+    fn card(&self) -> Result<Card, String> {
+        let (mut luid, mut nodes) = ([0; 8], 0);
+        // SAFETY: the driver writes the results: eight bytes, and a number.
+        match unsafe { self.api.luid(luid.as_mut_ptr().cast::<c_char>(), &mut nodes, self.handle) } {
+            Ok(()) => Ok(Card { luid, node: nodes.trailing_zeros() % c_uint::BITS }),
+            Err(why) => Err(why.to_string()),
+        }
     }
 
     /// The device's human-readable name.

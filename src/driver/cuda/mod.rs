@@ -15,15 +15,15 @@ mod device;
 mod library;
 
 use std::ffi::c_int;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cudarc::driver::sys::{CUevent, CUevent_flags, CUstream};
 use once_cell::sync::OnceCell;
 
-use self::api::{Address, Api, NOT_READY};
+use self::api::{Address, Api};
 use self::device::{Device, Entered};
-use super::{DeviceInfo, Driver, DriverError, Event, Handle, Result, Rung, Stream, insist};
+use super::{DeviceInfo, Driver, DriverError, Event, Granted, Handle, NOT_READY, Result, Rung, Stream, insist};
 use crate::core::{PerTier, Tier};
 
 /// The file name of the driver's library on this system.
@@ -38,6 +38,8 @@ const CAPTURE_IMPLICIT: i32 = 906;
 pub struct CudaDriver {
     api: Arc<Api>,
     devices: Box<[OnceCell<Device>]>,
+    /// The library that tells what the system grants, if it is not the system's.
+    graphics: Option<PathBuf>,
 }
 
 impl CudaDriver {
@@ -66,7 +68,14 @@ impl CudaDriver {
             api.device_count(&mut count)?;
         }
         let devices = (0..count.max(0)).map(|_| OnceCell::new()).collect();
-        Ok(CudaDriver { api: Arc::new(api), devices })
+        Ok(CudaDriver { api: Arc::new(api), devices, graphics: None })
+    }
+
+    /// The same driver, on a system whose graphics library is the one in a file, for tests. Only
+    /// Windows has one.
+    #[doc(hidden)]
+    pub fn with_graphics(self, library: &Path) -> CudaDriver {
+        CudaDriver { graphics: Some(library.to_owned()), ..self }
     }
 
     /// The CUDA version that the driver supports: 12040 for 12.4.
@@ -150,6 +159,10 @@ impl Driver for CudaDriver {
 
     fn dedicated_free(&self, device: usize) -> Result<u64> {
         Ok(self.device(device)?.memory()?.1)
+    }
+
+    fn granted(&self, device: usize) -> Result<Option<Granted>, String> {
+        self.device(device).map_err(|why| why.to_string())?.granted(self.graphics.as_deref())
     }
 
     fn reserve(&self, device: usize, bytes: u64, align: u64) -> Result<u64> {

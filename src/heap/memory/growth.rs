@@ -45,6 +45,7 @@ impl Memory {
 
     /// Backs granules; whether the ledger and the driver allow it.
     fn back(&mut self, request: Request, growth: Growth, tier: Tier) -> bool {
+        self.heed_grants();
         let bytes = u64::from(growth.count) * self.granule;
         if self.mapped(tier) + bytes > self.ledger.limit(tier) {
             return false;
@@ -52,7 +53,7 @@ impl Memory {
         let keep = self.kept(tier);
         let mut handles = Vec::with_capacity(growth.count as usize);
         while handles.len() < growth.count as usize {
-            match self.backing.take(tier, keep, self.ledger.capacity[tier]) {
+            match self.backing.take(tier, keep, self.ledger.most(tier)) {
                 Ok(Some(handle)) => handles.push(handle),
                 refused => {
                     self.last_refusal = refused.err();

@@ -73,6 +73,7 @@ impl Memory {
         self.headroom.withheld -= given;
         self.headroom.given += given;
         self.ledger.capacity[Tier::Dedicated] += given;
+        self.keep_to_account();
         if given > 0 {
             self.ledger.see_free(self.backing.held(Tier::Dedicated), free);
         }
@@ -88,6 +89,7 @@ impl Memory {
         self.ledger.capacity[Tier::Dedicated] -= back;
         self.headroom.given -= back;
         self.headroom.withheld += back;
+        self.keep_to_account();
         self.headroom.is_taken = false;
     }
 }

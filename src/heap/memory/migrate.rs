@@ -103,7 +103,7 @@ impl Memory {
 
     /// Whether a tier can take one more granule.
     fn can_take(&self, tier: Tier) -> bool {
-        let can_hold = self.backing.held(tier) + self.granule <= self.ledger.capacity[tier];
+        let can_hold = self.backing.held(tier) + self.granule <= self.ledger.most(tier);
         self.backing.in_stock(tier) > 0 || (can_hold && self.backing.left(tier) >= self.granule)
     }
 
@@ -118,7 +118,7 @@ impl Memory {
             .into());
         };
         let address = self.arenas.address_of(id, self.granule);
-        let capacity = self.ledger.capacity[to];
+        let capacity = self.ledger.most(to);
         let rehoused = self.backing.rehouse(Rehousing { address, old, from, to, capacity });
         if let Ok(new) | Err(Halted { moved: Some(new), .. }) = rehoused {
             self.arenas[id.arena].handles[id.granule as usize] = Some(new);

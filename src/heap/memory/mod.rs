@@ -6,6 +6,7 @@
 //!   limits    what may be used of a device and its host
 //!   headroom  dedicated memory left to others, given up before anything overflows
 //!   budget    the host's memory, promised once to all devices and processes
+//!   granted   what the operating system grants of both tiers
 //!   growth    granules get backing
 //!   idle      granules lose it
 //!   migrate   granules change tier
@@ -22,6 +23,7 @@
 mod arenas;
 mod backing;
 mod budget;
+mod granted;
 mod growth;
 mod headroom;
 mod idle;
@@ -35,6 +37,7 @@ use std::sync::Arc;
 
 use self::arenas::Arenas;
 use self::backing::Backing;
+use self::granted::Account;
 use self::headroom::Headroom;
 use self::staging::{Addresses, Staging};
 use crate::core::{
@@ -81,6 +84,7 @@ pub(super) struct Memory {
     pub(super) arenas: Arenas,
     pub(super) backing: Backing,
     ledger: Ledger,
+    account: Account,
     staging: Option<Staging>,
     staging_addresses: Addresses,
     /// What the driver last refused, since [`forget_refusal`](Memory::forget_refusal).
@@ -119,6 +123,7 @@ impl Memory {
             arenas: Arenas::new(length),
             ledger: Ledger { capacity, working, ..Ledger::default() },
             headroom: Headroom::new(limits, &info, capacity[Tier::Shared]),
+            account: Account::default(),
             driver,
             device,
             info,
@@ -133,6 +138,7 @@ impl Memory {
                 memory.add_arena(class, purpose)?;
             }
         }
+        memory.heed_grants();
         Ok(memory)
     }
 
@@ -286,10 +292,10 @@ impl Memory {
     /// Fills the stock with what is promised: the part of the reserve that is not handed out, and
     /// the working room. What the driver refuses is missing then, and logged.
     pub(super) fn fill_stock(&mut self) {
-        let capacity = self.ledger.capacity;
-        let not_persist = capacity[Tier::Dedicated].saturating_sub(self.ledger.kept.persist);
+        let most = |tier| self.ledger.most(tier);
+        let not_persist = most(Tier::Dedicated).saturating_sub(self.ledger.kept.persist);
         let promised = PerTier::new(self.ledger.kept.reserve, self.working_room());
-        for (tier, limit) in [(Tier::Dedicated, not_persist), (Tier::Shared, capacity[Tier::Shared])] {
+        for (tier, limit) in [(Tier::Dedicated, not_persist), (Tier::Shared, most(Tier::Shared))] {
             if let Err(why) = self.backing.fill(tier, promised[tier], limit) {
                 log::warn!(
                     "{} of {tier} memory could be set aside on device {}, not {}: {why}",
@@ -311,9 +317,10 @@ impl Memory {
         std::mem::take(&mut self.changes)
     }
 
-    /// Asks the driver how much dedicated memory others have left. Nothing changes where it does
-    /// not say.
+    /// Asks the driver how much dedicated memory others have left, and the system what it grants.
+    /// Nothing changes where they do not say.
     pub(super) fn see_free(&mut self) {
+        self.heed_grants();
         if let Ok(free) = self.driver.dedicated_free(self.device) {
             self.ledger.see_free(self.backing.held(Tier::Dedicated), free);
         }
@@ -326,11 +333,12 @@ impl Memory {
     /// # Errors
     /// The driver's.
     pub(super) fn ask_free(&mut self) -> Result<MemoryInfo, Error> {
+        self.heed_grants();
         let free = self.driver.dedicated_free(self.device)?;
         self.ledger.see_free(self.backing.held(Tier::Dedicated), free);
         let driver_has = PerTier::new(free.saturating_sub(self.headroom.withheld()), self.backing.left(Tier::Shared));
         let of = |tier: Tier| {
-            let not_held = self.ledger.capacity[tier].saturating_sub(self.backing.held(tier));
+            let not_held = self.ledger.most(tier).saturating_sub(self.backing.held(tier));
             not_held.min(driver_has[tier]) / self.granule * self.granule
         };
         Ok(MemoryInfo { free: PerTier::from_fn(of), total: self.ledger.capacity })

@@ -29,6 +29,7 @@ impl Memory {
     /// Pins an arena for a request, as far as the ledger and the driver allow; whether that was
     /// done.
     pub(super) fn pin_for(&mut self, request: Request) -> bool {
+        self.heed_grants();
         let room = self.unmapped(Tier::Shared);
         let needed = request.size.rounded().next_multiple_of(self.granule);
         if needed > room {
@@ -37,7 +38,7 @@ impl Memory {
         let preferred = (room / 8 / self.granule).min(GRANULES) * self.granule;
         let longer = (preferred > needed).then_some(preferred);
         let pinned = longer.into_iter().chain([needed]).find_map(|bytes| {
-            match self.backing.pin(bytes, self.ledger.capacity[Tier::Shared]) {
+            match self.backing.pin(bytes, self.ledger.most(Tier::Shared)) {
                 Ok(base) => base.map(|base| (bytes, base)),
                 Err(why) => {
                     self.last_refusal = Some(why);

@@ -43,7 +43,7 @@ impl Memory {
             return Ok(self.staging.as_ref().map(|staging| staging.address));
         }
         let mut handles = Vec::new();
-        let capacity = self.ledger.capacity[Tier::Dedicated];
+        let capacity = self.ledger.most(Tier::Dedicated);
         for _ in 0..bytes / self.granule {
             match self.backing.take(Tier::Dedicated, keep, capacity) {
                 Ok(Some(handle)) => handles.push(handle),

@@ -6,6 +6,7 @@ use kitten_sim::{Tier, code};
 
 use super::contexts::device_of_context;
 use crate::answer::{answer, last_rule, put};
+use crate::dxgi;
 use crate::refusal::refuse;
 
 /// Initializes the driver.
@@ -65,6 +66,22 @@ pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, length: c_int, devic
             unsafe { put(name.wrapping_add(at), byte as c_char) }?;
         }
         Ok(())
+    })
+}
+
+/// The number by which the system's graphics know the device, and its place among linked ones.
+///
+/// # Safety
+/// `luid` may be written to for eight bytes, and `nodes` may be.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGetLuid(luid: *mut c_char, nodes: *mut c_uint, device: c_int) -> c_int {
+    answer(|machine| {
+        let number = dxgi::luid_of(machine.device(device)?);
+        // SAFETY: the caller's promise.
+        unsafe {
+            put(luid.cast::<[u8; 8]>(), number.to_le_bytes())?;
+            put(nodes, 1)
+        }
     })
 }
 

@@ -27,6 +27,7 @@ table! {
     "cuDeviceGetName", since 2000 => devices::cuDeviceGetName;
     "cuDeviceGetAttribute", since 2000 => devices::cuDeviceGetAttribute;
     "cuDeviceTotalMem", since 3020 => devices::cuDeviceTotalMem_v2;
+    "cuDeviceGetLuid", since 10000 => devices::cuDeviceGetLuid;
     "cuDeviceCanAccessPeer", since 4000 => devices::cuDeviceCanAccessPeer;
     "cuGetErrorName", since 6000 => devices::cuGetErrorName;
     "cuGetErrorString", since 6000 => devices::cuGetErrorString;
@@ -102,8 +103,8 @@ pub(crate) unsafe fn find(
         }
         // SAFETY: the caller's promise.
         let name = unsafe { CStr::from_ptr(symbol) }.to_string_lossy();
-        let missing = machine.missing.iter().any(|missing| *missing == name);
-        let entry = TABLE.iter().find(|(known, since, _)| *known == name && *since <= machine.version && !missing);
+        let known = TABLE.iter().filter(|_| !machine.lacks(&name));
+        let entry = known.into_iter().find(|(known, since, _)| *known == name && *since <= machine.version);
         outcome = match entry {
             None => NOT_THERE,
             Some((_, since, _)) if *since > version => TOO_OLD,

@@ -50,8 +50,7 @@ mod tests {
 
     #[test]
     fn the_state_in_a_page_cannot_end_its_script() {
-        let map =
-            MemoryMap { granule: 2 << 20, arenas: Vec::new(), stock: Default::default(), splits: Default::default() };
+        let map = MemoryMap { granule: 2 << 20, ..MemoryMap::default() };
         let text = page(&map, &Stats::default(), "a </script><b> \"title\"").unwrap();
         assert_eq!(text.matches("</script>").count(), 2);
         assert!(text.contains("a \\u003c/script>\\u003cb> \\\"title\\\"") && text.contains("customElements.define"));

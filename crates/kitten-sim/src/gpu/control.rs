@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Gpu, State};
 use crate::code::Result;
-use crate::memory::Memory;
+use crate::memory::{Budgets, Memory};
 use crate::races::Fault;
 use crate::streams::{Completion, Streams};
 
@@ -104,6 +104,34 @@ impl Gpu {
     /// Sets how much of a device's dedicated memory other processes have taken.
     pub fn set_dedicated_taken(&self, device: usize, bytes: u64) {
         self.state().memory.set_taken(device, bytes);
+    }
+
+    /// Sets what the operating system grants the program of a device's dedicated and of its shared
+    /// memory, in bytes, as Windows does; `None` for a system that keeps no account. The driver
+    /// does not keep to it.
+    pub fn grant(&self, device: usize, budgets: Option<[u64; 2]>) {
+        self.state().memory.grant(device, budgets);
+    }
+
+    /// What the operating system grants the program, with what it uses; `None` where the system
+    /// keeps no account.
+    ///
+    /// # Errors
+    /// A device that does not exist.
+    pub fn granted(&self, device: usize) -> Result<Option<Budgets>> {
+        self.profile("granted", device)?;
+        Ok(self.state().memory.granted(device))
+    }
+
+    /// Makes dedicated backing that does not fit the card be created in the host's memory, as
+    /// drivers for Windows do: nothing fails, and nothing is said.
+    pub fn overcommit(&self) {
+        self.state().memory.overcommit();
+    }
+
+    /// The bytes of dedicated backing that were ever created in the host's memory.
+    pub fn spilled(&self) -> u64 {
+        self.state().memory.spilled()
     }
 
     /// Everything that the program holds of the machine.

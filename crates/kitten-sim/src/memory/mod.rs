@@ -28,9 +28,14 @@ pub enum Tier {
     Shared,
 }
 
+/// What the operating system grants a program of a device's dedicated and of its shared memory, and
+/// what the program uses of each, in bytes.
+pub type Budgets = [(u64, u64); 2];
+
 #[derive(Clone, Copy, Debug)]
 struct Backing {
     device: usize,
+    /// Where it lies, which may be slower than where it was asked for.
     tier: Tier,
     offset: u64,
     bytes: u64,
@@ -61,6 +66,12 @@ pub(crate) struct Memory {
     mappings: BTreeMap<u64, Mapping>,
     /// How much backing lies at more than one address.
     at_several: usize,
+    /// The budgets of a device's tiers, where the operating system keeps any.
+    granted: Vec<Option<[u64; 2]>>,
+    /// Whether dedicated backing that does not fit the card is created in the host's memory.
+    overcommits: bool,
+    /// How much of it was, in bytes.
+    spilled: u64,
 }
 
 impl Memory {
@@ -85,6 +96,9 @@ impl Memory {
             reservations: BTreeMap::new(),
             mappings: BTreeMap::new(),
             at_several: 0,
+            granted: vec![None; profiles.len()],
+            overcommits: false,
+            spilled: 0,
         })
     }
 
@@ -96,6 +110,24 @@ impl Memory {
 
     pub(crate) fn set_taken(&mut self, device: usize, bytes: u64) {
         self.pools[device][0].taken = bytes;
+    }
+
+    pub(crate) fn grant(&mut self, device: usize, budgets: Option<[u64; 2]>) {
+        self.granted[device] = budgets;
+    }
+
+    pub(crate) fn granted(&self, device: usize) -> Option<Budgets> {
+        let [dedicated, shared] = self.granted[device]?;
+        let [of_dedicated, of_shared] = &self.pools[device];
+        Some([(dedicated, of_dedicated.used), (shared, of_shared.used)])
+    }
+
+    pub(crate) fn overcommit(&mut self) {
+        self.overcommits = true;
+    }
+
+    pub(crate) fn spilled(&self) -> u64 {
+        self.spilled
     }
 
     fn whole(&self, call: &'static str, device: usize, bytes: u64) -> Result<()> {
@@ -153,7 +185,14 @@ impl Memory {
                 "this device's shared memory is pinned: no backing is created there",
             );
         }
-        let offset = self.take(CALL, device, tier, bytes)?;
+        let (tier, offset) = match self.take(CALL, device, tier, bytes) {
+            Err(_) if tier == Tier::Dedicated && self.overcommits => {
+                let offset = self.take(CALL, device, Tier::Shared, bytes)?;
+                self.spilled += bytes;
+                (Tier::Shared, offset)
+            }
+            taken => (tier, taken?),
+        };
         let handle = self.next_handle;
         self.next_handle += 1;
         self.backings.insert(handle, Backing { device, tier, offset, bytes, mappings: 0, released: false });
