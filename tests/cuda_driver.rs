@@ -284,8 +284,8 @@ fn a_system_that_does_not_tell_what_it_grants_limits_nothing() {
     let missing = |function: &str| Setup { missing: vec![function.into()], ..Setup::new(machine(1)) };
     for (setup, library, said) in [
         (Setup::new(machine(1)), Some("nonexistent.dll"), "nonexistent.dll cannot be loaded"),
-        (Setup::new(machine(1)), None, "QueryVideoMemoryInfo failed with 0x887a0004"),
-        (missing("EnumAdapterByLuid"), None, "EnumAdapterByLuid failed with 0x887a0002"),
+        (Setup::new(machine(1)), None, "QueryVideoMemoryInfo failed with DXGI_ERROR_UNSUPPORTED (0x887a0004)"),
+        (missing("EnumAdapterByLuid"), None, "EnumAdapterByLuid failed with DXGI_ERROR_NOT_FOUND (0x887a0002)"),
         (missing("cuDeviceGetLuid"), None, "cuDeviceGetLuid failed"),
     ] {
         let gpu = setup.gpu.clone();

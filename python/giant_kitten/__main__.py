@@ -152,9 +152,19 @@ def _do(parsed: argparse.Namespace) -> int | Program:
     return program
 
 
+def _take_any_letter() -> None:
+    """Lets the names of folders be printed that have letters which the terminal lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns the exit status."""
     parsed = _parser().parse_args(arguments)
+    if getattr(parsed, "arguments", None) is None:
+        # A program that is run keeps its streams as they are.
+        _take_any_letter()
     try:
         done = _do(parsed)
     except _library.Error as why:

@@ -184,11 +184,16 @@ fn factory(library: Option<&Path>) -> Result<Object<Factory>, String> {
     Object::made("CreateDXGIFactory1", |id, made| unsafe { create(id, made) })
 }
 
-/// What a status says, with the system's words for it.
+/// Says what a call has answered, by its name where that is one of those to be expected.
 fn succeeded(call: &str, status: Status) -> Result<(), String> {
     if status >= 0 {
-        Ok(())
-    } else {
-        Err(format!("{call} failed with {status:#010x}: {}", std::io::Error::from_raw_os_error(status)))
+        return Ok(());
     }
+    let name = match status as u32 {
+        0x887a_0002 => "DXGI_ERROR_NOT_FOUND ",
+        0x887a_0004 => "DXGI_ERROR_UNSUPPORTED ",
+        0x8000_4002 => "E_NOINTERFACE ",
+        _ => "",
+    };
+    Err(format!("{call} failed with {name}({status:#010x})"))
 }

@@ -173,10 +173,6 @@ def _undoing() -> Iterator[list[Callable[[], object]]]:
 
 def main(action: str, folder: str, python: str | None = None) -> int:
     """The command: prints what was done, or why it failed. Returns the exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            # Names of folders can have letters that the terminal lacks.
-            stream.reconfigure(errors="backslashreplace")
     try:
         done = {"install": install, "remove": remove, "status": status}[action](folder, python)
     except Refused as why:
