@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from conftest import python
 
@@ -32,6 +33,36 @@ def test_copies_are_timed_beside_work_and_ahead_of_layers(tmp_path: Path) -> Non
     assert [row["pieces"] for row in found["small_uploads"]] == [0, 1, 8, 32]
     assert "record an event" in found["calls"] and "copied ahead" in found["stack"][0]
     assert printed.count("4 KiB uploaded") == 4
+
+
+def test_the_page_about_a_card_answers_every_question(tmp_path: Path) -> None:
+    profile, out = tmp_path / "card.toml", tmp_path / "page.md"
+    like = (SCRIPTS.parent / "crates" / "kitten-sim" / "profiles" / "nominal-6g.toml").read_text()
+    profile.write_text(like.replace('"5.2 GiB"', '"1 GiB"').replace('"16 GiB"', '"2 GiB"'))
+    given: dict[str, Any] = {"FAKE_CUDA_PROFILE": str(profile)}
+    python("", "-m", "giant_kitten._card", str(out), native=True, **given)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.read_text().splitlines() if "|" in line]
+    answers = {row[0]: row[1] for row in rows}
+    assert "the part" not in answers, answers
+    assert answers["shared memory by"] == "host_numa" and answers["driver"].startswith("580")
+    for where in ("in the main thread", "in another thread", "in a backward pass"):
+        assert answers[where].startswith("100 of 100"), answers
+    lie = answers["where six blocks of 128 MiB lie, with 512 MiB of dedicated memory"]
+    assert lie.count("dedicated") == 4 and lie.count("shared") == 2 and answers["blocks with wrong contents"] == "0"
+    assert answers["a handle beyond that"] == "refused: cuMemCreate answered 2"
+    timed = ("to the card", "to the host", "a copy within the first", "a handle that is created after that")
+    assert all(answers[what].endswith("GB/s") for what in timed), answers
+    # A driver that creates more than the card has, as Windows' do.
+    python("", "-m", "giant_kitten._card", str(out), native=True, FAKE_CUDA_OVERCOMMIT="1", **given)
+    page = out.read_text()
+    assert "the handle beyond, after half was freed" in page and "the part" not in page, page
+
+
+def test_a_part_that_crashes_is_an_answer(tmp_path: Path) -> None:
+    out = tmp_path / "page.md"
+    python("", "-m", "giant_kitten._card", str(out), native=True, CUDA_VISIBLE_DEVICES="")
+    assert out.read_text().count("| the part | ended with status 1: ") >= 4
+    assert "usage" in python("", "-m", "giant_kitten._card", code_expected=2)
 
 
 def test_one_pipeline_runs_five_ways(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def in_and_out(root: Path, layout) -> None:
 
 
 def too_long(root: Path) -> None:
-    """Where a path is too long for the system's calls, everything is as it was, and that is said."""
+    """A path that is too long for the system is refused in words, and nothing has changed."""
     folder, python = automatic1111(root / LONG)
     expect(len(str(folder)) > 260, len(str(folder)))
     before = tree(root)
