@@ -229,7 +229,8 @@ mod tests {
         order.learn(&pass(&[4, 6, 7]));
         order.learn(&pass(&[4, 6]));
         assert!(!order.has_new(), "what was used once and then left out need not be learned");
-        // Of the model before, some weights were freed without a word, and one has kept its address.
+        // Of the model before, some weights were freed without a word, and one has kept its
+        // address.
         order.learn(&pass(&[6, 8, 9, 10]));
         let reliable = |order: &Order| -> Vec<u64> {
             order.uses().iter().filter(|known| known.is_reliable()).map(|known| known.address).collect()
