@@ -1,9 +1,9 @@
 //! What calls off the hot path cost as more lives, on this machine's processor.
 //!
 //! Method: a simulated card has dedicated memory for half of the blocks, and shared memory for all.
-//! The first half is allocated, with the sizes of [`FIRST`] in turn, and every third block of it is
+//! The first half is allocated, with the sizes of `FIRST` in turn, and every third block of it is
 //! freed, so that free space lies everywhere. Then the second half is allocated, whose larger
-//! blocks do not fit there and overflow. Each figure is the median of [`TIMES`] calls; loading is
+//! blocks do not fit there and overflow. Each figure is the median of `TIMES` calls; loading is
 //! timed once. The simulated GPU's own work is in the figures that back new memory.
 
 use std::sync::Arc;
