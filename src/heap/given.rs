@@ -62,7 +62,7 @@ impl Heap {
     /// Makes the ring, if that leaves the reserve whole.
     pub(super) fn make_ring_beside(&mut self, ring: u64, kept: Kept) {
         let taken = self.memory.mapped(Tier::Dedicated).saturating_add(kept.sum().unwrap_or(u64::MAX));
-        let has_room = taken.saturating_add(ring) <= self.memory.ledger().capacity[Tier::Dedicated];
+        let has_room = taken.saturating_add(ring) <= self.memory.ledger().most(Tier::Dedicated);
         self.make_ring(if has_room { ring } else { 0 });
     }
 
