@@ -59,7 +59,7 @@ def guide(stats: dict[str, Any], observation: Observation | None) -> Guide | Non
     smallest = observation.free
     largest = min(smallest + observation.overflow, stats["dedicated_capacity"])
     if observation.overflow == 0:
-        return Guide(0, smallest, 0, "The last generation fitted into VRAM: a larger reserve would gain nothing.")
+        return Guide(0, smallest, 0, "Nothing overflowed in the last generation: a larger reserve would gain nothing.")
     suggested = -(-largest // STEP) * STEP
     resident = stats["dedicated_capacity"] - stats["persist"] - observation.free
     if observation.overflow > DRIVEN_OUT * resident:

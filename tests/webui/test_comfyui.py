@@ -296,8 +296,7 @@ def test_the_panel_fits_the_side_bar(comfyui: Server, open_page: Callable[..., P
     kind = "comfyui" if "CheckpointLoaderSimple" in comfyui.get("object_info") else "comfyui-host"
     picture(page, kind if width > 360 else f"{kind}-narrow")
     inside, room = panel.evaluate("(found) => [found.scrollWidth, found.clientWidth]")
-    # It is never narrower than this, even if ComfyUI leaves a sidebar less room.
-    assert inside <= max(room, 190) and contrast(page) >= 4.5
+    assert inside <= room and contrast(page) >= 4.5
 
 
 def test_wrong_values_are_answered_in_a_sentence(comfyui: Server) -> None:

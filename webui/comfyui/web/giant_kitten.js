@@ -1,9 +1,10 @@
 /* The panel in ComfyUI's sidebar: the memory map, the mode and the actions. */
 import { app } from "../../scripts/app.js";
 
-/* The colours are ComfyUI's own, so that the buttons follow its theme. The splitter may leave less
- * room than the map needs; the panel scrolls then. */
+/* The colours are ComfyUI's own, so that the buttons follow its theme. The splitter has to leave the
+ * panel as much room as it needs, while it is open; elsewhere the panel scrolls. */
 const STYLE = `
+  .p-splitterpanel:has(.giant-kitten) { min-width: 194px }
   .giant-kitten { padding: 8px; overflow: auto; height: 100%; width: 100%; min-width: 0; font-size: 13px; box-sizing: border-box;
     color: var(--input-text, var(--fg-color, #ddd)) }
   .giant-kitten > * { min-width: 170px; max-width: max(170px, 100vw - 80px) }
