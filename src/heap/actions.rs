@@ -140,13 +140,17 @@ impl Heap {
     /// # Errors
     /// The driver's. What has moved stays moved, and everything stays usable.
     pub fn safe_point(&mut self, kind: &str) -> Result<Moved, Error> {
-        self.keep_to_grants();
+        let is_beyond = self.keep_to_grants();
         let slack = self.automatic.slack(&self.memory, &self.stats);
         let learner = &mut self.automatic.learner;
         learner.end_interval(kind, slack, self.stats.blocks.active());
         let is_on = self.state.is_automatic();
         self.stats.safe_points += u64::from(is_on);
-        let moved = if is_on { self.rebalance() } else { self.adjust_ring() };
+        let moved = match is_on {
+            true if is_beyond && !self.memory.is_pinned() => self.retreat(),
+            true => self.rebalance(),
+            false => self.adjust_ring(),
+        };
         self.witness.begin_interval(this_thread());
         let arenas = &self.memory.arenas;
         let blocks = self.stats.blocks.count.current();
@@ -170,9 +174,6 @@ impl Heap {
 
     /// Moves what should move before the coming run, if that pays and nobody is seen at work.
     fn rebalance(&mut self) -> Result<Moved, Error> {
-        if self.memory.is_beyond_grants() && !self.memory.is_pinned() {
-            return self.retreat();
-        }
         let Some(choice) = self.automatic.choose(&self.memory, &self.stats, &self.ahead) else {
             return Ok(Moved::default());
         };

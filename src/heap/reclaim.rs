@@ -87,13 +87,16 @@ impl Heap {
 
     /// Keeps to what the operating system grants: where more is held, everything idle goes back.
     /// The system is asked at most as often as its answers last, and the device is waited for only
-    /// where it has just said that more is held.
-    pub(super) fn keep_to_grants(&mut self) {
-        if self.memory.heed_grants() && self.quiesce().is_ok() {
+    /// where it has just said that more is held. Returns whether it has, and what lives alone is
+    /// more.
+    pub(super) fn keep_to_grants(&mut self) -> bool {
+        let was_beyond = self.memory.heed_grants();
+        if was_beyond && self.quiesce().is_ok() {
             self.strip();
             self.memory.release_beyond_grants();
         }
         self.note();
+        was_beyond && self.memory.is_beyond_grants()
     }
 
     /// Strips idle granules. The gauges see that at once: memory that is unpinned here and pinned

@@ -2,7 +2,7 @@
 //! than that, and the allocator does not ask for it.
 
 use super::common::{DEFAULT, Filled, GRANULE, KEEP, SHARE, kitten_on, load, machine, reserve, tier_of};
-use giant_kitten::{Activation, Allocator, Tier};
+use giant_kitten::{Activation, Allocator, Options, Tier};
 use kitten_sim::Gpu;
 
 const DEDICATED: u64 = 64;
@@ -87,6 +87,30 @@ fn the_headroom_is_left_of_what_is_granted() {
     let Some((gpu, allocator)) = overcommitting(40, 100, "headroom:16MiB") else { return };
     load(&gpu, &allocator, 10, 4);
     assert_eq!(held(&allocator), 32);
+}
+
+#[test]
+fn headroom_is_given_up_within_what_is_granted() {
+    // The CUDA driver leaves 256 MiB on a small card, and a floor of a quarter of that.
+    let (granted, headroom, floor) = (300, 128, 32);
+    let mut card = machine(1, 320 * GRANULE, 64 * GRANULE).device_profile(0).unwrap();
+    card.headroom_bytes = headroom * GRANULE;
+    let gpu = Gpu::new(&[card]).unwrap();
+    gpu.overcommit();
+    grant(&gpu, granted, 64 + headroom);
+    if !crate::KNOWS_GRANTS {
+        return;
+    }
+    let options = Options::parse(&format!("shared:{}", 64 * GRANULE)).unwrap();
+    let allocator = Allocator::new(options, crate::driver(&gpu)).unwrap();
+    let loaded = Filled::new(&gpu, &allocator, (granted - headroom) * GRANULE, 1);
+    let more = Filled::new(&gpu, &allocator, 50 * GRANULE, 2);
+    assert_eq!((tier_of(&allocator, &loaded), tier_of(&allocator, &more)), (KEEP, KEEP));
+    (0..40).for_each(|_| drop(allocator.malloc((2 * GRANULE) as usize, 0, DEFAULT)));
+    assert_eq!(held(&allocator), granted - floor);
+    assert_eq!(gpu.spilled(), 0);
+    [loaded, more].iter().for_each(|block| block.check(&gpu));
+    allocator.check().unwrap();
 }
 
 #[test]

@@ -504,9 +504,9 @@ def test_two_tabs_of_the_page(genuine: Server, open_page: Callable[..., Page]) -
     open_panel(one)
     one.wait_for_timeout(3000)
     one.locator("#tab_txt2img [id*=giant_kitten_memory_free]").first.click()
-    other.get_by_text("freed, by hand").wait_for()
+    other.get_by_text("VRAM is free").first.wait_for()
     one.locator("#tab_txt2img [id*=giant_kitten_memory_disable]").first.click()
-    other.get_by_text("disabled, by hand").wait_for()
+    other.get_by_text("disabled", exact=True).wait_for()
 
 
 # Files that its own page cannot load here, and messages of gradio 4.40.
@@ -576,7 +576,7 @@ def test_the_page_and_a_reload_of_the_ui(genuine: Server, open_page: Callable[..
     page.locator("#tab_txt2img").get_by_text("GK: free VRAM").first.click()
     page.locator("#txt2img_generate").click()
     page.locator("#html_info_txt2img").first.get_by_text("VRAM is free").wait_for(timeout=60000)
-    found.get_by_text("freed, by hand").wait_for()
+    found.get_by_text("VRAM is free").first.wait_for()
     for name, said in (("disable", "Disabled"), ("apply", "Activated")):
         page.locator(f"#tab_txt2img [id*=giant_kitten_memory_{name}]").first.click()
         page.locator("#tab_txt2img [id*=giant_kitten_memory_said]").first.get_by_text(said).wait_for()
