@@ -54,6 +54,7 @@ pub mod internals {
 
 pub use allocator::{Allocator, Found, Look, OPTIONS, OptionRow, Options, reference};
 pub use core::history;
+pub use core::layout::Layout;
 pub use core::placement::{Order, SortBy};
 pub use core::policy::{Spill, Wanted};
 pub use core::{

@@ -102,6 +102,7 @@ impl Devices {
                 reserve: self.options.activation.reserve,
                 safe_point_at_reset: self.options.safe_point_at_reset,
                 copy_ahead: self.options.copy_ahead,
+                layout: self.options.layout,
                 wanted: self.earlier_run(&info, budget.limit()),
             };
             let mut heap = Heap::new(self.driver.clone(), device, info, &options, budget)?;

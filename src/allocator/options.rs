@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::core::layout::Layout;
 use crate::core::placement::SortBy;
 use crate::core::policy::Wanted;
 use crate::core::{Activation, Reserve, parse_size};
@@ -27,6 +28,8 @@ pub struct Options {
     pub safe_point_at_reset: bool,
     /// Whether weights of the shared tier are copied ahead of their use.
     pub copy_ahead: CopyAhead,
+    /// How large blocks are laid out.
+    pub layout: Layout,
     /// How long idle memory stays cached in a program that neither allocates nor frees; `None` for
     /// ever.
     pub idle: Option<Duration>,
@@ -43,6 +46,7 @@ impl Default for Options {
             remembered: None,
             safe_point_at_reset: false,
             copy_ahead: CopyAhead::Auto,
+            layout: Layout::Learned,
             idle: Some(Duration::from_secs(60)),
             patience: Duration::from_secs(30),
         }
@@ -157,6 +161,18 @@ pub const OPTIONS: &[OptionRow] = &[
                 "off" => CopyAhead::Off,
                 size => CopyAhead::Ring(parse_size(size)?),
             };
+            Ok(())
+        },
+    },
+    OptionRow {
+        name: "layout",
+        values: "learned|fit",
+        default: "learned",
+        help: "where large blocks go. learned: work that repeats is recognised, and where another layout would spare \
+               memory, the next time takes its blocks where a plan has put them; all else goes by the fit. fit: the \
+               nearest size, and of equals the lowest, always",
+        set: |options, value| {
+            options.layout = Layout::parse(value)?;
             Ok(())
         },
     },
@@ -335,6 +351,7 @@ mod tests {
             ("idle:-1", "-1"),
             ("idle:nan", "nan"),
             ("safe_points:none", "none"),
+            ("layout:best", "best"),
         ] {
             let why = Options::parse(text).expect_err(text);
             assert!(why.contains(named), "{text}: {why}");

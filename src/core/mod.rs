@@ -7,6 +7,7 @@
 //!   ahead/              copying weights ahead of their use: order, ring, pace
 //!   ledger              how much of each tier there is, is kept, and may be used
 //!   arena/              blocks in a range of offsets, and the tier of each granule
+//!   layout/             where the blocks of work that repeats go, learned from it
 //!   policy/             what should lie where, and how much is kept for scratch
 //!   witness             the threads that are seen at work
 //!   stats, history      what is counted, and what is recorded
@@ -17,6 +18,7 @@ mod activation;
 pub mod ahead;
 mod arena;
 pub mod history;
+pub mod layout;
 mod ledger;
 mod phase;
 mod place;
@@ -27,7 +29,7 @@ mod tier;
 mod witness;
 
 pub use activation::{Activation, Kept, Reserve};
-pub use arena::{Arena, Block, BlockId, Growth, Idle, Marks, StreamId};
+pub use arena::{Arena, Block, BlockId, Growth, Idle, Marks, Near, StreamId};
 pub use ledger::{Grant, Ledger};
 pub use phase::{Phase, State, Step};
 pub use place::{ArenaId, GranuleId, PoolId, Purpose};

@@ -141,6 +141,7 @@ impl Heap {
     /// The driver's. What has moved stays moved, and everything stays usable.
     pub fn safe_point(&mut self, kind: &str) -> Result<Moved, Error> {
         let is_beyond = self.keep_to_grants();
+        self.layout.begin();
         let slack = self.automatic.slack(&self.memory, &self.stats);
         let learner = &mut self.automatic.learner;
         learner.end_interval(kind, slack, self.stats.blocks.active());
@@ -288,6 +289,7 @@ impl Heap {
             return;
         };
         self.state = state;
+        self.layout.forget();
         if step != Step::Rebalance {
             // The high-water mark of scratch begins anew.
             self.stats.reserve_used = Default::default();

@@ -13,6 +13,7 @@
 //!   automatic.rs   the reserve that is found from the work
 //!   given.rs       a reserve that is given, and the ring beside it
 //!   lending.rs     what that work lends, weighed against reading in place
+//!   laying.rs      large blocks where the layout that was learned has them
 //!   farewell.rs    what a run would have wanted, at its end
 //!   snapshot.rs    the memory map, segments and claims, for people and their tools
 //!   recording.rs   the history of what happened, where wanted
@@ -35,6 +36,7 @@ mod automatic;
 mod events;
 mod farewell;
 mod given;
+mod laying;
 mod lending;
 mod memory;
 mod passes;
@@ -58,6 +60,7 @@ use self::pools::Pools;
 use self::retired::{Retired, RetiredBlock};
 use self::streams::Streams;
 use crate::core::history::History;
+use crate::core::layout::{Layout, Learned};
 use crate::core::policy::{Hindsight, Opening, Spill, Wanted};
 use crate::core::{
     BlockSize, Kept, Marks, PerTier, PoolId, Reserve, Splits, State, Stats, StreamId, Tier, Witness, show_size,
@@ -85,6 +88,8 @@ pub struct HeapOptions {
     pub wanted: Option<Wanted>,
     /// Whether weights of the shared tier are copied ahead of their use.
     pub copy_ahead: CopyAhead,
+    /// How large blocks are laid out.
+    pub layout: Layout,
 }
 
 /// The heap of one device.
@@ -102,6 +107,7 @@ pub struct Heap {
     automatic: Automatic,
     /// The ring beside a reserve that was given.
     given: Given,
+    layout: Learned,
     /// What this run would have wanted, where nobody reports steps.
     hindsight: Hindsight,
     /// When the reserve opens by itself; `None` once it is open, or where there is none.
@@ -149,6 +155,7 @@ impl Heap {
             state: State::new(options.reserve == Reserve::Auto),
             automatic: Automatic::new(options.safe_point_at_reset, memory.granule()),
             given: Given::default(),
+            layout: Learned::new(options.layout),
             hindsight: Hindsight::default(),
             opening: (reserve > 0).then(|| Opening::new(reserve, remembered.map(|run| run.resident), 0)),
             spill: remembered.map_or_else(Spill::default, |run| run.spill),
@@ -189,7 +196,9 @@ impl Heap {
             None => general,
             Some(serving) => self.pools.arena_for(serving, size.class(), stream, &self.streams).unwrap_or(general),
         };
-        match self.memory.arenas[arena].core.take(size, Tier::Dedicated, stream) {
+        let is_watched = self.layout.is_awake() && arena == general;
+        let laid = if is_watched { self.take_laid(arena, size, stream) } else { None };
+        match laid.or_else(|| self.memory.arenas[arena].core.take(size, Tier::Dedicated, stream)) {
             Some(block) => Ok(self.count_new((arena, block), size, Some(Tier::Dedicated))),
             None => self.supply(arena, size, stream),
         }
@@ -225,6 +234,9 @@ impl Heap {
         let marks = bound.core.marks_mut(block);
         marks.scratch = scratch;
         marks.born = self.automatic.learner.interval();
+        if self.layout.is_awake() {
+            marks.request = self.layout.take_number();
+        }
         self.automatic.learner.allocate(size.rounded());
         let allocated = &self.stats.blocks.allocated;
         self.hindsight.allocate(allocated.current(), size.rounded(), || allocated.taken());
@@ -264,6 +276,9 @@ impl Heap {
                 let free = |tier| self.stats.free_part(tier, parts[tier], marks.scratch, marks.used_elsewhere);
                 Tier::ALL.into_iter().for_each(free);
             }
+        }
+        if marks.request != 0 && !marks.used_elsewhere {
+            self.layout.freed(marks.request);
         }
         if marks.used_elsewhere {
             self.retire((arena, block), address, stream);

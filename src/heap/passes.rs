@@ -16,6 +16,7 @@ impl Heap {
     /// # Errors
     /// More streams than there are numbers.
     pub fn begin_pass(&mut self, kind: &str, stream: Stream) -> Result<Asked, Error> {
+        self.layout.begin();
         let some_shared = self.stats.tiers[Tier::Shared].allocated.current() > 0;
         let asked = self.ahead.begin(kind, stream, some_shared, self.stats.fell_to_shared_bytes);
         self.copy_ahead()?;

@@ -14,6 +14,7 @@ impl Heap {
     /// The driver's.
     pub fn reset(&mut self) -> Result<(), Error> {
         self.stats.resets += 1;
+        self.layout.begin();
         if self.is_capturing() {
             return Ok(());
         }

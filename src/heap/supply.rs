@@ -37,6 +37,7 @@ impl Heap {
         self.keep_to_grants();
         self.memory.forget_refusal();
         self.memory.backing.mend();
+        self.mind_layout(request);
         let found = self.find(request);
         self.note();
         if let Some(place) = found {

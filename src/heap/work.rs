@@ -95,6 +95,7 @@ impl Heap {
     fn release(&mut self, retired: RetiredBlock) {
         let RetiredBlock { place: (arena, block), stream, bytes } = retired;
         let core = &self.memory.arenas[arena].core;
+        self.layout.freed(core.owner(block).1.request);
         self.stats.release(core.class(), bytes, core.requested(block));
         self.record_release((arena, block), stream);
         self.memory.arenas[arena].core.release(block, stream);

@@ -77,13 +77,20 @@ impl Arena {
         self.lists.watch_seams(self.granules.is_mixed());
         let bytes = u64::from(growth.count) * self.granules.size();
         self.lists.remove(&mut self.nodes, growth.hole);
-        if self.nodes[growth.hole].size > bytes {
-            let rest = self.nodes.split(growth.hole, bytes);
+        let mut hole = growth.hole;
+        let before = u64::from(growth.first) * self.granules.size() - self.nodes[hole].offset;
+        if before > 0 {
+            let behind = self.nodes.split(hole, before);
+            self.lists.add(&mut self.nodes, hole);
+            hole = behind;
+        }
+        if self.nodes[hole].size > bytes {
+            let rest = self.nodes.split(hole, bytes);
             self.lists.add(&mut self.nodes, rest);
         }
-        let node = &mut self.nodes[growth.hole];
+        let node = &mut self.nodes[hole];
         node.backing = Backing::In(tier);
         node.stream = stream;
-        self.lists.merge_and_add(&mut self.nodes, growth.hole);
+        self.lists.merge_and_add(&mut self.nodes, hole);
     }
 }

@@ -17,8 +17,8 @@
 //! The parts, each with its own data: [`node`] the nodes and their links, [`granules`] the tier of
 //! each granule, [`lists`] the free nodes ([`bins`] by size, [`quick`] those kept whole, [`seams`]
 //! those side by side in different tiers), [`starts`] the table from an offset to its block.
-//! [`growth`] plans new backing, [`idle`] finds backing that nothing uses, [`check`] tests the
-//! invariants.
+//! [`growth`] plans new backing, [`idle`] finds backing that nothing uses, [`place_at`] takes blocks
+//! where a layout wants them, [`check`] tests the invariants.
 
 mod bins;
 mod check;
@@ -27,6 +27,7 @@ mod growth;
 mod idle;
 mod lists;
 mod node;
+mod place_at;
 mod quick;
 mod seams;
 mod starts;
@@ -43,6 +44,7 @@ use super::tier::{PerTier, Tier};
 pub use self::growth::Growth;
 pub use self::idle::Idle;
 pub use self::node::{BlockId, Marks, StreamId};
+pub use self::place_at::Near;
 
 /// A block as callers see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -55,6 +55,8 @@ pub struct Marks {
     pub pin: Option<Tier>,
     /// The interval between safe points in which the block was allocated.
     pub born: u32,
+    /// Its number in the sequence of requests that is learned; 0 where it has none.
+    pub request: u32,
 }
 
 /// One stretch of an arena. The size indexes thread their lists through `bin_prev` and `bin_next`.
@@ -80,6 +82,12 @@ impl Node {
     /// Whether no block lies here, in use or retired.
     pub(super) fn is_free(&self) -> bool {
         matches!(self.state, State::Free | State::Kept)
+    }
+
+    /// Whether an offset lies in it. No offset does once the node was merged away.
+    #[inline]
+    pub(super) fn holds(&self, offset: u64) -> bool {
+        self.offset <= offset && offset - self.offset < self.size
     }
 
     /// Whether the node is free and has backing.
@@ -119,6 +127,12 @@ impl IndexMut<u32> for Nodes {
 }
 
 impl Nodes {
+    /// A node by a number that may be outdated.
+    #[inline]
+    pub(super) fn get(&self, id: u32) -> Option<&Node> {
+        self.nodes.get(id as usize)
+    }
+
     /// How many nodes tile the arena.
     pub(super) fn count(&self) -> usize {
         self.nodes.len() - self.vacant.len()
@@ -190,6 +204,7 @@ impl Nodes {
     pub(super) fn absorb_next(&mut self, id: u32) {
         let gone = self[id].next;
         let Node { size, next, .. } = self[gone];
+        self[gone].size = 0;
         self[id].size += size;
         self[id].next = next;
         if next != NIL {

@@ -135,6 +135,34 @@ fn streams_do_not_share_what_is_free_unless_asked() {
 }
 
 #[test]
+fn a_block_is_taken_at_a_place_that_is_free_and_nowhere_else() {
+    let mut arena = grown(Class::Large, 8, Tier::Dedicated);
+    let mut near = Near::default();
+    let mut take = |arena: &mut Arena, at, bytes, stream| {
+        let taken = arena.take_at(at, sized(bytes), Tier::Dedicated, stream, &mut near);
+        arena.check().unwrap();
+        taken.inspect(|id| assert_eq!(arena.extent(*id), (at, bytes)))
+    };
+    let block = take(&mut arena, 2 * G + 512, 2 * G, S0).expect("in the middle of a free node");
+    assert_eq!(take(&mut arena, 4 * G, G, S0), None, "its end is in use");
+    assert_eq!(take(&mut arena, G, 2 * G, S0), None, "it begins to be in use");
+    assert_eq!(take(&mut arena, 5 * G, G, S1), None, "free for another stream");
+    assert_eq!(take(&mut arena, 7 * G, 2 * G, S0), None, "half of it has no backing");
+    assert_eq!(take(&mut arena, 64 * G, G, S0), None, "beyond the end");
+    assert!(take(&mut arena, 0, 2 * G + 512, S0).is_some(), "just what lies before the block");
+    arena.release(block, S0);
+    assert!(take(&mut arena, 2 * G + 512, 2 * G, S0).is_some(), "the same place again");
+    let mut near = Near::default();
+    let growth = arena.plan_growth_at(11 * G - 512, sized(2 * G), Tier::Dedicated, S0, &mut near).unwrap();
+    assert_eq!((growth.first, growth.count), (10, 3), "in the middle of a hole");
+    arena.grow(growth, Tier::Dedicated, S0);
+    arena.check().unwrap();
+    assert!(take(&mut arena, 11 * G - 512, 2 * G, S0).is_some());
+    let growth = arena.plan_growth_at(7 * G, sized(4 * G), Tier::Dedicated, S0, &mut near);
+    assert_eq!(growth, None, "its end is in use, so backing would not help");
+}
+
+#[test]
 fn small_blocks_are_found_by_their_start_alone() {
     let mut arena = grown(Class::Small, 1, Tier::Dedicated);
     let a = arena.take(sized(512), Tier::Dedicated, S0).unwrap();
@@ -185,6 +213,7 @@ enum Action {
     Free { which: usize, stream: u16 },
     Steal { size: u64, stream: u16 },
     Across { size: u64, stream: u16 },
+    At { size: u64, at: u64, near: usize, stream: u16, grows: bool },
     Retire { which: usize },
     Strip,
     Shrink { enough: u32 },
@@ -196,13 +225,16 @@ fn actions(class: Class) -> impl Strategy<Value = Action> {
         Class::Small => (1..=SMALL_LIMIT / ALIGNMENT).boxed(),
         Class::Large => (SMALL_LIMIT / ALIGNMENT + 1..=20_000).boxed(),
     };
-    let across = size.clone();
+    let (across, at) = (size.clone(), size.clone());
     let tier = prop_oneof![3 => Just(Tier::Dedicated), 1 => Just(Tier::Shared)];
     prop_oneof![
         8 => (size.clone(), 0..3u16, tier).prop_map(|(u, stream, tier)| Action::Allocate { size: u * ALIGNMENT, stream, tier }),
         8 => (any::<usize>(), 0..3u16).prop_map(|(which, stream)| Action::Free { which, stream }),
         1 => (size, 0..3u16).prop_map(|(u, stream)| Action::Steal { size: u * ALIGNMENT, stream }),
         2 => (across, 0..3u16).prop_map(|(u, stream)| Action::Across { size: u * ALIGNMENT, stream }),
+        4 => (at, 0..64 * G / ALIGNMENT, any::<usize>(), 0..3u16, any::<bool>()).prop_map(|(u, at, near, stream, grows)| {
+            Action::At { size: u * ALIGNMENT, at: at * ALIGNMENT, near, stream, grows }
+        }),
         1 => any::<usize>().prop_map(|which| Action::Retire { which }),
         1 => Just(Action::Strip),
         2 => (1..40u32).prop_map(|enough| Action::Shrink { enough }),
@@ -216,6 +248,8 @@ fn against_oracle(class: Class, actions: Vec<Action>) {
     let mut taken: BTreeMap<u64, u64> = BTreeMap::new();
     let mut live: Vec<u64> = Vec::new();
     let mut retired: Vec<u64> = Vec::new();
+    // Some of them outdated, as in a layout whose surroundings have changed.
+    let mut nears = vec![Near::default(); 16];
     let place = |arena: &Arena, taken: &mut BTreeMap<u64, u64>, id: BlockId, size: u64| {
         let (offset, length) = arena.extent(id);
         assert_eq!(length, size);
@@ -257,6 +291,19 @@ fn against_oracle(class: Class, actions: Vec<Action>) {
                 if let Some(id) = id {
                     assert_eq!(arena.block(id).stream, stream);
                     live.push(place(&arena, &mut taken, id, size));
+                }
+            }
+            Action::At { size, at, near, stream, grows } => {
+                let (stream, near) = (StreamId(stream), &mut nears[near % 16]);
+                while grows && let Some(growth) = arena.plan_growth_at(at, sized(size), Tier::Dedicated, stream, near) {
+                    assert!((growth.first..growth.first + growth.count).all(|g| arena.tier_of_granule(g).is_none()));
+                    arena.grow(growth, Tier::Dedicated, stream);
+                    arena.check().unwrap();
+                }
+                if let Some(id) = arena.take_at(at, sized(size), Tier::Dedicated, stream, near) {
+                    assert_eq!((arena.block(id).stream, arena.tier(id)), (stream, Some(Tier::Dedicated)));
+                    assert_eq!(place(&arena, &mut taken, id, size), at);
+                    live.push(at);
                 }
             }
             Action::Free { which, stream } if !live.is_empty() => {

@@ -44,7 +44,7 @@ impl Memory {
     }
 
     /// Backs granules; whether the ledger and the driver allow it.
-    fn back(&mut self, request: Request, growth: Growth, tier: Tier) -> bool {
+    pub(in crate::heap) fn back(&mut self, request: Request, growth: Growth, tier: Tier) -> bool {
         self.heed_grants();
         let bytes = u64::from(growth.count) * self.granule;
         if self.mapped(tier) + bytes > self.ledger.limit(tier) {
