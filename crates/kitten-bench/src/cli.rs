@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand};
-use giant_kitten::{Activation, CopyAhead, Order, SortBy, parse_size, show_size};
+use giant_kitten::{Activation, CopyAhead, Layout, Order, SortBy, parse_size, show_size};
 use kitten_bench::card::{Card, Cuda, Simulated};
 use kitten_bench::replay::{Policy, Setup};
 use kitten_bench::text::plain;
@@ -269,6 +269,9 @@ pub struct Run {
     /// of the ring
     #[arg(long, default_value = "auto", value_parser = parse_copy_ahead)]
     copy_ahead: CopyAhead,
+    /// How large blocks are laid out: as learned from earlier steps, or by the fit alone
+    #[arg(long, value_name = "learned|fit", default_value = "learned", value_parser = Layout::parse)]
+    layout: Layout,
     /// How often a matmul or convolution reads each shared byte, instead of the profile's
     #[arg(long)]
     pub in_place_reread: Option<f64>,
@@ -302,7 +305,13 @@ impl Run {
             persist: self.persist,
             order: Order { sort_by: self.sort_by, sort_reversed: self.sort_reversed, ignore_model: self.ignore_model },
         };
-        Ok(Setup { granule: self.granule, activation, copy_ahead: self.copy_ahead, ..Setup::new(profile, policy) })
+        Ok(Setup {
+            granule: self.granule,
+            activation,
+            copy_ahead: self.copy_ahead,
+            layout: self.layout,
+            ..Setup::new(profile, policy)
+        })
     }
 
     /// The setups of plans on the cards that a list names.

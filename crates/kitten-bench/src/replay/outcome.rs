@@ -87,6 +87,9 @@ pub struct Outcome {
     pub peak_shared_bytes: u64,
     /// Peak mapped over peak live.
     pub fragmentation: f64,
+    /// The same within the last generation: what is left of it once the work is known.
+    #[serde(default)]
+    pub steady_fragmentation: f64,
     /// Bytes of idle dedicated memory that were mapped side by side because each run was too short.
     pub stitched_bytes: u64,
     /// Blocks allocated.

@@ -57,7 +57,16 @@ struct Replay<'a> {
     peak_live: u64,
     peak_mapped: u64,
     peak_shared: u64,
+    generation: Generation,
     lending: Lending,
+}
+
+/// The peaks of the generation under way, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Generation {
+    number: u64,
+    peak_live: u64,
+    peak_mapped: u64,
 }
 
 /// A moment of a replay: the beginning of a phase, just after an allocation, or the end of a step.
@@ -124,6 +133,7 @@ pub(super) fn run(
             ..Limits::default()
         },
         copy_ahead: setup.copy_ahead,
+        layout: setup.layout,
         remembered: setup.wanted.filter(|_| setup.policy == Policy::Remembered),
         ..Options::default()
     };
@@ -145,6 +155,7 @@ pub(super) fn run(
         peak_live: 0,
         peak_mapped: 0,
         peak_shared: 0,
+        generation: Generation::default(),
         lending: Lending::default(),
     };
     let ended = replay.run(source, watch);
@@ -203,6 +214,9 @@ impl Replay<'_> {
         self.in_step = is_step;
         if is_step && self.copies_ahead() {
             self.lending.begin(self.allocator, self.card, &source.kind(&name))?;
+        }
+        if source.generation() != self.generation.number {
+            self.generation = Generation { number: source.generation(), ..Generation::default() };
         }
         self.step = Step { name, generation: source.generation(), moving_seconds, ..Step::default() };
         // A step that allocates nothing still holds the blocks that live when it begins.
@@ -322,7 +336,10 @@ impl Replay<'_> {
     fn update_peaks(&mut self) -> Result<()> {
         let stats = self.allocator.stats(self.card.device())?;
         let mapped = |tier: Tier| stats.tiers[tier].mapped.current();
-        self.peak_mapped = self.peak_mapped.max(mapped(Tier::Dedicated) + mapped(Tier::Shared));
+        let both = mapped(Tier::Dedicated) + mapped(Tier::Shared);
+        self.peak_mapped = self.peak_mapped.max(both);
+        self.generation.peak_mapped = self.generation.peak_mapped.max(both);
+        self.generation.peak_live = self.generation.peak_live.max(self.live_bytes);
         self.peak_shared = self.peak_shared.max(mapped(Tier::Shared));
         self.step.peak_dedicated_bytes = self.step.peak_dedicated_bytes.max(mapped(Tier::Dedicated));
         self.step.peak_shared_bytes = self.step.peak_shared_bytes.max(mapped(Tier::Shared));
@@ -471,6 +488,7 @@ impl Replay<'_> {
             peak_mapped_bytes: self.peak_mapped,
             peak_shared_bytes: self.peak_shared,
             fragmentation: self.peak_mapped as f64 / self.peak_live.max(1) as f64,
+            steady_fragmentation: self.generation.peak_mapped as f64 / self.generation.peak_live.max(1) as f64,
             stitched_bytes: stats.stitched_bytes,
             mallocs: stats.blocks.count.total(),
             frees: stats.blocks.count.taken(),

@@ -1,6 +1,6 @@
 //! How work is replayed: on what, and how memory is placed.
 
-use giant_kitten::{Activation, CopyAhead, Reserve, Wanted};
+use giant_kitten::{Activation, CopyAhead, Layout, Reserve, Wanted};
 use kitten_sim::Profile;
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,8 @@ pub struct Setup {
     pub wanted: Option<Wanted>,
     /// Whether weights are copied ahead of their use, with [`Policy::Auto`].
     pub copy_ahead: CopyAhead,
+    /// How large blocks are laid out.
+    pub layout: Layout,
     /// Whether work is queued on the card's timeline although nothing can overlap it.
     pub keeps_time: bool,
 }
@@ -58,6 +60,7 @@ impl Setup {
             activation: Activation::default(),
             wanted: None,
             copy_ahead: CopyAhead::Off,
+            layout: Layout::default(),
             keeps_time: false,
         }
     }
