@@ -46,7 +46,7 @@ impl Default for Options {
             remembered: None,
             safe_point_at_reset: false,
             copy_ahead: CopyAhead::Auto,
-            layout: Layout::Learned,
+            layout: Layout::default(),
             idle: Some(Duration::from_secs(60)),
             patience: Duration::from_secs(30),
         }
@@ -167,10 +167,10 @@ pub const OPTIONS: &[OptionRow] = &[
     OptionRow {
         name: "layout",
         values: "learned|fit",
-        default: "learned",
-        help: "where large blocks go. learned: work that repeats is recognised, and where another layout would spare \
-               memory, the next time takes its blocks where a plan has put them; all else goes by the fit. fit: the \
-               nearest size, and of equals the lowest, always",
+        default: "fit",
+        help: "where large blocks go. fit: into the nearest size, and of equals the lowest. learned: work that repeats \
+               is recognised, and where another layout would spare memory, the next time takes its blocks where a plan \
+               has put them; all else goes by the fit. See layout.md",
         set: |options, value| {
             options.layout = Layout::parse(value)?;
             Ok(())

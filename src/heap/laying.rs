@@ -43,8 +43,12 @@ impl Heap {
         loop {
             let core = &mut self.memory.arenas[arena].core;
             let Some(growth) = core.plan_growth_at(offset, size, Tier::Dedicated, stream, &mut near) else { break };
+            let backed = core.backed()[Tier::Dedicated];
             let bytes = u64::from(growth.count) * self.memory.granule();
-            if !self.strip_for_layout(request, bytes) && !self.memory.back(request, growth, Tier::Dedicated) {
+            let may_back = self.layout.may_back(backed + bytes);
+            if !may_back
+                || !self.strip_for_layout(request, bytes) && !self.memory.back(request, growth, Tier::Dedicated)
+            {
                 break;
             }
         }

@@ -10,6 +10,8 @@ use crate::core::size::ALIGNMENT;
 const AHEAD: usize = 32;
 /// A request whose size varies may be smaller than planned by this factor.
 const SMALLER: u32 = 8;
+/// A block that outlives its step is small if it is less than this part of what lives.
+const SMALL: u64 = 64;
 /// Units by which the blocks of a plan that stretches are apart, for what rounding takes.
 const ROUNDING: u64 = 2;
 
@@ -21,6 +23,8 @@ struct Spot {
     fewest: u32,
     near: Near,
     offset: u64,
+    /// Where the block goes the next time, if it outlives the step: the one before lives still.
+    twin: Option<u64>,
 }
 
 /// The same in a step whose first differing request is twice as large as ever.
@@ -45,29 +49,38 @@ impl Plan {
     pub(super) fn new(sequence: &Sequence, obstacles: &[(u64, u64)], granule: u64) -> Option<Plan> {
         let stretched = sequence.stretched();
         let apart = if stretched.is_some() { ROUNDING } else { 0 };
-        let wanted = |(request, at): (_, u32)| {
-            let super::log::Request { units, .. } = request;
-            Wanted { units: u64::from(units) + apart, born: at, freed: sequence.freed(at as usize) }
+        let count = sequence.most().len();
+        let wanted = |at: usize| {
+            let units = u64::from(sequence.most()[at].units) + apart;
+            let (born, freed) = if sequence.stays(at) { (0, count as u32) } else { (at as u32, sequence.freed(at)) };
+            Wanted { units, born, freed }
         };
-        let blocks: Vec<Wanted> = sequence.most().iter().copied().zip(0..).map(wanted).collect();
+        // What outlives the step has two places, which take turns, where that costs little.
+        let stays = (0..count).filter(|at| sequence.stays(*at));
+        let is_small = |at: &usize| u64::from(sequence.most()[*at].units) * SMALL <= sequence.most_live;
+        let twins: Vec<usize> = stays.filter(is_small).collect();
+        let blocks: Vec<Wanted> = (0..count).chain(twins.iter().copied()).map(wanted).collect();
         let early = stretched.as_ref().map_or(0, |stretched| stretched.first);
         let (offsets, granules) = plan::place(&blocks, obstacles, granule / ALIGNMENT, early)?;
-        let far = stretched.and_then(|stretched| Self::stretch(&blocks, &offsets, obstacles, stretched));
-        let spots = blocks.iter().zip(offsets).zip(0..).map(|((block, offset), at)| {
-            let units = (block.units - apart) as u32;
+        let far = stretched.and_then(|stretched| Self::stretch(&blocks, &offsets, obstacles, &twins, stretched));
+        let spot = |at: usize| {
+            let units = sequence.most()[at].units;
             let fewest = if sequence.varies(at) { units / SMALLER } else { units };
-            Spot { units, fewest, near: Near::default(), offset: offset * ALIGNMENT }
-        });
-        Some(Plan { spots: spots.collect(), far, granules })
+            let twin = twins.binary_search(&at).ok().map(|twin| offsets[count + twin] * ALIGNMENT);
+            Spot { units, fewest, near: Near::default(), offset: offsets[at] * ALIGNMENT, twin }
+        };
+        Some(Plan { spots: (0..count).map(spot).collect(), far, granules })
     }
 
     fn stretch(
         blocks: &[Wanted],
         offsets: &[u64],
         obstacles: &[(u64, u64)],
+        twins: &[usize],
         stretched: Stretched,
     ) -> Option<(usize, Vec<Far>)> {
-        let sizes: Vec<u64> = stretched.units.iter().map(|units| u64::from(*units) + ROUNDING).collect();
+        let units = stretched.units.iter().chain(twins.iter().map(|at| &stretched.units[*at]));
+        let sizes: Vec<u64> = units.map(|units| u64::from(*units) + ROUNDING).collect();
         let offsets = plan::restack(blocks, offsets, &sizes, obstacles, stretched.first)?;
         let far = stretched.units.into_iter().zip(offsets);
         Some((stretched.first, far.map(|(units, offset)| Far { units, offset: offset * ALIGNMENT }).collect()))
@@ -82,6 +95,16 @@ impl Plan {
 }
 
 impl Spot {
+    /// Its offset; where it has a twin, that is next.
+    #[inline]
+    fn turn(&mut self) -> u64 {
+        let offset = self.offset;
+        if let Some(twin) = &mut self.twin {
+            self.offset = std::mem::replace(twin, offset);
+        }
+        offset
+    }
+
     #[inline]
     fn fits(&self, units: u32) -> bool {
         units <= self.units && units >= self.fewest
@@ -109,7 +132,7 @@ impl Cursor {
         {
             let spot = &mut plan.spots[self.at];
             self.at += 1;
-            return Some((spot.offset, &mut spot.near));
+            return Some((spot.turn(), &mut spot.near));
         }
         self.search(plan, units)
     }
@@ -129,7 +152,7 @@ impl Cursor {
         let stop = plan.spots.len().min(self.at + AHEAD);
         let found = (self.at.min(stop)..stop).find(|at| self.fits(plan, *at, units, *at == self.at))?;
         self.at = found + 1;
-        let offset = self.offset(plan, found);
+        let offset = if self.stretch > 0.0 { self.offset(plan, found) } else { plan.spots[found].turn() };
         Some((offset, &mut plan.spots[found].near))
     }
 

@@ -5,8 +5,14 @@
 const MISSES: u32 = 8;
 /// and one for each so many requests.
 const FOR_EACH: u32 = 50;
-/// A plan that was dropped in so many steps in a row is given up.
-const STRIKES: u32 = 3;
+/// A step in which the plan fails counts so much, and one in which it does not takes one away.
+const FAILURE: u32 = 2;
+/// A plan that has come to so much is given up.
+const TOO_MANY: u32 = 6;
+/// A plan that has served so many steps was a good one.
+const LONG: u32 = 8;
+/// The next plan waits for two to the power of so many steps at most.
+const MOST_WAIT: u32 = 10;
 
 /// How a plan does in one step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +28,11 @@ impl Tally {
         self.tried += 1;
     }
 
+    /// Whether anything was missed.
+    pub(super) fn has_missed(&self) -> bool {
+        self.missed > 0
+    }
+
     /// Counts a miss: whether the plan should be dropped for the rest of the step.
     #[cold]
     pub(super) fn miss(&mut self) -> bool {
@@ -30,10 +41,14 @@ impl Tally {
     }
 }
 
-/// How a plan has done over steps, and when its sequence may have another.
+/// How the plans of a sequence have done, and when it may have another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Guard {
-    strikes: u32,
+    failures: u32,
+    /// Steps in which a plan has not failed, since one was made.
+    successes: u32,
+    /// How many plans were made since one has served for long.
+    plans: u32,
     /// How often the sequence has to be seen before the next plan.
     plan_at: u32,
 }
@@ -41,7 +56,7 @@ pub(super) struct Guard {
 impl Guard {
     /// The guard of a sequence that has to be seen `plan_at` times before it is planned.
     pub(super) fn new(plan_at: u32) -> Guard {
-        Guard { strikes: 0, plan_at }
+        Guard { failures: 0, successes: 0, plans: 0, plan_at }
     }
 
     /// Whether a sequence that was seen so often may be planned.
@@ -49,15 +64,20 @@ impl Guard {
         seen >= self.plan_at
     }
 
-    /// A plan was made after the sequence was seen so often. The next waits for as many again.
+    /// A plan is made after the sequence was seen so often. Each waits for twice as many steps as
+    /// the one before, unless that has served for long.
     pub(super) fn planned(&mut self, seen: u32) {
-        (self.strikes, self.plan_at) = (0, seen.saturating_add((seen / 2).max(1)));
+        self.plans = if self.successes >= LONG { 0 } else { self.plans };
+        self.plan_at = seen.saturating_add(1 << self.plans.min(MOST_WAIT));
+        self.plans += 1;
+        (self.failures, self.successes) = (0, 0);
     }
 
-    /// A step has ended, in which the plan was dropped or not. Returns whether to give it up.
-    pub(super) fn judge(&mut self, was_dropped: bool, seen: u32) -> bool {
-        self.strikes = if was_dropped { self.strikes + 1 } else { 0 };
-        let gives_up = self.strikes >= STRIKES;
+    /// A step has ended, in which the plan has failed or not. Returns whether to give it up.
+    pub(super) fn judge(&mut self, failed: bool, seen: u32) -> bool {
+        self.failures = if failed { self.failures + FAILURE } else { self.failures.saturating_sub(1) };
+        self.successes += u32::from(!failed);
+        let gives_up = self.failures >= TOO_MANY;
         if gives_up {
             self.wait(seen);
         }
@@ -66,7 +86,7 @@ impl Guard {
 
     /// The plan has done harm: the next waits for a long time.
     pub(super) fn wait(&mut self, seen: u32) {
-        (self.strikes, self.plan_at) = (0, seen.saturating_mul(4).saturating_add(8));
+        self.plan_at = seen.saturating_mul(2).saturating_add(LONG);
     }
 }
 
@@ -90,8 +110,22 @@ mod tests {
         let mut guard = Guard::new(2);
         assert!(!guard.may_plan(1) && guard.may_plan(2));
         guard.planned(2);
-        assert!(!guard.judge(true, 3) && !guard.judge(false, 4) && !guard.judge(true, 5) && !guard.judge(true, 6));
-        assert!(guard.judge(true, 7));
-        assert!(!guard.may_plan(35) && guard.may_plan(36));
+        assert!(!guard.may_plan(2) && guard.may_plan(3));
+        guard.planned(3);
+        assert!(!guard.may_plan(4) && guard.may_plan(5));
+        assert!(!guard.judge(true, 6) && !guard.judge(false, 7) && !guard.judge(true, 8) && !guard.judge(false, 9));
+        assert!(!guard.judge(true, 10) && !guard.judge(false, 11));
+        assert!(guard.judge(true, 12) || guard.judge(true, 13));
+        assert!(!guard.may_plan(30) && guard.may_plan(34));
+    }
+
+    #[test]
+    fn a_plan_that_has_served_for_long_is_replaced_at_once() {
+        let mut guard = Guard::new(2);
+        (2..8).for_each(|seen| guard.planned(seen));
+        assert!(!guard.may_plan(20));
+        assert!((0..LONG).all(|seen| !guard.judge(false, 40 + seen)));
+        guard.planned(50);
+        assert!(guard.may_plan(51));
     }
 }

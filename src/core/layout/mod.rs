@@ -43,22 +43,23 @@ const QUIET_AND_TIGHT: u32 = 4;
 /// After so many requests of another arena or stream, and more than of its own, that is watched.
 const OTHERS: u32 = 512;
 
+/// What is idle is given back once so many times as many steps in a row as there are sequences have
+/// followed plans to their ends.
+const CALM: u32 = 2;
 /// Less than this part of what is backed is too little to be given back for a request.
-const LITTLE: u64 = 400;
-/// So often, at most, idle granules serve what plans have broken up, and so often more for each new
-/// plan: it takes a wait for the device.
+const LITTLE: u64 = 200;
+/// So often, at most, idle granules serve what plans have broken up: it takes a wait for the device
+/// and the calls for each granule. So many requests allow one more.
 const MOST_REPAIRS: u32 = 64;
-const REPAIRS_OF_A_PLAN: u32 = 4;
-/// The same in one step that follows a plan, and in one that does not.
-const REPAIRS_OF_A_STEP: (u32, u32) = (8, 2);
+const REQUESTS_OF_A_REPAIR: u32 = 512;
 
 /// How large blocks are laid out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Layout {
     /// As a plan has it that was learned from earlier steps, where that spares memory.
-    #[default]
     Learned,
     /// By the fit alone.
+    #[default]
     Fit,
 }
 
@@ -96,11 +97,21 @@ pub struct Learned {
     steps: u64,
     /// Steps since something grew.
     quiet: u32,
-    /// The most that was backed while no plan was followed, and the most that lived then, in bytes.
+    /// The most that was ever backed, in bytes.
+    most_backed: u64,
+    /// The most that was backed in steps that followed no plan, and the most that lived then, in bytes.
     fit: Held,
     is_tight: bool,
-    /// Whether there was ever a plan.
-    has_planned: bool,
+    /// How many steps in a row have followed plans to their ends.
+    calm: u32,
+    /// Whether a plan is new since what is idle was given back.
+    has_new_plan: bool,
+    /// Whether a plan was ever followed.
+    has_laid: bool,
+    /// Whether what is idle was ever given back.
+    has_stripped: bool,
+    /// Requests since they last allowed a repair.
+    requests: u32,
     /// How often idle granules may still serve what plans have broken up.
     repairs: u32,
 }
@@ -112,6 +123,14 @@ struct Held {
     live: u64,
 }
 
+impl Held {
+    /// What the free lists would need for so many live bytes, judged by the most that they have
+    /// had.
+    fn needs(self, live: u64) -> u64 {
+        (self.backed as f64 * (live as f64 / self.live.max(1) as f64).max(1.0)) as u64
+    }
+}
+
 /// What is known of the step under way.
 #[derive(Clone, Copy, Debug, Default)]
 struct StepState {
@@ -120,12 +139,12 @@ struct StepState {
     /// The sequence whose plan was followed first.
     followed: Option<usize>,
     has_begun: bool,
-    was_dropped: bool,
+    has_failed: bool,
+    /// Idle granules have served what plans have broken up, so the fit did with less than it would.
+    was_repaired: bool,
     /// The bytes that live before the request that is being served, and the most that have lived.
     live: u64,
     most_live: u64,
-    /// How often idle granules have served what plans have broken up.
-    repairs: u32,
 }
 
 impl Learned {
@@ -144,9 +163,14 @@ impl Learned {
             step: StepState::default(),
             steps: 0,
             quiet: 0,
+            most_backed: 0,
             fit: Held::default(),
             is_tight: false,
-            has_planned: false,
+            calm: 0,
+            has_new_plan: false,
+            has_laid: false,
+            has_stripped: false,
+            requests: 0,
             repairs: MOST_REPAIRS,
         }
     }
@@ -176,8 +200,9 @@ impl Learned {
         self.target = Some(target);
         self.marks = Marks::new(live);
         self.sequences.clear();
-        self.fit = Held::default();
-        self.has_planned = false;
+        (self.most_backed, self.fit) = (0, Held::default());
+        self.calm = 0;
+        (self.has_new_plan, self.has_laid, self.has_stripped) = (false, false, false);
         self.begin_step();
         self.log.spoil();
     }
@@ -237,7 +262,7 @@ impl Learned {
         let (_, Some(plan)) = &mut self.sequences[*sequence] else { return None };
         let found = cursor.next(plan, units);
         if found.is_none() && cursor.tally.miss() {
-            self.step.was_dropped = true;
+            self.step.has_failed = true;
             self.step.follows = None;
             return None;
         }
@@ -254,6 +279,7 @@ impl Learned {
             Some((differs, std::cmp::Reverse(sequence.last), at))
         });
         if let Some((_, _, at)) = fitting.min() {
+            self.has_laid = true;
             self.step.follows = Some((at, Cursor::default()));
             self.step.followed = Some(at);
         }
@@ -276,7 +302,7 @@ impl Learned {
         if let Some((_, cursor)) = &mut self.step.follows
             && cursor.tally.miss()
         {
-            self.step.was_dropped = true;
+            self.step.has_failed = true;
             self.step.follows = None;
         }
     }
@@ -293,70 +319,91 @@ impl Learned {
         self.log.free(number);
     }
 
+    /// Whether a place in a plan may be backed, so that its arena has so many bytes: as long as
+    /// others may still come by the fit, only within what it ever had.
+    pub fn may_back(&self, backed: u64) -> bool {
+        self.has_stripped || backed <= self.most_backed
+    }
+
     /// A request makes an arena grow to `backed` bytes, while `live` bytes of large blocks live and
     /// `idle` bytes of its backing are touched by none. Returns whether these should serve it first,
     /// because plans have laid out what is in their way, and it would be more than the arena ever
-    /// had. A plan that needs more than the free lists have needed for as much is given up.
+    /// had.
     pub fn repairs(&mut self, arena: ArenaId, backed: u64, live: u64, idle: impl FnOnce() -> u64) -> bool {
         let is_watched = self.target.is_some_and(|(target, _)| target == arena);
-        if !is_watched || !self.has_planned || backed <= self.fit.backed {
+        if !is_watched || !self.has_laid || backed <= self.most_backed {
             return false;
         }
-        let (following, not) = REPAIRS_OF_A_STEP;
-        let most = if self.step.followed.is_some() { following } else { not };
-        if self.repairs > 0 && self.step.repairs < most && idle() * LITTLE >= backed {
+        let is_idle = idle() * LITTLE >= backed;
+        if self.repairs > 0 && is_idle {
             self.repairs -= 1;
-            self.step.repairs += 1;
+            self.step.was_repaired = true;
+            self.step.has_failed |= live <= self.fit.live;
             return true;
         }
-        if live <= self.fit.live
-            && let Some((sequence, plan)) = self.step.followed.and_then(|at| self.sequences.get_mut(at))
-        {
-            self.step.follows = None;
-            sequence.guard.wait(sequence.seen);
-            *plan = None;
-        }
-        self.fit.backed = backed;
+        self.most_backed = backed;
         false
     }
 
     /// A step ends and another begins. Learns from the one that ends, and plans the next of its
-    /// kind. `live` is as for [`see`](Learned::see). Returns how many bytes the arena needs for all
-    /// plans, where one is new and what is idle beyond that should be given back. O(requests), or
-    /// where something is planned, O(requests² + blocks) at most.
+    /// kind. Returns how many bytes the arena needs for all plans, once all work follows some and
+    /// what is idle beyond that should be given back. O(requests), or where something is planned,
+    /// O(requests² + blocks) at most.
     #[cold]
     pub fn turn(&mut self, arena: &Arena, granule: u64) -> Option<u64> {
-        self.judge(arena);
+        self.judge(arena.backed()[Tier::Dedicated], granule);
         let learned = self.learn();
+        let was_repaired = self.step.was_repaired;
         self.begin_step();
-        let planned = learned.filter(|at| self.plan(*at, arena, granule));
-        let is_planned = self.sequences.iter().any(|(_, plan)| plan.is_some());
+        if let Some(at) = learned {
+            self.plan(at, arena, granule, was_repaired);
+        }
+        let plans = self.sequences.iter().filter_map(|(_, plan)| plan.as_ref());
+        let needed = plans.clone().map(|plan| plan.granules * granule).max().unwrap_or(0);
+        let is_planned = plans.count() > 0;
         self.quiet += 1;
         if !is_planned && self.quiet > if self.is_tight { QUIET_AND_TIGHT } else { QUIET } {
             self.is_awake = false;
         }
-        planned?;
-        let needed = self.sequences.iter().filter_map(|(_, plan)| Some(plan.as_ref()?.granules * granule)).max()?;
         let backed = arena.backed()[Tier::Dedicated];
-        (needed + worth(backed, granule) < backed).then_some(needed)
+        let kinds = self.sequences.iter().filter(|(sequence, _)| sequence.seen > 1).count() as u32;
+        let is_settled = kinds > 0 && self.calm >= CALM * kinds;
+        if !self.has_new_plan || !is_settled || needed + worth(backed, granule) >= backed {
+            return None;
+        }
+        (self.has_new_plan, self.has_stripped) = (false, true);
+        Some(needed)
     }
 
     fn begin_step(&mut self) {
         self.steps += 1;
+        self.requests += self.log.requests().map_or(log::MOST, <[_]>::len) as u32;
+        self.repairs = (self.repairs + self.requests / REQUESTS_OF_A_REPAIR).min(MOST_REPAIRS);
+        self.requests %= REQUESTS_OF_A_REPAIR;
         self.step = StepState::default();
         (self.others, self.told) = (0, false);
         self.log.restart();
     }
 
     /// What the step shows of the plan that it has followed.
-    fn judge(&mut self, arena: &Arena) {
+    fn judge(&mut self, backed: u64, granule: u64) {
+        self.most_backed = self.most_backed.max(backed);
+        let is_calm = self.step.follows.is_some() && !self.step.has_failed;
+        self.calm = if is_calm { self.calm + 1 } else { 0 };
         let Some(followed) = self.step.followed else {
-            self.fit.backed = self.fit.backed.max(arena.backed()[Tier::Dedicated]);
-            self.fit.live = self.fit.live.max(self.step.most_live);
+            if !self.step.was_repaired {
+                self.fit.backed = self.fit.backed.max(backed);
+                self.fit.live = self.fit.live.max(self.step.most_live);
+            }
             return;
         };
+        let most = self.fit.needs(self.step.most_live);
         let (sequence, plan) = &mut self.sequences[followed];
-        if plan.is_some() && sequence.guard.judge(self.step.was_dropped, sequence.seen) {
+        let gives_up = sequence.guard.judge(self.step.has_failed, sequence.seen);
+        if backed > most + worth(most, granule) {
+            sequence.guard.wait(sequence.seen);
+            *plan = None;
+        } else if gives_up {
             *plan = None;
         }
     }
@@ -378,21 +425,24 @@ impl Learned {
         };
         let (sequence, plan) = &mut self.sequences[at];
         let grew = sequence.note(requests, live, now);
-        ((grew || plan.is_none()) && sequence.guard.may_plan(sequence.seen)).then_some(at)
+        let has_missed = |(followed, cursor): (usize, Cursor)| followed == at && cursor.tally.has_missed();
+        let has_failed =
+            (self.step.has_failed && self.step.followed == Some(at)) || self.step.follows.is_some_and(has_missed);
+        ((grew || has_failed || plan.is_none()) && sequence.guard.may_plan(sequence.seen)).then_some(at)
     }
 
-    /// Plans a sequence around what lives now. Returns whether it has a new plan.
-    fn plan(&mut self, at: usize, arena: &Arena, granule: u64) -> bool {
+    /// Plans a sequence around what lives now.
+    fn plan(&mut self, at: usize, arena: &Arena, granule: u64, was_repaired: bool) {
         let obstacles = obstacles(arena);
         let fixed: u64 = obstacles.iter().map(|(from, to)| to - from).sum();
         let live = self.sequences.iter().map(|(sequence, _)| sequence.most_live).max().unwrap_or(0);
         let needed = (fixed + live) * ALIGNMENT;
         // Steps that only a plan has served so far are measured by the waste of those before.
-        let most = (self.fit.backed as f64 * (needed as f64 / self.fit.live.max(1) as f64).max(1.0)) as u64;
-        let worth = worth(most, granule);
-        self.is_tight = needed + worth >= most;
+        let most = self.fit.needs(needed);
+        let worth = if was_repaired { 0 } else { worth(most, granule) };
+        self.is_tight = needed + worth >= most && !was_repaired;
         if self.is_tight {
-            return false;
+            return;
         }
         let (sequence, plan) = &mut self.sequences[at];
         sequence.guard.planned(sequence.seen);
@@ -400,13 +450,10 @@ impl Learned {
         if new.is_none() {
             sequence.guard.wait(sequence.seen);
         }
-        let is_new = new.is_some();
-        if is_new {
+        if new.is_some() {
             *plan = new;
-            self.has_planned = true;
-            self.repairs = (self.repairs + REPAIRS_OF_A_PLAN).min(MOST_REPAIRS);
+            self.has_new_plan = true;
         }
-        is_new
     }
 }
 

@@ -52,9 +52,13 @@ pub(super) fn place(blocks: &[Wanted], obstacles: &[Obstacle], granule: u64, ear
     let mut budget = BUDGET;
     let mut best: Option<Placement> = None;
     let fewest = fewest(blocks, obstacles, granule);
+    let last = blocks.iter().map(|block| block.freed).max()?;
     for worth in [&(|block: &Wanted| block.units) as &dyn Fn(&Wanted) -> u64, &life] {
         let mut order: Vec<usize> = (0..blocks.len()).collect();
-        order.sort_by_key(|at| (*at >= early, Reverse(worth(&blocks[*at])), blocks[*at].born));
+        // What lives all along comes first too: the steps that follow have to go around it.
+        let is_first = |at: usize| at < early || (blocks[at].born == 0 && blocks[at].freed == last);
+        order.sort_by_key(|at| (!is_first(*at), Reverse(worth(&blocks[*at])), blocks[*at].born));
+        let early = order.iter().take_while(|at| is_first(**at)).count();
         for _ in 0..ROUNDS / 2 {
             let Some(offsets) = in_order(blocks, obstacles, &order, &mut budget) else { return best };
             let ends = blocks.iter().zip(&offsets).map(|(block, offset)| (*offset, offset + block.units));

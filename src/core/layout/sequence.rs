@@ -139,6 +139,11 @@ impl Sequence {
         Some(Stretched { first, units: self.most.iter().zip(&self.least).map(far).collect() })
     }
 
+    /// Whether the block of a request outlives the step.
+    pub(super) fn stays(&self, at: usize) -> bool {
+        self.most[at].freed == LIVES
+    }
+
     /// The request until which the block of each lives: of those that outlive the step, its end.
     pub(super) fn freed(&self, at: usize) -> u32 {
         match self.most[at].freed {
