@@ -75,6 +75,23 @@ pub enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// A picture of where the large blocks of a step lie, and when: address against calls
+    Layout {
+        #[command(flatten)]
+        run: Run,
+        /// How memory is placed
+        #[arg(long, value_enum, default_value = "first-come")]
+        policy: Policy,
+        /// Dedicated memory kept for scratch, with the policy reserve
+        #[arg(long, default_value = "0", value_parser = parse_size)]
+        reserve: u64,
+        /// The step, as replay names it; by default the last
+        #[arg(long)]
+        at: Option<String>,
+        /// The file to draw into (.svg or .png)
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// What will this do on my card? Whether it fits, the seconds first-come and with giant-kitten,
     /// and which setting to use. Takes traces, or a snapshot that PyTorch wrote
     /// (torch.cuda.memory._dump_snapshot, with a history of one generation)
@@ -270,7 +287,7 @@ pub struct Run {
     #[arg(long, default_value = "auto", value_parser = parse_copy_ahead)]
     copy_ahead: CopyAhead,
     /// How large blocks are laid out: as learned from earlier steps, or by the fit alone
-    #[arg(long, value_name = "learned|fit", default_value = "learned", value_parser = Layout::parse)]
+    #[arg(long, value_name = "learned|fit", default_value = "fit", value_parser = Layout::parse)]
     layout: Layout,
     /// How often a matmul or convolution reads each shared byte, instead of the profile's
     #[arg(long)]

@@ -10,6 +10,7 @@ use kitten_bench::card::probe::Measured;
 use kitten_bench::card::{Cuda, check, probe};
 use kitten_bench::hotpath;
 use kitten_bench::output::{self, Output};
+use kitten_bench::replay::layout::layout_of;
 use kitten_bench::replay::plan::{self, Plan};
 use kitten_bench::replay::timeline::timeline_of;
 use kitten_bench::replay::{Busiest, Outcome, Policy, Setup, choose, compare, demo, map_at, replay, replay_on, sweep};
@@ -30,6 +31,9 @@ pub fn run(cli: Cli, out: &mut Output<impl Write>) -> Result<()> {
         Some(Command::Map { run, placed, at, out }) => run_map(&run, &placed, at.as_deref(), &out),
         Some(Command::Timeline { run, policy, reserve, at, out: path }) => {
             run_timeline(&run, (policy, reserve), at.as_deref(), &path, out)
+        }
+        Some(Command::Layout { run, policy, reserve, at, out: path }) => {
+            run_layout(&run, (policy, reserve), at.as_deref(), &path, out)
         }
         Some(Command::Plan { run, cards, json }) => run_plan(&run, cards.as_deref(), json, out),
         Some(Command::Cards { json }) => run_cards(json, out),
@@ -201,6 +205,21 @@ fn run_timeline(
     let card = format!("{}, {} dedicated", setup.profile.name, show_size(setup.profile.dedicated_bytes));
     show::draw_timeline(&line, &format!("{} on {card}", line.step), path)?;
     out.say(format_args!("{} takes {}", line.step, show::in_words(&line)))
+}
+
+fn run_layout(
+    run: &Run,
+    (policy, reserve): (Policy, u64),
+    at: Option<&str>,
+    path: &Path,
+    out: &mut Output<impl Write>,
+) -> Result<()> {
+    show::check_extension(path)?;
+    let setup = run.setup(policy, reserve)?;
+    let layout = layout_of(&mut *run.open()?, &setup, at)?;
+    let card = format!("{}, {} dedicated", setup.profile.name, show_size(setup.profile.dedicated_bytes));
+    show::draw_layout(&layout, &format!("{} on {card}", layout.step), path)?;
+    out.say(format_args!("{}: {}", layout.step, show::layout_in_words(&layout)))
 }
 
 fn run_plan(run: &Run, cards: Option<&str>, json: bool, out: &mut Output<impl Write>) -> Result<()> {

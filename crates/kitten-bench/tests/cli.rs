@@ -168,6 +168,43 @@ fn timeline_draws_a_step() {
     assert!(std::fs::read_to_string(out).unwrap().contains("What a step does when: sd15_unet_512"));
 }
 
+#[test]
+fn layout_draws_where_the_blocks_of_a_step_lie() {
+    let folder = tempfile::tempdir().unwrap();
+    let draw = |layout: &str| {
+        let out = folder.path().join(layout).with_extension("svg");
+        let arguments =
+            ["layout", "sdvae_dec_1024", "--loop", "10", "--dedicated", "64GiB", "--layout", layout, "--out"];
+        let assert = kitten_bench(&arguments).arg(&out).assert().success();
+        assert!(std::fs::read_to_string(out).unwrap().contains("Where large blocks lie: sdvae_dec_1024"));
+        String::from_utf8(assert.get_output().stdout.clone()).unwrap()
+    };
+    let backed = |words: &str| {
+        let percent = words.split_once('(').and_then(|(_, rest)| rest.split_once(" %")).unwrap().0;
+        percent.parse::<f64>().unwrap()
+    };
+    let (fit, learned) = (draw("fit"), draw("learned"));
+    assert!(backed(&learned) < backed(&fit) - 5.0, "{learned}{fit}");
+    kitten_bench(&["layout", "sd15_unet_512", "--at", "nowhere", "--out", "x.svg"])
+        .assert()
+        .failure()
+        .stderr(contains("no step \"nowhere\"; it has"));
+}
+
+#[test]
+fn replay_says_what_is_wasted_once_the_work_is_known() {
+    let steady = |layout: &str| {
+        let arguments = ["replay", "sdvae_dec_1024", "--loop", "10", "--dedicated", "64GiB", "--policy", "first-come"];
+        let output = kitten_bench(&arguments).args(["--layout", layout, "--json"]).output().unwrap();
+        let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let of = |key: &str| found[key].as_f64().unwrap();
+        assert!(of("steady_fragmentation") <= of("fragmentation") * 1.001, "{layout}");
+        of("steady_fragmentation")
+    };
+    let (fit, learned) = (steady("fit"), steady("learned"));
+    assert!(learned < 1.0 + (fit - 1.0) / 4.0, "fit {fit}, learned {learned}");
+}
+
 /// The seconds of each generation.
 fn generations(found: &serde_json::Value) -> Vec<f64> {
     let mut seconds = Vec::new();

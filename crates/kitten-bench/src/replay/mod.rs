@@ -7,6 +7,7 @@
 //!   lending.rs   the weights that are lent in a step
 //!   map.rs       the memory map at the busiest moment of a phase
 //!   timeline.rs  what a step does when
+//!   layout.rs    where its large blocks lie, and when
 //!   sweep.rs     seconds per step for each reserve of a range
 //!   plan.rs      whether work fits a card, the time it takes, and which setting to use
 //!   choose.rs    the same on several cards, and the smallest card that will do
@@ -20,6 +21,7 @@
 pub mod choose;
 pub mod compare;
 pub mod demo;
+pub mod layout;
 mod lending;
 mod map;
 mod outcome;
