@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use giant_kitten::driver::Stream;
 use giant_kitten::driver::sim::SimDriver;
-use giant_kitten::{Activation, Allocator, Options, Order, PoolId, Reserve, SortBy, Tier, parse_size};
+use giant_kitten::{Activation, Allocator, Layout, Options, Order, PoolId, Reserve, SortBy, Tier, parse_size};
 use kitten_bench::hotpath::peers::BestFit;
 use kitten_bench::hotpath::{Log, ROOM, Runner};
 use kitten_bench::work::snapshot::Snapshot;
@@ -19,6 +19,7 @@ pub type Target = (&'static str, fn(&[u8]));
 /// All targets.
 pub const TARGETS: &[Target] = &[
     ("operations", operations),
+    ("layout", layout),
     ("options", options),
     ("trace", trace),
     ("profile", profile),
@@ -81,6 +82,53 @@ pub fn profile(data: &[u8]) {
     if let Ok(profile) = Profile::parse(text) {
         assert_eq!(Profile::parse(&profile.to_toml()).as_ref(), Ok(&profile), "{}", profile.to_toml());
     }
+}
+
+/// Steps of large blocks that repeat until their layout is learned, and then break off, leave
+/// blocks behind or change: no two live blocks share memory, the invariants hold, and everything is
+/// freed at the end. Each byte is a step: its kind, and what becomes of it.
+pub fn layout(data: &[u8]) {
+    let card = Profile::builtin("nominal-6g").expect("a built-in profile");
+    let card = Profile { dedicated_bytes: 4 << 30, shared_bytes: 1 << 30, ..card };
+    let gpu = Gpu::new(&[card]).expect("a small machine");
+    let options = Options { layout: Layout::Learned, ..Options::default() };
+    let allocator = Allocator::new(options, Arc::new(SimDriver::new(gpu.clone()))).expect("an allocator");
+    let mut live: Vec<(u64, u64)> = Vec::new();
+    for step in data.iter().take(200) {
+        let (kind, end) = (u64::from(step % 4), step >> 4);
+        let kept = live.len();
+        let count = if end == 1 { 10 + usize::from(step >> 2 & 3) * 20 } else { 80 };
+        for at in 0..count as u64 {
+            // Sizes and lives that a kind of step always has, or a longer one of the same kind.
+            let mixed = (at + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15 ^ kind) >> 40;
+            let bytes = (1 << 20) + 1 + mixed % 24 * (4 + u64::from(step >> 2 & 3)) * (64 << 10);
+            let Ok(address) = allocator.malloc(bytes as usize, 0, Stream(0)) else { break };
+            let meets = live.iter().find(|(other, size)| address < other + size && *other < address + bytes);
+            assert_eq!(meets, None, "memory in use was allocated again");
+            live.push((address, bytes));
+            while live.len() > kept + 4 + (mixed % 9) as usize {
+                let (address, _) = live.swap_remove(kept + (mixed as usize) % (live.len() - kept));
+                allocator.free(address, 0, Stream(0)).expect("a live block");
+            }
+        }
+        match end {
+            3 => drop(allocator.reset()),
+            4 => drop(allocator.safe_point(0, "a step")),
+            5 => drop(allocator.activate(0, &Activation::default())),
+            6 => gpu.fail_any(1 + u64::from(step >> 2 & 3), 2),
+            _ => {}
+        }
+        let stays = if end == 2 { kept + 1 } else { kept };
+        while live.len() > stays.min(if end > 8 { 0 } else { 12 }) {
+            let (address, _) = live.pop().expect("a live block");
+            allocator.free(address, 0, Stream(0)).expect("a live block");
+        }
+        allocator.check().expect("the invariants");
+    }
+    live.into_iter().for_each(|(address, _)| allocator.free(address, 0, Stream(0)).expect("a live block"));
+    gpu.clear_failures();
+    drop(allocator);
+    assert_eq!(gpu.outstanding().mappings, 0);
 }
 
 const GRANULE: u64 = 1 << 16;
