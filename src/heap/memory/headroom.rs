@@ -8,7 +8,8 @@
 //! What is withheld serves kernels that load late. A program that would overflow needs it more, as
 //! far as the driver reports it as free. Where there is a shared tier, a floor is kept: a kernel
 //! that cannot be loaded ends the program, and a few overflowing weights do not. A headroom that
-//! the user has set is never given up, nor is anything where the user has set the capacity.
+//! the user has set is never given up, nor is anything where the user has set the capacity, nor
+//! while a reserve is kept closed: what overflows then does so because that is wanted.
 
 use super::Memory;
 use super::limits::Limits;
@@ -61,7 +62,8 @@ impl Memory {
     /// O(1), and no call to the driver, once nothing is left to give up.
     pub(in crate::heap) fn give_up_headroom(&mut self, bytes: u64) -> bool {
         let left = self.headroom.left();
-        if left < self.granule {
+        let is_closed = self.ledger.kept.reserve > 0 && !self.ledger.reserve_open;
+        if left < self.granule || is_closed {
             return false;
         }
         let Ok(free) = self.driver.dedicated_free(self.device) else { return false };
