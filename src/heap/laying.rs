@@ -1,8 +1,8 @@
 //! Large blocks where the layout that was learned has them.
 //!
 //! What is laid out is the blocks of one arena and stream, outside pools. A plan only says which
-//! place to try: a block is taken there if the arena has it free, dedicated and of the request's own
-//! stream, or if just the backing is missing, which is mapped then.
+//! place to try: a block is taken there if the arena has it free, dedicated and of the request's
+//! own stream, or if just the backing is missing, which is mapped then.
 
 use super::Heap;
 use super::memory::Request;
@@ -60,8 +60,8 @@ impl Heap {
         taken
     }
 
-    /// A step ends and another begins: where a new plan needs less than is backed, the rest is given
-    /// back.
+    /// A step ends and another begins: where a new plan needs less than is backed, the rest is
+    /// given back.
     #[cold]
     fn turn_layout(&mut self, arena: ArenaId, stream: StreamId) {
         let Some(needed) = self.layout.turn(&self.memory.arenas[arena].core, self.memory.granule()) else { return };

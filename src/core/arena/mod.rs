@@ -17,8 +17,8 @@
 //! The parts, each with its own data: [`node`] the nodes and their links, [`granules`] the tier of
 //! each granule, [`lists`] the free nodes ([`bins`] by size, [`quick`] those kept whole, [`seams`]
 //! those side by side in different tiers), [`starts`] the table from an offset to its block.
-//! [`growth`] plans new backing, [`idle`] finds backing that nothing uses, [`place_at`] takes blocks
-//! where a layout wants them, [`check`] tests the invariants.
+//! [`growth`] plans new backing, [`idle`] finds backing that nothing uses, [`place_at`] takes
+//! blocks where a layout wants them, [`check`] tests the invariants.
 
 mod bins;
 mod check;

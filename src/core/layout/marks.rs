@@ -8,14 +8,14 @@
 //!       └──────────────────────────────────────▶ requests
 //! ```
 //!
-//! The low mark sinks at once. It rises to the least of a window of requests in which memory did not
-//! come back to it: something has come to stay. A mark that rose too far, because the window was
-//! shorter than a step, sinks again, and the next window is twice as long.
+//! The low mark sinks at once. It rises to the least of a window of requests in which memory did
+//! not come back to it: something has come to stay. A mark that rose too far, because the window
+//! was shorter than a step, sinks again, and the next window is twice as long.
 
 /// The length of the first window, in requests, and of the longest.
 const WINDOW: (u32, u32) = (64, 1 << 14);
-/// How near to the low mark memory must come, and how far from it before, as parts of the way to the
-/// top. Steps may differ much in length.
+/// How near to the low mark memory must come, and how far from it before, as parts of the way to
+/// the top. Steps may differ much in length.
 const NEAR: u64 = 64;
 const FAR: u64 = 8;
 

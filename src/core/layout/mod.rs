@@ -8,11 +8,12 @@
 //! ```
 //!
 //! The parts, each with its own data: [`marks`] finds where a step begins where nobody says so;
-//! [`log`] keeps the requests of a step; [`sequence`] recognises that it comes again; [`plan`] places
-//! its blocks; [`cursor`] follows a plan; [`guard`] drops one that misses or does harm.
+//! [`log`] keeps the requests of a step; [`sequence`] recognises that it comes again; [`plan`]
+//! places its blocks; [`cursor`] follows a plan; [`guard`] drops one that misses or does harm.
 //!
-//! Contents are never at risk: a plan only says which place to try, and the arena gives it away only
-//! if it is free. Whatever a plan does not have, or has wrongly, comes out of the free lists as ever.
+//! Contents are never at risk: a plan only says which place to try, and the arena gives it away
+//! only if it is free. Whatever a plan does not have, or has wrongly, comes out of the free lists
+//! as ever.
 
 mod cursor;
 mod guard;
@@ -99,7 +100,8 @@ pub struct Learned {
     quiet: u32,
     /// The most that was ever backed, in bytes.
     most_backed: u64,
-    /// The most that was backed in steps that followed no plan, and the most that lived then, in bytes.
+    /// The most that was backed in steps that followed no plan, and the most that lived then, in
+    /// bytes.
     fit: Held,
     is_tight: bool,
     /// How many steps in a row have followed plans to their ends.
@@ -326,9 +328,9 @@ impl Learned {
     }
 
     /// A request makes an arena grow to `backed` bytes, while `live` bytes of large blocks live and
-    /// `idle` bytes of its backing are touched by none. Returns whether these should serve it first,
-    /// because plans have laid out what is in their way, and it would be more than the arena ever
-    /// had.
+    /// `idle` bytes of its backing are touched by none. Returns whether these should serve it
+    /// first, because plans have laid out what is in their way, and it would be more than the arena
+    /// ever had.
     pub fn repairs(&mut self, arena: ArenaId, backed: u64, live: u64, idle: impl FnOnce() -> u64) -> bool {
         let is_watched = self.target.is_some_and(|(target, _)| target == arena);
         if !is_watched || !self.has_laid || backed <= self.most_backed {

@@ -3,8 +3,8 @@
 //! Each block goes into the tightest gap that is free for as long as it lives, or else above
 //! everything in its way: the largest first, or the one with the largest product of size and life.
 //! As long as that touches more granules than have to be, the block that ends highest is placed
-//! earlier, and all is done again: the squeaky wheel gets the grease. Blocks that outlive the step are
-//! obstacles.
+//! earlier, and all is done again: the squeaky wheel gets the grease. Blocks that outlive the step
+//! are obstacles.
 //!
 //! The blocks that are in the way of one are found by time: the step is cut into [`SPANS`] spans,
 //! each with the blocks that live in it. The work is bounded by [`BUDGET`].
