@@ -249,7 +249,7 @@ fn against_oracle(class: Class, actions: Vec<Action>) {
     let mut live: Vec<u64> = Vec::new();
     let mut retired: Vec<u64> = Vec::new();
     // Some of them outdated, as in a layout whose surroundings have changed.
-    let mut nears = vec![Near::default(); 16];
+    let mut nears = [Near::default(); 16];
     let place = |arena: &Arena, taken: &mut BTreeMap<u64, u64>, id: BlockId, size: u64| {
         let (offset, length) = arena.extent(id);
         assert_eq!(length, size);
