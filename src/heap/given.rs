@@ -70,7 +70,7 @@ impl Heap {
     /// another one. O(1) where nothing has changed.
     ///
     /// # Errors
-    /// As for [`activate`](Heap::activate).
+    /// The driver's. What has moved stays moved.
     pub(super) fn adjust_ring(&mut self) -> Result<Moved, Error> {
         if !self.state.is_frozen() {
             return Ok(Moved::default());
@@ -91,7 +91,13 @@ impl Heap {
             return Ok(Moved::default());
         }
         self.automatic.set_remark(None);
-        let moved = self.place_beside(self.given.order, kept, ring)?;
+        let moved = match self.place_beside(self.given.order, kept, ring) {
+            Err(Error::Refused(why)) => {
+                self.automatic.set_abstained(&why);
+                return Ok(Moved::default());
+            }
+            placed => placed?,
+        };
         self.stats.rebalances += 1;
         self.stats.rebalanced_demoted += moved.demoted;
         self.stats.rebalanced_promoted += moved.promoted;
