@@ -9,8 +9,6 @@ const RELIABLE: u32 = 3;
 /// How many passes a weight's use is remembered for.
 const REMEMBERED: u32 = 4;
 const ALL: u8 = (1 << REMEMBERED) - 1;
-/// Uses of which too few remain to rely on, as of the model before.
-const NOT_RELIABLE: u8 = ALL >> 2 << 1;
 
 /// One weight in the order.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -94,48 +92,35 @@ impl Order {
         }
     }
 
-    /// Learns from a pass that came to its end. A pass is believed at once if most of its weights
-    /// are unknown: it is the first, or another model has come. A weight that a pass uses twice
+    /// Learns from a pass that came to its end. Where nothing is known, as in the first pass and
+    /// once another model has replaced all weights, it is believed. A weight that a pass uses twice
     /// counts where it came first. Weights that were not used stay, behind those that they
     /// followed, until no remembered pass used them. O(n).
     pub fn learn(&mut self, pass: &[Passed]) {
-        let is_believed = self.is_mostly_unknown(pass);
+        let first = self.uses.is_empty();
         let mut uses: Vec<Use> = Vec::with_capacity(pass.len());
         let mut places: HashMap<u64, usize> = HashMap::with_capacity(pass.len());
         for passed in pass {
             if places.contains_key(&passed.address) {
                 continue;
             }
-            let before = self.known(passed);
+            let before = self.place_of(passed.address).map(|place| self.uses[place]);
+            let before = before.filter(|known| known.bytes == passed.bytes);
             places.insert(passed.address, uses.len());
             uses.push(Use {
                 address: passed.address,
                 bytes: passed.bytes,
                 seconds: before.and_then(|known| known.seconds),
-                uses: match before {
-                    None if is_believed => ALL,
-                    _ => before.map_or(0, |known| known.uses << 1) & ALL | 1,
-                },
+                uses: if first { ALL } else { before.map_or(0, |known| known.uses << 1) & ALL | 1 },
             });
         }
-        self.uses = self.with_unused(uses, &places, if is_believed { NOT_RELIABLE } else { ALL });
+        self.uses = self.with_unused(uses, &places);
         self.places = self.uses.iter().enumerate().map(|(place, known)| (known.address, place)).collect();
         self.passes += 1;
     }
 
-    /// What is known of a weight that a pass used.
-    fn known(&self, passed: &Passed) -> Option<Use> {
-        self.place_of(passed.address).map(|place| self.uses[place]).filter(|known| known.bytes == passed.bytes)
-    }
-
-    /// Whether most of a pass is unknown.
-    fn is_mostly_unknown(&self, pass: &[Passed]) -> bool {
-        2 * pass.iter().filter(|passed| self.known(passed).is_some()).count() < pass.len()
-    }
-
-    /// The weights of a pass, with those that it did not use and that may be used again. Of their
-    /// uses, those in `remembered` count.
-    fn with_unused(&self, used: Vec<Use>, places: &HashMap<u64, usize>, remembered: u8) -> Vec<Use> {
+    /// The weights of a pass, with those that it did not use and that may be used again.
+    fn with_unused(&self, used: Vec<Use>, places: &HashMap<u64, usize>) -> Vec<Use> {
         // The unused ones behind each used one; those before the first used one come first.
         let mut behind: HashMap<Option<u64>, Vec<Use>> = HashMap::new();
         let mut last = None;
@@ -144,7 +129,7 @@ impl Order {
                 last = Some(known.address);
                 continue;
             }
-            let uses = known.uses << 1 & remembered;
+            let uses = known.uses << 1 & ALL;
             if uses != 0 {
                 behind.entry(last).or_default().push(Use { uses, ..*known });
             }
@@ -229,21 +214,6 @@ mod tests {
         order.learn(&pass(&[4, 6, 7]));
         order.learn(&pass(&[4, 6]));
         assert!(!order.has_new(), "what was used once and then left out need not be learned");
-        // Of the model before, some weights were freed without a word, and one has kept its
-        // address.
-        order.learn(&pass(&[6, 8, 9, 10]));
-        let reliable = |order: &Order| -> Vec<u64> {
-            order.uses().iter().filter(|known| known.is_reliable()).map(|known| known.address).collect()
-        };
-        assert_eq!(reliable(&order), [6, 8, 9, 10]);
-        assert!(!order.has_new());
-        // Two models that take turns are both known, and neither is relied on.
-        for _ in 0..4 {
-            order.learn(&pass(&[21, 22]));
-            order.learn(&pass(&[8, 9, 10]));
-        }
-        assert_eq!(reliable(&order), [0; 0]);
-        assert!(!order.has_new());
     }
 
     #[test]
