@@ -184,7 +184,8 @@ int gk_rest(int device);
 int gk_vouch(int device);
 
 /* A pass of work of a kind begins on a device, right after its safe point, and its weights may be
- * lent from the ring of copies. Passes may be nested; an inner one belongs to the outer.
+ * lent from the ring of copies. Passes may be nested; an inner one belongs to the outer. A pass is
+ * its thread's: while one goes on, the passes of other threads read in place.
  * `placement` gets 0 if nothing has to be lent in this pass, and otherwise a number that changes
  * whenever other weights than before should be lent. `all` gets 1 if every weight should be
  * lent, since the order of their use is being learned; otherwise those suffice of which something
@@ -207,7 +208,7 @@ enum {
  * touch its slot. Also to be called where gk_lend returned `ptr` itself. */
 int gk_give_back(int device, const void *ptr, void *stream, int how);
 
-/* The pass that began last on a device ends; `whole` is 0 if it did not come to its end. */
+/* The pass that the calling thread began last on a device ends; `whole` is 0 if it did not come to its end. */
 int gk_end_pass(int device, int whole);
 
 /* Reports to the automatic mode that the work between two safe points reads `bytes` of the block

@@ -32,7 +32,7 @@ impl Allocator {
         self.devices.in_use(device)?.map_or(Ok(()), |mut heap| heap.give_back_weight(address, stream, how))
     }
 
-    /// Ends the pass that began last on a device. `whole` says whether it came to its end.
+    /// Ends the pass that the calling thread began last on a device. `whole` says whether it came to its end.
     ///
     /// # Errors
     /// A device that does not exist.

@@ -4,10 +4,11 @@
 //! weight is shared, what becomes of a block that is freed, and the ring itself.
 
 use super::Heap;
-use super::ahead::{Asked, Returned};
+use super::ahead::{Asked, Borrower, Returned};
 use crate::core::Tier;
 use crate::driver::Stream;
 use crate::error::Error;
+use crate::sync::this_thread;
 
 impl Heap {
     /// Begins a pass of work of a kind on a stream, after its safe point. Passes may be nested: an
@@ -17,8 +18,9 @@ impl Heap {
     /// More streams than there are numbers.
     pub fn begin_pass(&mut self, kind: &str, stream: Stream) -> Result<Asked, Error> {
         self.layout.begin();
+        let borrower = (this_thread(), self.stream_number(stream)?);
         let some_shared = self.stats.tiers[Tier::Shared].allocated.current() > 0;
-        let asked = self.ahead.begin(kind, stream, some_shared, self.stats.fell_to_shared_bytes);
+        let asked = self.ahead.begin(kind, (borrower, stream), some_shared, self.stats.fell_to_shared_bytes);
         self.copy_ahead()?;
         self.ahead.note_first_copies();
         Ok(asked)
@@ -28,7 +30,9 @@ impl Heap {
     /// it: its slot, or the address itself. No allocation; two calls of the driver at most, except
     /// in a pass that is timed.
     pub fn lend(&mut self, address: u64, bytes: u64, stream: Stream) -> u64 {
-        if let Some(slot) = self.ahead.lend(address, bytes, stream) {
+        let borrower = self.streams.known(stream).map(|stream| (this_thread(), stream));
+        self.note_lent(address, borrower);
+        if let Some(slot) = self.ahead.lend(address, bytes, (borrower, stream)) {
             return slot;
         }
         match self.shared_part(address, bytes) {
@@ -49,13 +53,15 @@ impl Heap {
 
     /// Ends a pass. `whole` says whether it came to its end.
     pub fn end_pass(&mut self, whole: bool) {
-        self.ahead.end(whole, self.stats.fell_to_shared_bytes);
+        self.ahead.end(this_thread(), whole, self.stats.fell_to_shared_bytes);
     }
 
-    /// Copies what comes next in the order, as far as the ring has room.
+    /// Copies what comes next in the order, as far as the ring has room. Copies wait for the pass's
+    /// stream alone, so what was never lent to its borrower stays where it is: an order may name
+    /// weights that others use in work of this kind, and addresses where other blocks lie by now.
     fn copy_ahead(&mut self) -> Result<(), Error> {
         while let Some(wanted @ (address, bytes)) = self.ahead.wanted() {
-            let shared = self.shared_part(address, bytes);
+            let shared = if self.is_lent_in_pass(address) { self.shared_part(address, bytes) } else { 0 };
             if shared == 0 {
                 self.ahead.skip();
                 continue;
@@ -71,6 +77,21 @@ impl Heap {
             self.note_copy(address)?;
         }
         Ok(())
+    }
+
+    /// Notes to whom a weight in the block that holds an address is lent.
+    fn note_lent(&mut self, address: u64, borrower: Option<Borrower>) {
+        let bit = borrower.map_or(0, |borrower| self.ahead.bit_of(borrower));
+        if let Ok((arena, block)) = self.memory.arenas.locate_inside(address) {
+            self.memory.arenas[arena].core.marks_mut(block).lent |= bit;
+        }
+    }
+
+    /// Whether a weight in the block that holds an address was lent to whom the pass is of.
+    fn is_lent_in_pass(&mut self, address: u64) -> bool {
+        let bit = self.ahead.borrower().map_or(0, |borrower| self.ahead.bit_of(borrower));
+        let found = self.memory.arenas.locate_inside(address);
+        found.is_ok_and(|(arena, block)| self.memory.arenas[arena].core.owner(block).1.lent & bit != 0)
     }
 
     /// How many bytes of a weight lie in the shared tier, by those of its block; 0 where it is in

@@ -47,6 +47,8 @@ impl Heap {
         let used: HashSet<StreamId> =
             self.pools.streams().chain(self.retired.streams()).chain(self.memory.arenas.streams()).collect();
         self.streams.forget(|id| used.contains(&id));
+        self.ahead.forget_borrowers();
+        self.memory.arenas.forget_lent();
     }
 
     /// Whether a graph is being captured on this device, as far as is known.

@@ -474,6 +474,64 @@ fn beside_a_given_reserve_weights_are_copied_ahead_and_the_reserve_is_whole() {
 }
 
 #[test]
+fn what_a_stream_has_not_used_is_not_copied_for_it() {
+    let program = Program::warmed("copy_ahead:10MiB", Completion::Late);
+    let Filled { address, bytes, .. } = program.weights[3];
+    let other = Stream(program.gpu.create_stream().unwrap());
+    program.gpu.synchronize(0).unwrap();
+    let copied = program.stats().copied_ahead_bytes;
+    // Work of the same kind on another stream, whose weights are others, and ours are written.
+    program.allocator.begin_pass(0, KIND, other).unwrap();
+    assert_eq!(program.stats().copied_ahead_bytes, copied);
+    program.gpu.work(program.stream.0, "write", &[Access::write(address, bytes)], FLOPS, 1.0).unwrap();
+    program.allocator.end_pass(0, true).unwrap();
+    program.gpu.synchronize(0).unwrap();
+    assert_eq!(program.gpu.faults(), []);
+    // An address is not a weight: another block that lies there by now was lent on no stream.
+    for weight in &program.weights {
+        program.allocator.free(weight.address, 0, DEFAULT).unwrap();
+    }
+    program.gpu.synchronize(0).unwrap();
+    program.weights.iter().for_each(|weight| drop(program.allocator.malloc(weight.bytes as usize, 0, DEFAULT)));
+    program.begin();
+    assert_eq!(program.stats().copied_ahead_bytes, copied);
+    program.allocator.end_pass(0, false).unwrap();
+}
+
+#[test]
+fn a_pass_is_its_threads() {
+    let program = Program::warmed("copy_ahead:10MiB", Completion::Late);
+    let Filled { address, bytes, .. } = program.weights[3];
+    program.begin();
+    let (ours, theirs) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let asked = program.allocator.begin_pass(0, "vae", program.stream).unwrap();
+            assert_eq!(asked.placement, 0, "it reads in place");
+            ours.wait();
+            theirs.wait();
+            program.allocator.end_pass(0, true).unwrap();
+        });
+        ours.wait();
+        let lends = lends_of(&program, |program| {
+            // The ring has no room yet for what comes after these.
+            (0..WEIGHTS as usize / 2).for_each(|nth| program.turn(nth, Returned::Read));
+            program.allocator.end_pass(0, false).unwrap();
+        });
+        assert!(lends > 0, "the other thread's pass is not within ours");
+        let copied = program.stats().copied_ahead_bytes;
+        // Ours is over, whatever the other thread does: nothing more is copied, and we may write.
+        program.gpu.work(program.stream.0, "write", &[Access::write(address, bytes)], FLOPS, 1.0).unwrap();
+        program.allocator.give_back_weight(0, address, program.stream, Returned::Read).unwrap();
+        assert_eq!(program.stats().copied_ahead_bytes, copied);
+        theirs.wait();
+    });
+    program.gpu.synchronize(0).unwrap();
+    assert_eq!(program.gpu.faults(), []);
+    program.allocator.check().unwrap();
+}
+
+#[test]
 fn nothing_is_left_behind() {
     let program = Program::warmed("copy_ahead:10MiB", Completion::Late);
     let before = program.gpu.outstanding();

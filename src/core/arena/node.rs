@@ -51,6 +51,8 @@ pub struct Marks {
     pub scratch: bool,
     /// The block is used on streams other than its own.
     pub used_elsewhere: bool,
+    /// To whom weights in the block were lent, a bit for each.
+    pub lent: u32,
     /// The tier that a program has pinned the block to.
     pub pin: Option<Tier>,
     /// The interval between safe points in which the block was allocated.

@@ -27,6 +27,7 @@ use self::slots::Slots;
 use self::timing::{Measured, Timing};
 use super::events::Events;
 use crate::core::ahead::{Called, Hidden, Knowledge, Order, Passed, Seen, Trial, Use};
+use crate::core::{StreamId, ThreadId};
 use crate::driver::{self, Driver, Stream};
 
 pub(super) use self::slots::{Counts, slot_bytes};
@@ -81,10 +82,19 @@ pub struct Asked {
     pub all: bool,
 }
 
+/// Who runs passes: a thread, on a stream. Each thread has a default stream of its own, so the
+/// stream is that of its number.
+pub(super) type Borrower = (ThreadId, StreamId);
+
+/// So many borrowers have a bit in [`Marks::lent`](crate::core::Marks). Nothing is copied ahead for
+/// others.
+const MOST_BORROWERS: usize = u32::BITS as usize;
+
 /// One pass of work.
 #[derive(Debug)]
 struct Pass {
     kind: String,
+    borrower: Borrower,
     stream: Stream,
     depth: u32,
     /// The place after the last weight that was called.
@@ -139,6 +149,7 @@ pub(super) struct Ahead {
     slots: Slots,
     timers: Events,
     pass: Option<Pass>,
+    borrowers: Vec<Borrower>,
     /// Counts what changes which weights should be lent.
     placement: u64,
     /// The link's rate as it was measured last, in bytes per second.
@@ -157,6 +168,7 @@ impl Ahead {
             unavailable: None,
             kinds: HashMap::new(),
             pass: None,
+            borrowers: Vec::new(),
             placement: 1,
             link: None,
         }
@@ -170,6 +182,28 @@ impl Ahead {
     /// The stream of the copies, if there is one.
     pub(super) fn stream(&self) -> Option<Stream> {
         self.stream
+    }
+
+    /// The bit of a borrower in [`Marks::lent`](crate::core::Marks); 0 where there are too many.
+    pub(super) fn bit_of(&mut self, borrower: Borrower) -> u32 {
+        if let Some(place) = self.borrowers.iter().position(|known| *known == borrower) {
+            return 1 << place;
+        }
+        if self.borrowers.len() == MOST_BORROWERS {
+            return 0;
+        }
+        self.borrowers.push(borrower);
+        1 << (self.borrowers.len() - 1)
+    }
+
+    /// Forgets all borrowers: streams are numbered anew.
+    pub(super) fn forget_borrowers(&mut self) {
+        self.borrowers.clear();
+    }
+
+    /// Whose pass is under way.
+    pub(super) fn borrower(&self) -> Option<Borrower> {
+        self.pass.as_ref().map(|pass| pass.borrower)
     }
 
     /// What is known of a kind of work.
@@ -240,11 +274,18 @@ impl Ahead {
         }
     }
 
-    /// Begins a pass, or one within it. `some_shared` says whether anything lies in the shared
+    /// Begins a pass, or one within it. While a pass of another thread goes on, everything is read
+    /// in place. `some_shared` says whether anything lies in the shared
     /// tier, and `fell` the bytes of blocks that have fallen there so far.
-    pub(super) fn begin(&mut self, kind: &str, stream: Stream, some_shared: bool, fell: u64) -> Asked {
+    pub(super) fn begin(
+        &mut self,
+        kind: &str,
+        (borrower, stream): (Borrower, Stream),
+        some_shared: bool,
+        fell: u64,
+    ) -> Asked {
         if let Some(pass) = &mut self.pass {
-            pass.depth += 1;
+            pass.depth += u32::from(pass.borrower.0 == borrower.0);
             return Asked::default();
         }
         let is_known = self.kinds.contains_key(kind) || self.kinds.len() < MOST_KINDS;
@@ -267,6 +308,7 @@ impl Ahead {
         let timing = all.then(|| Timing::begin(&mut self.timers, stream, copies, copied));
         self.pass = Some(Pass {
             kind: kind.to_owned(),
+            borrower,
             stream,
             depth: 1,
             expected: 0,
@@ -350,8 +392,13 @@ impl Ahead {
 
     /// The weight at an address is about to be used on a stream. Returns the address of its slot;
     /// `None` where it is to be read in place.
-    pub(super) fn lend(&mut self, address: u64, bytes: u64, stream: Stream) -> Option<u64> {
-        let Some(pass) = self.pass.as_ref().filter(|pass| pass.stream == stream) else {
+    pub(super) fn lend(
+        &mut self,
+        address: u64,
+        bytes: u64,
+        (borrower, stream): (Option<Borrower>, Stream),
+    ) -> Option<u64> {
+        let Some(pass) = self.pass.as_ref().filter(|pass| Some(pass.borrower) == borrower) else {
             return self.enter(address, bytes, stream);
         };
         let is_timed = pass.timing.is_some() && pass.copies.is_some();
@@ -410,10 +457,10 @@ impl Ahead {
         self.slots.give_back(address, stream, how)
     }
 
-    /// Ends a pass, or one within it. `whole` says whether it came to its end, and `fell` the bytes
+    /// Ends a pass of a thread, or one within it. What another thread ends is no pass. `whole` says whether it came to its end, and `fell` the bytes
     /// of blocks that have fallen to the shared tier so far.
-    pub(super) fn end(&mut self, whole: bool, fell: u64) {
-        let Some(mut pass) = self.pass.take() else { return };
+    pub(super) fn end(&mut self, thread: ThreadId, whole: bool, fell: u64) {
+        let Some(mut pass) = self.pass.take_if(|pass| pass.borrower.0 == thread) else { return };
         pass.depth -= 1;
         if pass.depth > 0 {
             self.pass = Some(pass);

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::ops::{Index, IndexMut};
 
-use crate::core::{Arena, ArenaId, BlockId, Class, GranuleId, PerTier, Purpose, Splits, StreamId, Tier};
+use crate::core::{Arena, ArenaId, BlockId, Class, GranuleId, Marks, PerTier, Purpose, Splits, StreamId, Tier};
 use crate::driver::Handle;
 use crate::error::Error;
 
@@ -337,9 +337,18 @@ impl Arenas {
 
     /// Declares that no live block is scratch any more. O(blocks).
     pub(in crate::heap) fn clear_scratch(&mut self) {
+        self.remark(|marks| marks.scratch = false);
+    }
+
+    /// Forgets to whom weights were lent. O(blocks).
+    pub(in crate::heap) fn forget_lent(&mut self) {
+        self.remark(|marks| marks.lent = 0);
+    }
+
+    fn remark(&mut self, change: impl Fn(&mut Marks)) {
         for bound in &mut self.arenas {
             let blocks: Vec<BlockId> = bound.core.blocks().map(|block| block.id).collect();
-            blocks.into_iter().for_each(|id| bound.core.marks_mut(id).scratch = false);
+            blocks.into_iter().for_each(|id| change(bound.core.marks_mut(id)));
         }
     }
 
