@@ -195,9 +195,7 @@ impl Heap {
         }
         let moved = self.migrate(automatic::moves(&self.memory, &choice))?;
         self.make_ring(choice.ring);
-        self.stats.rebalances += 1;
-        self.stats.rebalanced_demoted += moved.demoted;
-        self.stats.rebalanced_promoted += moved.promoted;
+        self.count_rebalance(moved);
         let room = choice.after.room * self.memory.granule();
         self.automatic.carried_out(choice, moved, self.memory.granule());
         let Kept { reserve, persist } = self.kept(Reserve::Auto, self.memory.ledger().kept.persist);
@@ -206,7 +204,7 @@ impl Heap {
     }
 
     /// Whether nothing may move at a safe point, because somebody is seen at work; notes why.
-    fn abstains(&mut self) -> bool {
+    pub(super) fn abstains(&mut self) -> bool {
         let Some(why) = self.unquiet() else { return false };
         let work = self.automatic.learner.work();
         log::debug!("device {}: nothing moves before {work}: {why}", self.memory.device());
@@ -224,20 +222,37 @@ impl Heap {
         }
         let kept = self.memory.ledger().kept;
         let budget = self.memory.ledger().resident_budget(kept).map_err(Error::Argument)?;
-        let moved = match self.place(Order { sort_by: SortBy::Reads, ..Order::default() }, budget, Pins::Kept) {
-            Err(Error::Refused(why)) => {
-                self.automatic.set_abstained(&why);
-                return Ok(Moved::default());
-            }
-            moved => moved?,
-        };
+        let placed = self.place(Order { sort_by: SortBy::Reads, ..Order::default() }, budget, Pins::Kept);
+        let Some(moved) = self.rebalanced(placed)? else { return Ok(Moved::default()) };
         self.automatic.forget_move();
         self.memory.release_beyond_grants();
         self.note();
+        Ok(moved)
+    }
+
+    /// Counts what a safe point has placed anew; `None` where the shared tier could not hold the
+    /// rest, so that nothing has moved. Notes why.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(super) fn rebalanced(&mut self, placed: Result<Moved, Error>) -> Result<Option<Moved>, Error> {
+        match placed {
+            Err(Error::Refused(why)) => {
+                self.automatic.set_abstained(&why);
+                Ok(None)
+            }
+            placed => {
+                let moved = placed?;
+                self.count_rebalance(moved);
+                Ok(Some(moved))
+            }
+        }
+    }
+
+    fn count_rebalance(&mut self, moved: Moved) {
         self.stats.rebalances += 1;
         self.stats.rebalanced_demoted += moved.demoted;
         self.stats.rebalanced_promoted += moved.promoted;
-        Ok(moved)
     }
 
     /// What an activation keeps: with an automatic reserve, what the most demanding of all known

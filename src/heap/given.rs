@@ -84,23 +84,12 @@ impl Heap {
         if ring == staged || (ring > 0 && ring < staged) {
             return Ok(Moved::default());
         }
-        if let Some(why) = self.unquiet() {
+        if self.abstains() {
             self.given.seen = None;
-            self.stats.abstained += 1;
-            self.automatic.set_abstained(&why);
             return Ok(Moved::default());
         }
-        self.automatic.set_remark(None);
-        let moved = match self.place_beside(self.given.order, kept, ring) {
-            Err(Error::Refused(why)) => {
-                self.automatic.set_abstained(&why);
-                return Ok(Moved::default());
-            }
-            placed => placed?,
-        };
-        self.stats.rebalances += 1;
-        self.stats.rebalanced_demoted += moved.demoted;
-        self.stats.rebalanced_promoted += moved.promoted;
+        let placed = self.place_beside(self.given.order, kept, ring);
+        let Some(moved) = self.rebalanced(placed)? else { return Ok(Moved::default()) };
         self.enter(Step::Rebalance, kept);
         self.make_ring_beside(ring, kept);
         // Another look would find what this one has made.

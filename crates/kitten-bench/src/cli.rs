@@ -60,37 +60,19 @@ pub enum Command {
     /// A picture of what a step does when: the card's work, its waits, the copies of weights ahead
     /// of their use, and what the ring of copies holds
     Timeline {
-        #[command(flatten)]
-        run: Run,
         /// How memory is placed
         #[arg(long, value_enum, default_value = "auto")]
         policy: Policy,
-        /// Dedicated memory kept for scratch, with the policy reserve
-        #[arg(long, default_value = "0", value_parser = parse_size)]
-        reserve: u64,
-        /// The step, as replay names it; by default the last
-        #[arg(long)]
-        at: Option<String>,
-        /// The file to draw into (.svg or .png)
-        #[arg(long)]
-        out: PathBuf,
+        #[command(flatten)]
+        step: StepPicture,
     },
     /// A picture of where the large blocks of a step lie, and when: address against calls
     Layout {
-        #[command(flatten)]
-        run: Run,
         /// How memory is placed
         #[arg(long, value_enum, default_value = "first-come")]
         policy: Policy,
-        /// Dedicated memory kept for scratch, with the policy reserve
-        #[arg(long, default_value = "0", value_parser = parse_size)]
-        reserve: u64,
-        /// The step, as replay names it; by default the last
-        #[arg(long)]
-        at: Option<String>,
-        /// The file to draw into (.svg or .png)
-        #[arg(long)]
-        out: PathBuf,
+        #[command(flatten)]
+        step: StepPicture,
     },
     /// What will this do on my card? Whether it fits, the seconds first-come and with giant-kitten,
     /// and which setting to use. Takes traces, or a snapshot that PyTorch wrote
@@ -303,6 +285,29 @@ pub struct Placed {
     /// Dedicated memory kept for scratch
     #[arg(long, default_value = "0", value_parser = parse_size)]
     pub reserve: u64,
+}
+
+/// One step of work, and the file to draw it into.
+#[derive(Args)]
+pub struct StepPicture {
+    #[command(flatten)]
+    pub run: Run,
+    /// Dedicated memory kept for scratch, with the policy reserve
+    #[arg(long, default_value = "0", value_parser = parse_size)]
+    reserve: u64,
+    /// The step, as replay names it; by default the last
+    #[arg(long)]
+    pub at: Option<String>,
+    /// The file to draw into (.svg or .png)
+    #[arg(long)]
+    pub out: PathBuf,
+}
+
+impl StepPicture {
+    /// How the work is replayed.
+    pub fn setup(&self, policy: Policy) -> Result<Setup> {
+        self.run.setup(policy, self.reserve)
+    }
 }
 
 impl Run {

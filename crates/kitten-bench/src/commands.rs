@@ -20,7 +20,7 @@ use kitten_bench::work;
 use kitten_sim::{Card, Profile};
 use serde::Serialize;
 
-use crate::cli::{Cli, Command, On, Placed, Run, Sweep};
+use crate::cli::{Cli, Command, On, Placed, Run, StepPicture, Sweep};
 
 /// Runs the command of a command line.
 pub fn run(cli: Cli, out: &mut Output<impl Write>) -> Result<()> {
@@ -29,12 +29,8 @@ pub fn run(cli: Cli, out: &mut Output<impl Write>) -> Result<()> {
         Some(Command::Replay { run, placed, device, json }) => run_replay(&run, &placed, device, json, out),
         Some(Command::Sweep(sweep)) => run_sweep(&sweep, out),
         Some(Command::Map { run, placed, at, out }) => run_map(&run, &placed, at.as_deref(), &out),
-        Some(Command::Timeline { run, policy, reserve, at, out: path }) => {
-            run_timeline(&run, (policy, reserve), at.as_deref(), &path, out)
-        }
-        Some(Command::Layout { run, policy, reserve, at, out: path }) => {
-            run_layout(&run, (policy, reserve), at.as_deref(), &path, out)
-        }
+        Some(Command::Timeline { policy, step }) => run_timeline(policy, &step, out),
+        Some(Command::Layout { policy, step }) => run_layout(policy, &step, out),
         Some(Command::Plan { run, cards, json }) => run_plan(&run, cards.as_deref(), json, out),
         Some(Command::Cards { json }) => run_cards(json, out),
         Some(Command::Compare { json }) => run_compare(json, out),
@@ -190,36 +186,27 @@ fn run_map(run: &Run, placed: &Placed, at: Option<&str>, path: &Path) -> Result<
     }
 }
 
-fn run_timeline(
-    run: &Run,
-    (policy, reserve): (Policy, u64),
-    at: Option<&str>,
-    path: &Path,
-    out: &mut Output<impl Write>,
-) -> Result<()> {
-    show::check_extension(path)?;
-    let setup = run.setup(policy, reserve)?;
+fn run_timeline(policy: Policy, step: &StepPicture, out: &mut Output<impl Write>) -> Result<()> {
+    show::check_extension(&step.out)?;
+    let setup = step.setup(policy)?;
     // The work is done as often as the automatic mode needs to settle.
-    let mut source = work::open_generations(&run.trace, plan::GENERATIONS)?;
-    let line = timeline_of(&mut *source, &setup, at)?;
-    let card = format!("{}, {} dedicated", setup.profile.name, show_size(setup.profile.dedicated_bytes));
-    show::draw_timeline(&line, &format!("{} on {card}", line.step), path)?;
+    let mut source = work::open_generations(&step.run.trace, plan::GENERATIONS)?;
+    let line = timeline_of(&mut *source, &setup, step.at.as_deref())?;
+    show::draw_timeline(&line, &on_card(&line.step, &setup), &step.out)?;
     out.say(format_args!("{} takes {}", line.step, show::in_words(&line)))
 }
 
-fn run_layout(
-    run: &Run,
-    (policy, reserve): (Policy, u64),
-    at: Option<&str>,
-    path: &Path,
-    out: &mut Output<impl Write>,
-) -> Result<()> {
-    show::check_extension(path)?;
-    let setup = run.setup(policy, reserve)?;
-    let layout = layout_of(&mut *run.open()?, &setup, at)?;
-    let card = format!("{}, {} dedicated", setup.profile.name, show_size(setup.profile.dedicated_bytes));
-    show::draw_layout(&layout, &format!("{} on {card}", layout.step), path)?;
+fn run_layout(policy: Policy, step: &StepPicture, out: &mut Output<impl Write>) -> Result<()> {
+    show::check_extension(&step.out)?;
+    let setup = step.setup(policy)?;
+    let layout = layout_of(&mut *step.run.open()?, &setup, step.at.as_deref())?;
+    show::draw_layout(&layout, &on_card(&layout.step, &setup), &step.out)?;
     out.say(format_args!("{}: {}", layout.step, show::layout_in_words(&layout)))
+}
+
+/// A step, and the card that it runs on.
+fn on_card(step: &str, Setup { profile, .. }: &Setup) -> String {
+    format!("{step} on {}, {} dedicated", profile.name, show_size(profile.dedicated_bytes))
 }
 
 fn run_plan(run: &Run, cards: Option<&str>, json: bool, out: &mut Output<impl Write>) -> Result<()> {

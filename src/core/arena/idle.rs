@@ -47,8 +47,7 @@ impl Arena {
             if missing == 0 {
                 break;
             }
-            let node = &self.nodes[id];
-            let granules = self.granules.within(node.offset, node.offset + node.size);
+            let granules = self.wholly_in(id);
             if !granules.is_empty() {
                 missing = missing.saturating_sub(granules.len() as u32);
                 found.push(Idle { node: id, granules });
@@ -92,9 +91,8 @@ impl Arena {
         let nodes = self.nodes.count() as u64 - self.live - self.lists.holes().len() as u64;
         let (mut count, mut bytes) = (nodes, backed - self.live_bytes);
         for id in Tier::ALL.into_iter().flat_map(|tier| self.lists.longest(&self.nodes, tier, size)) {
-            let node = &self.nodes[id];
-            let idle = self.granules.within(node.offset, node.offset + node.size).len() as u64 * size;
-            count -= u64::from(idle == node.size);
+            let idle = self.wholly_in(id).len() as u64 * size;
+            count -= u64::from(idle == self.nodes[id].size);
             bytes -= idle;
         }
         (count, bytes)
@@ -103,13 +101,17 @@ impl Arena {
     /// Whether there may be idle granules. O(free nodes of a granule or more).
     pub fn may_be_idle(&self) -> bool {
         let size = self.granules.size();
-        let is_whole = |id: u32| {
-            let node = &self.nodes[id];
-            !self.granules.within(node.offset, node.offset + node.size).is_empty()
-        };
         // Granules may also lie across what is kept whole, or across two streams' free space.
         self.lists.any_kept()
             || self.lists.streams().filter(|stream| self.lists.has_any(*stream)).count() > 1
-            || Tier::ALL.into_iter().any(|tier| self.lists.longest(&self.nodes, tier, size).any(is_whole))
+            || Tier::ALL
+                .into_iter()
+                .any(|tier| self.lists.longest(&self.nodes, tier, size).any(|id| !self.wholly_in(id).is_empty()))
+    }
+
+    /// The granules that lie wholly in a node.
+    fn wholly_in(&self, id: u32) -> Range<u32> {
+        let node = &self.nodes[id];
+        self.granules.within(node.offset, node.offset + node.size)
     }
 }

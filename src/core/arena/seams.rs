@@ -10,7 +10,7 @@
 //! seam is noted when a free node is listed, and looked at again only when someone searches. An
 //! arena in which nothing is shared, or everything, has none and notes none.
 
-use super::node::{NIL, Nodes, State};
+use super::node::{Backing, NIL, Node, Nodes, State};
 
 /// The nodes that had a seam behind them when they were listed.
 #[derive(Debug, Default)]
@@ -72,11 +72,6 @@ fn is_seam(nodes: &Nodes, left: u32) -> bool {
         return false;
     }
     let next = &nodes[node.next];
-    let is_listed = |state| state == State::Free;
-    is_listed(node.state)
-        && is_listed(next.state)
-        && node.is_backed_and_free()
-        && next.is_backed_and_free()
-        && node.stream == next.stream
-        && node.backing != next.backing
+    let is_listed = |node: &Node| node.state == State::Free && node.backing != Backing::None;
+    is_listed(node) && is_listed(next) && node.stream == next.stream && node.backing != next.backing
 }

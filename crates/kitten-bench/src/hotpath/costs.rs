@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use giant_kitten::driver::{Stream, sim::SimDriver};
 use giant_kitten::{Allocator, Options, Tier};
 use kitten_sim::{Gpu, Profile};
@@ -68,7 +68,7 @@ pub fn measure(blocks: u64) -> Result<Costs> {
         (100..=MOST_BLOCKS).contains(&blocks),
         "--blocks {blocks}: between 100 and {MOST_BLOCKS} blocks are possible"
     );
-    let card = Profile::builtin("nominal-8g").unwrap_or_else(|| unreachable!("a test reads every built-in profile"));
+    let card = Profile::builtin("nominal-8g").context("the profile nominal-8g is missing")?;
     let bytes = blocks / FIRST.len() as u64 * SECOND.iter().sum::<u64>();
     let dedicated_bytes = blocks / 2 / FIRST.len() as u64 * FIRST.iter().sum::<u64>() + (16 << 20);
     let card = Profile { dedicated_bytes, shared_bytes: bytes * 2 + (256 << 20), ..card };

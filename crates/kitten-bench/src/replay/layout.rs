@@ -6,13 +6,10 @@ use anyhow::{Result, anyhow};
 use giant_kitten::history::{Action, History, Recording};
 use giant_kitten::{Allocator, Tier};
 
+use super::asked::Asked;
 use super::run::{Moment, replay_watched};
 use super::setup::Setup;
-use crate::text::plain;
 use crate::work::Source;
-
-/// How many steps an error names when the one asked for does not exist.
-const MOST_STEPS: usize = 40;
 
 /// A block: where it lies, and from which call of the step to which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +48,7 @@ type Residents = HashMap<u64, u64>;
 /// As for [`replay`](super::replay); a step that the work does not have; work that runs out of
 /// memory.
 pub fn layout_of(source: &mut dyn Source, setup: &Setup, step: Option<&str>) -> Result<StepLayout> {
-    let (mut seen, mut found) = (Vec::new(), None);
+    let (mut asked, mut found) = (Asked::new(step), None);
     let mut residents = Residents::new();
     let outcome = replay_watched(source, setup, &mut |moment: Moment<'_>, allocator| {
         if moment.begins {
@@ -60,20 +57,14 @@ pub fn layout_of(source: &mut dyn Source, setup: &Setup, step: Option<&str>) -> 
         if moment.ended.is_none() {
             return;
         }
-        if seen.len() < MOST_STEPS {
-            seen.push(plain(moment.phase).to_string());
-        }
-        if step.is_none_or(|step| step == moment.phase) {
+        if asked.see(moment.phase) {
             found = of_step(moment.phase, allocator, &residents);
         }
     })?;
     if let Some(oom) = outcome.oom {
         return Err(anyhow!("{oom}"));
     }
-    found.ok_or_else(|| {
-        let asked = step.map_or("no step with large blocks".to_owned(), |step| format!("no step \"{}\"", plain(step)));
-        anyhow!("the work has {asked}; it has {}", seen.join(", "))
-    })
+    found.ok_or_else(|| asked.missing("step with large blocks"))
 }
 
 /// Begins to record a step.

@@ -4,15 +4,12 @@
 use anyhow::{Result, anyhow};
 use kitten_sim::Span;
 
+use super::asked::Asked;
 use super::lending::SlotUse;
 use super::run::{Moment, run};
 use super::setup::Setup;
 use crate::card::Simulated;
-use crate::text::plain;
 use crate::work::Source;
-
-/// How many steps an error names when the one asked for does not exist.
-const MOST_STEPS: usize = 40;
 
 /// A stretch of time, in seconds from the beginning of the step.
 pub type Stretch = (f64, f64);
@@ -62,14 +59,11 @@ pub fn timeline_of(source: &mut dyn Source, setup: &Setup, step: Option<&str>) -
     let setup = Setup { keeps_time: true, ..setup.clone() };
     let card = Simulated::new(&setup.profile)?;
     card.watch_work();
-    let (mut seen, mut found) = (Vec::new(), None);
+    let (mut asked, mut found) = (Asked::new(step), None);
     let outcome = run(&card, false, source, &setup, &mut |moment: Moment<'_>, allocator| {
         let Some(uses) = moment.ended else { return };
         let spans = card.spans();
-        if seen.len() < MOST_STEPS {
-            seen.push(plain(moment.phase).to_string());
-        }
-        if step.is_none_or(|step| step == moment.phase) {
+        if asked.see(moment.phase) {
             let ring = allocator.stats(0).map_or(0, |stats| stats.staging);
             found = Some(of_step(moment.phase, &spans, uses, ring));
         }
@@ -77,10 +71,7 @@ pub fn timeline_of(source: &mut dyn Source, setup: &Setup, step: Option<&str>) -
     if let Some(oom) = outcome.oom {
         return Err(anyhow!("{oom}"));
     }
-    found.ok_or_else(|| {
-        let asked = step.map_or("no step".to_owned(), |step| format!("no step \"{}\"", plain(step)));
-        anyhow!("the work has {asked}; it has {}", seen.join(", "))
-    })
+    found.ok_or_else(|| asked.missing("step"))
 }
 
 fn of_step(step: &str, spans: &[Span], uses: &[SlotUse], ring_bytes: u64) -> StepTimeline {
