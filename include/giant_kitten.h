@@ -201,14 +201,17 @@ enum {
     GK_READ = 0,    /* it was read, or was not used */
     GK_WRITTEN = 1, /* it was written: the slot is copied back to the weight */
     GK_KEPT = 2,    /* someone holds the slot: it is not reused before it is released */
-    GK_RELEASED = 3 /* nobody holds the slot any more that was kept; also outside a pass */
+    GK_RELEASED = 3 /* nobody uses the slot any more that was kept, or whose user is gone; also
+                     * outside a pass */
 };
 
-/* The weight at `ptr`, which was lent, was used on `stream`: work that comes later there does not
- * touch its slot. Also to be called where gk_lend returned `ptr` itself. */
-int gk_give_back(int device, const void *ptr, void *stream, int how);
+/* A weight was used on `stream`: work that comes later there does not touch its slot. `lent` is
+ * what gk_lend returned, also where that was the weight itself. GK_RELEASED with the address of a
+ * weight ends all lending of it, except for slots that were kept. */
+int gk_give_back(int device, const void *lent, void *stream, int how);
 
-/* The pass that the calling thread began last on a device ends; `whole` is 0 if it did not come to its end. */
+/* The pass that the calling thread began last on a device ends; `whole` is 0 if it did not come to
+ * its end. */
 int gk_end_pass(int device, int whole);
 
 /* Reports to the automatic mode that the work between two safe points reads `bytes` of the block

@@ -59,9 +59,9 @@ pub extern "C" fn gk_lend(device: c_int, ptr: *const c_void, bytes: usize, strea
     lent.unwrap_or(ptr as u64) as *mut c_void
 }
 
-/// The weight at `ptr`, which was lent, was used on a stream.
+/// A weight was used on a stream; `lent` is what [`gk_lend`] returned.
 #[unsafe(no_mangle)]
-pub extern "C" fn gk_give_back(device: c_int, ptr: *const c_void, stream: *mut c_void, how: c_int) -> c_int {
+pub extern "C" fn gk_give_back(device: c_int, lent: *const c_void, stream: *mut c_void, how: c_int) -> c_int {
     status(|| {
         let how = match how {
             GK_READ => Returned::Read,
@@ -74,7 +74,7 @@ pub extern "C" fn gk_give_back(device: c_int, ptr: *const c_void, stream: *mut c
                 )));
             }
         };
-        ask(device, |allocator, device| allocator.give_back_weight(device, ptr as u64, stream_of(stream), how))
+        ask(device, |allocator, device| allocator.give_back_weight(device, lent as u64, stream_of(stream), how))
     })
 }
 

@@ -24,15 +24,17 @@ impl Allocator {
         Ok(self.devices.in_use(device)?.map_or(address, |mut heap| heap.lend(address, bytes, stream)))
     }
 
-    /// The weight at an address, which was lent, was used on a stream.
+    /// A weight was used on a stream. `lent` is where it was read, as [`lend`](Allocator::lend)
+    /// said.
     ///
     /// # Errors
     /// A device that does not exist; the driver's, where what was written cannot be copied back.
-    pub fn give_back_weight(&self, device: usize, address: u64, stream: Stream, how: Returned) -> Result<(), Error> {
-        self.devices.in_use(device)?.map_or(Ok(()), |mut heap| heap.give_back_weight(address, stream, how))
+    pub fn give_back_weight(&self, device: usize, lent: u64, stream: Stream, how: Returned) -> Result<(), Error> {
+        self.devices.in_use(device)?.map_or(Ok(()), |mut heap| heap.give_back_weight(lent, stream, how))
     }
 
-    /// Ends the pass that the calling thread began last on a device. `whole` says whether it came to its end.
+    /// Ends the pass that the calling thread began last on a device. `whole` says whether it came
+    /// to its end.
     ///
     /// # Errors
     /// A device that does not exist.

@@ -42,12 +42,12 @@ impl Heap {
         address
     }
 
-    /// The weight at an address was used on a stream.
+    /// A weight was used on a stream. `lent` is where it was read, as [`lend`](Heap::lend) said.
     ///
     /// # Errors
     /// The driver's, where what was written to a slot cannot be copied back.
-    pub fn give_back_weight(&mut self, address: u64, stream: Stream, how: Returned) -> Result<(), Error> {
-        self.ahead.give_back(address, stream, how)?;
+    pub fn give_back_weight(&mut self, lent: u64, stream: Stream, how: Returned) -> Result<(), Error> {
+        self.ahead.give_back(lent, stream, how)?;
         self.copy_ahead()
     }
 

@@ -167,7 +167,7 @@ fn lending_workload(gpu: &Gpu, allocator: &Allocator, other: Stream, failure: Fa
                 *block = Filled::at(gpu, lent, block.bytes, 50 + block.seed).with_address(block.address);
                 how = Returned::Written;
             }
-            failed += u32::from(allocator.give_back_weight(0, block.address, other, how).is_err());
+            failed += u32::from(allocator.give_back_weight(0, lent, other, how).is_err());
         }
         allocator.end_pass(0, true).unwrap();
         allocator.check().unwrap();

@@ -63,7 +63,7 @@ impl Program {
         let Filled { address, bytes, .. } = self.weights[nth];
         let lent = self.allocator.lend(0, address, bytes, self.stream).unwrap();
         self.read(nth, lent);
-        self.allocator.give_back_weight(0, address, self.stream, how).unwrap();
+        self.allocator.give_back_weight(0, lent, self.stream, how).unwrap();
     }
 
     /// Whether any weight has to be lent in the pass that begins.
@@ -202,7 +202,7 @@ fn what_is_written_in_a_pass_is_written_to_the_weight() {
         program.gpu.copy_in_stream(0, program.stream.0, lent, source, bytes).unwrap();
         program.allocator.free(source, 0, program.stream).unwrap();
         program.read(nth, lent);
-        program.allocator.give_back_weight(0, address, program.stream, Returned::Written).unwrap();
+        program.allocator.give_back_weight(0, lent, program.stream, Returned::Written).unwrap();
         program.weights[nth].seed = seed;
     }
     program.allocator.end_pass(0, true).unwrap();
@@ -233,7 +233,7 @@ fn a_slot_that_is_held_is_not_reused() {
         let lent = program.allocator.lend(0, address, bytes, program.stream).unwrap();
         program.read(nth, lent);
         let how = if matches!(nth % 8, 2 | 3 | 6) { Returned::Kept } else { Returned::Read };
-        program.allocator.give_back_weight(0, address, program.stream, how).unwrap();
+        program.allocator.give_back_weight(0, lent, program.stream, how).unwrap();
         if how == Returned::Kept {
             held.push((nth, lent));
         }
@@ -245,9 +245,8 @@ fn a_slot_that_is_held_is_not_reused() {
     }
     program.check();
     assert!(program.stats().kept_slots > 0);
-    for (nth, _) in held {
-        let address = program.weights[nth].address;
-        program.allocator.give_back_weight(0, address, program.stream, Returned::Released).unwrap();
+    for (_, lent) in held {
+        program.allocator.give_back_weight(0, lent, program.stream, Returned::Released).unwrap();
     }
     assert_eq!(program.stats().kept_slots, 0);
     program.whole_pass();
@@ -263,7 +262,7 @@ fn a_pass_that_is_cut_short_leaves_everything_right() {
     program.allocator.end_pass(0, false).unwrap();
     program.whole_pass();
     program.read(14, lent);
-    program.allocator.give_back_weight(0, address, program.stream, Returned::Released).unwrap();
+    program.allocator.give_back_weight(0, lent, program.stream, Returned::Read).unwrap();
     program.whole_pass();
     assert_eq!(program.stats().kept_slots, 0);
 }
@@ -292,7 +291,7 @@ fn what_nobody_has_waited_for_is_over_before_a_weight_is_written() {
             if out_of_turn {
                 let how = if at == address { Returned::Read } else { Returned::Written };
                 program.read(skipped, at);
-                program.allocator.give_back_weight(0, address, program.stream, how).unwrap();
+                program.allocator.give_back_weight(0, at, program.stream, how).unwrap();
                 program.allocator.end_pass(0, true).unwrap();
             } else {
                 program.read(skipped, address);
@@ -392,13 +391,104 @@ fn a_weight_is_lent_to_two_streams_at_once() {
         let joined = program.allocator.lend(0, address, bytes, other).unwrap();
         program.gpu.launch(other.0, "the other's work", &[Access::read(joined, bytes)]).unwrap();
         program.read(nth, lent);
+        // Whoever reads in place gives no slot back.
         program.allocator.give_back_weight(0, address, other, Returned::Read).unwrap();
-        program.allocator.give_back_weight(0, address, program.stream, Returned::Read).unwrap();
+        program.read(nth, lent);
+        program.allocator.give_back_weight(0, joined, other, Returned::Read).unwrap();
+        program.allocator.give_back_weight(0, lent, program.stream, Returned::Read).unwrap();
     }
     program.allocator.end_pass(0, true).unwrap();
     order(other, program.stream);
     program.check();
     program.whole_pass();
+}
+
+#[test]
+fn what_is_lent_when_its_pass_ends_is_given_back_afterwards() {
+    for how in [Returned::Read, Returned::Written, Returned::Kept] {
+        let mut program = Program::warmed("copy_ahead:10MiB", Completion::Late);
+        let shared = (0..WEIGHTS as usize)
+            .rfind(|nth| program.allocator.residency(program.weights[*nth].address).unwrap()[Tier::Shared] > 0)
+            .unwrap();
+        program.begin();
+        (0..shared).for_each(|nth| program.turn(nth, Returned::Read));
+        let Filled { address, bytes, .. } = program.weights[shared];
+        let lent: Vec<u64> =
+            (0..2).map(|_| program.allocator.lend(0, address, bytes, program.stream).unwrap()).collect();
+        assert!(lent[0] == lent[1] && lent[0] != address);
+        let is_held = |program: &Program, expected: u64| assert_eq!(program.stats().kept_slots, expected, "{how:?}");
+        let written = contents(77, bytes);
+        if how == Returned::Written {
+            // SAFETY: the bytes live until the device has been waited for.
+            unsafe { program.gpu.upload(program.stream.0, lent[0], written.as_ptr(), bytes) }.unwrap();
+            program.weights[shared].seed = 77;
+        }
+        program.read(shared, lent[0]);
+        program.allocator.end_pass(0, true).unwrap();
+        is_held(&program, 1);
+        program.allocator.give_back_weight(0, lent[0], program.stream, how).unwrap();
+        is_held(&program, 1);
+        program.read(shared, lent[1]);
+        program.allocator.give_back_weight(0, lent[1], program.stream, Returned::Read).unwrap();
+        if how == Returned::Kept {
+            is_held(&program, 1);
+            program.allocator.give_back_weight(0, lent[0], program.stream, Returned::Released).unwrap();
+        }
+        is_held(&program, 0);
+        (0..3).for_each(|_| program.whole_pass());
+        let lends = lends_of(&program, Program::whole_pass);
+        assert!(lends > 0, "{how:?}");
+    }
+}
+
+#[test]
+fn whoever_has_gone_is_given_back_for() {
+    let program = Program::warmed("copy_ahead:10MiB", Completion::Late);
+    program.begin();
+    let mut kept = Vec::new();
+    for nth in 0..program.weights.len() {
+        let Filled { address, bytes, .. } = program.weights[nth];
+        let lent: Vec<u64> =
+            (0..2).map(|_| program.allocator.lend(0, address, bytes, program.stream).unwrap()).collect();
+        lent.iter().for_each(|lent| program.read(nth, *lent));
+        if matches!(nth % 8, 2 | 3 | 6) && lent[0] != address {
+            program.allocator.give_back_weight(0, lent[0], program.stream, Returned::Kept).unwrap();
+            kept.push((nth, lent[0]));
+        }
+        // On another stream than the work's, which nobody has waited for.
+        program.allocator.give_back_weight(0, address, DEFAULT, Returned::Released).unwrap();
+    }
+    program.allocator.end_pass(0, false).unwrap();
+    assert_eq!(program.stats().kept_slots, kept.len() as u64);
+    (0..2).for_each(|_| program.whole_pass());
+    kept.iter().for_each(|(nth, lent)| program.read(*nth, *lent));
+    program.check();
+    kept.iter().for_each(|(_, lent)| {
+        program.allocator.give_back_weight(0, *lent, program.stream, Returned::Released).unwrap();
+    });
+    assert!(!kept.is_empty() && program.stats().kept_slots == 0);
+}
+
+#[test]
+fn what_is_freed_while_it_is_lent_is_not_written_back() {
+    let mut program = Program::warmed("copy_ahead:10MiB", Completion::Late);
+    program.begin();
+    let shared = (0..WEIGHTS as usize)
+        .rfind(|nth| program.allocator.residency(program.weights[*nth].address).unwrap()[Tier::Shared] > 0)
+        .unwrap();
+    (0..shared).for_each(|nth| program.turn(nth, Returned::Read));
+    let old = program.weights[shared];
+    let lent = program.allocator.lend(0, old.address, old.bytes, program.stream).unwrap();
+    assert_ne!(lent, old.address);
+    program.allocator.end_pass(0, false).unwrap();
+    program.gpu.synchronize(0).unwrap();
+    program.allocator.free(old.address, 0, DEFAULT).unwrap();
+    program.weights[shared] = weight(&program.gpu, &program.allocator, 300);
+    program.allocator.give_back_weight(0, lent, program.stream, Returned::Written).unwrap();
+    assert_eq!((program.stats().kept_slots, program.stats().written_back), (0, 0));
+    program.gpu.synchronize(0).unwrap();
+    program.weights[shared].check(&program.gpu);
+    (0..4).for_each(|_| program.whole_pass());
 }
 
 #[test]

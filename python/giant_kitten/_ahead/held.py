@@ -20,8 +20,6 @@ _give_back = _library.library().gk_give_back
 
 class _Held(NamedTuple):
     device: int
-    # The address of the weight.
-    address: int
     slot: Slot
     # The stream on which the weight was lent; None for the default stream, as ctypes has it.
     stream: int | None
@@ -31,10 +29,10 @@ class _Held(NamedTuple):
 slots: list[_Held] = []
 
 
-def hold(device: int, address: int, slot: Slot, stream: int | None) -> None:
+def hold(device: int, slot: Slot, stream: int | None) -> None:
     """Notes a slot that somebody holds, once: after an interrupt this is called again."""
     if all(held.slot is not slot for held in slots):
-        slots.append(_Held(device, address, slot, stream))
+        slots.append(_Held(device, slot, stream))
 
 
 def release(device: int, stream: int | None, may_wait: bool = False) -> None:
@@ -50,5 +48,5 @@ def release(device: int, stream: int | None, may_wait: bool = False) -> None:
             if not may_wait:
                 continue
             torch.cuda.synchronize(device)
-        _give_back(device, held.address, stream, _library.RELEASED)
+        _give_back(device, held.slot.address, stream, _library.RELEASED)
         slots.remove(held)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from threading import get_ident
 from typing import Any
 
 import torch
 
 from .. import _library
-from .._library import KEPT, READ, WRITTEN
+from .._library import KEPT, READ, RELEASED, WRITTEN
 from .._torch.lending import parameters_of, version_of
 from . import held
 from .slot import Slot
@@ -36,7 +37,7 @@ class Weight:
     """
 
     __slots__ = (
-        "_counts_writes", "_device", "_how", "_identity", "_kept", "_lent", "_master", "_owners", "_parameter",
+        "_calls", "_counts_writes", "_device", "_how", "_identity", "_kept", "_master", "_owners", "_parameter",
         "_pointer", "_shape", "_size", "_slot", "_slots", "_tuners", "_version", "address",
     )  # fmt: skip
 
@@ -54,8 +55,11 @@ class Weight:
         # Layers that may merge an adapter into the weight unseen, in the middle of a pass.
         self._tuners: list[Any] = []
         self._version = _UNKNOWN
-        # How often it is lent now: its modules may call each other, or run in two threads.
-        self._lent = 0
+        # To whom it is lent now, and where: a thread and an address for each call. Its modules may
+        # call each other, or run in two threads.
+        self._calls: list[list[int]] = []
+        # How often a view of its slot has outlived its use. One that another thread reads while the
+        # slot is recalled has not.
         self._kept = 0
         self._slots: dict[int, Slot] = {}
         # While it is lent from a slot: that, the parameter, and the parameter's own memory.
@@ -85,7 +89,7 @@ class Weight:
 
     def renew(self) -> bool:
         """Notes the parameter's version when a pass begins; False if it is not what was found."""
-        if self._lent:
+        if self._calls:
             return True
         parameter = self._find()
         if parameter is None or not self.is_of(parameter):
@@ -104,7 +108,7 @@ class Weight:
 
     def lend(self, stream: ctypes.c_void_p) -> None:
         """Gives the parameter the memory of its slot, if it has one."""
-        if self._lent:
+        if self._calls:
             self._join(stream)
             return
         parameter = self._find()
@@ -114,8 +118,7 @@ class Weight:
             or (version_of(parameter) if self._counts_writes else 0) != self._version
         ):
             return
-        self._lent = 1
-        address = _lend(self._device, self._pointer, self._size, stream)
+        address = self._call(stream)
         if address == self.address:
             return
         slot = self._slots.get(address)
@@ -124,17 +127,32 @@ class Weight:
         if slot is not None:
             self._enter(parameter, slot)
 
+    def _call(self, stream: ctypes.c_void_p) -> int:
+        call = [get_ident(), self.address]
+        self._calls.append(call)
+        call[1] = _lend(self._device, self._pointer, self._size, stream)
+        return call[1]
+
     def give_back(self, stream: ctypes.c_void_p) -> None:
         """Gives the parameter its own memory back, unless another call still uses the slot."""
-        if self._lent == 1:
-            self._leave(stream)
-            code = _give_back(self._device, self._pointer, stream, self._how)
-            self._lent, self._how = 0, READ
-        elif self._lent:
-            code = _give_back(self._device, self._pointer, stream, READ)
-            self._lent -= 1
-        else:
-            return
+        me = get_ident()
+        for call in reversed(self._calls):
+            if call[0] == me:
+                self._give_back(call, stream)
+                return
+
+    def _give_back(self, call: list[int], stream: ctypes.c_void_p) -> None:
+        address = call[1]
+        # The work of another thread is on another stream.
+        how = READ if call[0] == get_ident() else RELEASED
+        if address != self.address and not any(other[1] == address for other in self._calls if other is not call):
+            if self._slot is not None:
+                self._leave(stream)
+                self._kept += self._how == KEPT
+            if self._how != READ:
+                how, self._how = self._how, READ
+        code = _give_back(self._device, ctypes.c_void_p(address), stream, how)
+        self._calls = [other for other in self._calls if other is not call]
         if code != 0:
             _library.fail()
 
@@ -143,13 +161,17 @@ class Weight:
 
         Whoever calls the module now must not see the slot.
         """
-        if self._lent:
+        if self._calls:
             self._leave(stream)
 
     def come_home(self, stream: ctypes.c_void_p) -> None:
         """Ends all lending that an interrupt has left behind."""
-        while self._lent:
-            self.give_back(stream)
+        if not self._calls:
+            return
+        while self._calls:
+            self._give_back(self._calls[-1], stream)
+        # An interrupt may have come before it was noted where the weight was lent.
+        _give_back(self._device, self._pointer, stream, RELEASED)
 
     def _find(self) -> Any:
         """The parameter, if each of its modules still has it."""
@@ -162,8 +184,7 @@ class Weight:
         return parameter
 
     def _join(self, stream: ctypes.c_void_p) -> None:
-        self._lent += 1
-        address = _lend(self._device, self._pointer, self._size, stream)
+        address = self._call(stream)
         if self._slot is not None and address != self._slot.address:
             # Nothing makes this stream wait for the copy.
             self.recall(stream)
@@ -219,8 +240,7 @@ class Weight:
             with torch.inference_mode():
                 (self._parameter.data if self._master is None else self._master).copy_(slot.view)
         self._how = KEPT
-        self._kept += 1
-        held.hold(self._device, self.address, slot, stream.value)
+        held.hold(self._device, slot, stream.value)
         self._slots.pop(slot.address, None)
 
     def _version_of(self, parameter: Any) -> int:

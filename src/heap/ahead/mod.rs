@@ -68,7 +68,8 @@ pub enum Returned {
     Written = 1,
     /// Somebody still holds the slot. It is not reused before it is released.
     Kept = 2,
-    /// Nobody holds the slot any more that was kept.
+    /// Nobody uses the slot any more that had been kept, or whose user is gone. With the address of
+    /// the weight itself: wherever it is lent, except for slots that were kept.
     Released = 3,
 }
 
@@ -275,8 +276,8 @@ impl Ahead {
     }
 
     /// Begins a pass, or one within it. While a pass of another thread goes on, everything is read
-    /// in place. `some_shared` says whether anything lies in the shared
-    /// tier, and `fell` the bytes of blocks that have fallen there so far.
+    /// in place. `some_shared` says whether anything lies in the shared tier, and `fell` the bytes
+    /// of blocks that have fallen there so far.
     pub(super) fn begin(
         &mut self,
         kind: &str,
@@ -449,16 +450,17 @@ impl Ahead {
         }
     }
 
-    /// A weight was used on a stream.
+    /// What was lent, by the address where it was read, was used on a stream.
     ///
     /// # Errors
-    /// The driver's, where what was written cannot be copied back; the slot holds it then.
-    pub(super) fn give_back(&mut self, address: u64, stream: Stream, how: Returned) -> driver::Result<()> {
-        self.slots.give_back(address, stream, how)
+    /// The driver's, where what was written cannot be copied back; the slot is kept then.
+    pub(super) fn give_back(&mut self, lent: u64, stream: Stream, how: Returned) -> driver::Result<()> {
+        self.slots.give_back(lent, stream, how)
     }
 
-    /// Ends a pass of a thread, or one within it. What another thread ends is no pass. `whole` says whether it came to its end, and `fell` the bytes
-    /// of blocks that have fallen to the shared tier so far.
+    /// Ends a pass of a thread, or one within it. A thread that has none ends nothing. `whole` says
+    /// whether the pass came to its end, and `fell` the bytes of blocks that have fallen to the
+    /// shared tier so far.
     pub(super) fn end(&mut self, thread: ThreadId, whole: bool, fell: u64) {
         let Some(mut pass) = self.pass.take_if(|pass| pass.borrower.0 == thread) else { return };
         pass.depth -= 1;
@@ -471,7 +473,7 @@ impl Ahead {
             let spilled = fell.saturating_sub(pass.fell_before);
             timing.end(&mut self.timers, pass.stream, crossed, spilled <= crossed / HARDLY);
         }
-        self.slots.empty(|_| true, false);
+        self.slots.empty();
         // What comes after the pass may write any weight.
         self.slots.settle(self.stream, pass.stream);
         let Some(kind) = self.kinds.get_mut(&pass.kind) else { return };
@@ -495,7 +497,7 @@ impl Ahead {
     /// order has it.
     pub(super) fn forget(&mut self, start: u64, end: u64) {
         let is_gone = |address: u64| (start..end).contains(&address);
-        self.slots.empty(is_gone, true);
+        self.slots.forget(is_gone);
         for kind in self.kinds.values_mut() {
             kind.wants_all |= kind.order.forget(is_gone);
             if kind.order.uses().is_empty() {

@@ -50,14 +50,18 @@ struct Left {
     event: Event,
 }
 
-/// A slot that somebody holds although its weight was given back, or was freed.
+/// A slot that somebody holds although its weight was given back or freed, or its pass has ended.
 #[derive(Clone, Copy, Debug)]
 struct Held {
     address: u64,
     slot: SlotId,
     bytes: u64,
-    /// Whether it was freed while it was lent: it is given back as if it were still there.
-    is_awaited: bool,
+    /// How often it is lent at the moment.
+    lent: u32,
+    /// Whether it was given back as kept, and not released since.
+    is_kept: bool,
+    /// Whether the weight was freed: nothing is written back.
+    is_gone: bool,
 }
 
 /// The slots of a device.
@@ -68,7 +72,10 @@ pub(super) struct Slots {
     ring: Ring,
     /// The first address of the ring.
     base: u64,
+    /// By the addresses of the weights.
     filled: HashMap<u64, Filled>,
+    /// The weights whose slots are lent, by the addresses of these.
+    lent: HashMap<u64, u64>,
     held: Vec<Held>,
     left: VecDeque<Left>,
     events: Events,
@@ -87,6 +94,7 @@ impl Slots {
             ring: Ring::default(),
             base: 0,
             filled: HashMap::new(),
+            lent: HashMap::new(),
             held: Vec::new(),
             left: VecDeque::new(),
             is_unsettled: false,
@@ -130,9 +138,9 @@ impl Slots {
         self.driver.wait(self.device, copies, event)
     }
 
-    /// Whether a slot holds the weight at an address, or somebody holds a slot of it.
+    /// Whether a slot holds the weight at an address.
     pub(super) fn has(&self, address: u64) -> bool {
-        self.filled.contains_key(&address) || self.held.iter().any(|held| held.address == address)
+        self.filled.contains_key(&address)
     }
 
     /// Copies a weight into a slot, `shared` of whose bytes cross the link. Returns whether the
@@ -150,7 +158,7 @@ impl Slots {
             }
             Err(why) => {
                 self.is_unsettled = true;
-                self.leave(slot, bytes, copies);
+                self.leave(slot, bytes, copies, Returned::Read);
                 Err(why)
             }
         }
@@ -199,88 +207,132 @@ impl Slots {
         self.counts.lent += 1;
         self.counts.lent_bytes += bytes;
         let slot = filled.slot;
-        Some(self.address(slot))
+        let lent = self.address(slot);
+        self.lent.insert(lent, address);
+        Some(lent)
     }
 
-    /// A weight was used on a stream.
+    /// What was lent, by the address where it was read, was used on a stream.
     ///
     /// # Errors
-    /// The driver's, where what was written cannot be copied back; the slot holds it then.
-    pub(super) fn give_back(&mut self, address: u64, stream: Stream, how: Returned) -> driver::Result<()> {
+    /// The driver's, where what was written cannot be copied back; the slot is kept then.
+    pub(super) fn give_back(&mut self, lent: u64, stream: Stream, how: Returned) -> driver::Result<()> {
+        if let Some(address) = self.lent.get(&lent).copied() {
+            return self.give_back_filled(address, stream, how);
+        }
+        if let Some(index) = self.held.iter().position(|held| self.address(held.slot) == lent) {
+            return self.give_back_held(index, stream, how);
+        }
         if how == Returned::Released {
-            self.release(address, stream);
-            return Ok(());
+            self.release(lent, stream);
         }
-        let Some(mut filled) = self.filled.get(&address).copied().filter(|filled| filled.lent > 0) else {
-            if self.held.iter().any(|held| held.address == address && held.is_awaited) {
-                self.release(address, stream);
-            }
-            return Ok(());
-        };
-        if how == Returned::Written {
-            if let Err(why) = self.write_back(address, filled, stream) {
-                self.hold(address, false);
-                return Err(why);
-            }
-            self.counts.written_back += 1;
-        }
-        if how == Returned::Kept {
-            self.hold(address, false);
-            return Ok(());
-        }
-        filled.lent -= 1;
-        if filled.lent > 0 {
-            // The last one that gives it back may be on another stream.
-            self.mark(filled.slot, filled.bytes, stream);
-            self.filled.insert(address, filled);
-            return Ok(());
-        }
-        self.filled.remove(&address);
-        self.events.recycle(filled.copied);
-        self.leave(filled.slot, filled.bytes, stream);
         Ok(())
     }
 
-    fn write_back(&self, to: u64, filled: Filled, stream: Stream) -> driver::Result<()> {
-        let from = self.address(filled.slot);
-        self.driver.copy_in_stream(self.device, to, from, filled.bytes, stream).or_else(|_| {
+    fn give_back_filled(&mut self, address: u64, stream: Stream, how: Returned) -> driver::Result<()> {
+        let Some(mut filled) = self.filled.get(&address).copied() else { return Ok(()) };
+        let written = match how {
+            Returned::Written => self.write_back(address, filled.slot, filled.bytes, stream),
+            Returned::Read | Returned::Kept | Returned::Released => Ok(()),
+        };
+        filled.lent -= 1;
+        if how == Returned::Kept || written.is_err() {
+            self.hold(address, filled, true);
+        } else if filled.lent > 0 {
+            self.mark(filled.slot, filled.bytes, stream, how);
+            self.filled.insert(address, filled);
+        } else {
+            self.empty_slot(address, filled);
+            self.leave(filled.slot, filled.bytes, stream, how);
+        }
+        written
+    }
+
+    fn give_back_held(&mut self, index: usize, stream: Stream, mut how: Returned) -> driver::Result<()> {
+        let mut held = self.held[index];
+        let mut written = Ok(());
+        if how == Returned::Released && held.is_kept {
+            held.is_kept = false;
+            // Whoever releases what was kept knows the stream.
+            how = Returned::Read;
+        } else if held.lent > 0 {
+            held.lent -= 1;
+            if how == Returned::Written && !held.is_gone {
+                written = self.write_back(held.address, held.slot, held.bytes, stream);
+            }
+            held.is_kept |= how == Returned::Kept || written.is_err();
+        }
+        if held.lent > 0 || held.is_kept {
+            self.mark(held.slot, held.bytes, stream, how);
+            self.held[index] = held;
+        } else {
+            self.held.swap_remove(index);
+            self.leave(held.slot, held.bytes, stream, how);
+        }
+        written
+    }
+
+    /// Nobody uses the weight at an address any more, wherever it was lent, except for slots that
+    /// were given back as kept.
+    fn release(&mut self, address: u64, stream: Stream) {
+        while self.filled.get(&address).is_some_and(|filled| filled.lent > 0) {
+            let _ = self.give_back_filled(address, stream, Returned::Released);
+        }
+        let is_one = |held: &Held| held.address == address && held.lent > 0;
+        while let Some(index) = self.held.iter().position(is_one) {
+            self.held[index].lent = 0;
+            let held = self.held[index];
+            if !held.is_kept {
+                self.held.swap_remove(index);
+                self.leave(held.slot, held.bytes, stream, Returned::Released);
+            }
+        }
+    }
+
+    fn write_back(&mut self, to: u64, slot: SlotId, bytes: u64, stream: Stream) -> driver::Result<()> {
+        let from = self.address(slot);
+        self.driver.copy_in_stream(self.device, to, from, bytes, stream).or_else(|_| {
             self.driver.synchronize(self.device)?;
-            self.driver.copy(self.device, to, from, filled.bytes)
-        })
+            self.driver.copy(self.device, to, from, bytes)
+        })?;
+        self.counts.written_back += 1;
+        Ok(())
     }
 
     /// Keeps the slot of a weight out of the way.
-    fn hold(&mut self, address: u64, is_awaited: bool) {
-        if let Some(filled) = self.filled.remove(&address) {
-            self.ring.keep(filled.slot);
-            self.held.push(Held { address, slot: filled.slot, bytes: filled.bytes, is_awaited });
-            self.events.recycle(filled.copied);
-        }
+    fn hold(&mut self, address: u64, filled: Filled, is_kept: bool) {
+        let Filled { slot, bytes, lent, .. } = filled;
+        self.empty_slot(address, filled);
+        self.ring.keep(slot);
+        self.held.push(Held { address, slot, bytes, lent, is_kept, is_gone: false });
     }
 
-    /// Gives back the slots of a weight that were held.
-    fn release(&mut self, address: u64, stream: Stream) {
-        while let Some(index) = self.held.iter().position(|held| held.address == address) {
-            let held = self.held.swap_remove(index);
-            self.leave(held.slot, held.bytes, stream);
-        }
+    /// Forgets that a slot holds a weight.
+    fn empty_slot(&mut self, address: u64, filled: Filled) {
+        self.filled.remove(&address);
+        self.lent.remove(&self.address(filled.slot));
+        self.events.recycle(filled.copied);
     }
 
-    /// Gives a slot back to the ring, behind the work that is in a stream now. Where that work
-    /// cannot be marked, the slot stays out of the way.
-    fn leave(&mut self, slot: SlotId, bytes: u64, stream: Stream) {
-        if self.mark(slot, bytes, stream) {
+    /// Gives a slot back to the ring, behind the work that may use it. Where that work cannot be
+    /// marked, the slot stays out of the way.
+    fn leave(&mut self, slot: SlotId, bytes: u64, stream: Stream, how: Returned) {
+        if self.mark(slot, bytes, stream, how) {
             self.ring.give_back(slot);
         } else {
             self.ring.keep(slot);
-            self.held.push(Held { address: 0, slot, bytes, is_awaited: false });
+            self.held.push(Held { address: 0, slot, bytes, lent: 0, is_kept: true, is_gone: true });
         }
     }
 
-    /// Notes that what overwrites a slot must wait for the work that is in a stream now. Returns
-    /// whether that work could be marked.
-    fn mark(&mut self, slot: SlotId, bytes: u64, stream: Stream) -> bool {
-        match self.events.record(stream) {
+    /// Notes that what overwrites a slot must wait for the work that is in a stream now; for all
+    /// work if the slot is released for somebody else. Returns whether that work could be marked.
+    fn mark(&mut self, slot: SlotId, bytes: u64, stream: Stream, how: Returned) -> bool {
+        let marked = match how {
+            Returned::Released => self.record_all(stream),
+            Returned::Read | Returned::Written | Returned::Kept => self.events.record(stream),
+        };
+        match marked {
             Ok(event) => {
                 let index = self.left.partition_point(|other| other.slot <= slot);
                 self.left.insert(index, Left { slot, bytes: slot_bytes(bytes), event });
@@ -293,25 +345,44 @@ impl Slots {
         }
     }
 
+    /// An event behind all work of the device. A driver without such events is waited for.
+    fn record_all(&mut self, stream: Stream) -> driver::Result<Event> {
+        let event = self.events.take()?;
+        let recorded = self.driver.record_all(self.device, event).or_else(|_| {
+            self.driver.synchronize(self.device)?;
+            self.driver.record(self.device, event, stream)
+        });
+        recorded.map(|()| event).inspect_err(|_| self.events.recycle(event))
+    }
+
     /// Drops the copy of a weight that is not lent. Copies come one after the other, so the next
     /// one into its slot need not wait. Whoever writes the weight must: see
     /// [`settle`](Slots::settle).
     pub(super) fn drop_unused(&mut self, address: u64) {
         if let Some(filled) = self.filled.get(&address).copied().filter(|filled| filled.lent == 0) {
-            self.filled.remove(&address);
+            self.empty_slot(address, filled);
             self.ring.give_back(filled.slot);
-            self.events.recycle(filled.copied);
             self.is_unsettled = true;
             self.counts.dropped += 1;
         }
     }
 
-    /// Empties the slots of some weights: those that are lent are held from now on.
-    pub(super) fn empty(&mut self, is_one: impl Fn(u64) -> bool, is_awaited: bool) {
+    /// Empties all slots: those that are lent are held from now on.
+    pub(super) fn empty(&mut self) {
+        self.empty_those(|_| true);
+    }
+
+    /// Empties the slots of weights that were freed: those that are lent are held from now on.
+    pub(super) fn forget(&mut self, is_gone: impl Fn(u64) -> bool) {
+        self.empty_those(&is_gone);
+        self.held.iter_mut().filter(|held| is_gone(held.address)).for_each(|held| held.is_gone = true);
+    }
+
+    fn empty_those(&mut self, is_one: impl Fn(u64) -> bool) {
         let addresses: Vec<u64> = self.filled.keys().copied().filter(|address| is_one(*address)).collect();
         for address in addresses {
-            match self.filled.get(&address) {
-                Some(filled) if filled.lent > 0 => self.hold(address, is_awaited),
+            match self.filled.get(&address).copied() {
+                Some(filled) if filled.lent > 0 => self.hold(address, filled, false),
                 _ => self.drop_unused(address),
             }
         }
@@ -334,6 +405,7 @@ impl Slots {
     /// Returns all events to the driver. Errors are only logged.
     pub(super) fn close(&mut self) {
         self.forget_left();
+        self.lent.clear();
         self.filled.drain().for_each(|(_, filled)| self.events.recycle(filled.copied));
         self.events.close();
     }

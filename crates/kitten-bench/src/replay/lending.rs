@@ -93,7 +93,7 @@ impl Lending {
         for (address, read) in std::mem::take(&mut self.lent) {
             let open = self.uses.iter_mut().rev().find(|used| read != address && used.slot == read);
             open.into_iter().for_each(|used| used.operations.1 = self.operations);
-            allocator.give_back_weight(card.device(), address, card.stream(), Returned::Read)?;
+            allocator.give_back_weight(card.device(), read, card.stream(), Returned::Read)?;
         }
         Ok(())
     }

@@ -105,7 +105,8 @@ impl Actor {
             how = abi::GK_KEPT;
         }
         self.note(Call::GiveBack, device, at, WEIGHT, how as u64);
-        let code = abi::gk_give_back(number, weight, stream, how);
+        let lent = read_at as *const c_void;
+        let code = abi::gk_give_back(number, lent, stream, how);
         if code != abi::GK_OK && how == abi::GK_WRITTEN {
             // What was written could not be copied back, and the library has said so.
             self.live[nth].contents = None;
@@ -114,7 +115,7 @@ impl Actor {
         if how == abi::GK_KEPT {
             self.read_slot(nth, at, read_at)?;
             self.tally.others += 1;
-            self.answer("gk_give_back", abi::gk_give_back(number, weight, stream, abi::GK_RELEASED))?;
+            self.answer("gk_give_back", abi::gk_give_back(number, lent, stream, abi::GK_RELEASED))?;
         }
         Ok(())
     }
