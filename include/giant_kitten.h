@@ -192,6 +192,12 @@ int gk_vouch(int device);
  * lies in the shared tier (gk_tier). Both may be null. */
 int gk_begin_pass(int device, const char *kind, void *stream, uint64_t *placement, int *all);
 
+/* The weight at `ptr` is for the calling thread to use on `stream`, in passes that begin later, as
+ * if it had been lent there before. Only such weights are copied ahead, since the copies wait for
+ * nothing but the work of that stream before the pass. To be called where a model's passes go on in
+ * another thread or on another stream; otherwise the first one there reads in place. */
+int gk_adopt(int device, const void *ptr, void *stream);
+
 /* The weight of `bytes` at `ptr` is about to be used on `stream`. Returns where to read it: a slot
  * of the ring, or `ptr` itself. Work on `stream` waits for the copy; the host never does. */
 void *gk_lend(int device, const void *ptr, size_t bytes, void *stream);

@@ -93,6 +93,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
             ctypes.POINTER(ctypes.c_int),
         ),
     ),
+    "gk_adopt": (ctypes.c_int, (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)),
     "gk_lend": (ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)),
     "gk_give_back": (ctypes.c_int, (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)),
     "gk_end_pass": (ctypes.c_int, (ctypes.c_int, ctypes.c_int)),

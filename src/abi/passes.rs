@@ -48,6 +48,12 @@ pub unsafe extern "C" fn gk_begin_pass(
     })
 }
 
+/// The weight at `ptr` is for the calling thread to use on a stream.
+#[unsafe(no_mangle)]
+pub extern "C" fn gk_adopt(device: c_int, ptr: *const c_void, stream: *mut c_void) -> c_int {
+    status(|| ask(device, |allocator, device| allocator.adopt(device, ptr as u64, stream_of(stream))))
+}
+
 /// The weight of `bytes` at `ptr` is about to be used on a stream. Returns where to read it: a slot
 /// of the ring, or `ptr` itself.
 #[unsafe(no_mangle)]

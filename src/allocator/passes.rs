@@ -15,6 +15,15 @@ impl Allocator {
         self.devices.in_use(device)?.map_or_else(|| Ok(Asked::default()), |mut heap| heap.begin_pass(kind, stream))
     }
 
+    /// The weight at an address is for the calling thread to use on a stream, as if it had been lent
+    /// there before: its passes copy it ahead.
+    ///
+    /// # Errors
+    /// A device that does not exist; more streams than there are numbers.
+    pub fn adopt(&self, device: usize, address: u64, stream: Stream) -> Result<(), Error> {
+        self.devices.in_use(device)?.map_or(Ok(()), |mut heap| heap.adopt(address, stream))
+    }
+
     /// The weight of `bytes` at an address is about to be used on a stream. Returns where to read
     /// it.
     ///

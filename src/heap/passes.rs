@@ -26,6 +26,17 @@ impl Heap {
         Ok(asked)
     }
 
+    /// Notes that the weight at an address is for the calling thread to use on a stream, as if it
+    /// had been lent there before.
+    ///
+    /// # Errors
+    /// More streams than there are numbers.
+    pub fn adopt(&mut self, address: u64, stream: Stream) -> Result<(), Error> {
+        let borrower = (this_thread(), self.stream_number(stream)?);
+        self.note_lent(address, Some(borrower));
+        Ok(())
+    }
+
     /// The weight of `bytes` at an address is about to be used on a stream. Returns where to read
     /// it: its slot, or the address itself. No allocation; two calls of the driver at most, except
     /// in a pass that is timed.
@@ -79,16 +90,22 @@ impl Heap {
         Ok(())
     }
 
-    /// Notes to whom a weight in the block that holds an address is lent.
+    /// Notes to whom a weight in the block that holds an address is lent. O(1), except where a
+    /// borrower is new.
     fn note_lent(&mut self, address: u64, borrower: Option<Borrower>) {
-        let bit = borrower.map_or(0, |borrower| self.ahead.bit_of(borrower));
+        let Some(borrower) = borrower else { return };
+        let mut bit = self.ahead.bit_of(borrower);
+        if bit == 0 {
+            bit = self.ahead.give_bit(borrower);
+            self.memory.arenas.forget_lent(bit);
+        }
         if let Ok((arena, block)) = self.memory.arenas.locate_inside(address) {
             self.memory.arenas[arena].core.marks_mut(block).lent |= bit;
         }
     }
 
     /// Whether a weight in the block that holds an address was lent to whom the pass is of.
-    fn is_lent_in_pass(&mut self, address: u64) -> bool {
+    fn is_lent_in_pass(&self, address: u64) -> bool {
         let bit = self.ahead.borrower().map_or(0, |borrower| self.ahead.bit_of(borrower));
         let found = self.memory.arenas.locate_inside(address);
         found.is_ok_and(|(arena, block)| self.memory.arenas[arena].core.owner(block).1.lent & bit != 0)

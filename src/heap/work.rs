@@ -48,7 +48,7 @@ impl Heap {
             self.pools.streams().chain(self.retired.streams()).chain(self.memory.arenas.streams()).collect();
         self.streams.forget(|id| used.contains(&id));
         self.ahead.forget_borrowers();
-        self.memory.arenas.forget_lent();
+        self.memory.arenas.forget_lent(u32::MAX);
     }
 
     /// Whether a graph is being captured on this device, as far as is known.

@@ -75,6 +75,7 @@ static void actions(void) {
     uint64_t placement = 9;
     int all = 9;
     CHECK(gk_begin_pass(0, "unet", NULL, &placement, &all) == GK_OK && all == 0);
+    CHECK(gk_adopt(0, block, NULL) == GK_OK && gk_adopt(99, block, NULL) == GK_ARGUMENT);
     CHECK(gk_lend(0, block, 9 * MIB, NULL) == block && gk_lend(99, block, 1, NULL) == block);
     CHECK(gk_give_back(0, block, NULL, GK_READ) == GK_OK);
     CHECK(gk_give_back(0, block, NULL, 7) == GK_ARGUMENT && strstr(gk_last_error(), "7"));

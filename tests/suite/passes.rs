@@ -492,6 +492,43 @@ fn what_is_freed_while_it_is_lent_is_not_written_back() {
 }
 
 #[test]
+fn another_thread_adopts_the_weights_or_reads_in_place_once() {
+    for adopts in [false, true] {
+        let program = Program::warmed("copy_ahead:10MiB", Completion::Late);
+        let lends: Vec<u64> = std::thread::scope(|scope| {
+            let passes = || {
+                if adopts {
+                    program.weights.iter().for_each(|weight| {
+                        program.allocator.adopt(0, weight.address, program.stream).unwrap();
+                    });
+                }
+                // Safe points of two threads abstain, so nothing else changes.
+                (0..2).map(|_| lends_of(&program, Program::whole_pass)).collect()
+            };
+            scope.spawn(passes).join().unwrap()
+        });
+        assert_eq!((lends[0] > 0, lends[1] > 0), (adopts, true), "adopts: {adopts}, {lends:?}");
+    }
+}
+
+#[test]
+fn weights_are_copied_ahead_however_many_threads_and_streams_there_were() {
+    let mut program = Program::warmed("copy_ahead:10MiB", Completion::Late);
+    let own = program.stream;
+    for _ in 0..70 {
+        program.stream = Stream(program.gpu.create_stream().unwrap());
+        program.allocator.adopt(0, program.weights[0].address, program.stream).unwrap();
+    }
+    // The last one has used one weight alone.
+    program.gpu.synchronize(0).unwrap();
+    program.whole_pass();
+    assert!(lends_of(&program, Program::whole_pass) > 0);
+    program.stream = own;
+    program.whole_pass();
+    assert!(lends_of(&program, Program::whole_pass) > 0);
+}
+
+#[test]
 fn a_wait_that_is_left_out_is_noticed() {
     for omitted in [Omitted::OfWork, Omitted::OfCopies] {
         let gpu = machine(1, CARD * GRANULE, 128 * GRANULE);

@@ -638,6 +638,17 @@ def test_threads_that_run_the_same_module(net: Net) -> None:
     assert net.run() == lent()
 
 
+def test_passes_go_on_in_another_thread(net: Net) -> None:
+    lends: list[int] = []
+    for _ in range(3):
+        other = threading.Thread(target=lambda: lends.append(net.run()))
+        other.start()
+        other.join(60)
+        lends.append(net.run())
+    assert lends == [lent()] * 6
+    net.check_home()
+
+
 def test_what_another_thread_reads_has_not_outlived_its_use(net: Net) -> None:
     def call_with_gradients() -> None:
         with torch.enable_grad():

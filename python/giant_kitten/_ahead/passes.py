@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from .. import _library
@@ -30,6 +31,8 @@ class Lender:
         self._device, self._kind, self._in_place = device, kind.encode(), tuple(in_place)
         self._placement = 0
         self._passes = 0
+        # The thread and the stream of the last pass.
+        self._last: tuple[int, int | None] | None = None
         self._running: list[object] = []
         self._weights: list[Weight] = []
         # Whether all weights were what had been found as the last pass began. What has changed for
@@ -45,6 +48,7 @@ class Lender:
         with LOCK:
             self._running.append(token)
             stream = stream_of(self._device)
+            self._adopt(stream)
             placement, is_all = self._ask(token, stream)
             if len(self._running) == 1:
                 self._prepare(module, placement, is_all, stream)
@@ -63,6 +67,16 @@ class Lender:
                 has_lent = any(lending.has_lent for lending in self._lendings())
                 open_here.remove(token)
                 _library.call("gk_end_pass", self._device, int(whole and has_lent))
+
+    def _adopt(self, stream: ctypes.c_void_p) -> None:
+        """Takes the weights over from another thread or stream, unless a pass still runs there."""
+        own = get_ident(), stream.value
+        if own == self._last or len(self._running) > 1:
+            return
+        if self._last is not None:
+            for weight in self._weights:
+                weight.adopt(stream)
+        self._last = own
 
     def _ask(self, token: object, stream: ctypes.c_void_p) -> tuple[int, bool]:
         """Begins a pass of the library's; returns its placement, and whether it asks for all."""

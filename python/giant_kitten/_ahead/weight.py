@@ -87,6 +87,10 @@ class Weight:
         parameter = self._find()
         return parameter is None or bool(parameter.requires_grad)
 
+    def adopt(self, stream: ctypes.c_void_p) -> None:
+        """Lets the passes of this thread on a stream copy the weight ahead."""
+        _library.call("gk_adopt", self._device, self._pointer, stream)
+
     def renew(self) -> bool:
         """Notes the parameter's version when a pass begins; False if it is not what was found."""
         if self._calls:

@@ -87,8 +87,8 @@ pub struct Asked {
 /// stream is that of its number.
 pub(super) type Borrower = (ThreadId, StreamId);
 
-/// So many borrowers have a bit in [`Marks::lent`](crate::core::Marks). Nothing is copied ahead for
-/// others.
+/// So many borrowers have a bit in [`Marks::lent`](crate::core::Marks). The bit of the one that
+/// came first goes to the next one.
 const MOST_BORROWERS: usize = u32::BITS as usize;
 
 /// One pass of work.
@@ -150,7 +150,10 @@ pub(super) struct Ahead {
     slots: Slots,
     timers: Events,
     pass: Option<Pass>,
+    /// Those that have a bit, by its place.
     borrowers: Vec<Borrower>,
+    /// The place of the bit that the next borrower gets.
+    next_bit: usize,
     /// Counts what changes which weights should be lent.
     placement: u64,
     /// The link's rate as it was measured last, in bytes per second.
@@ -170,6 +173,7 @@ impl Ahead {
             kinds: HashMap::new(),
             pass: None,
             borrowers: Vec::new(),
+            next_bit: 0,
             placement: 1,
             link: None,
         }
@@ -185,21 +189,26 @@ impl Ahead {
         self.stream
     }
 
-    /// The bit of a borrower in [`Marks::lent`](crate::core::Marks); 0 where there are too many.
-    pub(super) fn bit_of(&mut self, borrower: Borrower) -> u32 {
-        if let Some(place) = self.borrowers.iter().position(|known| *known == borrower) {
-            return 1 << place;
+    /// The bit of a borrower in [`Marks::lent`](crate::core::Marks); 0 where it has none.
+    pub(super) fn bit_of(&self, borrower: Borrower) -> u32 {
+        self.borrowers.iter().position(|known| *known == borrower).map_or(0, |place| 1 << place)
+    }
+
+    /// Gives a borrower a bit, which no block must have in its marks. It may have been another's.
+    pub(super) fn give_bit(&mut self, borrower: Borrower) -> u32 {
+        let place = self.next_bit;
+        self.next_bit = (place + 1) % MOST_BORROWERS;
+        match self.borrowers.get_mut(place) {
+            Some(first) => *first = borrower,
+            None => self.borrowers.push(borrower),
         }
-        if self.borrowers.len() == MOST_BORROWERS {
-            return 0;
-        }
-        self.borrowers.push(borrower);
-        1 << (self.borrowers.len() - 1)
+        1 << place
     }
 
     /// Forgets all borrowers: streams are numbered anew.
     pub(super) fn forget_borrowers(&mut self) {
         self.borrowers.clear();
+        self.next_bit = 0;
     }
 
     /// Whose pass is under way.

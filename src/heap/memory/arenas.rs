@@ -340,9 +340,9 @@ impl Arenas {
         self.remark(|marks| marks.scratch = false);
     }
 
-    /// Forgets to whom weights were lent. O(blocks).
-    pub(in crate::heap) fn forget_lent(&mut self) {
-        self.remark(|marks| marks.lent = 0);
+    /// Forgets that weights were lent to some, by their bits. O(blocks).
+    pub(in crate::heap) fn forget_lent(&mut self, bits: u32) {
+        self.remark(|marks| marks.lent &= !bits);
     }
 
     fn remark(&mut self, change: impl Fn(&mut Marks)) {
