@@ -15,8 +15,8 @@ impl Allocator {
         self.devices.in_use(device)?.map_or_else(|| Ok(Asked::default()), |mut heap| heap.begin_pass(kind, stream))
     }
 
-    /// The weight at an address is for the calling thread to use on a stream, as if it had been lent
-    /// there before: its passes copy it ahead.
+    /// The weight at an address is for the calling thread to use on a stream, as if it had been
+    /// lent there before: its passes copy it ahead.
     ///
     /// # Errors
     /// A device that does not exist; more streams than there are numbers.
