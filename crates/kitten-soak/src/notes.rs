@@ -36,6 +36,7 @@ calls! {
     Prefer = "gk_prefer",
     Idle = "the watch looks for idle memory",
     Work = "a piece of work begins or ends",
+    Adopt = "gk_adopt",
     BeginPass = "gk_begin_pass",
     Lend = "gk_lend",
     GiveBack = "gk_give_back",

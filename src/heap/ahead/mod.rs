@@ -401,33 +401,33 @@ impl Ahead {
     }
 
     /// The weight at an address is about to be used on a stream. Returns the address of its slot;
-    /// `None` where it is to be read in place.
+    /// `None` where it is to be read in place. Copies wait for nobody's work except that of the
+    /// pass's borrower, so others do not read them: they may have written the weight since.
     pub(super) fn lend(
         &mut self,
         address: u64,
         bytes: u64,
         (borrower, stream): (Option<Borrower>, Stream),
     ) -> Option<u64> {
-        let Some(pass) = self.pass.as_ref().filter(|pass| Some(pass.borrower) == borrower) else {
-            return self.enter(address, bytes, stream);
+        let lent = match &self.pass {
+            Some(pass) if Some(pass.borrower) == borrower => self.lend_in_pass(address, bytes, stream),
+            _ => None,
         };
-        let is_timed = pass.timing.is_some() && pass.copies.is_some();
-        let reach = if is_timed { self.timers.record(stream).ok() } else { None };
-        self.note_call(address, bytes);
-        let lent = self.enter(address, bytes, stream);
-        let timing = self.pass.as_mut().and_then(|pass| pass.timing.as_mut());
-        if let (Some(reach), Some(timing)) = (reach, timing) {
-            timing.note_turn(&mut self.timers, address, reach, stream);
+        if lent.is_none() {
+            // It may be written where it lies.
+            self.slots.settle(self.stream, stream);
         }
         lent
     }
 
-    /// Where a weight is read on a stream: its slot, or `None` for in place.
-    fn enter(&mut self, address: u64, bytes: u64, stream: Stream) -> Option<u64> {
+    fn lend_in_pass(&mut self, address: u64, bytes: u64, stream: Stream) -> Option<u64> {
+        let is_timed = self.pass.as_ref().is_some_and(|pass| pass.timing.is_some() && pass.copies.is_some());
+        let reach = if is_timed { self.timers.record(stream).ok() } else { None };
+        self.note_call(address, bytes);
         let lent = self.slots.enter(address, bytes, stream);
-        if lent.is_none() {
-            // It may be written where it lies.
-            self.slots.settle(self.stream, stream);
+        let timing = self.pass.as_mut().and_then(|pass| pass.timing.as_mut());
+        if let (Some(reach), Some(timing)) = (reach, timing) {
+            timing.note_turn(&mut self.timers, address, reach, stream);
         }
         lent
     }

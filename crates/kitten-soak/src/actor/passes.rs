@@ -47,6 +47,9 @@ impl Actor {
         if weights.len() > 1 && self.random.u8(..8) == 0 {
             weights.remove(self.random.usize(..weights.len()));
         }
+        if self.random.u8(..8) == 0 {
+            weights.iter().try_for_each(|weight| self.adopt(*weight, device, at, raw))?;
+        }
         self.begin_pass(device, at, raw)?;
         let mut whole = true;
         for address in weights {
@@ -70,6 +73,13 @@ impl Actor {
         weights.sort_unstable();
         weights.truncate(MOST);
         weights
+    }
+
+    fn adopt(&mut self, weight: u64, device: usize, at: usize, raw: u64) -> Result<(), Failure> {
+        self.note(Call::Adopt, device, at, WEIGHT, weight);
+        self.tally.others += 1;
+        let code = abi::gk_adopt(device as c_int, weight as *const c_void, raw as *mut c_void);
+        self.answer("gk_adopt", code)
     }
 
     fn begin_pass(&mut self, device: usize, at: usize, raw: u64) -> Result<(), Failure> {
