@@ -74,9 +74,10 @@ pub enum Command {
         #[command(flatten)]
         step: StepPicture,
     },
-    /// What will this do on my card? Whether it fits, the seconds first-come and with giant-kitten,
-    /// and which setting to use. Takes traces, or a snapshot that PyTorch wrote
-    /// (torch.cuda.memory._dump_snapshot, with a history of one generation)
+    /// What will this do on my card? Whether it fits, the seconds with giant-kitten and otherwise
+    /// (plain PyTorch, offloading, a driver's fallback), and which setting to use. Takes traces, or
+    /// a snapshot that PyTorch wrote (torch.cuda.memory._dump_snapshot, with a history of one
+    /// generation)
     Plan {
         #[command(flatten)]
         run: Run,

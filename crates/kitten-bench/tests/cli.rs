@@ -296,6 +296,53 @@ fn a_plan_names_the_setting_to_use() {
     assert!(number("seconds") < in_place["seconds"].as_f64().unwrap());
 }
 
+#[test]
+fn a_plan_says_what_one_would_do_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let card = kitten_sim::Profile::builtin("nominal-6g").unwrap();
+    let slow = kitten_sim::Profile { link_to_device: 1e9, ..card.clone() };
+    let profile = file(&folder, "slow.toml", slow.to_toml());
+    let found = json(&["plan", "sdxl_unet_1024", "--profile", &profile, "--dedicated", "4GiB", "--json"]);
+    let number = |of: &serde_json::Value, key: &str| of[key].as_f64().unwrap();
+    let [plain, model, group, sequential] = [0, 1, 2, 3].map(|at| &found["otherwise"][at]);
+    for (of, way) in [
+        (plain, "plain-pytorch"),
+        (model, "model-offload"),
+        (group, "group-offload"),
+        (sequential, "sequential-offload"),
+    ] {
+        assert_eq!((of["way"].as_str(), &of["unknown"]), (Some(way), &serde_json::Value::Null));
+    }
+    assert_eq!(plain["missing_bytes"], number(&found, "peak_live_bytes") - number(&found, "dedicated_bytes"));
+    assert_eq!(plain["seconds"], serde_json::Value::Null);
+    // On this link all weights take longer than the work does, three times.
+    let weights = number(&found, "steps") * number(&found, "resident_bytes");
+    let of_the_link = number(group, "link_bytes") / weights;
+    assert!((0.99..=1.0).contains(&of_the_link), "all weights, without the inputs: {of_the_link}");
+    let seconds = number(group, "link_bytes") / slow.link_to_device;
+    assert!((number(group, "seconds") / seconds - 1.0).abs() < 1e-9 && seconds > number(&found, "limit_seconds"));
+    let both = number(&found, "limit_seconds") + number(sequential, "link_bytes") / slow.link_to_device;
+    assert!((number(sequential, "seconds") / both - 1.0).abs() < 1e-9);
+
+    let fits = kitten_bench(&["plan", "sd15_unet_512"]).output().unwrap();
+    assert!(!String::from_utf8(fits.stdout).unwrap().contains("out of memory"));
+    // The first fits no tiers that the card has; blocks of it fit the card.
+    kitten_bench(&["plan", "flux1dev_1024"]).assert().success().stdout(contains("Or: group offload with streams"));
+    kitten_bench(&["plan", "sdxl_lora_1024"])
+        .assert()
+        .success()
+        .stdout(contains("the trace names no module for reads"));
+}
+
+/// What the page about kitten-bench shows of a plan is what a plan prints.
+#[test]
+fn the_page_shows_a_plan_as_it_is_printed() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/kitten-bench.md")).unwrap();
+    let printed = kitten_bench(&["plan", "sdxl_unet_1024:20", "sdvae_dec_1024:1"]).output().unwrap();
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    assert!(page.contains(&printed), "docs/kitten-bench.md does not show this:\n{printed}");
+}
+
 /// A snapshot by PyTorch 2.15's own allocator, of four layers and three passes through them, with
 /// its history.
 #[test]
@@ -303,6 +350,7 @@ fn a_snapshot_of_pytorch_is_work() {
     let snapshot = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/snapshot.pickle");
     let found = json(&["plan", snapshot, "--dedicated", "66MiB", "--json"]);
     assert_eq!((found["fits"].as_str(), found["traffic_only"].as_bool()), (Some("both-tiers"), Some(true)));
+    assert_eq!(found["otherwise"][2]["unknown"], "the trace names no modules");
     // Four weights of 2048 x 2048 and four biases, in blocks of 512 bytes.
     assert_eq!(found["resident_bytes"], 4 * (2048 * 2048 + 2048) * 4);
     kitten_bench(&["replay", snapshot]).assert().success().stdout(contains("snapshot 0.0"));

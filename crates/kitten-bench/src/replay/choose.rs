@@ -5,6 +5,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use giant_kitten::show_size;
 use serde::Serialize;
 
+use super::otherwise::{Alternative, Way};
 use super::plan::{Fits, Plan, plan};
 use super::setup::Setup;
 use crate::work::Source;
@@ -101,6 +102,8 @@ impl Choice {
             "fits",
             "first-come",
             "giant-kitten",
+            "model offload",
+            "group offload",
             "all dedicated",
             "lost",
             "reserve",
@@ -115,7 +118,7 @@ impl Choice {
     }
 }
 
-fn row(plan: &Plan) -> [String; 8] {
+fn row(plan: &Plan) -> [String; 10] {
     let seconds = |seconds: Option<f64>| {
         seconds.filter(|_| plan.fits != Fits::No).map_or("-".into(), |seconds| format!("{seconds:.2} s"))
     };
@@ -130,10 +133,21 @@ fn row(plan: &Plan) -> [String; 8] {
         fits.into(),
         seconds(plan.first_come_seconds),
         seconds(plan.seconds),
+        without(plan, Way::ModelOffload),
+        without(plan, Way::GroupOffload),
         format!("{:.2} s", plan.limit_seconds),
         lost(plan).map_or("-".into(), |lost| format!("{:.0} %", (lost - 1.0).max(0.0) * 100.0)),
         reserve,
     ]
+}
+
+/// The seconds of a way without giant-kitten.
+fn without(plan: &Plan, way: Way) -> String {
+    match plan.without(way) {
+        Some(Alternative { seconds: Some(seconds), .. }) => format!("{seconds:.2} s"),
+        Some(Alternative { unknown: None, .. }) => "out of memory".into(),
+        _ => "unknown".into(),
+    }
 }
 
 #[cfg(test)]
@@ -159,6 +173,7 @@ mod tests {
             seconds: Some(seconds),
             link_bytes: [0, 0],
             out_of_memory: None,
+            otherwise: Vec::new(),
         }
     }
 

@@ -7,7 +7,7 @@ use super::run::replay_watched;
 use super::setup::Setup;
 use crate::text::plain;
 use crate::work::Source;
-use crate::work::trace::is_loading;
+use crate::work::trace::is_step;
 
 /// How many phases an error names when the one asked for does not exist.
 const MOST_PHASES: usize = 40;
@@ -29,7 +29,7 @@ pub struct Busiest {
 pub fn map_at(source: &mut dyn Source, setup: &Setup, phase: Option<&str>) -> Result<Busiest> {
     let (mut seen, mut more) = (Vec::new(), 0u64);
     let mut busiest: Option<(u64, String, _, _)> = None;
-    let wanted = |name: &str| phase.map_or(!is_loading(name) && name != "end", |phase| phase == name);
+    let wanted = |name: &str| phase.map_or(is_step(name), |phase| phase == name);
     replay_watched(source, setup, &mut |moment, allocator| {
         if moment.begins && seen.len() < MOST_PHASES {
             seen.push(moment.phase.to_owned());

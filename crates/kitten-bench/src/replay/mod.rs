@@ -11,13 +11,15 @@
 //!   layout.rs    where its large blocks lie, and when
 //!   sweep.rs     seconds per step for each reserve of a range
 //!   plan.rs      whether work fits a card, the time it takes, and which setting to use
+//!   otherwise.rs what one would do there without giant-kitten, by closed formulas
+//!   weights.rs   which modules, blocks and models the weights of work belong to
 //!   choose.rs    the same on several cards, and the smallest card that will do
 //!   compare.rs   the orders of placement compared with each other
 //!   demo.rs      the table that kitten-bench prints without arguments
 //! ```
 //!
-//! The last five replay work several times. `choose.rs` uses `plan.rs`, and none of the others uses
-//! another.
+//! `sweep.rs`, `plan.rs`, `choose.rs`, `compare.rs` and `demo.rs` replay work several times.
+//! `choose.rs` uses `plan.rs`, and none of the others uses another.
 
 mod asked;
 pub mod choose;
@@ -26,12 +28,14 @@ pub mod demo;
 pub mod layout;
 mod lending;
 mod map;
+pub mod otherwise;
 mod outcome;
 pub mod plan;
 mod run;
 mod setup;
 pub mod sweep;
 pub mod timeline;
+mod weights;
 
 pub use map::{Busiest, map_at};
 pub(crate) use outcome::is_a_time;

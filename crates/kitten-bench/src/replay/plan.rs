@@ -6,6 +6,7 @@ use giant_kitten::show_size;
 use kitten_sim::Profile;
 use serde::Serialize;
 
+use super::otherwise::{Alternative, Way, Whole, memory, otherwise};
 use super::outcome::Outcome;
 use super::run::replay;
 use super::setup::{LARGER_THAN_ANY, Policy, Setup};
@@ -13,6 +14,9 @@ use crate::work::{RECIPE, Source};
 
 /// How many times the work is done to see where the automatic reserve settles.
 pub const GENERATIONS: u64 = 4;
+
+/// How many times faster than giant-kitten another way is before the advice names it.
+const WORTH_A_WORD: f64 = 1.01;
 
 /// Where work fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -64,6 +68,8 @@ pub struct Plan {
     pub link_bytes: [u64; 2],
     /// Why it does not fit.
     pub out_of_memory: Option<String>,
+    /// What one would do without giant-kitten, other than a driver's fallback.
+    pub otherwise: Vec<Alternative>,
 }
 
 /// Plans work. `open` opens a number of generations of it.
@@ -96,11 +102,19 @@ pub fn plan(open: impl Fn(u64) -> Result<Box<dyn Source>>, setup: &Setup, traffi
         (None, true) => Fits::BothTiers,
         (None, false) => Fits::Dedicated,
     };
+    let limit_seconds = whole.steps.iter().map(|step| step.compute_seconds).sum();
+    let dedicated_bytes = first_come.dedicated_bytes;
     Ok(Plan {
+        otherwise: otherwise(
+            || open(1),
+            &setup.profile,
+            dedicated_bytes,
+            Whole { peak_live_bytes: whole.peak_live_bytes, seconds: limit_seconds },
+        )?,
         work: first_come.trace.rsplit_once(", ").map_or(first_come.trace.clone(), |(work, _)| work.into()),
         profile: first_come.profile,
         fits,
-        dedicated_bytes: first_come.dedicated_bytes,
+        dedicated_bytes,
         shared_bytes: first_come.shared_bytes,
         peak_live_bytes: whole.peak_live_bytes,
         resident_bytes: whole.resident_bytes,
@@ -108,7 +122,7 @@ pub fn plan(open: impl Fn(u64) -> Result<Box<dyn Source>>, setup: &Setup, traffi
         reserve_bytes: ours.reserve_bytes,
         steps: whole.steps.len(),
         traffic_only,
-        limit_seconds: whole.steps.iter().map(|step| step.compute_seconds).sum(),
+        limit_seconds,
         first_come_seconds: usual.seconds,
         first_seconds: first.seconds,
         seconds: settled.seconds,
@@ -156,7 +170,7 @@ impl Plan {
             text +=
                 "A snapshot contains no operations, so these times cover memory traffic only and are a lower bound.\n";
         }
-        format!("{text}\n{}\n\n{}", self.table(), self.advice())
+        format!("{text}\n{}\n\n{}{}", self.table(), self.advice(), self.better_advice())
     }
 
     /// The largest reserve that a sweep should try: twice the scratch, as far as the card goes.
@@ -208,28 +222,66 @@ impl Plan {
     fn table(&self) -> Table {
         let mut table = Table::new();
         table.load_style(presets::ASCII_MARKDOWN);
-        table.set_header(["placement", "seconds", "a step", "vs first-come", "over the link"]);
-        for column in table.column_iter_mut().skip(1) {
+        table.set_header(["way (modelled)", "memory", "seconds", "a step", "vs first-come", "over the link"]);
+        for column in table.column_iter_mut().skip(2) {
             column.set_cell_alignment(CellAlignment::Right);
         }
-        let mut row = |name: &str, seconds: Option<f64>, link: Option<u64>| {
+        let mut row = |name: &str, memory: String, seconds: Option<f64>, link: Option<u64>| {
             let text =
                 |value: Option<f64>, digits: usize| value.map_or("-".into(), |value| format!("{value:.digits$}"));
             let ratio = seconds.and_then(|seconds| self.first_come_seconds.map(|first| first / seconds));
             table.add_row([
                 name.to_owned(),
+                memory,
                 text(seconds, 2),
                 text(seconds.map(|seconds| seconds / self.steps as f64), 3),
                 ratio.map_or("-".into(), |ratio| format!("{ratio:.2}x")),
                 link.map_or("-".into(), show_size),
             ]);
         };
-        if self.fits != Fits::No {
-            row("first-come (a driver's fallback)", self.first_come_seconds, Some(self.link_bytes[1]));
-            row("giant-kitten, the first time", self.first_seconds, None);
-            row("giant-kitten, from then on", self.seconds, Some(self.link_bytes[0]));
+        for other in &self.otherwise {
+            row(other.way.name(), other.memory(), other.seconds, other.link_bytes);
         }
-        row("all dedicated (the limit)", Some(self.limit_seconds), Some(0));
+        let link_bytes = self.link_bytes.map(|bytes| (self.fits != Fits::No).then_some(bytes));
+        row("first-come (a driver's fallback)", self.memory(), self.first_come_seconds, link_bytes[1]);
+        row("giant-kitten, the first time", self.memory(), self.first_seconds, None);
+        row("giant-kitten, from then on", self.memory(), self.seconds, link_bytes[0]);
+        let limit = if self.fits == Fits::Dedicated { "fits" } else { "a larger card" };
+        row("all dedicated (the limit)", limit.into(), Some(self.limit_seconds), Some(0));
         table
+    }
+
+    /// Whether it fits with a shared tier, for people.
+    fn memory(&self) -> String {
+        match self.fits {
+            Fits::Dedicated => memory(0),
+            Fits::BothTiers => "fits both tiers".to_owned(),
+            // Where fragments alone are in the way, no bytes are missing.
+            Fits::No => match self.peak_live_bytes.saturating_sub(self.dedicated_bytes + self.shared_bytes) {
+                0 => "out of memory".to_owned(),
+                missing => memory(missing),
+            },
+        }
+    }
+
+    /// What one would do without giant-kitten, in a way.
+    pub fn without(&self, way: Way) -> Option<&Alternative> {
+        self.otherwise.iter().find(|other| other.way == way)
+    }
+
+    /// The way without giant-kitten that is worth a word: the fastest, if it fits and giant-kitten
+    /// does not, or is slower.
+    fn better(&self) -> Option<(&Alternative, f64)> {
+        let timed = self.otherwise.iter().filter_map(|other| Some((other, other.seconds?)));
+        let (best, seconds) = timed.min_by(|(_, one), (_, other)| one.total_cmp(other))?;
+        let ours = self.seconds.filter(|_| self.fits != Fits::No);
+        ours.is_none_or(|ours| seconds * WORTH_A_WORD < ours).then_some((best, seconds))
+    }
+
+    /// The sentence about it.
+    fn better_advice(&self) -> String {
+        self.better().map_or(String::new(), |(other, seconds)| {
+            format!("Or: {}, which fits and takes {seconds:.2} s, if the host holds all weights.\n", other.way.name())
+        })
     }
 }

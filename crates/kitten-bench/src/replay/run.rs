@@ -21,7 +21,7 @@ use super::outcome::{Outcome, Step, is_a_time};
 use super::setup::{Policy, Setup};
 use crate::c_interface::{free, last_error, malloc};
 use crate::card::{Card, Range, Simulated};
-use crate::work::trace::{Event, Kind, Op, is_loading};
+use crate::work::trace::{Event, Kind, Op, is_step};
 use crate::work::{MOST_STEPS, Source};
 
 /// The most streams that work may use.
@@ -198,7 +198,7 @@ impl Replay<'_> {
     fn begin_phase(&mut self, name: String, source: &dyn Source, watch: Watch<'_>) -> Result<Option<String>> {
         self.end_step(watch)?;
         self.phases += 1;
-        let is_step = !is_loading(&name) && name != "end";
+        let is_step = is_step(&name);
         if is_step && self.steps.is_empty() {
             self.resident_bytes = self.live_bytes;
         }
@@ -352,9 +352,8 @@ impl Replay<'_> {
             return Ok(());
         }
         let profile = &self.setup.profile;
-        let bytes: u64 = op.reads.iter().chain(&op.writes).map(|(_, bytes)| bytes).sum();
-        let flops = if self.operating { 0.0 } else { op.flops };
-        let load = Load { bytes: bytes as f64, flops, ..Load::default() };
+        let load = op.load();
+        let load = Load { flops: if self.operating { 0.0 } else { load.flops }, ..load };
         self.step.compute_seconds += profile.compute_seconds(&load);
         if self.reports_reads() {
             for (id, bytes) in &op.reads {

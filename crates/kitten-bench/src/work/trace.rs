@@ -10,6 +10,7 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use kitten_sim::Load;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -76,6 +77,14 @@ pub struct Op {
     pub writes: Vec<(u64, u64)>,
 }
 
+impl Op {
+    /// What it moves and computes, with everything dedicated.
+    pub fn load(&self) -> Load {
+        let bytes: u64 = self.reads.iter().chain(&self.writes).map(|(_, bytes)| bytes).sum();
+        Load { bytes: bytes as f64, flops: self.flops, ..Load::default() }
+    }
+}
+
 #[derive(Deserialize)]
 struct Header {
     ev: String,
@@ -113,6 +122,11 @@ struct Line {
 /// Whether a phase of this name is loading, before the work begins.
 pub fn is_loading(phase: &str) -> bool {
     matches!(phase, "load" | "inputs")
+}
+
+/// Whether a phase of this name is a step: neither loading nor the end.
+pub fn is_step(phase: &str) -> bool {
+    !is_loading(phase) && phase != "end"
 }
 
 /// The kind of work of a phase: its name without the number.
