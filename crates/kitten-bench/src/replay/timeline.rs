@@ -142,6 +142,7 @@ mod tests {
     use kitten_sim::Profile;
 
     use super::*;
+    use crate::c_interface::take_turns;
     use crate::replay::Policy;
     use crate::work;
 
@@ -151,9 +152,9 @@ mod tests {
         timeline_of(&mut *work::open(&["sd15_unet_512".into()], 3).unwrap(), &setup, None).unwrap()
     }
 
-    // One test, because a process has one allocator.
     #[test]
     fn every_moment_of_a_step_is_shown() {
+        let _turn = take_turns();
         for copy_ahead in [CopyAhead::Auto, CopyAhead::Off] {
             let line = timeline(copy_ahead);
             let works = [&line.computes, &line.in_place, &line.waits].map(|kind| StepTimeline::total(kind));
