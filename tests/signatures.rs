@@ -10,8 +10,8 @@ use std::process::Command;
 use giant_kitten::abi::GkStats;
 
 /// The functions of the header that the Python package does not call: PyTorch calls them by their
-/// addresses, and `gk_stats` is for C.
-const NOT_CALLED_FROM_PYTHON: [&str; 12] = [
+/// addresses.
+const NOT_CALLED_FROM_PYTHON: [&str; 11] = [
     "gk_base_alloc",
     "gk_begin_allocate_stream_to_pool",
     "gk_begin_allocate_to_pool",
@@ -22,7 +22,6 @@ const NOT_CALLED_FROM_PYTHON: [&str; 12] = [
     "gk_malloc",
     "gk_release_pool",
     "gk_reset",
-    "gk_stats",
     "gk_torch_malloc",
 ];
 
@@ -174,6 +173,7 @@ fn of_ctypes(ctypes: &str) -> String {
         ("ctypes.c_char_p", "char *"),
         ("ctypes.c_void_p", "void *"),
         ("Activation", "struct gk_activation"),
+        ("Stats", "struct gk_stats"),
     ];
     let found = plain.iter().find(|(name, _)| *name == ctypes);
     found.unwrap_or_else(|| panic!("what is {ctypes} in C?")).1.to_owned()

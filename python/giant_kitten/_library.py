@@ -50,6 +50,12 @@ class Activation(ctypes.Structure):
     )
 
 
+class Stats(ctypes.Structure):
+    """The beginning of `struct gk_stats` of the header."""
+
+    _fields_ = (("size", ctypes.c_uint32), ("version", ctypes.c_uint32))
+
+
 def library_path() -> Path:
     """The path of the library: next to this file, or the value of GIANT_KITTEN_LIBRARY."""
     given = os.environ.get("GIANT_KITTEN_LIBRARY")
@@ -108,6 +114,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gk_reset_peaks": (ctypes.c_int, (ctypes.c_int,)),
     "gk_reset_totals": (ctypes.c_int, (ctypes.c_int,)),
     "gk_memory_fraction": (None, (ctypes.c_double, ctypes.c_int)),
+    "gk_stats": (ctypes.c_int, (ctypes.c_int, ctypes.POINTER(Stats))),
     "gk_stats_json": (ctypes.c_void_p, (ctypes.c_int,)),
     "gk_map_json": (ctypes.c_void_p, (ctypes.c_int,)),
     "gk_snapshot_json": (ctypes.c_void_p, (ctypes.c_int,)),
@@ -190,6 +197,30 @@ def read_json(name: str, device: int, *arguments: Any) -> Any:
         return json.loads(ctypes.string_at(text))
     finally:
         library().gk_text_free(text)
+
+
+def statistics(device: int) -> dict[str, int]:
+    """The numbers of `gk_stats_json` about a device, without a text to parse."""
+    struct_of_all, names, numbers = _all_stats()
+    found = struct_of_all(size=numbers.size)
+    call("gk_stats", device, ctypes.byref(found))
+    return dict(zip(names, numbers.unpack(found)))
+
+
+@functools.lru_cache(maxsize=1)
+def _all_stats() -> tuple[Any, tuple[str, ...], struct.Struct]:
+    """The whole struct, the names of its numbers after the size, and how they lie in it.
+
+    The library names them: the numbers of its text are in the order of the struct.
+    """
+    text = read_json("gk_stats_json", 0)
+    names = tuple(name for name, value in text.items() if isinstance(value, int))
+
+    class AllStats(Stats):
+        # The version is a field of the beginning.
+        _fields_ = tuple((name, ctypes.c_uint64) for name in names[1:])
+
+    return AllStats, names, struct.Struct(f"=4xI{len(names) - 1}Q")
 
 
 def memory_info(device: int, tier: int) -> tuple[int, int]:

@@ -30,7 +30,7 @@ pub unsafe extern "C" fn gk_stats(device: c_int, stats: *mut GkStats) -> c_int {
                 "gk_stats: the field \"size\" is {known}: set it to sizeof(struct gk_stats) before the call"
             )));
         }
-        let (counted, splits) = (ask(device, Allocator::stats)?, ask(device, Allocator::splits)?);
+        let (counted, splits) = ask(device, Allocator::figures)?;
         let mut full = GkStats::of(&counted, &splits);
         let length = known.min(size_of::<GkStats>());
         full.size = length as u32;

@@ -9,7 +9,7 @@ use crate::core::policy::Wanted;
 use crate::core::{Splits, Stats};
 use crate::driver::DeviceInfo;
 use crate::error::Error;
-use crate::heap::{Claim, MemoryInfo, MemoryMap, Segment};
+use crate::heap::{Claim, Heap, MemoryInfo, MemoryMap, Segment};
 
 /// The reason of a reserve where there is none.
 const UNUSED: &str = "the device is not in use yet";
@@ -80,15 +80,20 @@ impl Allocator {
         Ok(match self.devices.in_use(device)? {
             None => Look::default(),
             Some(mut heap) => {
-                heap.see_grants();
-                Look {
-                    stats: heap.stats(),
-                    splits: heap.splits(),
-                    info: Some(heap.device_info().clone()),
-                    reserve_reason: heap.reserve_reason(),
-                }
+                let (stats, splits) = figures_of(&mut heap);
+                let (info, reserve_reason) = (Some(heap.device_info().clone()), heap.reserve_reason());
+                Look { stats, splits, info, reserve_reason }
             }
         })
+    }
+
+    /// The figures of [`look`](Allocator::look) alone: the statistics of a device and its free
+    /// stretches that cannot be unmapped. All zeros where it is not in use.
+    ///
+    /// # Errors
+    /// A device that does not exist.
+    pub fn figures(&self, device: usize) -> Result<(Stats, [Splits; 2]), Error> {
+        Ok(self.devices.in_use(device)?.map_or_else(Default::default, |mut heap| figures_of(&mut heap)))
     }
 
     /// The statistics of a device; all zeros where it is not in use.
@@ -97,15 +102,6 @@ impl Allocator {
     /// A device that does not exist.
     pub fn stats(&self, device: usize) -> Result<Stats, Error> {
         Ok(self.devices.in_use(device)?.map_or_else(Stats::default, |heap| heap.stats()))
-    }
-
-    /// Free space of a device that cannot be returned to the driver, next to small blocks and next
-    /// to large ones. O(free ranges of a granule or more).
-    ///
-    /// # Errors
-    /// As for [`stats`](Allocator::stats).
-    pub fn splits(&self, device: usize) -> Result<[Splits; 2], Error> {
-        Ok(self.devices.in_use(device)?.map_or_else(Default::default, |heap| heap.splits()))
     }
 
     /// Resets the peaks of a device to the current values.
@@ -167,4 +163,10 @@ impl Allocator {
     pub fn snapshot(&self, device: usize) -> Result<(Vec<Segment>, HashMap<u64, Who>), Error> {
         Ok(self.devices.in_use(device)?.map_or_else(Default::default, |heap| (heap.segments(), heap.callers())))
     }
+}
+
+/// The statistics and splits of one moment, with what the operating system grants now.
+fn figures_of(heap: &mut Heap) -> (Stats, [Splits; 2]) {
+    heap.see_grants();
+    (heap.stats(), heap.splits())
 }

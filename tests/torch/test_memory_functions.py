@@ -12,6 +12,7 @@ import giant_kitten
 import pytest
 import torch
 from conftest import python
+from giant_kitten import _library
 from torch.cuda import _memory_viz
 
 # Each call prints the value that is compared, or the kind of its exception.
@@ -91,6 +92,40 @@ def test_every_function_answers_as_pytorchs_own() -> None:
     assert different == set(DOCUMENTED), {name: (ours[name], native[name]) for name in different}
     for name, said in DOCUMENTED.items():
         assert str(ours[name]).startswith(said)
+
+
+FLAT = ("memory_stats", "memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved")
+
+
+def test_flat_statistics_are_those_that_pytorch_itself_would_flatten() -> None:
+    packages = [torch.cuda]
+    if hasattr(torch._C, "_accelerator_isAllocatorInitialized"):
+        packages.append(torch.accelerator)
+    kept = torch.empty(3 << 20, dtype=torch.uint8, device="cuda")
+    for package in packages:
+        for name in FLAT:
+            ours = getattr(package, name)
+            for device in ((), (0,), ("cuda:0",), (torch.device("cuda"),)):
+                told, flattened = ours(*device), ours.__wrapped__(*device)
+                assert told == flattened and type(told) is type(flattened), name
+            assert getattr(package.memory, name) is ours
+        assert list(package.memory_stats()) == list(package.memory_stats.__wrapped__())
+    assert torch.cuda.memory_allocated() >= kept.nbytes
+
+
+def test_statistics_of_the_struct_are_the_numbers_of_the_text() -> None:
+    kept = torch.empty(3 << 20, dtype=torch.uint8, device="cuda")
+    text = _library.read_json("gk_stats_json", 0)
+    assert _library.statistics(0) == {name: value for name, value in text.items() if isinstance(value, int)}
+    del kept
+
+
+def test_before_cuda_is_initialised_there_are_no_statistics() -> None:
+    program = """
+from torch import cuda
+print(cuda.memory_allocated(), dict(cuda.memory_stats()), cuda.is_initialized())
+"""
+    assert python(program) == python(program, native=True) == "0 {} False\n"
 
 
 def test_empty_cache_leaves_only_used_memory_and_inactive_splits() -> None:

@@ -35,6 +35,7 @@ def complete(torch: Any) -> None:
     # No other process can open memory that may change tiers. Old releases of PyTorch would try it.
     torch.UntypedStorage._share_cuda_ = _refuse("CUDA tensors cannot be shared between processes (IPC)")
     torch.cuda.memory.change_current_allocator = torch.cuda.change_current_allocator = _another_allocator
+    stats.complete(torch, torch.cuda)
     mem_pool.complete(torch)
     mem_get_info.complete(torch)
     _complete_accelerator(torch)
@@ -79,3 +80,4 @@ def _complete_accelerator(torch: Any) -> None:
     c._accelerator_resetPeakStats = c._cuda_resetPeakMemoryStats
     c._accelerator_resetAccumulatedStats = c._cuda_resetAccumulatedMemoryStats
     c._accelerator_getMemoryInfo = torch.cuda.mem_get_info
+    stats.complete(torch, torch.accelerator)

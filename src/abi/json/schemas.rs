@@ -10,6 +10,7 @@ use kitten_sim::{Access, Completion};
 use serde_json::Value;
 
 use crate::abi::stacks::Stack;
+use crate::abi::stats::GkStats;
 use crate::allocator::{Allocator, Options};
 use crate::core::history::{Names, Recording, Who};
 use crate::core::{Activation, PoolId, Reserve, Tier};
@@ -94,6 +95,18 @@ fn statistics_are_as_their_schema_says_and_the_same_by_tier() {
             }
         }
     }
+}
+
+#[test]
+fn statistics_are_in_the_order_of_the_struct() {
+    // The Python package takes the names of the struct's fields from the text.
+    let text = super::stats(&worked_on().look(0).unwrap());
+    let Value::Object(object) = valid("stats", &text) else { panic!("{text}") };
+    let fields = GkStats::default();
+    let names: Vec<&str> = ["version"].into_iter().chain(fields.fields().map(|(name, _)| name)).collect();
+    let numbers: BTreeSet<&str> = object.iter().filter(|(_, value)| value.is_u64()).map(|(name, _)| &**name).collect();
+    assert_eq!(numbers, names.iter().copied().collect());
+    assert!(names.is_sorted_by_key(|name| text.find(&format!("\"{name}\":"))), "{text}");
 }
 
 #[test]
