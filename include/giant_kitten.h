@@ -383,10 +383,10 @@ int gk_stats(int device, struct gk_stats *stats);
  * its shared tier. */
 char *gk_stats_json(int device);
 
-/* Writes how much of a tier can still be allocated, and how much it has in all for this process;
- * either may be null. The driver is asked, so memory that others have taken does not count; host
- * memory is promised once, to all devices and all processes of a user together. A device that is
- * not in use is not put to use. */
+/* Writes how much of a tier (GK_NO_TIER: of both together) can still be allocated, and how much it
+ * has in all for this process; either may be null. The driver is asked, so memory that others have
+ * taken does not count; host memory is promised once, to all devices and all processes of a user
+ * together. A device that is not in use is not put to use. */
 int gk_memory_info(int device, int tier, uint64_t *free, uint64_t *total);
 
 /* A device as it is found, and the memory that it would have, as one JSON object
@@ -404,6 +404,25 @@ int gk_parse_size(const char *text, uint64_t *bytes);
  * (schemas/snapshot.json), in the words of PyTorch's memory snapshots, and the stacks that led to
  * the allocations of live blocks, as far as they are known. */
 char *gk_snapshot_json(int device);
+
+/* The same for programs that list many blocks: the blocks as structs, one segment after another,
+ * and what they share as one JSON object (schemas/outline.json). gk_snapshot_free frees both, and
+ * allows null. */
+struct gk_block {
+    uint64_t address;
+    uint64_t size;
+    uint64_t requested; /* before rounding; 0 for free space */
+    uint64_t dedicated; /* bytes of it in that tier */
+    uint64_t shared;
+    uint64_t kind; /* its state, stream and stack: which of "kinds" */
+};
+struct gk_snapshot {
+    char *outline;
+    struct gk_block *blocks;
+    size_t count;
+};
+int gk_snapshot(int device, struct gk_snapshot *snapshot);
+void gk_snapshot_free(struct gk_snapshot *snapshot);
 
 /* Which Python stacks a recording keeps: none; for each live block, the stack of its malloc; the
  * same with each event of the block; and with the events of a free, the stack of the free. */

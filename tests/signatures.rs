@@ -10,8 +10,8 @@ use std::process::Command;
 use giant_kitten::abi::GkStats;
 
 /// The functions of the header that the Python package does not call: PyTorch calls them by their
-/// addresses.
-const NOT_CALLED_FROM_PYTHON: [&str; 11] = [
+/// addresses, and `gk_snapshot_json` is for other programs.
+const NOT_CALLED_FROM_PYTHON: [&str; 12] = [
     "gk_base_alloc",
     "gk_begin_allocate_stream_to_pool",
     "gk_begin_allocate_to_pool",
@@ -22,6 +22,7 @@ const NOT_CALLED_FROM_PYTHON: [&str; 11] = [
     "gk_malloc",
     "gk_release_pool",
     "gk_reset",
+    "gk_snapshot_json",
     "gk_torch_malloc",
 ];
 
@@ -124,6 +125,7 @@ fn of_rust(rust: &str) -> String {
         ("f64", "double"),
         ("GkActivation", "struct gk_activation"),
         ("GkPool", "struct gk_pool"),
+        ("GkSnapshot", "struct gk_snapshot"),
         ("GkStats", "struct gk_stats"),
     ];
     let found = plain.iter().find(|(name, _)| *name == rust);
@@ -173,6 +175,7 @@ fn of_ctypes(ctypes: &str) -> String {
         ("ctypes.c_char_p", "char *"),
         ("ctypes.c_void_p", "void *"),
         ("Activation", "struct gk_activation"),
+        ("Snapshot", "struct gk_snapshot"),
         ("Stats", "struct gk_stats"),
     ];
     let found = plain.iter().find(|(name, _)| *name == ctypes);
@@ -262,6 +265,18 @@ fn header_and_library_have_the_same_statistics() {
     assert_eq!(names[2..], ours.fields().map(|(name, _)| name).collect::<Vec<_>>());
     assert!(kinds[..2].iter().all(|kind| kind == "uint32_t") && kinds[2..].iter().all(|kind| kind == "uint64_t"));
     assert_eq!(size_of::<GkStats>(), 8 + 8 * (names.len() - 2));
+}
+
+#[test]
+fn blocks_have_the_same_fields_everywhere() {
+    let rust = read("src/abi/snapshot.rs");
+    let rust = rust.split_once("pub struct GkBlock {\n").unwrap().1.split_once("\n}\n").unwrap().0;
+    let rust = rust.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.strip_suffix(',')?.split_once(": "));
+    let declared = fields("gk_block");
+    assert_eq!(rust.map(|(name, kind)| (name.to_owned(), of_rust(kind))).collect::<Vec<_>>(), declared);
+    let python = read("python/giant_kitten/_library.py");
+    assert!(python.contains(&format!("_BLOCK = struct.Struct(\"={}Q\")", declared.len())));
+    assert!(declared.iter().all(|(_, kind)| kind == "uint64_t"));
 }
 
 #[test]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 OUT_OF_MEMORY, IMMOVABLE = 1, 7
 
 DEDICATED, SHARED = 0, 1
-# The tier of blocks that are pinned to neither: GK_NO_TIER.
+# The tier of blocks that are pinned to neither, and of questions about both: GK_NO_TIER.
 NO_TIER = -1
 
 # The criteria for the order of placement: GK_BY_SIZE and so on.
@@ -54,6 +54,16 @@ class Stats(ctypes.Structure):
     """The beginning of `struct gk_stats` of the header."""
 
     _fields_ = (("size", ctypes.c_uint32), ("version", ctypes.c_uint32))
+
+
+class Snapshot(ctypes.Structure):
+    """`struct gk_snapshot` of the header."""
+
+    _fields_ = (("outline", ctypes.c_void_p), ("blocks", ctypes.c_void_p), ("count", ctypes.c_size_t))
+
+
+# `struct gk_block` of the header.
+_BLOCK = struct.Struct("=6Q")
 
 
 def library_path() -> Path:
@@ -117,7 +127,8 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gk_stats": (ctypes.c_int, (ctypes.c_int, ctypes.POINTER(Stats))),
     "gk_stats_json": (ctypes.c_void_p, (ctypes.c_int,)),
     "gk_map_json": (ctypes.c_void_p, (ctypes.c_int,)),
-    "gk_snapshot_json": (ctypes.c_void_p, (ctypes.c_int,)),
+    "gk_snapshot": (ctypes.c_int, (ctypes.c_int, ctypes.POINTER(Snapshot))),
+    "gk_snapshot_free": (None, (ctypes.POINTER(Snapshot),)),
     "gk_pool_holds": (ctypes.c_uint64, (ctypes.c_int, ctypes.c_uint64, ctypes.c_uint64)),
     "gk_record": (ctypes.c_int, (ctypes.c_size_t, ctypes.c_int, ctypes.c_uint32)),
     "gk_history_json": (ctypes.c_void_p, (ctypes.c_int,)),
@@ -223,8 +234,19 @@ def _all_stats() -> tuple[Any, tuple[str, ...], struct.Struct]:
     return AllStats, names, struct.Struct(f"=4xI{len(names) - 1}Q")
 
 
+def snapshot(device: int) -> tuple[dict[str, Any], Iterator[tuple[int, ...]]]:
+    """The outline of a device's segments, and the numbers of each block as in `struct gk_block`."""
+    found = Snapshot()
+    call("gk_snapshot", device, ctypes.byref(found))
+    try:
+        blocks = ctypes.string_at(found.blocks, found.count * _BLOCK.size)
+        return json.loads(ctypes.string_at(found.outline)), _BLOCK.iter_unpack(blocks)
+    finally:
+        library().gk_snapshot_free(ctypes.byref(found))
+
+
 def memory_info(device: int, tier: int) -> tuple[int, int]:
-    """The free and the total bytes of a tier."""
+    """The free and the total bytes of a tier; with NO_TIER, of both together."""
     free, total = ctypes.c_uint64(), ctypes.c_uint64()
     call("gk_memory_info", device, tier, ctypes.byref(free), ctypes.byref(total))
     return free.value, total.value

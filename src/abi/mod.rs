@@ -10,6 +10,7 @@
 //!                watch.rs      programs that look: statistics, maps, snapshots, histories
 //!   texts        json/         the texts that watch.rs returns
 //!                stats.rs      the statistics as a C struct
+//!                snapshot.rs   a snapshot as C structs
 //!                stacks/       the Python stacks that histories and snapshots name
 //!   below        start.rs      the allocator of the process, and its options
 //!                idle.rs       the thread that returns idle memory
@@ -24,6 +25,7 @@ mod blocks;
 mod idle;
 mod json;
 mod passes;
+mod snapshot;
 mod stacks;
 mod start;
 mod stats;
@@ -37,6 +39,7 @@ pub use self::arguments::*;
 pub use self::blocks::*;
 pub use self::json::map_json;
 pub use self::passes::*;
+pub use self::snapshot::*;
 pub use self::start::*;
 pub use self::stats::*;
 pub use self::torch::*;

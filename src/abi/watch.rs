@@ -3,12 +3,14 @@
 use std::ffi::{CString, c_char, c_int};
 
 use crate::allocator::Allocator;
+use crate::core::PerTier;
 use crate::core::history::{Names, Recording};
 use crate::error::Error;
 
 use super::actions::GkActivation;
 use super::answer::{guarded, status};
-use super::arguments::{device_number, tier_of};
+use super::arguments::{GK_NO_TIER, device_number, tier_of};
+use super::snapshot::GkSnapshot;
 use super::start::{RECORDED, ask, current, started};
 use super::stats::GkStats;
 use super::{json, stacks};
@@ -60,17 +62,18 @@ pub extern "C" fn gk_reset_totals(device: c_int) -> c_int {
     status(|| ask(device, Allocator::reset_totals))
 }
 
-/// Stores how much of a tier of a device can still be allocated, and how much it has in total.
-/// Either pointer may be null. Asks the driver, and does not put the device to use.
+/// Stores how much of a tier of a device, or of both together, can still be allocated, and how much
+/// it has in total. Either pointer may be null. Asks the driver, and does not put the device to use.
 ///
 /// # Safety
 /// `free` and `total` are null or may be written to.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gk_memory_info(device: c_int, tier: c_int, free: *mut u64, total: *mut u64) -> c_int {
     status(|| {
-        let tier = tier_of(tier)?;
+        let tier = if tier == GK_NO_TIER { None } else { Some(tier_of(tier)?) };
         let info = current()?.memory_info(device_number(device)?)?;
-        for (bytes, to) in [(info.free[tier], free), (info.total[tier], total)] {
+        let of = |bytes: PerTier<u64>| tier.map_or_else(|| bytes.iter().sum(), |tier| bytes[tier]);
+        for (bytes, to) in [(of(info.free), free), (of(info.total), total)] {
             // SAFETY: the caller's promise.
             if let Some(to) = unsafe { to.as_mut() } {
                 *to = bytes;
@@ -101,6 +104,43 @@ pub extern "C" fn gk_snapshot_json(device: c_int) -> *mut c_char {
         let (segments, callers) = ask(device, Allocator::snapshot)?;
         Ok(json::snapshot(&segments, &callers))
     })
+}
+
+/// Stores every segment and block of a device, the blocks as structs. See [`gk_snapshot_free`].
+///
+/// # Safety
+/// `snapshot` is null or may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_snapshot(device: c_int, snapshot: *mut GkSnapshot) -> c_int {
+    status(|| {
+        if snapshot.is_null() {
+            return Err(Error::Argument("gk_snapshot needs a struct to write to, and null was given".into()));
+        }
+        let (segments, callers) = ask(device, Allocator::snapshot)?;
+        let (outline, blocks) = json::outline(&segments, &callers);
+        let outline = CString::new(outline).expect("JSON escapes zeros").into_raw();
+        let (count, blocks) = (blocks.len(), Box::into_raw(blocks.into_boxed_slice()).cast());
+        // SAFETY: the caller's promise.
+        unsafe { snapshot.write(GkSnapshot { outline, blocks, count }) };
+        Ok(())
+    })
+}
+
+/// Frees what a snapshot holds. Null is allowed.
+///
+/// # Safety
+/// `snapshot` is null, or [`gk_snapshot`] wrote it and it was not freed yet.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gk_snapshot_free(snapshot: *mut GkSnapshot) {
+    if snapshot.is_null() {
+        return;
+    }
+    // SAFETY: the caller's promise; `gk_snapshot` gave both away by `into_raw`.
+    unsafe {
+        let GkSnapshot { outline, blocks, count } = snapshot.read();
+        drop(CString::from_raw(outline));
+        drop(Box::from_raw(std::ptr::slice_from_raw_parts_mut(blocks, count)));
+    }
 }
 
 /// The live blocks of a device as JSON, in the order in which an action would let them claim

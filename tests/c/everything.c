@@ -196,6 +196,12 @@ static void statistics(void) {
     gk_free(block, 5 * MIB, 0, NULL);
     CHECK((text = gk_snapshot_json(0)) && strstr(text, "\"segments\":[{"));
     gk_text_free(text);
+    struct gk_snapshot snapshot;
+    CHECK(gk_snapshot(0, &snapshot) == GK_OK && strstr(snapshot.outline, "\"kinds\":[{"));
+    CHECK(snapshot.count > 0 && snapshot.blocks[0].size > 0 && snapshot.blocks[0].kind == 0);
+    gk_snapshot_free(&snapshot);
+    gk_snapshot_free(NULL);
+    CHECK(gk_snapshot(0, NULL) == GK_ARGUMENT && gk_snapshot(-1, &snapshot) == GK_ARGUMENT);
     CHECK((text = gk_map_json(0)) && strstr(text, "\"stock\":{\"dedicated\":"));
     gk_text_free(text);
     CHECK((text = gk_device_json(0)) && strstr(text, "\"shared_budget\":"));
@@ -203,6 +209,10 @@ static void statistics(void) {
     CHECK(!gk_device_json(9));
     CHECK(gk_memory_info(0, GK_DEDICATED, &bytes, &shared) == GK_OK && bytes <= shared && shared > 0);
     CHECK(gk_memory_info(0, GK_SHARED, NULL, NULL) == GK_OK && gk_memory_info(0, 2, NULL, NULL) == GK_ARGUMENT);
+    uint64_t of_shared = 0, together = 0;
+    CHECK(gk_memory_info(0, GK_SHARED, NULL, &of_shared) == GK_OK);
+    CHECK(gk_memory_info(0, GK_NO_TIER, NULL, &together) == GK_OK);
+    CHECK(together == shared + of_shared);
     CHECK(gk_stats(0, NULL) == GK_ARGUMENT);
     struct gk_stats old;
     memset(&old, 0xee, sizeof old);

@@ -30,9 +30,7 @@ def complete(torch: Any) -> None:
         if dedicated_only:
             free, total = native(device)
             return int(free), int(total)
-        number = index(device)
-        tiers = [_library.memory_info(number, tier) for tier in (_library.DEDICATED, _library.SHARED)]
-        return sum(free for free, _ in tiers), sum(total for _, total in tiers)
+        return _library.memory_info(index(device), _library.NO_TIER)
 
     if not dedicated_only:
         _accelerate.complete()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import _library
 from .history import history
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def memory_snapshot(wanted: Any = None, *_: Any) -> dict[str, Any]:
@@ -19,16 +22,15 @@ def memory_snapshot(wanted: Any = None, *_: Any) -> dict[str, Any]:
 
     pool, with_events = None, True
     if isinstance(wanted, (tuple, list)) and len(wanted) >= 2:
-        pool = list(wanted[:2]) if tuple(wanted[:2]) != (0, 0) else None
+        pool = tuple(wanted[:2]) if tuple(wanted[:2]) != (0, 0) else None
         with_events = all(wanted[2:3])
-    segments, traces = [], []
+    segments: list[dict[str, Any]] = []
+    traces = []
     # A snapshot must not initialise CUDA: before that there is nothing to report, and afterwards
     # the program could no longer fork.
     for device in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
         traces.append(history.events(device) if with_events else [])
-        for segment in _segments(device):
-            if pool is None or segment["segment_pool_id"] == pool:
-                segments.append(_completed(segment, device))
+        segments += [segment for segment in _segments(device) if pool in (None, segment["segment_pool_id"])]
     return {
         "segments": segments,
         "device_traces": traces,
@@ -51,29 +53,42 @@ def memory_snapshot(wanted: Any = None, *_: Any) -> dict[str, Any]:
 
 def _segments(device: int) -> list[dict[str, Any]]:
     """The segments of a device and their blocks, with the stack of each allocation if known."""
-    snapshot = _library.read_json("gk_snapshot_json", device)
-    for segment in snapshot["segments"]:
-        for block in segment["blocks"]:
-            stack = block.pop("stack", None)
-            block["frames"] = [] if stack is None else snapshot["stacks"][stack]
-    found: list[dict[str, Any]] = snapshot["segments"]
+    outline, rows = _library.snapshot(device)
+    patterns = [_pattern(kind, outline["stacks"]) for kind in outline["kinds"]]
+    blocks, at = _blocks(rows, patterns), 0
+    for segment in outline["segments"]:
+        count = segment["blocks"]
+        segment["blocks"] = blocks[at : at + count]
+        segment["segment_pool_id"] = tuple(segment["segment_pool_id"])
+        segment.update(device=device, is_expandable=True, frames=[])
+        at += count
+    found: list[dict[str, Any]] = outline["segments"]
     return found
 
 
-def _completed(segment: dict[str, Any], device: int) -> dict[str, Any]:
-    """A segment with the sums over its blocks that PyTorch's format has."""
-    blocks = segment["blocks"]
-    live = [block for block in blocks if block["state"] == "active_allocated"]
-    active = [block for block in blocks if block["state"] != "inactive"]
+def _pattern(kind: dict[str, Any], stacks: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    """A block of a kind, in the order of its keys and without its numbers."""
     return {
-        **segment,
-        "device": device,
-        "segment_pool_id": tuple(segment["segment_pool_id"]),
-        "is_expandable": True,
-        "frames": [],
-        "allocated_size": sum(block["size"] for block in live),
-        "active_size": sum(block["size"] for block in active),
-        "requested_size": sum(block["requested_size"] for block in live),
-        "dedicated_size": sum(block["dedicated_size"] for block in blocks),
-        "shared_size": sum(block["shared_size"] for block in blocks),
+        "address": 0,
+        "size": 0,
+        "requested_size": 0,
+        "state": kind["state"],
+        "stream": kind["stream"],
+        "dedicated_size": 0,
+        "shared_size": 0,
+        "frames": stacks[kind["stack"]] if "stack" in kind else [],
     }
+
+
+def _blocks(rows: Iterator[tuple[int, ...]], patterns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The blocks of all segments. A copy of a pattern is quicker than a new dictionary."""
+    blocks = []
+    for address, size, requested, dedicated, shared, kind in rows:
+        block = patterns[kind].copy()
+        block["address"] = address
+        block["size"] = size
+        block["requested_size"] = requested
+        block["dedicated_size"] = dedicated
+        block["shared_size"] = shared
+        blocks.append(block)
+    return blocks

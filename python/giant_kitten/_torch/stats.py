@@ -77,12 +77,16 @@ def _paths(nested: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _leaves(nested: dict[str, Any]) -> list[int]:
-    found = []
-    for value in nested.values():
-        if isinstance(value, dict):
-            found += _leaves(value)
+    """The numbers in nested statistics, in the order of `_paths`."""
+    found: list[int] = []
+    for group in nested.values():
+        if not isinstance(group, dict):
+            found.append(group)
+        elif "all" in group:
+            for gauge in group.values():
+                found += gauge.values()
         else:
-            found.append(value)
+            found += group.values()
     return found
 
 

@@ -7,6 +7,7 @@ mod claims;
 mod device;
 mod history;
 mod map;
+mod outline;
 // Miri has no memory for the simulated GPU.
 #[cfg(all(test, feature = "sim", not(miri)))]
 mod schemas;
@@ -19,5 +20,6 @@ pub(super) use self::claims::json as claims;
 pub(super) use self::device::json as device;
 pub(super) use self::history::json as history;
 pub use self::map::json as map_json;
+pub(super) use self::outline::json as outline;
 pub(super) use self::snapshot::json as snapshot;
 pub(super) use self::stats::json as stats;

@@ -144,6 +144,45 @@ fn snapshots_are_as_their_schema_says() {
 }
 
 #[test]
+fn an_outline_and_its_blocks_are_the_snapshot() {
+    let (segments, callers) = worked_on().snapshot(0).unwrap();
+    let (outline, blocks) = super::outline(&segments, &callers);
+    let (outline, mut blocks) = (valid("outline", &outline), blocks.into_iter());
+    let whole = valid("snapshot", &super::snapshot(&segments, &callers));
+    assert_eq!(outline["stacks"], whole["stacks"]);
+    let (outlined, wholes) = (outline["segments"].as_array().unwrap(), whole["segments"].as_array().unwrap());
+    assert_eq!(outlined.len(), wholes.len());
+    for (outlined, whole) in outlined.iter().zip(wholes) {
+        let rows = whole["blocks"].as_array().unwrap();
+        assert_eq!(outlined["blocks"], rows.len());
+        for (row, block) in rows.iter().zip(&mut blocks) {
+            let mut told = outline["kinds"][block.kind as usize].clone();
+            for (name, value) in [
+                ("address", block.address),
+                ("size", block.size),
+                ("requested_size", block.requested),
+                ("dedicated_size", block.dedicated),
+                ("shared_size", block.shared),
+            ] {
+                told[name] = value.into();
+            }
+            assert_eq!(&told, row);
+        }
+        let sum = |name: &str, states: &[&str]| {
+            let rows = rows.iter().filter(|row| states.contains(&row["state"].as_str().unwrap()));
+            rows.map(|row| row[name].as_u64().unwrap()).sum::<u64>()
+        };
+        let (live, active) = (["active_allocated"], ["active_allocated", "active_pending_free"]);
+        assert_eq!(outlined["allocated_size"], sum("size", &live));
+        assert_eq!(outlined["active_size"], sum("size", &active));
+        assert_eq!(outlined["requested_size"], sum("requested_size", &live));
+        assert_eq!(outlined["dedicated_size"], sum("dedicated_size", &active));
+        assert_eq!(outlined["shared_size"], sum("shared_size", &active));
+    }
+    assert_eq!(blocks.next(), None);
+}
+
+#[test]
 fn histories_are_as_their_schema_says() {
     let value = valid("history", &super::history(&worked_on().history(0).unwrap()));
     let actions = ["alloc", "free_completed", "free_requested", "oom", "segment_map", "segment_unmap"];
@@ -158,7 +197,7 @@ fn histories_are_as_their_schema_says() {
 #[test]
 fn schemas_require_what_is_always_there() {
     let optional = texts(["addr", "device_free", "stack"]);
-    for name in ["claims", "common", "device", "history", "map", "snapshot", "stats"] {
+    for name in ["claims", "common", "device", "history", "map", "outline", "snapshot", "stats"] {
         let schema: Value = serde_json::from_str(&std::fs::read_to_string(schema(name)).unwrap()).unwrap();
         let objects = schema["$defs"].as_object().into_iter().flat_map(|defs| defs.values());
         for object in objects.chain([&schema, &schema["items"]]).filter(|object| object["required"].is_array()) {

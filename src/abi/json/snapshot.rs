@@ -19,7 +19,7 @@ struct Snapshot<'a, R: Serialize> {
 }
 
 #[derive(Serialize)]
-struct SegmentRow<B: Serialize> {
+pub(super) struct SegmentRow<B: Serialize> {
     address: u64,
     total_size: u64,
     segment_type: &'static str,
@@ -28,6 +28,23 @@ struct SegmentRow<B: Serialize> {
     /// Two zeros for no pool.
     segment_pool_id: (u64, u64),
     blocks: B,
+}
+
+impl<B: Serialize> SegmentRow<B> {
+    pub(super) fn of(segment: &Segment, blocks: B) -> SegmentRow<B> {
+        let used = segment.blocks.iter().find(|block| block.state != BlockState::Free);
+        SegmentRow {
+            address: segment.address,
+            total_size: segment.bytes,
+            segment_type: match segment.class {
+                Class::Small => "small",
+                Class::Large => "large",
+            },
+            stream: used.map_or(0, |block| block.stream),
+            segment_pool_id: segment.pool.map_or((0, 0), |pool| (pool.0, pool.1)),
+            blocks,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -44,31 +61,20 @@ struct BlockRow {
 }
 
 /// The stacks that led to the allocations of blocks, as far as they are known.
-struct Callers<'a> {
+pub(super) struct Callers<'a> {
     by_address: &'a HashMap<u64, Who>,
-    stacks: Stacks<'a>,
+    pub(super) stacks: Stacks<'a>,
 }
 
 impl<'a> Callers<'a> {
-    fn new(segments: &[Segment], by_address: &'a HashMap<u64, Who>) -> Callers<'a> {
+    pub(super) fn new(segments: &[Segment], by_address: &'a HashMap<u64, Who>) -> Callers<'a> {
         let blocks = segments.iter().flat_map(|segment| &segment.blocks);
         let stacks = Stacks::of(blocks.filter_map(|block| caller(by_address, block)));
         Callers { by_address, stacks }
     }
 
     fn segment_row<'b>(&'b self, segment: &'b Segment) -> SegmentRow<impl Serialize + 'b> {
-        let used = segment.blocks.iter().find(|block| block.state != BlockState::Free);
-        SegmentRow {
-            address: segment.address,
-            total_size: segment.bytes,
-            segment_type: match segment.class {
-                Class::Small => "small",
-                Class::Large => "large",
-            },
-            stream: used.map_or(0, |block| block.stream),
-            segment_pool_id: segment.pool.map_or((0, 0), |pool| (pool.0, pool.1)),
-            blocks: Rows(segment.blocks.iter().map(|block| self.block_row(block))),
-        }
+        SegmentRow::of(segment, Rows(segment.blocks.iter().map(|block| self.block_row(block))))
     }
 
     fn block_row(&self, block: &SegmentBlock) -> BlockRow {
@@ -76,16 +82,26 @@ impl<'a> Callers<'a> {
             address: block.address,
             size: block.size,
             requested_size: block.requested,
-            state: match block.state {
-                BlockState::Live => "active_allocated",
-                BlockState::Retired => "active_pending_free",
-                BlockState::Free => "inactive",
-            },
+            state: state_name(block.state),
             stream: block.stream,
             dedicated_size: block.residency[Tier::Dedicated],
             shared_size: block.residency[Tier::Shared],
-            stack: self.stacks.number(caller(self.by_address, block)),
+            stack: self.stack_of(block),
         }
+    }
+
+    /// The number of the stack that led to a block, if it is known.
+    pub(super) fn stack_of(&self, block: &SegmentBlock) -> Option<usize> {
+        self.stacks.number(caller(self.by_address, block))
+    }
+}
+
+/// The state of a block in PyTorch's words.
+pub(super) fn state_name(state: BlockState) -> &'static str {
+    match state {
+        BlockState::Live => "active_allocated",
+        BlockState::Retired => "active_pending_free",
+        BlockState::Free => "inactive",
     }
 }
 
