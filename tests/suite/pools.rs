@@ -344,7 +344,7 @@ fn questions_begin_nothing() {
     assert!(allocator.claims(0, Activation::default().order).unwrap().is_empty());
     assert_eq!(allocator.device_info(0).unwrap(), None);
     assert!(allocator.reserve_reason(0).unwrap().contains("not in use"));
-    allocator.splits(0).unwrap();
+    allocator.figures(0).unwrap();
     allocator.reset_peaks(0).unwrap();
     allocator.reset_totals(0).unwrap();
     allocator.record(Recording { most: 10, ..Recording::default() });
