@@ -326,7 +326,7 @@ impl Passing {
         self.part.clear();
         self.part_bytes = 0;
         self.most_other_bytes = 0;
-        self.begun.clear();
+        self.begun = HashMap::new();
         self.copied_bytes = 0;
     }
 

@@ -13,6 +13,8 @@ use crate::work::trace::{Event, Kind, Op, is_step};
 pub(super) struct Weights {
     /// Each kind of work that has steps.
     kinds: Vec<KindOfWork>,
+    /// Their numbers by their names.
+    names: HashMap<String, usize>,
     /// The bytes of each model. A model is the weights of all kinds of work that share any, such
     /// as those of a prompt and of each token after it. A weight that nothing reads belongs to the
     /// model of the weight that was loaded before it.
@@ -24,7 +26,6 @@ pub(super) struct Weights {
 /// One kind of work, such as the steps of a UNet.
 #[derive(Debug, Default)]
 pub(super) struct KindOfWork {
-    name: String,
     /// Its model; `None` where it reads no weight.
     pub model: Option<usize>,
     /// The weights that each of its blocks reads.
@@ -103,7 +104,7 @@ impl Weights {
 
     /// A kind of work by its name.
     pub fn kind(&self, name: &str) -> Option<&KindOfWork> {
-        self.kinds.iter().find(|kind| kind.name == name)
+        self.names.get(name).map(|kind| &self.kinds[*kind])
     }
 
     /// Bytes of a model.
@@ -129,10 +130,13 @@ struct Weight {
     reader: Option<usize>,
 }
 
-/// What was found so far. The model of a kind is the number of the first kind in it.
+/// What was found so far. A model has the number of one of its kinds.
 #[derive(Default)]
 struct Finding {
     kinds: Vec<KindOfWork>,
+    names: HashMap<String, usize>,
+    /// Of each kind another one of the same model, nearer to the one that the model is named by.
+    nearer: Vec<usize>,
     /// In the order in which they were loaded.
     weights: Vec<Weight>,
     places: HashMap<u64, usize>,
@@ -141,10 +145,14 @@ struct Finding {
 
 impl Finding {
     fn kind(&mut self, name: &str) -> usize {
-        self.kinds.iter().position(|kind| kind.name == name).unwrap_or_else(|| {
-            self.kinds.push(KindOfWork { name: name.to_owned(), ..KindOfWork::default() });
-            self.kinds.len() - 1
-        })
+        if let Some(kind) = self.names.get(name) {
+            return *kind;
+        }
+        let kind = self.kinds.len();
+        self.kinds.push(KindOfWork::default());
+        self.nearer.push(kind);
+        self.names.insert(name.to_owned(), kind);
+        kind
     }
 
     fn load(&mut self, id: u64, bytes: u64) {
@@ -171,13 +179,24 @@ impl Finding {
 
     /// Two kinds read the same weight: they are one model.
     fn join(&mut self, one: usize, other: usize) {
-        let (keep, drop) = (self.kinds[one].model, self.kinds[other].model);
-        if keep != drop {
-            self.kinds.iter_mut().filter(|kind| kind.model == drop).for_each(|kind| kind.model = keep);
-        }
+        let (one, other) = (self.model(one), self.model(other));
+        self.nearer[other] = one;
     }
 
-    fn done(self) -> Weights {
+    /// The model of a kind. The way to it is shortened, because a trace may have a million kinds.
+    fn model(&mut self, mut kind: usize) -> usize {
+        while self.nearer[kind] != kind {
+            self.nearer[kind] = self.nearer[self.nearer[kind]];
+            kind = self.nearer[kind];
+        }
+        kind
+    }
+
+    fn done(mut self) -> Weights {
+        for kind in 0..self.kinds.len() {
+            let model = self.model(kind);
+            self.kinds[kind].model = self.kinds[kind].model.map(|_| model);
+        }
         let mut models = vec![0; self.kinds.len()];
         // Until a weight is found that something reads, the weights are the first model's.
         let mut reader = self.weights.iter().find_map(|weight| weight.reader);
@@ -187,7 +206,7 @@ impl Finding {
                 models[model] += weight.bytes;
             }
         }
-        Weights { models, unnamed_bytes: self.unnamed.bytes, kinds: self.kinds }
+        Weights { models, unnamed_bytes: self.unnamed.bytes, kinds: self.kinds, names: self.names }
     }
 }
 
