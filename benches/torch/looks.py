@@ -2,13 +2,13 @@
 
     scripts/torch-rig run python benches/torch/looks.py [--turns N] [--out FILE]
 
-Method. Processes of PyTorch's own allocator and of giant-kitten take turns, several times over. Each
-allocates more and more blocks: of every three, two are small and one is large, and every tenth is
-freed again. At each number of live blocks it times each look many times. A process's figure is the
-median of its calls, in microseconds of the processor (other programs use the machine too), and the
-figure of an allocator is the median of its processes. The blocks lie in the memory of the simulated
-GPU, which no look reads. The fake driver answers at once, so `mem_get_info` compares what the
-allocators add to a call of the driver.
+Method. Processes of PyTorch's own allocator and of giant-kitten take turns, several times over.
+Each allocates more and more small blocks; every third of the first 3000 is large, and each tenth
+is freed at once. At each number of live blocks it times each look many times. A process's figure is
+the median of its calls, in microseconds of the processor, since other programs use the machine too.
+The figure of an allocator is the median of its processes. The blocks lie in the memory of the
+simulated GPU, which no look reads. The fake driver answers at once, so `mem_get_info` compares what
+the allocators add to a call of the driver.
 """
 
 from __future__ import annotations

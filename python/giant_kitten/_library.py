@@ -212,8 +212,8 @@ def read_json(name: str, device: int, *arguments: Any) -> Any:
 
 def statistics(device: int) -> dict[str, int]:
     """The numbers of `gk_stats_json` about a device, without a text to parse."""
-    struct_of_all, names, numbers = _all_stats()
-    found = struct_of_all(size=numbers.size)
+    whole, names, numbers = _all_stats()
+    found = whole(size=numbers.size)
     call("gk_stats", device, ctypes.byref(found))
     return dict(zip(names, numbers.unpack(found)))
 
@@ -226,12 +226,10 @@ def _all_stats() -> tuple[Any, tuple[str, ...], struct.Struct]:
     """
     text = read_json("gk_stats_json", 0)
     names = tuple(name for name, value in text.items() if isinstance(value, int))
-
-    class AllStats(Stats):
-        # The version is a field of the beginning.
-        _fields_ = tuple((name, ctypes.c_uint64) for name in names[1:])
-
-    return AllStats, names, struct.Struct(f"=4xI{len(names) - 1}Q")
+    # The version is a field of the beginning.
+    others = tuple((name, ctypes.c_uint64) for name in names[1:])
+    whole = type("AllStats", (Stats,), {"_fields_": others})
+    return whole, names, struct.Struct(f"=4xI{len(others)}Q")
 
 
 def snapshot(device: int) -> tuple[dict[str, Any], Iterator[tuple[int, ...]]]:

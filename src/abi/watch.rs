@@ -63,7 +63,8 @@ pub extern "C" fn gk_reset_totals(device: c_int) -> c_int {
 }
 
 /// Stores how much of a tier of a device, or of both together, can still be allocated, and how much
-/// it has in total. Either pointer may be null. Asks the driver, and does not put the device to use.
+/// it has in total. Either pointer may be null. Asks the driver, and does not put the device to
+/// use.
 ///
 /// # Safety
 /// `free` and `total` are null or may be written to.
