@@ -239,8 +239,10 @@ impl Slots {
         if how == Returned::Kept || written.is_err() {
             self.hold(address, filled, true);
         } else if filled.lent > 0 {
-            self.mark(filled.slot, filled.bytes, stream, how);
             self.filled.insert(address, filled);
+            if !self.mark(filled.slot, filled.bytes, stream, how) {
+                self.hold(address, filled, true);
+            }
         } else {
             self.empty_slot(address, filled);
             self.leave(filled.slot, filled.bytes, stream, how);
@@ -263,7 +265,7 @@ impl Slots {
             held.is_kept |= how == Returned::Kept || written.is_err();
         }
         if held.lent > 0 || held.is_kept {
-            self.mark(held.slot, held.bytes, stream, how);
+            held.is_kept |= !self.mark(held.slot, held.bytes, stream, how);
             self.held[index] = held;
         } else {
             self.held.swap_remove(index);
@@ -327,6 +329,7 @@ impl Slots {
 
     /// Notes that what overwrites a slot must wait for the work that is in a stream now; for all
     /// work if the slot is released for somebody else. Returns whether that work could be marked.
+    /// If not, the slot has to be kept.
     fn mark(&mut self, slot: SlotId, bytes: u64, stream: Stream, how: Returned) -> bool {
         let marked = match how {
             Returned::Released => self.record_all(stream),

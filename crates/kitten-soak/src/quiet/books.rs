@@ -1,16 +1,20 @@
 //! The books: everything that is compared while no actor acts.
 
 use std::collections::HashMap;
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
 use std::ptr::{null, null_mut};
 
 use giant_kitten::abi;
+use serde_json::Value;
 
 use super::Conductor;
 use crate::actor::Actor;
 use crate::machine::{last_error, stats, text};
 use crate::world::{Block, World};
 use crate::{Failure, Part, complaints};
+
+/// The state of live blocks in a snapshot.
+const LIVE: &str = "active_allocated";
 
 impl Conductor {
     /// Checks that queries before the first allocation cost nothing on any device.
@@ -131,18 +135,7 @@ impl Conductor {
         let mail = world.mail.lock().map_err(|_| Failure("the mail is broken".into()))?;
         for device in 0..world.machine.used() {
             self.tally.others += 1;
-            // SAFETY: the text is freed here alone.
-            let text = unsafe { text(abi::gk_snapshot_json(device as c_int)) };
-            let text = text.ok_or_else(|| Failure(format!("gk_snapshot_json: {}", last_error())))?;
-            let segments: serde_json::Value =
-                serde_json::from_str(&text).map_err(|why| Failure(format!("a snapshot is not JSON: {why}")))?;
-            let number = |value: &serde_json::Value, key: &str| value[key].as_u64().unwrap_or(u64::MAX);
-            let blocks = segments["segments"].as_array().into_iter().flatten();
-            let blocks = blocks.flat_map(|segment| segment["blocks"].as_array().into_iter().flatten());
-            let mut listed: HashMap<u64, u64> = blocks
-                .filter(|block| block["state"] == "active_allocated")
-                .map(|block| (number(block, "address"), number(block, "requested_size")))
-                .collect();
+            let mut listed = if self.random.bool() { in_the_text(device) } else { in_the_structs(device) }?;
             let own = actors.iter().flat_map(|actor| actor.live.iter());
             for block in own.chain(mail.iter()).filter(|block| block.device == device) {
                 if listed.remove(&block.address) != Some(block.bytes) {
@@ -185,4 +178,41 @@ impl Conductor {
         }
         Ok(())
     }
+}
+
+/// The live blocks of a device, as the JSON of its snapshot has them: bytes by address.
+fn in_the_text(device: usize) -> Result<HashMap<u64, u64>, Failure> {
+    // SAFETY: the text is freed here alone.
+    let text = unsafe { text(abi::gk_snapshot_json(device as c_int)) };
+    let text = text.ok_or_else(|| Failure(format!("gk_snapshot_json: {}", last_error())))?;
+    let segments = parsed(&text)?;
+    let number = |value: &Value, key: &str| value[key].as_u64().unwrap_or(u64::MAX);
+    let blocks = segments["segments"].as_array().into_iter().flatten();
+    let blocks = blocks.flat_map(|segment| segment["blocks"].as_array().into_iter().flatten());
+    let live = blocks.filter(|block| block["state"] == LIVE);
+    Ok(live.map(|block| (number(block, "address"), number(block, "requested_size"))).collect())
+}
+
+/// The same, as structs have them.
+fn in_the_structs(device: usize) -> Result<HashMap<u64, u64>, Failure> {
+    let mut snapshot = abi::GkSnapshot { outline: null_mut(), blocks: null_mut(), count: 0 };
+    // SAFETY: the struct may be written to.
+    let code = unsafe { abi::gk_snapshot(device as c_int, &mut snapshot) };
+    if code != abi::GK_OK {
+        return Err(Failure(format!("gk_snapshot returned {code}: {}", last_error())));
+    }
+    // SAFETY: the library has written a text that ends with a zero, and so many blocks.
+    let (outline, blocks) = unsafe {
+        let outline = CStr::from_ptr(snapshot.outline).to_string_lossy().into_owned();
+        (outline, std::slice::from_raw_parts(snapshot.blocks, snapshot.count).to_vec())
+    };
+    // SAFETY: it was written above, and is freed here alone.
+    unsafe { abi::gk_snapshot_free(&mut snapshot) };
+    let kinds = &parsed(&outline)?["kinds"];
+    let live = blocks.iter().filter(|block| kinds[block.kind as usize]["state"] == LIVE);
+    Ok(live.map(|block| (block.address, block.requested)).collect())
+}
+
+fn parsed(text: &str) -> Result<Value, Failure> {
+    serde_json::from_str(text).map_err(|why| Failure(format!("a snapshot is not JSON: {why}")))
 }
