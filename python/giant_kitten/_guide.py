@@ -71,6 +71,10 @@ def guide(stats: dict[str, Any], observation: Observation | None) -> Guide | Non
             "out more than half of the model, so none is suggested: the automatic mode weighs the two.",
             prefers_automatic=True,
         )
+    if largest - smallest < STEP:
+        overflowed = f"The last generation overflowed by {size(observation.overflow)}"
+        reason = f"{overflowed}: a reserve of {size(suggested)} is sensible for work like it."
+        return Guide(smallest, largest, suggested, reason)
     return Guide(
         smallest,
         largest,

@@ -287,7 +287,7 @@ def test_an_overflowing_generation_tells_which_reserve_is_sensible_and_a_button_
     set_slider(page, "#width", 704)
     set_slider(page, "#height", 704)
     generate(page, "704x704, Giant kitten: by hand; .* s a step; .* in shared memory")
-    found.get_by_text("Sensible reserves for work like the last").wait_for()
+    found.get_by_text("is sensible for work like it").wait_for()
     found.get_by_text("seconds per iteration").wait_for()
     found.get_by_text("in host memory").first.wait_for()
     advice = fresh.device()["guide"]

@@ -84,6 +84,12 @@ def test_the_sensible_reserves_are_as_the_original_explains_them() -> None:
     assert "from 614.4 MiB" in found.text and "to 1.60 GiB" in found.text and "1.00 GiB that overflowed" in found.text
 
 
+def test_one_reserve_is_named_where_the_smallest_and_the_largest_are_the_same_to_a_slider() -> None:
+    found = guide(STATS, Observation(free=GIB, overflow=1000))
+    assert found is not None and "a reserve of 1.10 GiB is sensible" in found.text
+    assert found.suggested == 11 * STEP
+
+
 def test_work_that_fits_needs_no_reserve_and_without_work_nothing_is_known() -> None:
     assert guide(STATS, None) is None
     found = guide(STATS, Observation(free=GIB, overflow=0))
