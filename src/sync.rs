@@ -2,10 +2,13 @@
 //! the orders in which threads may run. Only the tests in `allocator/threads.rs` use the latter.
 
 #[cfg(not(all(test, giant_kitten_shuttle)))]
+mod lock;
+
+#[cfg(not(all(test, giant_kitten_shuttle)))]
 mod chosen {
     pub(crate) use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-    pub(crate) use parking_lot::{Mutex, MutexGuard};
+    pub(crate) use super::lock::{Mutex, MutexGuard};
 
     /// Lets other threads go on for a moment.
     pub(crate) fn pause() {

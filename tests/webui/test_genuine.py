@@ -545,7 +545,7 @@ def from_the_script_on(page: Page) -> dict[str, float]:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_pictures_of_the_page(genuine: Server, open_page: Callable[..., Page], theme: str) -> None:
-    """Takes the pictures of the docs after generations that exceed the card, the last one settled."""
+    """Takes the pictures of the docs after generations that exceed the card, once settled."""
     assert genuine.post("giant-kitten/v1/act", {"action": "automatic"})[0] == 200
     for _ in range(3):
         generate(genuine, width=1536, height=1536)
