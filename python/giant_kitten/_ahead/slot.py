@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from typing import Any
 
@@ -14,10 +15,10 @@ _users_of = users_of or (lambda _: 0)
 class Slot:
     """A view of a weight's slot, and whether others hold one too."""
 
-    __slots__ = ("_number", "_storage", "_twins", "_users", "address", "twin", "version", "view")
+    __slots__ = ("_number", "_storage", "_twins", "_users", "address", "pointer", "twin", "version", "view")
 
     def __init__(self, address: int, like: Any) -> None:
-        self.address = address
+        self.address, self.pointer = address, ctypes.c_void_p(address)
         self.view = tensor_at(address, like)
         if self.view.data_ptr() != address:
             raise RuntimeError(f"PyTorch has copied the memory at {address:#x} instead of using it")

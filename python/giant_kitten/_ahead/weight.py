@@ -142,23 +142,26 @@ class Weight:
         me = get_ident()
         for call in reversed(self._calls):
             if call[0] == me:
-                self._give_back(call, stream)
+                self._give_back(call, stream, READ)
                 return
 
-    def _give_back(self, call: list[int], stream: ctypes.c_void_p) -> None:
-        address = call[1]
-        # The work of another thread is on another stream.
-        how = READ if call[0] == get_ident() else RELEASED
-        if address != self.address and not any(other[1] == address for other in self._calls if other is not call):
-            if self._slot is not None:
+    def _give_back(self, call: list[int], stream: ctypes.c_void_p, how: int) -> None:
+        calls, address, slot = self._calls, call[1], self._slot
+        pointer = slot.pointer if slot is not None and slot.address == address else ctypes.c_void_p(address)
+        if address != self.address and (len(calls) == 1 or self._is_last(call)):
+            if slot is not None:
                 self._leave(stream)
                 self._kept += self._how == KEPT
             if self._how != READ:
                 how, self._how = self._how, READ
-        code = _give_back(self._device, ctypes.c_void_p(address), stream, how)
-        self._calls = [other for other in self._calls if other is not call]
+        code = _give_back(self._device, pointer, stream, how)
+        calls.remove(call)
         if code != 0:
             _library.fail()
+
+    def _is_last(self, call: list[int]) -> bool:
+        """Whether no other call uses the slot of one."""
+        return all(other is call or other[1] != call[1] for other in self._calls)
 
     def recall(self, stream: ctypes.c_void_p) -> None:
         """Gives the parameter its own memory back although other calls still use the slot.
@@ -172,8 +175,11 @@ class Weight:
         """Ends all lending that an interrupt has left behind."""
         if not self._calls:
             return
+        me = get_ident()
         while self._calls:
-            self._give_back(self._calls[-1], stream)
+            call = self._calls[-1]
+            # The work of another thread is on another stream.
+            self._give_back(call, stream, READ if call[0] == me else RELEASED)
         # An interrupt may have come before it was noted where the weight was lent.
         _give_back(self._device, self._pointer, stream, RELEASED)
 
