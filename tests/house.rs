@@ -9,7 +9,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("core", &[]),
     ("platform", &[]),
     ("error.rs", &["core", "driver"]),
-    ("sync.rs", &["core"]),
+    ("sync", &["core"]),
     ("driver", &["core", "error", "platform"]),
     ("heap", &["core", "driver", "error", "platform", "sync"]),
     ("allocator", &["core", "driver", "error", "heap", "platform", "sync"]),
