@@ -14,7 +14,6 @@ the allocators add to a call of the driver.
 from __future__ import annotations
 
 import argparse
-import datetime
 import gc
 import json
 import os
@@ -27,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from run import CARD, processor
+from run import CARD, about
 
 ALLOCATORS = {"native": "0", "giant-kitten": "1"}
 BLOCKS = (100, 3000, 30000)
@@ -134,14 +133,9 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5, help="how many processes of each allocator")
     parser.add_argument("--out", type=Path, help="where to write the figures, as JSON")
     options = parser.parse_args()
-    import torch
-
+    what = "looks in genuine PyTorch on a fake CUDA runtime; see benches/torch/looks.py for the method"
     found = {
-        "what": "looks in genuine PyTorch on a fake CUDA runtime; see benches/torch/looks.py for the method",
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": f"{processor()}, {os.cpu_count()} cores",
-        "torch": torch.__version__,
-        "turns": options.turns,
+        **about(what, options.turns),
         "microseconds": compare(options.turns),
     }
     show(found["microseconds"])

@@ -182,19 +182,27 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where to write the figures, as JSON")
     parser.add_argument("models", nargs="*", help="which models; by default all")
     arguments = parser.parse_args()
-    import torch
     from models import MODELS
 
     results = {
-        "what": "genuine PyTorch on a fake CUDA runtime; see benches/torch/run.py for the method",
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": f"{processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
-        "torch": torch.__version__,
-        "turns": arguments.turns,
+        **about("genuine PyTorch on a fake CUDA runtime; see benches/torch/run.py for the method", arguments.turns),
         "models": compare(arguments.models or list(MODELS), arguments.turns),
     }
     if arguments.out:
         arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def about(what: str, turns: int) -> dict[str, Any]:
+    """What figures are of, and where and when they were found."""
+    import torch
+
+    return {
+        "what": what,
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "machine": f"{processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
+        "torch": torch.__version__,
+        "turns": turns,
+    }
 
 
 def processor() -> str:

@@ -17,8 +17,8 @@ pub(crate) type Mutex<T> = lock_api::Mutex<Lock, T>;
 pub(crate) type MutexGuard<'a, T> = lock_api::MutexGuard<'a, Lock, T>;
 
 /// How often a waiting thread tries at once, and how often it lets others run first.
-const SPINS: u32 = 100;
-const YIELDS: u32 = 20;
+const SPINS: u64 = 100;
+const YIELDS: u64 = 20;
 /// The first and the longest pause of a waiting thread.
 const FIRST_PAUSE: Duration = Duration::from_micros(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(1);
@@ -31,13 +31,13 @@ impl Lock {
     #[cold]
     fn wait(&self) {
         let mut pause = FIRST_PAUSE;
-        for attempt in 0u64.. {
+        for attempt in 0.. {
             if !self.0.load(Ordering::Relaxed) && lock_api::RawMutex::try_lock(self) {
                 return;
             }
-            if attempt < u64::from(SPINS) {
+            if attempt < SPINS {
                 std::hint::spin_loop();
-            } else if attempt < u64::from(SPINS + YIELDS) {
+            } else if attempt < SPINS + YIELDS {
                 std::thread::yield_now();
             } else {
                 std::thread::sleep(pause);

@@ -58,10 +58,21 @@ impl Program {
         }
     }
 
+    /// Lends a weight. Returns where to read it.
+    fn lend(&self, nth: usize) -> u64 {
+        let Filled { address, bytes, .. } = self.weights[nth];
+        self.allocator.lend(0, address, bytes, self.stream).unwrap()
+    }
+
+    /// The last weight of which something lies in the shared tier.
+    fn last_shared(&self) -> usize {
+        let shared = |nth: &usize| self.allocator.residency(self.weights[*nth].address).unwrap()[Tier::Shared];
+        (0..self.weights.len()).rfind(|nth| shared(nth) > 0).unwrap()
+    }
+
     /// Lends a weight, reads it and gives it back.
     fn turn(&self, nth: usize, how: Returned) {
-        let Filled { address, bytes, .. } = self.weights[nth];
-        let lent = self.allocator.lend(0, address, bytes, self.stream).unwrap();
+        let lent = self.lend(nth);
         self.read(nth, lent);
         self.allocator.give_back_weight(0, lent, self.stream, how).unwrap();
     }
@@ -193,8 +204,8 @@ fn what_is_written_in_a_pass_is_written_to_the_weight() {
     let mut program = Program::warmed("copy_ahead:10MiB", Completion::Late);
     program.begin();
     for nth in 0..program.weights.len() {
-        let Filled { address, bytes, .. } = program.weights[nth];
-        let lent = program.allocator.lend(0, address, bytes, program.stream).unwrap();
+        let Filled { bytes, .. } = program.weights[nth];
+        let lent = program.lend(nth);
         let seed = 100 + nth as u64;
         let source = program.allocator.malloc(bytes as usize, 0, program.stream).unwrap();
         program.gpu.synchronize(0).unwrap();
@@ -229,8 +240,7 @@ fn a_slot_that_is_held_is_not_reused() {
     program.begin();
     let mut held = Vec::new();
     for nth in 0..program.weights.len() {
-        let Filled { address, bytes, .. } = program.weights[nth];
-        let lent = program.allocator.lend(0, address, bytes, program.stream).unwrap();
+        let lent = program.lend(nth);
         program.read(nth, lent);
         let how = if matches!(nth % 8, 2 | 3 | 6) { Returned::Kept } else { Returned::Read };
         program.allocator.give_back_weight(0, lent, program.stream, how).unwrap();
@@ -256,9 +266,8 @@ fn a_slot_that_is_held_is_not_reused() {
 fn a_pass_that_is_cut_short_leaves_everything_right() {
     let program = Program::warmed("copy_ahead:10MiB", Completion::Late);
     program.begin();
-    let Filled { address, bytes, .. } = program.weights[14];
     (0..8).for_each(|nth| program.turn(nth, Returned::Read));
-    let lent = program.allocator.lend(0, address, bytes, program.stream).unwrap();
+    let lent = program.lend(14);
     program.allocator.end_pass(0, false).unwrap();
     program.whole_pass();
     program.read(14, lent);
@@ -273,9 +282,7 @@ fn what_nobody_has_waited_for_is_over_before_a_weight_is_written() {
         // A weight that is skipped is written after the pass, or used in it out of turn.
         for out_of_turn in [false, true] {
             let mut program = Program::warmed("copy_ahead:10MiB", completion);
-            let skipped = (0..WEIGHTS as usize)
-                .rfind(|nth| program.allocator.residency(program.weights[*nth].address).unwrap()[Tier::Shared] > 0);
-            let skipped = skipped.unwrap();
+            let skipped = program.last_shared();
             program.begin();
             (0..WEIGHTS as usize).filter(|nth| *nth != skipped).for_each(|nth| program.turn(nth, Returned::Read));
             let Filled { address, bytes, .. } = program.weights[skipped];
@@ -383,7 +390,7 @@ fn another_stream_reads_in_place() {
         program.begin();
         for nth in 0..program.weights.len() {
             let Filled { address, bytes, .. } = program.weights[nth];
-            let lent = program.allocator.lend(0, address, bytes, program.stream).unwrap();
+            let lent = program.lend(nth);
             assert_eq!(program.allocator.lend(0, address, bytes, other).unwrap(), address);
             program.gpu.launch(other.0, "the other's work", &[Access::read(address, bytes)]).unwrap();
             program.read(nth, lent);
@@ -403,14 +410,11 @@ fn another_stream_reads_in_place() {
 fn what_is_lent_when_its_pass_ends_is_given_back_afterwards() {
     for how in [Returned::Read, Returned::Written, Returned::Kept] {
         let mut program = Program::warmed("copy_ahead:10MiB", Completion::Late);
-        let shared = (0..WEIGHTS as usize)
-            .rfind(|nth| program.allocator.residency(program.weights[*nth].address).unwrap()[Tier::Shared] > 0)
-            .unwrap();
+        let shared = program.last_shared();
         program.begin();
         (0..shared).for_each(|nth| program.turn(nth, Returned::Read));
         let Filled { address, bytes, .. } = program.weights[shared];
-        let lent: Vec<u64> =
-            (0..2).map(|_| program.allocator.lend(0, address, bytes, program.stream).unwrap()).collect();
+        let lent: Vec<u64> = (0..2).map(|_| program.lend(shared)).collect();
         assert!(lent[0] == lent[1] && lent[0] != address);
         let is_held = |program: &Program, expected: u64| assert_eq!(program.stats().kept_slots, expected, "{how:?}");
         let written = contents(77, bytes);
@@ -443,9 +447,8 @@ fn whoever_has_gone_is_given_back_for() {
     program.begin();
     let mut kept = Vec::new();
     for nth in 0..program.weights.len() {
-        let Filled { address, bytes, .. } = program.weights[nth];
-        let lent: Vec<u64> =
-            (0..2).map(|_| program.allocator.lend(0, address, bytes, program.stream).unwrap()).collect();
+        let Filled { address, .. } = program.weights[nth];
+        let lent: Vec<u64> = (0..2).map(|_| program.lend(nth)).collect();
         lent.iter().for_each(|lent| program.read(nth, *lent));
         if matches!(nth % 8, 2 | 3 | 6) && lent[0] != address {
             program.allocator.give_back_weight(0, lent[0], program.stream, Returned::Kept).unwrap();
@@ -469,12 +472,10 @@ fn whoever_has_gone_is_given_back_for() {
 fn what_is_freed_while_it_is_lent_is_not_written_back() {
     let mut program = Program::warmed("copy_ahead:10MiB", Completion::Late);
     program.begin();
-    let shared = (0..WEIGHTS as usize)
-        .rfind(|nth| program.allocator.residency(program.weights[*nth].address).unwrap()[Tier::Shared] > 0)
-        .unwrap();
+    let shared = program.last_shared();
     (0..shared).for_each(|nth| program.turn(nth, Returned::Read));
     let old = program.weights[shared];
-    let lent = program.allocator.lend(0, old.address, old.bytes, program.stream).unwrap();
+    let lent = program.lend(shared);
     assert_ne!(lent, old.address);
     program.allocator.end_pass(0, false).unwrap();
     program.gpu.synchronize(0).unwrap();

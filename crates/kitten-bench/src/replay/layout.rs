@@ -48,7 +48,7 @@ type Residents = HashMap<u64, u64>;
 /// As for [`replay`](super::replay); a step that the work does not have; work that runs out of
 /// memory.
 pub fn layout_of(source: &mut dyn Source, setup: &Setup, step: Option<&str>) -> Result<StepLayout> {
-    let (mut asked, mut found) = (Asked::new(step), None);
+    let (mut asked, mut found) = (Asked::new("step", step), None);
     let mut residents = Residents::new();
     let outcome = replay_watched(source, setup, &mut |moment: Moment<'_>, allocator| {
         if moment.begins {

@@ -6,7 +6,7 @@
 //!   run.rs       the replay: events through the allocator, and the time model
 //!   lending.rs   the weights that are lent in a step
 //!   map.rs       the memory map at the busiest moment of a phase
-//!   asked.rs     the step that is asked for, by its name
+//!   asked.rs     the step or phase that is asked for, by its name
 //!   timeline.rs  what a step does when
 //!   layout.rs    where its large blocks lie, and when
 //!   sweep.rs     seconds per step for each reserve of a range

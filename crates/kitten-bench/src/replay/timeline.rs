@@ -59,7 +59,7 @@ pub fn timeline_of(source: &mut dyn Source, setup: &Setup, step: Option<&str>) -
     let setup = Setup { keeps_time: true, ..setup.clone() };
     let card = Simulated::new(&setup.profile)?;
     card.watch_work();
-    let (mut asked, mut found) = (Asked::new(step), None);
+    let (mut asked, mut found) = (Asked::new("step", step), None);
     let outcome = run(&card, false, source, &setup, &mut |moment: Moment<'_>, allocator| {
         let Some(uses) = moment.ended else { return };
         let spans = card.spans();
