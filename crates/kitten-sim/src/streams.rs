@@ -323,6 +323,7 @@ impl Streams {
         for state in self.states.values() {
             self.host.insert(state.serial, state.launched);
         }
+        self.timeline.wait();
         self.races.forget_all();
         Ok(())
     }
@@ -346,6 +347,7 @@ impl Streams {
     fn finish(&mut self, clock: &Clock, memory: &Memory) {
         while !self.is_done(clock) && self.run_one(0, memory) {}
         merge(&mut self.host, clock);
+        self.timeline.wait();
         self.races.forget(&self.host);
     }
 
@@ -378,7 +380,12 @@ impl Streams {
         }
     }
 
-    /// Seconds of all work so far.
+    /// A call of the host takes its time.
+    pub(crate) fn spend(&mut self, seconds: f64) {
+        self.timeline.spend(seconds);
+    }
+
+    /// Seconds of all work and calls so far.
     pub(crate) fn elapsed(&mut self) -> Elapsed {
         self.timeline.elapsed()
     }

@@ -5,9 +5,11 @@
 //! link occupies the engine of its way. The kernels and the copy that use the link one way at the
 //! same time share it equally. With one stream, the time is the sum of all work.
 //!
-//! Work is noted as it is queued, and the timeline is solved when somebody asks. Whoever asks waits
-//! for the answer, so work that is noted later begins no earlier. The calls of the host take no
-//! time here.
+//! The host has a time of its own, which its calls take. Work begins no earlier than the host has
+//! queued it, so that calls hide behind work that was queued before them.
+//!
+//! Work is noted as it is queued, and the timeline is solved when somebody asks or waits. The host
+//! is behind all of it then.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -55,7 +57,7 @@ impl Cost {
 /// Seconds of what the machine has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Elapsed {
-    /// From the beginning to the end of all work.
+    /// From the beginning to the end of all work and of the host's calls.
     pub seconds: f64,
     /// In which copies to the device occupied their engine.
     pub copies_to_device: f64,
@@ -87,7 +89,7 @@ pub struct Span {
 }
 
 struct Piece {
-    /// When it was noted: it begins no earlier.
+    /// When the host queued it: it begins no earlier.
     floor: f64,
     /// What it waits for in other streams: how much of their work.
     before: Vec<(u64, u64)>,
@@ -160,6 +162,8 @@ pub(crate) struct Timeline {
     noted: u64,
     unsolved: usize,
     elapsed: Elapsed,
+    /// When the host is.
+    host: f64,
     /// What was done, if somebody wants to see it.
     spans: Option<Vec<Span>>,
 }
@@ -171,7 +175,7 @@ impl Timeline {
         let before = before.iter().filter(|(other, _)| **other != stream).map(|(other, count)| (*other, *count));
         let name = if self.spans.is_some() { name.to_owned() } else { String::new() };
         let piece = Piece {
-            floor: self.elapsed.seconds,
+            floor: self.host,
             before: before.collect(),
             cost,
             copies_to: to.filter(|_| cost.engine.is_some()),
@@ -188,7 +192,7 @@ impl Timeline {
 
     /// Marks the moment when the work of a clock is done.
     pub(crate) fn mark(&mut self, mark: u64, clock: Clock) {
-        self.marks.insert(mark, Mark::Behind(self.elapsed.seconds, clock));
+        self.marks.insert(mark, Mark::Behind(self.host, clock));
     }
 
     pub(crate) fn forget(&mut self, mark: u64) {
@@ -198,7 +202,7 @@ impl Timeline {
     /// When the work of a mark was done.
     pub(crate) fn time(&mut self, mark: u64) -> Option<f64> {
         if let Some(Mark::Behind(..)) = self.marks.get(&mark) {
-            self.solve();
+            self.wait();
         }
         match self.marks.get(&mark)? {
             Mark::At(time) => Some(*time),
@@ -206,10 +210,21 @@ impl Timeline {
         }
     }
 
-    /// Seconds of all work so far.
-    pub(crate) fn elapsed(&mut self) -> Elapsed {
+    /// A call of the host takes its time.
+    pub(crate) fn spend(&mut self, seconds: f64) {
+        self.host += seconds;
+    }
+
+    /// The host waits, for all work: what is noted later begins behind it.
+    pub(crate) fn wait(&mut self) {
         self.solve();
-        self.elapsed
+        self.host = self.host.max(self.elapsed.seconds);
+    }
+
+    /// Seconds of all work and calls so far. The host waits for the work.
+    pub(crate) fn elapsed(&mut self) -> Elapsed {
+        self.wait();
+        Elapsed { seconds: self.host, ..self.elapsed }
     }
 
     /// Keeps the spans of work from now on.
@@ -229,10 +244,12 @@ impl Timeline {
         let mut running: Vec<Running> = Vec::new();
         loop {
             while self.start(&mut running) {}
-            if running.is_empty() {
-                break;
+            let next = self.next_queued();
+            match next {
+                None if running.is_empty() => break,
+                Some(next) if running.is_empty() => self.elapsed.seconds = next,
+                _ => self.advance(&mut running, next),
             }
-            self.advance(&mut running);
         }
         self.unsolved = 0;
         self.settle_marks();
@@ -241,6 +258,12 @@ impl Timeline {
             line.ends.clear();
         }
         self.lines.retain(|_, line| line.solved > 0 || !line.queue.is_empty());
+    }
+
+    /// When the host queues the next work that waits for nothing but that.
+    fn next_queued(&self) -> Option<f64> {
+        let floors = self.lines.values().filter_map(|line| line.queue.front()).map(|piece| piece.floor);
+        floors.filter(|floor| *floor > self.elapsed.seconds).min_by(f64::total_cmp)
     }
 
     fn is_done(&self, before: &[(u64, u64)]) -> bool {
@@ -258,7 +281,7 @@ impl Timeline {
             .iter()
             .filter(|(stream, _)| waits(stream))
             .filter_map(|(stream, line)| line.queue.front().map(|piece| (piece.noted, *stream, piece)))
-            .filter(|(.., piece)| self.is_done(&piece.before))
+            .filter(|(.., piece)| piece.floor <= now && self.is_done(&piece.before))
             .map(|(noted, stream, _)| (noted, stream))
             .collect();
         ready.sort_unstable();
@@ -284,8 +307,8 @@ impl Timeline {
         is_some_done
     }
 
-    /// Goes on to the end of the next stage.
-    fn advance(&mut self, running: &mut Vec<Running>) {
+    /// Goes on to the end of the next stage, or to when the host queues more, if that is earlier.
+    fn advance(&mut self, running: &mut Vec<Running>, queued: Option<f64>) {
         let users = |way| running.iter().filter(|work| work.way() == way).count().max(1) as f64;
         let shares = [users(Some(Way::ToDevice)), users(Some(Way::ToHost))];
         let share = |work: &Running| match work.way() {
@@ -293,7 +316,8 @@ impl Timeline {
             Some(Way::ToDevice) => shares[0],
             Some(Way::ToHost) => shares[1],
         };
-        let passes = running.iter().map(|work| work.left * share(work)).fold(f64::INFINITY, f64::min);
+        let ends = running.iter().map(|work| work.left * share(work)).fold(f64::INFINITY, f64::min);
+        let passes = queued.map_or(ends, |queued| ends.min(queued - self.elapsed.seconds));
         for work in running.iter_mut() {
             let takes = work.left * share(work);
             work.left = if takes <= passes { 0.0 } else { work.left - passes / share(work) };
@@ -431,6 +455,21 @@ mod tests {
         let span =
             Span { stream: 1, name: "seen".into(), copies_to: None, crosses: 0, begin: 2.0, link: Some(3.0), end: 5.0 };
         assert_eq!((timeline.spans(), timeline.spans()), (vec![span], Vec::new()));
+    }
+
+    #[test]
+    fn calls_of_the_host_hide_behind_work_and_delay_what_comes_after_them() {
+        let mut timeline = Timeline::default();
+        timeline.note(1, &Clock::new(), compute(3.0), "", None);
+        timeline.spend(1.0);
+        timeline.note(2, &Clock::new(), compute(1.0), "", None);
+        assert_eq!(timeline.elapsed().seconds, 3.0, "the second began at 1 s, beside the first");
+        timeline.spend(2.0);
+        timeline.note(1, &Clock::new(), compute(1.0), "", None);
+        timeline.note(2, &Clock::new(), compute(3.0), "", None);
+        assert_eq!(timeline.elapsed().seconds, 8.0);
+        timeline.spend(1.0);
+        assert_eq!(timeline.elapsed().seconds, 9.0);
     }
 
     proptest! {

@@ -74,11 +74,10 @@ impl Gpu {
         state.calls.seconds + state.work_seconds
     }
 
-    /// The same, where what several streams do at a time takes its time once. Whoever asks waits
-    /// for the work.
+    /// The same, where what the host and several streams do at a time takes its time once. Whoever
+    /// asks waits for the work.
     pub fn modelled_clock(&self) -> f64 {
-        let mut state = self.state();
-        state.calls.seconds + state.streams.elapsed().seconds
+        self.state().streams.elapsed().seconds
     }
 
     /// Makes the n-th use of a call from now on fail (1 is the next).

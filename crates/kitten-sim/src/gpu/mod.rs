@@ -101,6 +101,7 @@ impl Gpu {
     /// Counts and prices a call, and fails it if a test has made it fail.
     fn enter(&self, call: &'static str, seconds: f64) -> Result<MutexGuard<'_, State>> {
         let mut state = self.state();
+        state.streams.spend(seconds);
         state.calls.enter(call, seconds)?;
         Ok(state)
     }

@@ -28,7 +28,9 @@ impl Gpu {
     pub fn copy(&self, device: usize, to: u64, from: u64, bytes: u64) -> Result<()> {
         let mut state = self.device_call("cuMemcpyDtoD", device, |_| 0.0)?;
         state.memory.copy(to, from, bytes)?;
-        state.calls.seconds += state.copy_cost(device, to, from, bytes).seconds();
+        let seconds = state.copy_cost(device, to, from, bytes).seconds();
+        state.calls.seconds += seconds;
+        state.streams.spend(seconds);
         for access in state.memory.with_places(&[Access::read(from, bytes), Access::write(to, bytes)]) {
             state.streams.host_use("cuMemcpyDtoD", access);
         }
@@ -346,8 +348,8 @@ impl Gpu {
         Ok(state.streams.recorded_at(to)? - from)
     }
 
-    /// Seconds of all work so far, on the timeline: modelled, not measured. Whoever asks waits for
-    /// the work. The host's calls take no time here.
+    /// Seconds of all work and calls so far, on the timeline: modelled, not measured. Whoever asks
+    /// waits for the work.
     pub fn elapsed(&self) -> Elapsed {
         self.state().streams.elapsed()
     }
