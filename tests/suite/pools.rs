@@ -364,3 +364,31 @@ fn questions_begin_nothing() {
     assert!(allocator.stats(0).unwrap().tiers[Tier::Dedicated].mapped.current() <= 32 * GRANULE);
     allocator.free(used, 1, DEFAULT).unwrap();
 }
+
+/// Eight cards of 141 GB beside 2 TB of host memory, as a machine in a rack has them.
+#[test]
+fn addresses_last_for_large_machines_with_many_pools() {
+    const CARDS: usize = 8;
+    let gpu = machine(CARDS, 141_000_000_000 / GRANULE * GRANULE, 2_000_000_000_000 / GRANULE * GRANULE);
+    let allocator = kitten_on(&gpu, "");
+    for device in 0..CARDS {
+        let general = allocator.malloc(GRANULE as usize, device, DEFAULT).unwrap();
+        for number in 1..=100 {
+            let pool = PoolId(1, number);
+            region(&allocator, device, pool);
+            let blocks = [100, GRANULE].map(|bytes| allocator.malloc(bytes as usize, device, DEFAULT).unwrap());
+            allocator.end_pool(device, pool).unwrap();
+            for address in blocks {
+                assert_eq!(pool_of(&allocator, device, address), Some(pool));
+            }
+        }
+        assert_eq!(pool_of(&allocator, device, general), None);
+        // A block as large as the card fits a pool that comes late.
+        if crate::MIGRATES && device + 1 == CARDS {
+            region(&allocator, device, PoolId(1, 101));
+            allocator.malloc(1 << 30, device, DEFAULT).unwrap();
+            allocator.end_pool(device, PoolId(1, 101)).unwrap();
+        }
+    }
+    allocator.check().unwrap();
+}

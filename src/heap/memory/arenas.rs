@@ -7,6 +7,7 @@
 //! ```
 //!
 //! Each reservation is as long as it is aligned, so the high bits of an address name its arena.
+//! Those of general arenas are all of one length, those of pools of that or shorter.
 //! Pinned arenas lie wherever the driver put them, so they are searched only when the high bits
 //! name no arena.
 
@@ -59,10 +60,10 @@ pub(in crate::heap) type Place = (ArenaId, BlockId);
 /// All arenas of a device.
 #[derive(Debug)]
 pub(in crate::heap) struct Arenas {
-    /// Every reservation is this long, as a power of two, and aligned to its length.
-    shift: u32,
+    /// Bytes of a general arena's reservation.
+    length: u64,
     /// The high bits of each arena's addresses, by its number.
-    keys: Vec<u64>,
+    keys: Vec<Key>,
     arenas: Vec<Bound>,
     /// The pinned arenas, by their first addresses.
     pinned: BTreeMap<u64, ArenaId>,
@@ -70,8 +71,22 @@ pub(in crate::heap) struct Arenas {
     vacant: Vec<ArenaId>,
 }
 
-/// The key of a pinned arena: no address has these high bits.
-const NO_KEY: u64 = u64::MAX;
+/// The high bits of an arena's addresses.
+#[derive(Clone, Copy, Debug)]
+struct Key {
+    mask: u64,
+    bits: u64,
+}
+
+impl Key {
+    /// That of a pinned arena: no address has it.
+    const NONE: Key = Key { mask: 0, bits: u64::MAX };
+
+    /// The key of a reservation, as long as it is aligned.
+    fn of(base: u64, length: u64) -> Key {
+        Key { mask: !(length - 1), bits: base }
+    }
+}
 
 /// How many general arenas there are of each purpose, one for each class.
 const CLASSES: u32 = Class::ALL.len() as u32;
@@ -92,21 +107,22 @@ impl IndexMut<ArenaId> for Arenas {
 }
 
 impl Arenas {
-    /// No arenas yet. Each will be `length` bytes long, a power of two.
+    /// No arenas yet. The general ones will be `length` bytes long, a power of two.
     pub(super) fn new(length: u64) -> Self {
         debug_assert!(length.is_power_of_two());
-        Arenas {
-            shift: length.trailing_zeros(),
-            keys: Vec::new(),
-            arenas: Vec::new(),
-            pinned: BTreeMap::new(),
-            vacant: Vec::new(),
-        }
+        Arenas { length, keys: Vec::new(), arenas: Vec::new(), pinned: BTreeMap::new(), vacant: Vec::new() }
     }
 
-    /// Bytes of each reservation.
+    /// Bytes of a general arena's reservation.
     pub(super) fn length(&self) -> u64 {
-        1 << self.shift
+        self.length
+    }
+
+    /// Bytes of all reservations of pools, those that nothing uses any more among them. O(arenas).
+    pub(super) fn length_of_pools(&self) -> u64 {
+        let is_pools =
+            |bound: &&Bound| bound.belongs_to.is_none() && matches!(bound.purpose, Purpose::Pool(_) | Purpose::Vacant);
+        self.arenas.iter().filter(is_pools).map(|bound| bound.core.length()).sum()
     }
 
     /// Whether there are none: before the heap is made, and once it is closed.
@@ -169,8 +185,8 @@ impl Arenas {
 
     /// Adds an arena at reserved addresses.
     pub(super) fn add(&mut self, base: u64, core: Arena, purpose: Purpose) -> ArenaId {
-        debug_assert_eq!(core.length(), self.length());
-        self.keys.push(base >> self.shift);
+        debug_assert!(base.is_multiple_of(core.length()), "{base:#x} is not aligned to {:#x}", core.length());
+        self.keys.push(Key::of(base, core.length()));
         self.arenas.push(Bound { core, base, purpose, handles: Vec::new(), belongs_to: None });
         ArenaId(self.arenas.len() as u32 - 1)
     }
@@ -185,7 +201,7 @@ impl Arenas {
                 id
             }
             None => {
-                self.keys.push(NO_KEY);
+                self.keys.push(Key::NONE);
                 self.arenas.push(bound);
                 ArenaId(self.arenas.len() as u32 - 1)
             }
@@ -247,8 +263,7 @@ impl Arenas {
     /// The arena that an address lies in. O(arenas).
     #[inline]
     pub(in crate::heap) fn of(&self, address: u64) -> Option<ArenaId> {
-        let key = address >> self.shift;
-        let index = self.keys.iter().position(|known| *known == key);
+        let index = self.keys.iter().position(|key| address & key.mask == key.bits);
         index.map(|index| ArenaId(index as u32)).or_else(|| self.pinned_at(address))
     }
 
@@ -417,6 +432,20 @@ mod tests {
         assert_eq!(arenas.of(11 * LENGTH), Some(ArenaId(1)));
         assert_eq!(arenas.of(12 * LENGTH - 1), Some(ArenaId(1)));
         assert_eq!((arenas.of(9 * LENGTH), arenas.of(14 * LENGTH), arenas.of(u64::MAX)), (None, None, None));
+    }
+
+    #[test]
+    fn arenas_of_pools_may_be_shorter() {
+        let mut arenas = arenas();
+        let pool = Purpose::Pool(PoolId(1, 0));
+        let first = arenas.add(15 * LENGTH, Arena::new(LENGTH / 4, G, Class::Large), pool);
+        let second = arenas.add(15 * LENGTH + LENGTH / 4, Arena::new(LENGTH / 4, G, Class::Large), pool);
+        let third = arenas.add(16 * LENGTH, Arena::new(LENGTH, G, Class::Large), Purpose::Vacant);
+        assert_eq!(arenas.of(15 * LENGTH + LENGTH / 4 - 1), Some(first));
+        assert_eq!(arenas.of(15 * LENGTH + LENGTH / 4), Some(second));
+        assert_eq!(arenas.of(15 * LENGTH + LENGTH / 2), None);
+        assert_eq!(arenas.of(16 * LENGTH + LENGTH / 2), Some(third));
+        assert_eq!((arenas.length(), arenas.length_of_pools()), (LENGTH, LENGTH + LENGTH / 2));
     }
 
     #[test]

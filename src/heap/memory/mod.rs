@@ -55,6 +55,19 @@ pub use self::migrate::Moved;
 /// The number of the first stream. Free space belongs to it after all work is done.
 pub(super) const HOME: StreamId = StreamId(0);
 
+/// The addresses that the general arenas of all devices take at most, in bytes, and half as many
+/// those of pools: together three quarters of what a process has, since drivers give out 47 bits.
+const ADDRESSES: u64 = 1 << 46;
+
+/// How many general arenas a device has.
+const GENERAL: u64 = 4;
+
+/// The part of the addresses left for pools that a new arena of one gets: one in so many.
+const POOLS_SHARE: u64 = 32;
+
+/// The fewest granules that an arena has addresses for.
+const LEAST_GRANULES: u64 = 64;
+
 /// A request on its way to a block.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Request {
@@ -85,6 +98,8 @@ pub(super) struct Memory {
     pub(super) backing: Backing,
     ledger: Ledger,
     account: Account,
+    /// The addresses that pools may take, in bytes.
+    addresses: u64,
     staging: Option<Staging>,
     staging_addresses: Addresses,
     /// What the driver last refused, since [`forget_refusal`](Memory::forget_refusal).
@@ -116,14 +131,19 @@ impl Memory {
         }
         let capacity = limits.capacity(&info, budget.limit()).map(|bytes| bytes / granule * granule);
         let working = if capacity[Tier::Shared] == 0 || !info.rung.migrates() { 0 } else { granule };
-        // Twice all there is to back, so that holes and growth never lack addresses.
-        let length = (2 * capacity.iter().sum::<u64>()).max(64 * granule).next_power_of_two();
+        let devices = driver.device_count().unwrap_or(1).clamp(1, 64) as u64;
+        let addresses = ADDRESSES / devices.next_power_of_two();
+        // Twice all there is to back, so that holes and growth never lack addresses, as long as all
+        // devices can have as much.
+        let wanted = (2 * capacity.iter().sum::<u64>()).next_power_of_two();
+        let length = wanted.min(addresses / GENERAL).max(LEAST_GRANULES * granule);
         let mut memory = Memory {
             backing: Backing::new(driver.clone(), device, granule, budget),
             arenas: Arenas::new(length),
             ledger: Ledger { capacity, working, ..Ledger::default() },
             headroom: Headroom::new(limits, &info, capacity[Tier::Shared]),
             account: Account::default(),
+            addresses: addresses / 2,
             driver,
             device,
             info,
@@ -135,32 +155,39 @@ impl Memory {
         };
         for purpose in [Purpose::Resident, Purpose::Scratch] {
             for class in Class::ALL {
-                memory.add_arena(class, purpose)?;
+                memory.add_arena(class, purpose, length)?;
             }
         }
         memory.heed_grants();
         Ok(memory)
     }
 
-    fn add_arena(&mut self, class: Class, purpose: Purpose) -> Result<ArenaId, Error> {
-        let length = self.arenas.length();
-        let base = self.driver.reserve(self.device, length, length)?;
-        Ok(self.arenas.add(base, Arena::new(length, self.granule, class), purpose))
+    /// Adds an arena of `length` bytes, or of fewer where so many addresses are not left.
+    fn add_arena(&mut self, class: Class, purpose: Purpose, mut length: u64) -> driver::Result<ArenaId> {
+        loop {
+            match self.driver.reserve(self.device, length, length) {
+                Ok(base) => return Ok(self.arenas.add(base, Arena::new(length, self.granule, class), purpose)),
+                Err(why) if why.is_out_of_memory() && length > LEAST_GRANULES * self.granule => length /= 2,
+                Err(why) => return Err(why),
+            }
+        }
     }
 
     /// An arena for a pool: one of a pool that is gone, in which nothing lives any more, or a new
-    /// one.
+    /// one. The more addresses pools have, the shorter it is: a few large pools and a hundred small
+    /// ones find room.
     ///
     /// # Errors
     /// The driver's, where it refuses addresses.
     pub(super) fn pool_arena(&mut self, class: Class, purpose: Purpose) -> Result<ArenaId, Error> {
-        match self.arenas.vacant_of(class) {
-            Some(id) => {
-                self.arenas.set_purpose(id, purpose);
-                Ok(id)
-            }
-            None => self.add_arena(class, purpose),
+        if let Some(id) = self.arenas.vacant_of(class) {
+            self.arenas.set_purpose(id, purpose);
+            return Ok(id);
         }
+        let left = self.addresses.saturating_sub(self.arenas.length_of_pools());
+        let share = 1 << (left / POOLS_SHARE).max(1).ilog2();
+        let length = self.arenas.length().min(share).max(LEAST_GRANULES * self.granule);
+        Ok(self.add_arena(class, purpose, length)?)
     }
 
     /// The device's number.
@@ -418,7 +445,7 @@ impl Memory {
             }
             let all: Vec<u32> = (0..self.arenas[id].handles.len() as u32).collect();
             self.unmap_granules(id, &all);
-            let (base, length) = (self.arenas[id].base(), self.arenas.length());
+            let (base, length) = (self.arenas[id].base(), self.arenas[id].core.length());
             if let Err(why) = driver::insist(|| self.driver.unreserve(self.device, base, length)) {
                 log::debug!("addresses were left behind: {why}");
             }
