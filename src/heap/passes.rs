@@ -4,7 +4,7 @@
 //! weight is shared, what becomes of a block that is freed, and the ring itself.
 
 use super::Heap;
-use super::ahead::{Asked, Borrower, Returned};
+use super::ahead::{Asked, Borrower, Footing, Returned};
 use crate::core::Tier;
 use crate::driver::Stream;
 use crate::error::Error;
@@ -20,7 +20,7 @@ impl Heap {
         self.layout.begin();
         let borrower = (this_thread(), self.stream_number(stream)?);
         let some_shared = self.stats.tiers[Tier::Shared].allocated.current() > 0;
-        let asked = self.ahead.begin(kind, (borrower, stream), some_shared, self.stats.fell_to_shared_bytes);
+        let asked = self.ahead.begin(kind, (borrower, stream), some_shared, self.footing());
         self.copy_ahead()?;
         self.ahead.note_first_copies();
         Ok(asked)
@@ -64,7 +64,12 @@ impl Heap {
 
     /// Ends a pass. `whole` says whether it came to its end.
     pub fn end_pass(&mut self, whole: bool) {
-        self.ahead.end(this_thread(), whole, self.stats.fell_to_shared_bytes);
+        self.ahead.end(this_thread(), whole, self.footing());
+    }
+
+    fn footing(&self) -> Footing {
+        let held = Tier::ALL.into_iter().map(|tier| self.memory.backing.held(tier)).sum();
+        Footing { fell: self.stats.fell_to_shared_bytes, held }
     }
 
     /// Copies what comes next in the order, as far as the ring has room. Copies wait for the pass's

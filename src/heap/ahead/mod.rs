@@ -111,8 +111,17 @@ struct Pass {
     copied_before: u64,
     /// Bytes of weights that were read in place in the shared tier.
     read_in_place: u64,
-    /// Bytes of blocks that had fallen to the shared tier when it began.
-    fell_before: u64,
+    /// What the memory was when it began.
+    before: Footing,
+}
+
+/// What the memory of a device is at a moment, by which the time of a pass is judged. Bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Footing {
+    /// Of blocks that have fallen to the shared tier so far.
+    pub(super) fell: u64,
+    /// Of backing that is held from the driver.
+    pub(super) held: u64,
 }
 
 /// What is known of one kind of work.
@@ -285,14 +294,13 @@ impl Ahead {
     }
 
     /// Begins a pass, or one within it. While a pass of another thread goes on, everything is read
-    /// in place. `some_shared` says whether anything lies in the shared tier, and `fell` the bytes
-    /// of blocks that have fallen there so far.
+    /// in place. `some_shared` says whether anything lies in the shared tier.
     pub(super) fn begin(
         &mut self,
         kind: &str,
         (borrower, stream): (Borrower, Stream),
         some_shared: bool,
-        fell: u64,
+        before: Footing,
     ) -> Asked {
         if let Some(pass) = &mut self.pass {
             pass.depth += u32::from(pass.borrower.0 == borrower.0);
@@ -329,7 +337,7 @@ impl Ahead {
             timing,
             copied_before: copied,
             read_in_place: 0,
-            fell_before: fell,
+            before,
         });
         Asked { placement: 2 * self.placement + u64::from(all), all }
     }
@@ -468,9 +476,8 @@ impl Ahead {
     }
 
     /// Ends a pass of a thread, or one within it. A thread that has none ends nothing. `whole` says
-    /// whether the pass came to its end, and `fell` the bytes of blocks that have fallen to the
-    /// shared tier so far.
-    pub(super) fn end(&mut self, thread: ThreadId, whole: bool, fell: u64) {
+    /// whether the pass came to its end.
+    pub(super) fn end(&mut self, thread: ThreadId, whole: bool, now: Footing) {
         let Some(mut pass) = self.pass.take_if(|pass| pass.borrower.0 == thread) else { return };
         pass.depth -= 1;
         if pass.depth > 0 {
@@ -479,7 +486,7 @@ impl Ahead {
         }
         if let Some(timing) = &mut pass.timing {
             let crossed = self.slots.counts.copied_bytes - pass.copied_before + pass.read_in_place;
-            let spilled = fell.saturating_sub(pass.fell_before);
+            let spilled = now.fell.saturating_sub(pass.before.fell);
             timing.end(&mut self.timers, pass.stream, crossed, spilled <= crossed / HARDLY);
         }
         self.slots.empty();
@@ -494,8 +501,13 @@ impl Ahead {
         }
         match pass.timing {
             Some(timing) if whole => {
-                kind.timing = Some(timing);
                 kind.timed += u32::from(pass.copies.is_some());
+                // Backing was created while the work waited: another pass is timed, if one may be.
+                let is_apart = pass.copies.is_some() && now.held > pass.before.held && kind.timed < MOST_TIMED;
+                match is_apart {
+                    true => timing.recycle(&mut self.timers),
+                    false => kind.timing = Some(timing),
+                }
             }
             Some(timing) => timing.recycle(&mut self.timers),
             None => {}
