@@ -216,8 +216,24 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// Frees pinned memory and its address. No work may touch it any more.
     fn unpin(&self, device: usize, address: u64) -> Result<()>;
 
+    /// Begins a copy between mapped ranges that do not overlap, behind the copies that were begun
+    /// before. It reads and writes memory of either tier, and waits for no stream.
+    fn begin_copy(&self, device: usize, to: u64, from: u64, bytes: u64) -> Result<()>;
+
+    /// Waits until all copies that were begun are done.
+    ///
+    /// # Errors
+    /// The driver's, however often it was asked: a copy may still go on then.
+    fn finish_copies(&self, device: usize) -> Result<()>;
+
     /// Copies between mapped ranges that do not overlap. Returns when the copy is done.
-    fn copy(&self, device: usize, to: u64, from: u64, bytes: u64) -> Result<()>;
+    ///
+    /// # Errors
+    /// As for [`begin_copy`](Driver::begin_copy) and [`finish_copies`](Driver::finish_copies).
+    fn copy(&self, device: usize, to: u64, from: u64, bytes: u64) -> Result<()> {
+        self.begin_copy(device, to, from, bytes)?;
+        self.finish_copies(device)
+    }
 
     /// Queues a copy in `stream`, behind all work that is in it now. It reads and writes memory of
     /// either tier, in mapped ranges that do not overlap and may each consist of several mappings.

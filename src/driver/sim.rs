@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kitten_sim::{Gpu, Profile, code};
 
-use super::{DeviceInfo, Driver, DriverError, Event, Granted, Handle, Result, Rung, Stream};
+use super::{DeviceInfo, Driver, DriverError, Event, Granted, Handle, Result, Rung, Stream, insist};
 use crate::core::{Grant, PerTier, Tier};
 
 /// A driver over a simulated machine.
@@ -126,8 +126,12 @@ impl Driver for SimDriver {
         simulated(self.gpu.unpin(address))
     }
 
-    fn copy(&self, device: usize, to: u64, from: u64, bytes: u64) -> Result<()> {
-        simulated(self.gpu.copy(device, to, from, bytes))
+    fn begin_copy(&self, device: usize, to: u64, from: u64, bytes: u64) -> Result<()> {
+        simulated(self.gpu.begin_copy(device, to, from, bytes))
+    }
+
+    fn finish_copies(&self, device: usize) -> Result<()> {
+        insist(|| simulated(self.gpu.finish_copies(device)))
     }
 
     fn copy_in_stream(&self, device: usize, to: u64, from: u64, bytes: u64, stream: Stream) -> Result<()> {

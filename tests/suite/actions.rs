@@ -1,10 +1,12 @@
 //! The actions of the original on live blocks: where each block lies afterwards, and that contents
 //! and addresses stay.
 
+use super::careless::{Careless, Omitted};
 use super::common::{
     DEFAULT, Filled, GRANULE, KEEP, MIB, ORIGINALS_LAYOUTS, SHARE, kitten_on, machine, options_for, originals_blocks,
     reserve, setup, tier_of,
 };
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -459,4 +461,60 @@ fn closing_leaves_nothing_behind() {
     allocator.activate(0, &reserve(4 * GRANULE)).unwrap();
     drop(allocator);
     assert_eq!(gpu.outstanding(), kitten_sim::Outstanding::default());
+}
+
+#[test]
+fn many_granules_move_in_batches_and_keep_their_contents() {
+    let (gpu, allocator) = setup(40 * GRANULE, 70 * GRANULE, "");
+    // Blocks of one to three granules, in arenas of which every third block is gone.
+    let mut blocks: Vec<_> =
+        (0..36).map(|i| Filled::new(&gpu, &allocator, (1 + i % 3) * GRANULE - 512 * i, i)).collect();
+    let mut index = 0;
+    blocks.retain(|block| {
+        index += 1;
+        let stays = index % 3 != 0;
+        (!stays).then(|| allocator.free(block.address, 0, DEFAULT).unwrap());
+        stays
+    });
+    gpu.set_completion(Completion::Late);
+    let mut moved = 0;
+    for round in 0..3 {
+        let there = allocator.free_vram(0).unwrap();
+        let back = allocator.activate(0, &reserve(round * 5 * GRANULE)).unwrap();
+        moved += there.demoted + back.promoted;
+        allocator.check().unwrap();
+        blocks.iter().for_each(|block| block.check(&gpu));
+    }
+    assert!(moved > 100 * GRANULE, "{moved}");
+    assert_eq!(gpu.faults(), []);
+}
+
+#[test]
+fn a_copy_of_a_granule_that_is_not_waited_for_is_noticed() {
+    let gpu = machine(1, 16 * GRANULE, 32 * GRANULE);
+    let driver = Arc::new(Careless::new(crate::driver(&gpu), Omitted::Host));
+    let allocator = Allocator::new(Options::parse("headroom:0").unwrap(), driver).unwrap();
+    let _blocks: Vec<_> = (0..16).map(|i| Filled::new(&gpu, &allocator, GRANULE, i)).collect();
+    gpu.set_completion(Completion::Late);
+    let _ = allocator.activate(0, &reserve(8 * GRANULE));
+    assert!(!gpu.faults().is_empty());
+}
+
+#[test]
+fn moves_keep_the_link_busy() {
+    const COUNT: u64 = 100;
+    let (gpu, allocator) = setup(COUNT * GRANULE, 2 * COUNT * GRANULE, "");
+    let block = Filled::new(&gpu, &allocator, COUNT * GRANULE, 1);
+    allocator.free_vram(0).unwrap();
+    let card = gpu.device_profile(0).unwrap();
+    let before = gpu.modelled_clock();
+    let moved = allocator.move_block(block.address, Tier::Dedicated).unwrap();
+    let seconds = gpu.modelled_clock() - before;
+    assert_eq!(moved.promoted, COUNT * GRANULE);
+    let alone = moved.promoted as f64 / card.link_to_device;
+    assert!(alone > 0.9 * seconds, "{alone} s over the link alone, {seconds} s in all");
+    // The calls alone, one after the other, would take most of that time as well.
+    let calls = COUNT as f64 * (card.seconds.create_dedicated + 2.0 * card.seconds.map);
+    assert!(calls > 0.5 * alone, "{calls} s");
+    block.check(&gpu);
 }

@@ -10,9 +10,11 @@ use giant_kitten::driver::{DeviceInfo, Driver, Event, Granted, Handle, Result, S
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Omitted {
     /// Those of the work, for the copies that it reads.
-    OfWork,
+    Work,
     /// Those of the copies, for the work before them.
-    OfCopies,
+    Copies,
+    /// Those of the host, for the copies of granules that change tier.
+    Host,
 }
 
 /// A driver without some of its waits.
@@ -33,7 +35,7 @@ impl Driver for Careless {
     }
 
     fn wait(&self, device: usize, stream: Stream, event: Event) -> Result<()> {
-        let of = if stream.0 == self.2.load(Ordering::Relaxed) { Omitted::OfCopies } else { Omitted::OfWork };
+        let of = if stream.0 == self.2.load(Ordering::Relaxed) { Omitted::Copies } else { Omitted::Work };
         if of == self.1 { Ok(()) } else { self.0.wait(device, stream, event) }
     }
 
@@ -89,8 +91,12 @@ impl Driver for Careless {
         self.0.unpin(device, address)
     }
 
-    fn copy(&self, device: usize, to: u64, from: u64, bytes: u64) -> Result<()> {
-        self.0.copy(device, to, from, bytes)
+    fn begin_copy(&self, device: usize, to: u64, from: u64, bytes: u64) -> Result<()> {
+        self.0.begin_copy(device, to, from, bytes)
+    }
+
+    fn finish_copies(&self, device: usize) -> Result<()> {
+        if self.1 == Omitted::Host { Ok(()) } else { self.0.finish_copies(device) }
     }
 
     fn copy_in_stream(&self, device: usize, to: u64, from: u64, bytes: u64, stream: Stream) -> Result<()> {

@@ -76,6 +76,32 @@ fn workload(gpu: &Gpu, allocator: &Allocator, other: Stream, failure: Failure) -
     (failed, blocks)
 }
 
+/// Everything goes out and comes back, in more than one batch each way.
+fn moving_workload(gpu: &Gpu, allocator: &Allocator, _other: Stream, failure: Failure) -> (u32, Vec<Filled>) {
+    let mut failed = 0;
+    let mut blocks: Vec<Filled> = Vec::new();
+    for seed in 0..6 {
+        match allocator.malloc(LARGE as usize, 0, DEFAULT) {
+            Ok(address) => blocks.push(Filled::at(gpu, address, LARGE, seed)),
+            Err(_) => failed += 1,
+        }
+    }
+    for _ in 0..2 {
+        failed += u32::from(allocator.free_vram(0).is_err());
+        allocator.check().unwrap();
+        // Half of them come back, and then the others in their place.
+        for bytes in [2 * LARGE, 0] {
+            let activation = Activation { reserve: Reserve::Fixed(bytes), ..Activation::default() };
+            failed += u32::from(allocator.activate(0, &activation).is_err());
+            allocator.check().unwrap();
+            if failure == Failure::Once {
+                blocks.iter().for_each(|block| block.check(gpu));
+            }
+        }
+    }
+    (failed, blocks)
+}
+
 /// Work of two kinds in the automatic mode. Its scratch displaces weights and lets them come back.
 fn automatic_workload(gpu: &Gpu, allocator: &Allocator, _other: Stream, failure: Failure) -> (u32, Vec<Filled>) {
     let mut failed = 0;
@@ -251,7 +277,26 @@ fn each_call_may_fail_once() {
 #[test]
 fn each_call_of_the_automatic_mode_may_fail_once() {
     let calls = fail_each(automatic_workload, "").calls();
-    assert_eq!(calls["cuMemUnmap"] > 10, crate::MIGRATES, "blocks move only where they can: {calls:?}");
+    assert_eq!(calls.contains_key("cuMemcpyDtoDAsync"), crate::MIGRATES, "blocks move only where they can: {calls:?}");
+}
+
+#[test]
+fn each_call_of_moving_everything_may_fail_once() {
+    let calls = fail_each(moving_workload, "").calls();
+    let copies = calls.get("cuMemcpyDtoDAsync").copied().unwrap_or_default();
+    assert_eq!(copies > 8, crate::MIGRATES, "expected several batches: {calls:?}");
+}
+
+#[test]
+fn each_kind_of_call_may_fail_while_everything_moves() {
+    let calls = run_of(moving_workload, "", Failure::Lasting, |_| {}).0.calls();
+    for (call, count) in calls {
+        for nth in (1..=count).step_by(3) {
+            let code = if nth % 2 == 0 { code::OUT_OF_MEMORY } else { 12_345 };
+            let (gpu, _) = run_of(moving_workload, "", Failure::Lasting, |gpu| gpu.fail_from(call, nth, code));
+            nothing_left(&gpu, &format!("{call} fails with {code} from the {nth}th on"));
+        }
+    }
 }
 
 #[test]

@@ -527,7 +527,7 @@ fn weights_are_copied_ahead_however_many_threads_and_streams_there_were() {
 
 #[test]
 fn a_wait_that_is_left_out_is_noticed() {
-    for omitted in [Omitted::OfWork, Omitted::OfCopies] {
+    for omitted in [Omitted::Work, Omitted::Copies] {
         let gpu = machine(1, CARD * GRANULE, 128 * GRANULE);
         let options = Options::parse(&format!("headroom:0,copy_ahead:10MiB,shared:{}", 128 * GRANULE)).unwrap();
         let driver = Arc::new(Careless::new(crate::driver(&gpu), omitted));

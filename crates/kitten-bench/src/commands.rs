@@ -110,13 +110,18 @@ fn show_outcome(outcome: &Outcome, out: &mut Output<impl Write>) -> Result<()> {
         ))?;
     }
     out.say(format_args!(
-        "  fragmentation {:.4} ({} mapped over {} live at their peaks), {} mallocs, {} stitched, {} migrated",
+        "  fragmentation {:.4} ({} mapped over {} live at their peaks), {} mallocs, {} stitched, {} migrated{}",
         outcome.fragmentation,
         show_size(outcome.peak_mapped_bytes),
         show_size(outcome.peak_live_bytes),
         outcome.mallocs,
         show_size(outcome.stitched_bytes),
-        show_size(outcome.migrated_bytes)
+        show_size(outcome.migrated_bytes),
+        match outcome.moving_seconds {
+            seconds if seconds > 0.0 && outcome.migrated_bytes > 0 =>
+                format!(" in {seconds:.3} s ({:.3} s over the link alone)", outcome.moving_link_seconds),
+            _ => String::new(),
+        }
     ))
 }
 

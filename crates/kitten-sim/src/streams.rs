@@ -110,6 +110,11 @@ pub(crate) fn handle_key(handle: u64) -> u64 {
     }
 }
 
+/// The handle of the stream for copies that each device has from the start.
+pub(crate) fn copy_stream(device: usize) -> u64 {
+    1 << 63 | 1 << 62 | device as u64
+}
+
 /// Whether the key is that of a stream that a program creates.
 fn is_created(key: u64) -> bool {
     key != 0 && key >> 63 == 0

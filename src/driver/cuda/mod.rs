@@ -217,15 +217,16 @@ impl Driver for CudaDriver {
         device.unpin(address)
     }
 
-    fn copy(&self, device: usize, to: u64, from: u64, bytes: u64) -> Result<()> {
+    fn begin_copy(&self, device: usize, to: u64, from: u64, bytes: u64) -> Result<()> {
         let (device, _entered) = self.enter(device)?;
-        // SAFETY: see above. A copy within the device returns before it is done. It must be done
-        // here even if waiting for it fails: the caller is about to unmap the memory that it reads
-        // or writes.
-        unsafe {
-            self.api.copy(Address(to), Address(from), bytes as usize, device.copies)?;
-            insist(|| self.api.stream_synchronize(device.copies)).or_else(|_| insist(|| self.api.synchronize()))
-        }
+        // SAFETY: see above.
+        unsafe { self.api.copy(Address(to), Address(from), bytes as usize, device.copies) }
+    }
+
+    fn finish_copies(&self, device: usize) -> Result<()> {
+        let (device, _entered) = self.enter(device)?;
+        // SAFETY: see above. Where the stream cannot be waited for, the device can be.
+        unsafe { insist(|| self.api.stream_synchronize(device.copies)).or_else(|_| insist(|| self.api.synchronize())) }
     }
 
     fn copy_in_stream(&self, device: usize, to: u64, from: u64, bytes: u64, stream: Stream) -> Result<()> {

@@ -48,6 +48,14 @@ pub trait Card {
     /// The calls'.
     fn time_calls(&self, calls: &mut dyn FnMut(&dyn Driver) -> Result<()>) -> Result<f64>;
 
+    /// Seconds until calls that move memory are done, and all work before them.
+    ///
+    /// # Errors
+    /// The calls'.
+    fn time_moves(&self, calls: &mut dyn FnMut(&dyn Driver) -> Result<()>) -> Result<f64> {
+        self.time_calls(calls)
+    }
+
     /// The stream in which everything below is queued.
     fn stream(&self) -> Stream;
 

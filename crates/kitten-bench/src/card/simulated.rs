@@ -65,6 +65,12 @@ impl Card for Simulated {
         Ok(self.gpu.modelled_seconds() - before)
     }
 
+    fn time_moves(&self, calls: &mut dyn FnMut(&dyn Driver) -> Result<()>) -> Result<f64> {
+        let before = self.gpu.modelled_clock();
+        calls(&*self.driver)?;
+        Ok(self.gpu.modelled_clock() - before)
+    }
+
     fn stream(&self) -> Stream {
         Stream(STREAM)
     }

@@ -98,6 +98,12 @@ pub struct Outcome {
     pub frees: u64,
     /// Bytes that changed tier.
     pub migrated_bytes: u64,
+    /// What activations and safe points took: modelled, or by the host's clock on a card.
+    #[serde(default)]
+    pub moving_seconds: f64,
+    /// Modelled: those of them that the bytes would take over the link alone.
+    #[serde(default)]
+    pub moving_link_seconds: f64,
     /// How often a matmul or convolution was taken to read each shared byte.
     pub in_place_reread: f64,
     /// Every phase with operations except loading, in order.

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use anyhow::{Context, Result, anyhow, ensure};
 use giant_kitten::driver::Stream;
 use giant_kitten::{Activation, Allocator, CopyAhead, Limits, Moved, Options, Reserve, SortBy, Stats, Tier, abi};
-use kitten_sim::Load;
+use kitten_sim::{Load, Profile};
 
 use super::lending::{Lending, SlotUse};
 use super::outcome::{Outcome, Step, is_a_time};
@@ -59,6 +59,23 @@ struct Replay<'a> {
     peak_shared: u64,
     generation: Generation,
     lending: Lending,
+    moving: Moving,
+}
+
+/// What activations and safe points have taken, in seconds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Moving {
+    seconds: f64,
+    /// Those of the bytes over the link alone.
+    link_seconds: f64,
+}
+
+impl Moving {
+    fn add(&mut self, moved: Moved, seconds: f64, profile: &Profile) {
+        self.seconds += seconds;
+        self.link_seconds +=
+            moved.demoted as f64 / profile.link_to_host + moved.promoted as f64 / profile.link_to_device;
+    }
 }
 
 /// The peaks of the generation under way, in bytes.
@@ -154,6 +171,7 @@ pub(super) fn run(
         live_bytes: 0,
         peak_live: 0,
         peak_mapped: 0,
+        moving: Moving::default(),
         peak_shared: 0,
         generation: Generation::default(),
         lending: Lending::default(),
@@ -247,10 +265,13 @@ impl Replay<'_> {
     fn activate(&mut self) -> Result<Result<f64, giant_kitten::Error>> {
         let (allocator, device, activation) = (self.allocator, self.card.device(), &self.setup.activation);
         let mut done = Ok(Moved::default());
-        let seconds = self.card.time_calls(&mut |_| {
+        let seconds = self.card.time_moves(&mut |_| {
             done = allocator.activate(device, activation);
             Ok(())
         })?;
+        if let Ok(moved) = done {
+            self.moving.add(moved, seconds, &self.setup.profile);
+        }
         Ok(match done {
             Ok(Moved { stayed: 0, .. }) => Ok(seconds),
             Ok(_) => self.out_and_back(activation).map(|moving| seconds + moving),
@@ -288,7 +309,12 @@ impl Replay<'_> {
             return Ok(0.0);
         }
         let (allocator, device) = (self.allocator, self.card.device());
-        let seconds = self.card.time_calls(&mut |_| Ok(allocator.safe_point(device, kind).map(drop)?))?;
+        let mut moved = Moved::default();
+        let seconds = self.card.time_moves(&mut |_| {
+            moved = allocator.safe_point(device, kind)?;
+            Ok(())
+        })?;
+        self.moving.add(moved, seconds, &self.setup.profile);
         if self.reports_reads() {
             // A block that no operation reads is known to be read by none.
             self.live.values().try_for_each(|block| self.allocator.touch(block.address, 0))?;
@@ -492,6 +518,8 @@ impl Replay<'_> {
             mallocs: stats.blocks.count.total(),
             frees: stats.blocks.count.taken(),
             migrated_bytes: stats.migrated_bytes,
+            moving_seconds: self.moving.seconds,
+            moving_link_seconds: self.moving.link_seconds,
             in_place_reread: self.setup.profile.in_place_reread,
             steady: self.steps.last().cloned(),
             steps: std::mem::take(&mut self.steps),

@@ -134,13 +134,16 @@ fn add_probe(page: &mut String, measured: &Measured) -> Result<()> {
         ("a range in both tiers to dedicated", measured.copy_across_tiers),
     ];
     page.push_str(&table(["copies", "GB/s"], copies.map(|(what, rate)| [what.to_owned(), gigabytes(rate)])));
-    writeln!(page, "Calls of the driver, in microseconds each.\n")?;
+    writeln!(page, "Calls of the driver, in microseconds for each handle. A call of a run is one for all handles.\n")?;
     let row = |costs: &HandleCosts| {
         let [create, map, access, unmap, release] =
             [costs.create, costs.map, costs.set_access, costs.unmap, costs.release].map(microseconds);
-        [markdown(&costs.tier), show_size(costs.handle_bytes), create, map, access, unmap, release]
+        let [access_run, unmap_run] =
+            [costs.set_access_run, costs.unmap_run].map(|seconds| seconds.map_or("-".into(), microseconds));
+        let size = show_size(costs.handle_bytes);
+        [markdown(&costs.tier), size, create, map, access, access_run, unmap, unmap_run, release]
     };
-    let header = ["tier", "handle", "create", "map", "set access", "unmap", "release"];
+    let header = ["tier", "handle", "create", "map", "set access", "of a run", "unmap", "of a run", "release"];
     page.push_str(&table(header, measured.calls.iter().map(row)));
     let unmapping = &measured.unmapping;
     let verdict = match &unmapping.why {

@@ -4,7 +4,7 @@ use super::{Gpu, State};
 use crate::code::Result;
 use crate::memory::Memory;
 use crate::races::Access;
-use crate::streams::CaptureStatus;
+use crate::streams::{CaptureStatus, copy_stream};
 use crate::time::Load;
 use crate::timeline::{Cost, Elapsed, Span};
 
@@ -35,6 +35,22 @@ impl Gpu {
             state.streams.host_use("cuMemcpyDtoD", access);
         }
         Ok(())
+    }
+
+    /// Begins a copy, behind those that were begun before. The bytes are copied when its turn comes.
+    ///
+    /// # Errors
+    /// A range that is not mapped with access; ranges that overlap.
+    pub fn begin_copy(&self, device: usize, to: u64, from: u64, bytes: u64) -> Result<()> {
+        self.copy_on_device(device, copy_stream(device), to, from, bytes)
+    }
+
+    /// Waits for all copies that [`begin_copy`](Gpu::begin_copy) has begun.
+    ///
+    /// # Errors
+    /// Only when made to fail.
+    pub fn finish_copies(&self, device: usize) -> Result<()> {
+        self.synchronize_stream(copy_stream(device))
     }
 
     /// Queues a copy in a stream, between any memory of the machine. The bytes are copied when its

@@ -61,7 +61,7 @@ fn reserve_seconds(card: &dyn Card, granule: u64) -> Result<f64> {
 /// Times each kind of call over some handles of one size.
 fn handle_costs(card: &dyn Card, tier: Tier, size: u64, count: u64) -> Result<HandleCosts> {
     let (driver, device) = (card.driver(), card.device());
-    let mut least = [f64::INFINITY; 5];
+    let mut least = [f64::INFINITY; 7];
     for round in 0..=ROUNDS {
         let start = driver.reserve(device, size * count, size)?;
         let at = |number: usize| start + number as u64 * size;
@@ -79,6 +79,12 @@ fn handle_costs(card: &dyn Card, tier: Tier, size: u64, count: u64) -> Result<Ha
             })?,
             timed(&mut |driver| (0..handles.len()).try_for_each(|i| Ok(driver.set_access(device, at(i), size)?)))?,
             timed(&mut |driver| (0..handles.len()).try_for_each(|i| Ok(driver.unmap(device, at(i), size)?)))?,
+            {
+                let mut mapped = handles.iter().enumerate();
+                mapped.try_for_each(|(i, handle)| driver.map(device, at(i), size, *handle))?;
+                timed(&mut |driver| Ok(driver.set_access(device, start, size * count)?))?
+            },
+            timed(&mut |driver| Ok(driver.unmap(device, start, size * count)?))?,
             timed(&mut |driver| handles.iter().try_for_each(|handle| Ok(driver.release(device, *handle)?)))?,
         ];
         driver.unreserve(device, start, size * count)?;
@@ -86,7 +92,7 @@ fn handle_costs(card: &dyn Card, tier: Tier, size: u64, count: u64) -> Result<Ha
             least.iter_mut().zip(seconds).for_each(|(least, total)| *least = least.min(total / count as f64));
         }
     }
-    let [create, map, set_access, unmap, release] = least;
+    let [create, map, set_access, unmap, set_access_run, unmap_run, release] = least;
     Ok(HandleCosts {
         tier: tier.name().into(),
         handle_bytes: size,
@@ -95,6 +101,8 @@ fn handle_costs(card: &dyn Card, tier: Tier, size: u64, count: u64) -> Result<Ha
         map,
         set_access,
         unmap,
+        set_access_run: Some(set_access_run),
+        unmap_run: Some(unmap_run),
         release,
     })
 }

@@ -19,6 +19,12 @@ pub struct HandleCosts {
     pub set_access: f64,
     /// Unmapping.
     pub unmap: f64,
+    /// Setting access of all handles by one call, for each handle; `None` in older files.
+    #[serde(default)]
+    pub set_access_run: Option<f64>,
+    /// Unmapping all handles by one call, for each handle; `None` in older files.
+    #[serde(default)]
+    pub unmap_run: Option<f64>,
     /// Releasing.
     pub release: f64,
 }

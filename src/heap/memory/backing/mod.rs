@@ -10,12 +10,17 @@
 //! is kept here as stuck or detached, and repaired at the next opportunity: no backing is lost, and
 //! no byte.
 
+mod rehouse;
+
 use std::sync::Arc;
 
+use self::rehouse::Working;
 use super::budget::Budget;
 use crate::core::{PerTier, Tier, show_size};
 use crate::driver::{self, Driver, DriverError, Handle};
 use crate::error::Error;
+
+pub(super) use self::rehouse::{Batch, Exchanged};
 
 /// The handles of one device.
 #[derive(Debug)]
@@ -33,7 +38,7 @@ pub(in crate::heap) struct Backing {
     /// Granules whose backing is mapped nowhere, or is mapped and cannot be accessed.
     detached: Vec<Detached>,
     /// Where new backing is mapped while it is filled.
-    working: Option<u64>,
+    working: Option<Working>,
     /// All ranges ever reserved for that, and those of memory that was mapped twice: their first
     /// addresses and lengths.
     reserved: Vec<(u64, u64)>,
@@ -46,6 +51,8 @@ struct Stuck {
     bytes: u64,
     handles: Vec<Handle>,
     tier: Tier,
+    /// Whether a copy may still write there, because waiting for it failed.
+    is_written: bool,
 }
 
 /// A granule whose backing could not be attached to its address, and why.
@@ -64,30 +71,6 @@ enum Unattached {
     Unmapped,
     /// Mapped, without access.
     Inaccessible,
-}
-
-/// One granule that changes tier.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Rehousing {
-    pub(super) address: u64,
-    pub(super) old: Handle,
-    pub(super) from: Tier,
-    pub(super) to: Tier,
-    /// What may be held of the new tier at most, in bytes.
-    pub(super) capacity: u64,
-}
-
-/// A granule that was not rehoused as it should.
-pub(super) struct Halted {
-    /// The new backing, where it is under the granule all the same, with the granule's contents.
-    pub(super) moved: Option<Handle>,
-    pub(super) why: Error,
-}
-
-impl<E: Into<Error>> From<E> for Halted {
-    fn from(why: E) -> Self {
-        Halted { moved: None, why: why.into() }
-    }
 }
 
 impl Backing {
@@ -315,80 +298,20 @@ impl Backing {
             Ok(()) => handles.into_iter().for_each(|handle| self.put(tier, handle)),
             Err(why) => {
                 log::debug!("{} at {address:#x} could not be unmapped yet: {why}", show_size(bytes));
-                self.stuck.push(Stuck { address, bytes, handles, tier });
+                self.stuck.push(Stuck { address, bytes, handles, tier, is_written: false });
             }
         }
-    }
-
-    /// Gives a granule backing in another tier, with its contents, and returns the new handle. The
-    /// old one goes to the stock. The device must be idle.
-    ///
-    /// # Errors
-    /// A tier without a granule left; the driver's. [`Halted`] says whether the granule has moved.
-    pub(super) fn rehouse(&mut self, granule: Rehousing) -> Result<Handle, Halted> {
-        let Rehousing { address, old, from, to, capacity } = granule;
-        let working = self.working_address()?;
-        let new = self.take(to, 0, capacity)?.ok_or_else(|| {
-            Error::Refused(format!("the {to} tier has no granule left to move into: free something there first"))
-        })?;
-        let filled = self.fill_at(working, address, new, to);
-        let is_stuck = self.working.is_none();
-        if let Err(why) = filled.and_then(|()| self.driver.unmap(self.device, address, self.granule)) {
-            if !is_stuck {
-                self.put(to, new);
-            }
-            return Err(why.into());
-        }
-        match self.attach(address, new) {
-            Ok(()) => {
-                self.put(from, old);
-                Ok(new)
-            }
-            Err((Unattached::Unmapped, why)) => {
-                self.put(to, new);
-                if let Err((how, why)) = self.attach(address, old) {
-                    self.detached.push(Detached { address, handle: old, how, why });
-                }
-                Err(why.into())
-            }
-            Err((Unattached::Inaccessible, why)) => {
-                self.put(from, old);
-                self.detached.push(Detached { address, handle: new, how: Unattached::Inaccessible, why: why.clone() });
-                Err(Halted { moved: Some(new), why: why.into() })
-            }
-        }
-    }
-
-    /// Fills `new` with what lies at `address`, mapped at the working address meanwhile. Where it
-    /// cannot be unmapped there it is stuck, and the working address is given up.
-    fn fill_at(&mut self, working: u64, address: u64, new: Handle, tier: Tier) -> driver::Result<()> {
-        let (device, granule) = (self.device, self.granule);
-        self.driver.map(device, working, granule, new)?;
-        let filled = self
-            .driver
-            .set_access(device, working, granule)
-            .and_then(|()| self.driver.copy(device, working, address, granule));
-        let cleared = driver::insist(|| self.driver.unmap(device, working, granule));
-        if cleared.is_err() {
-            self.working = None;
-            self.stuck.push(Stuck { address: working, bytes: granule, handles: vec![new], tier });
-        }
-        filled.and(cleared)
-    }
-
-    fn working_address(&mut self) -> driver::Result<u64> {
-        if let Some(address) = self.working {
-            return Ok(address);
-        }
-        let address = self.addresses(self.granule)?;
-        self.working = Some(address);
-        Ok(address)
     }
 
     /// Maps a handle at an address, accessible; or says how that was left.
     fn attach(&self, address: u64, handle: Handle) -> Result<(), (Unattached, DriverError)> {
         let unmapped = |why| (Unattached::Unmapped, why);
         driver::insist(|| self.driver.map(self.device, address, self.granule, handle)).map_err(unmapped)?;
+        self.open(address)
+    }
+
+    /// Makes a granule accessible that is mapped; or says how that was left.
+    fn open(&self, address: u64) -> Result<(), (Unattached, DriverError)> {
         self.make_accessible(address).map_err(|why| {
             match driver::insist(|| self.driver.unmap(self.device, address, self.granule)) {
                 Ok(()) => (Unattached::Unmapped, why),
@@ -420,6 +343,10 @@ impl Backing {
     /// Tries again what failed calls have left undone.
     pub(in crate::heap) fn mend(&mut self) {
         for stuck in std::mem::take(&mut self.stuck) {
+            if stuck.is_written && self.finish_copies().is_err() {
+                self.stuck.push(stuck);
+                continue;
+            }
             self.undo_map(stuck.address, stuck.bytes, stuck.handles, stuck.tier);
         }
         for Detached { address, handle, how, .. } in std::mem::take(&mut self.detached) {
