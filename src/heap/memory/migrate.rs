@@ -41,8 +41,8 @@ struct Queues {
 }
 
 impl Queues {
-    /// Where the driver refuses memory for promotions, another program has taken it: these and those
-    /// that are left stay, and that is no error.
+    /// Where the driver refuses memory for promotions, another program has taken it: these and
+    /// those that are left stay, and that is no error.
     ///
     /// # Errors
     /// Any other refusal.
@@ -135,7 +135,7 @@ impl Memory {
             let Some((_, to)) = queue.front().copied() else { return Ok(None) };
             if !self.can_take(to) && (is_copying || (is_promotion && !has_demotions)) {
                 if !is_copying {
-                    // Blocks that a plan expects to pass still take the room: the rest waits for them.
+                    // Blocks that a plan expects to pass still take the room.
                     log::debug!("{} granules stay where they are: the {to} tier is full", queue.len());
                 }
                 return Ok(None);

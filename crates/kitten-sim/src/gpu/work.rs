@@ -37,7 +37,8 @@ impl Gpu {
         Ok(())
     }
 
-    /// Begins a copy, behind those that were begun before. The bytes are copied when its turn comes.
+    /// Begins a copy, behind those that were begun before. The bytes are copied when its turn
+    /// comes.
     ///
     /// # Errors
     /// A range that is not mapped with access; ranges that overlap.
