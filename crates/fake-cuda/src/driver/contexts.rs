@@ -131,6 +131,16 @@ pub unsafe extern "C" fn cuCtxGetCurrent(context: *mut *mut c_void) -> c_int {
     })
 }
 
+/// The device of the current context.
+///
+/// # Safety
+/// `device` may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuCtxGetDevice(device: *mut c_int) -> c_int {
+    // SAFETY: the caller's promise.
+    answer(|_| unsafe { put(device, device_of_context()? as c_int) })
+}
+
 /// Replaces the current context; null leaves none.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuCtxSetCurrent(context: *mut c_void) -> c_int {

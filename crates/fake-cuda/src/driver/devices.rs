@@ -69,6 +69,16 @@ pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, length: c_int, devic
     })
 }
 
+/// The identity of the device among all in the world: here, its number.
+///
+/// # Safety
+/// `uuid` may be written to for 16 bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], device: c_int) -> c_int {
+    // SAFETY: the caller's promise.
+    answer(|machine| unsafe { put(uuid, (machine.device(device)? as u128 + 1).to_be_bytes()) })
+}
+
 /// The number by which the system's graphics know the device, and its place among linked ones.
 ///
 /// # Safety

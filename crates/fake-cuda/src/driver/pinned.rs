@@ -1,16 +1,47 @@
 //! Pinned host memory that the device accesses at the host's address.
 
+use std::collections::BTreeMap;
 use std::ffi::{c_int, c_uint, c_void};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kitten_sim::code;
 
 use super::contexts::device_of_context;
 use crate::answer::{answer, put};
-use crate::refusal::refuse;
+use crate::refusal::{Result, refuse};
 
 const PORTABLE: c_uint = 1;
 const DEVICE_MAP: c_uint = 2;
 const WRITE_COMBINED: c_uint = 4;
+
+/// Memory of programs that they have pinned where it lies: by address, its length.
+static REGISTERED: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
+
+fn registered() -> MutexGuard<'static, BTreeMap<usize, usize>> {
+    REGISTERED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Pins existing host memory.
+pub(crate) fn register(pointer: usize, size: usize) -> Result {
+    if pointer == 0 || size == 0 {
+        return refuse(code::INVALID_VALUE, format!("{size} bytes at {pointer:#x} are no memory"));
+    }
+    registered().insert(pointer, size);
+    Ok(())
+}
+
+/// Unpins it.
+pub(crate) fn unregister(pointer: usize) -> Result {
+    match registered().remove(&pointer) {
+        Some(_) => Ok(()),
+        None => refuse(code::INVALID_VALUE, format!("{pointer:#x} is not pinned")),
+    }
+}
+
+/// Whether a pointer leads to memory that a program has pinned where it lies.
+pub(crate) fn is_registered(pointer: usize) -> bool {
+    registered().range(..=pointer).next_back().is_some_and(|(start, size)| pointer < start + size)
+}
 
 /// Pins host memory, accounted to the current device.
 ///
@@ -65,5 +96,23 @@ pub unsafe extern "C" fn cuMemHostGetDevicePointer_v2(address: *mut u64, memory:
         }
         // SAFETY: the caller's promise.
         unsafe { put(address, memory as u64) }
+    })
+}
+
+/// Pins existing host memory.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemHostRegister_v2(memory: *mut c_void, size: usize, _flags: c_uint) -> c_int {
+    answer(|_| {
+        device_of_context()?;
+        register(memory as usize, size)
+    })
+}
+
+/// Unpins it.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemHostUnregister(memory: *mut c_void) -> c_int {
+    answer(|_| {
+        device_of_context()?;
+        unregister(memory as usize)
     })
 }

@@ -25,6 +25,7 @@ table! {
     "cuDeviceGetCount", since 2000 => devices::cuDeviceGetCount;
     "cuDeviceGet", since 2000 => devices::cuDeviceGet;
     "cuDeviceGetName", since 2000 => devices::cuDeviceGetName;
+    "cuDeviceGetUuid", since 11040 => devices::cuDeviceGetUuid_v2;
     "cuDeviceGetAttribute", since 2000 => devices::cuDeviceGetAttribute;
     "cuDeviceTotalMem", since 3020 => devices::cuDeviceTotalMem_v2;
     "cuDeviceGetLuid", since 10000 => devices::cuDeviceGetLuid;
@@ -38,6 +39,7 @@ table! {
     "cuCtxPushCurrent", since 4000 => contexts::cuCtxPushCurrent_v2;
     "cuCtxPopCurrent", since 4000 => contexts::cuCtxPopCurrent_v2;
     "cuCtxGetCurrent", since 4000 => contexts::cuCtxGetCurrent;
+    "cuCtxGetDevice", since 2000 => contexts::cuCtxGetDevice;
     "cuCtxSetCurrent", since 4000 => contexts::cuCtxSetCurrent;
     "cuCtxSynchronize", since 2000 => contexts::cuCtxSynchronize;
     "cuThreadExchangeStreamCaptureMode", since 10010 => contexts::cuThreadExchangeStreamCaptureMode;
@@ -56,6 +58,8 @@ table! {
     "cuMemAllocHost", since 3020 => pinned::cuMemAllocHost_v2;
     "cuMemHostAlloc", since 2020 => pinned::cuMemHostAlloc;
     "cuMemFreeHost", since 2000 => pinned::cuMemFreeHost;
+    "cuMemHostRegister", since 6050 => pinned::cuMemHostRegister_v2;
+    "cuMemHostUnregister", since 4000 => pinned::cuMemHostUnregister;
     "cuMemHostGetDevicePointer", since 3020 => pinned::cuMemHostGetDevicePointer_v2;
     "cuMemcpyDtoDAsync", since 3020 => memory::cuMemcpyDtoDAsync_v2;
     "cuMemcpyAsync", since 4000 => memory::cuMemcpyAsync;

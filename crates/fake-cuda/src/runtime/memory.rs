@@ -9,7 +9,7 @@ use kitten_sim::code;
 
 use super::call;
 use crate::answer::put;
-use crate::driver::{allocate, copy_in_stream, free};
+use crate::driver::{allocate, copy_in_stream, free, is_registered, register, unregister};
 use crate::refusal::refuse;
 
 /// Pinned host memory: by address, its length.
@@ -111,19 +111,13 @@ pub unsafe extern "C" fn cudaFreeHost(pointer: *mut c_void) -> c_int {
 /// Pins existing host memory.
 #[unsafe(no_mangle)]
 pub extern "C" fn cudaHostRegister(pointer: usize, size: usize, _flags: c_uint) -> c_int {
-    call(|_| {
-        locked(&PINNED).insert(pointer, size);
-        Ok(())
-    })
+    call(|_| register(pointer, size))
 }
 
 /// Unpins it.
 #[unsafe(no_mangle)]
 pub extern "C" fn cudaHostUnregister(pointer: usize) -> c_int {
-    call(|_| match locked(&PINNED).remove(&pointer) {
-        Some(_) => Ok(()),
-        None => refuse(code::INVALID_VALUE, format!("{pointer:#x} is not pinned")),
-    })
+    call(|_| unregister(pointer))
 }
 
 /// The kind of memory that a pointer leads to, for the C part: 0 ordinary host memory, 1 pinned, 2
@@ -132,7 +126,9 @@ pub extern "C" fn cudaHostUnregister(pointer: usize) -> c_int {
 pub extern "C" fn fake_cuda_kind(pointer: usize) -> c_int {
     let mut kind = 0;
     call(|machine| {
-        let pinned = locked(&PINNED).range(..=pointer).next_back().is_some_and(|(start, size)| pointer < start + size);
+        let allocated =
+            locked(&PINNED).range(..=pointer).next_back().is_some_and(|(start, size)| pointer < start + size);
+        let pinned = allocated || is_registered(pointer);
         kind = if machine.gpu.is_device_address(pointer as u64) { 2 } else { c_int::from(pinned) };
         Ok(())
     });
