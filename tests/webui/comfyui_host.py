@@ -1,18 +1,21 @@
 """A stand-in for ComfyUI, with the modules and the frontend that our package uses.
 
-    comfyui_host.py PACKAGE --port N [--late] [--dynamic] [--without-package]
+    comfyui_host.py PACKAGE --port N [--late] [--dynamic [--stuck]] [--without-package]
 
 `PACKAGE` is the folder that goes into `custom_nodes`; its prestartup script, nodes, routes and
 frontend extension are used in the way of ComfyUI. A prompt loads a small model, runs the package's
-nodes, and samples. With `--dynamic`, models are in the memory of a stand-in for comfy-aimdo.
+nodes, and samples. With `--dynamic`, models are in the memory of a stand-in for comfy-aimdo. As in
+ComfyUI, prompts run in a thread of their own.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +108,18 @@ class Host:
     def dynamic_vram(self) -> None:
         """Says that dynamic VRAM is on, and has 96 MiB for each model that is loaded."""
         module("comfy.memory_management", aimdo_enabled=True)
+        module("comfy.cli_args", args=types.SimpleNamespace(vram_headroom=0.5))
         module("comfy_aimdo")
         loaded = self.management.current_loaded_models
+
+        def unload_all_models() -> None:
+            # As comfy-aimdo does, it calls the driver, in whatever thread it is called.
+            device = ctypes.c_int()
+            if self.options.stuck or ctypes.CDLL("libcuda.so.1").cuCtxGetDevice(ctypes.byref(device)):
+                raise RuntimeError("HostBuffer.truncate failed")
+            loaded.clear()
+
+        self.management.__dict__["unload_all_models"] = unload_all_models
         module("comfy_aimdo.control", get_total_vram_usage=lambda: (96 << 20) * len(loaded))
 
     def run(self, prompt: Any) -> Any:
@@ -144,10 +157,12 @@ class Host:
 
             return answer
 
+        worker = ThreadPoolExecutor(1)
+
         async def prompt(asked: Any) -> Any:
             body, known = await asked.json(), str(len(self.history))
             executor = sys.modules["execution"].PromptExecutor()
-            await asyncio.get_running_loop().run_in_executor(None, executor.execute, body["prompt"], known)
+            await asyncio.get_running_loop().run_in_executor(worker, executor.execute, body["prompt"], known)
             return web.json_response({"prompt_id": known})
 
         async def history(asked: Any) -> Any:
@@ -184,6 +199,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--late", action="store_true", help="start CUDA before the package comes")
     parser.add_argument("--dynamic", action="store_true", help="switch a stand-in for dynamic VRAM on")
+    parser.add_argument("--stuck", action="store_true", help="dynamic VRAM fails to unload models")
     parser.add_argument("--without-package", action="store_true", help="as if giant-kitten's package were not there")
     Host(parser.parse_args()).serve()
 

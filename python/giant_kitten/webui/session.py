@@ -314,6 +314,11 @@ class Session:
         except _library.Error:
             return None
 
+    def overflow(self) -> int:
+        """The bytes by which the last generation has overflowed; 0 where that is not known."""
+        found = self._generations.observation()
+        return 0 if found is None else found.overflow
+
     def state(self) -> dict[str, Any]:
         """The state that map.js draws."""
         found = _state.state((self.device,), self._generations.observation())

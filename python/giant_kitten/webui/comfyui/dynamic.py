@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -28,8 +29,11 @@ def unload() -> str:
     """Makes ComfyUI unload its models from dynamic VRAM; returns a sentence about the result."""
     if not is_on():
         return ""
-    comfy.model_management.unload_all_models()
-    comfy.model_management.soft_empty_cache()
+    try:
+        comfy.model_management.unload_all_models()
+        comfy.model_management.soft_empty_cache()
+    except Exception as why:  # As above. giant-kitten's own memory can still be moved.
+        return f"ComfyUI could not unload its models from dynamic VRAM ({why}): it keeps {size(held())}."
     left = held()
     kept = f" It still keeps {size(left)}, which giant-kitten cannot move." if left else ""
     return f"ComfyUI's dynamic VRAM has unloaded its models, and loads them again at the next prompt.{kept}"
@@ -40,14 +44,32 @@ def note() -> str | None:
     if not is_on():
         return None
     return (
-        "ComfyUI's dynamic VRAM manages the weights itself, and makes no room for the rest, which giant-kitten "
+        "ComfyUI's dynamic VRAM manages the weights itself, and makes little room for the rest, which giant-kitten "
         "manages: start with --disable-dynamic-vram to have models placed, or with GIANT_KITTEN=0."
     )
 
 
-def describe(device: dict[str, Any]) -> None:
-    """Names what others have of a device's memory in its state."""
+def describe(device: dict[str, Any], overflow: int) -> None:
+    """Names what others have of a device's memory in its state, and says what makes room for more.
+
+    `overflow` has the bytes by which the last prompt has overflowed the card.
+    """
     found = held()
-    if found:
-        device["others"] = max(found, device["others"])
-        device["others_are"] = "ComfyUI's dynamic VRAM and others"
+    if not found:
+        return
+    device["others"] = max(found, device["others"])
+    device["others_are"] = "ComfyUI's dynamic VRAM and others"
+    if overflow:
+        # No reserve is suggested: it could only move giant-kitten's own memory.
+        device["guide"] = {"suggested": 0, "prefers_automatic": False, "text": _advice(overflow)}
+
+
+def _advice(overflow: int) -> str:
+    """What to do about a prompt that has overflowed, while dynamic VRAM keeps weights."""
+    overflowed = f"The last prompt overflowed by {size(overflow)}, and a reserve does not move the weights that "
+    headroom = getattr(getattr(sys.modules.get("comfy.cli_args"), "args", None), "vram_headroom", None)
+    if headroom is None:
+        return overflowed + "dynamic VRAM keeps: start ComfyUI with --disable-dynamic-vram."
+    # As a number of GiB, in tenths.
+    wanted = math.ceil((headroom + overflow / (1 << 30)) * 10) / 10
+    return overflowed + f"dynamic VRAM keeps: start ComfyUI with --vram-headroom {wanted}, and it makes room for that."

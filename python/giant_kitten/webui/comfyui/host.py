@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import comfy.utils
+import torch
 
 from ..session import Host, Session
 from . import dynamic
@@ -46,8 +47,12 @@ _prompts = threading.RLock()
 
 
 def in_turn(work: Callable[[], str]) -> str:
-    """Calls a function between two prompts."""
+    """Calls a function between two prompts, in a thread in which ComfyUI can also unload."""
     with _prompts:
+        if torch.cuda.is_initialized():
+            # It makes CUDA's context current in this thread. comfy-aimdo calls the driver, which
+            # needs one, unlike the runtime that PyTorch calls.
+            torch.cuda.synchronize()
         return work()
 
 

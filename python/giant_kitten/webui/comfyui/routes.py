@@ -33,7 +33,7 @@ async def _state(asked: Any) -> Any:
     found = session.state()
     found["problem"] = found["problem"] or dynamic.note()
     for device in found["devices"]:
-        dynamic.describe(device)
+        dynamic.describe(device, session.overflow())
     return web.json_response(found, headers={"Cache-Control": "no-store"})
 
 
