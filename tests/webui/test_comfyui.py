@@ -162,7 +162,7 @@ def open_tab(page: Page) -> Locator:
 
 
 # This is the first test, because later the package is already in the genuine ComfyUI.
-def test_dynamic_vram_is_reported_and_prompts_run(tmp_path: Path) -> None:
+def test_dynamic_vram_is_reported_and_prompts_run(tmp_path: Path, open_page: Callable[..., Page]) -> None:
     with installed():
         if not has_dynamic_vram():
             pytest.skip("this ComfyUI has no dynamic VRAM")
@@ -175,10 +175,23 @@ def test_dynamic_vram_is_reported_and_prompts_run(tmp_path: Path) -> None:
             kinds, stats = device["map"]["bytes"], device["stats"]
             assert sum(kinds[tier]["model"] for tier in kinds) < 1 << 20 < stats["allocated_peak"]
             assert stats["out_of_memory"] == 0 and device["others"] > 1 << 30
-            status, answer = server.post("giant-kitten/act", {"action": "free VRAM"})
-            assert status == 200 and "has unloaded its models" in answer["detail"], answer
-            assert server.device()["others"] == 0
-            draw(server, "take back")
+            page = open_page(server.url, width=1200, ignored=THEIRS)
+            open_tab(page).get_by_role("rowheader", name="ComfyUI's dynamic VRAM and others").wait_for()
+            for name, answer in (
+                ("Free VRAM", "ComfyUI's dynamic VRAM has unloaded its models"),
+                ("Take VRAM back", "Activated: the reserve is 512.0 MiB"),
+                # The only prompt so far had an action in it, so nobody knows what it needed.
+                ("Apply the suggestion", "There is no suggestion yet"),
+                ("Automatic", "determined automatically"),
+                ("Disable", "Disabled"),
+            ):
+                page.locator(".giant-kitten").get_by_role("button", name=name, exact=True).click()
+                said(page).get_by_text(answer).wait_for()
+                assert (server.device()["others"] == 0) == (name != "Disable"), name
+                if name == "Automatic":
+                    draw(server, "automatic")
+            # The page must not ask on when its server has ended.
+            page.close()
 
 
 def test_the_nodes_are_in_the_list(comfyui: Server) -> None:
@@ -293,10 +306,14 @@ def test_beside_dynamic_vram_no_reserve_is_suggested(tmp_path: Path) -> None:
             # Moving memory by hand within a prompt would leave nothing to observe.
             prompt["sample"]["inputs"]["model"] = ["load", 0]
             send(server, {name: prompt[name] for name in ("load", "sample", "status")})
-        found = server.device()["guide"]
-        assert found["suggested"] == 0 and not found["prefers_automatic"]
-        # The one in force is half a GiB.
-        assert re.search(r"overflowed by \d+.\d MiB.*--vram-headroom 0.[67],", found["text"]), found
+        for loaded in (True, False):
+            device = server.device()
+            found = device["guide"]
+            assert (device["others"] > 0) == loaded
+            assert found["suggested"] == 0 and not found["prefers_automatic"]
+            # The one in force is half a GiB.
+            assert re.search(r"overflowed by \d+.\d MiB.*--vram-headroom 0.[67],", found["text"]), found
+            server.post("giant-kitten/act", {"action": "free VRAM"})
 
 
 @pytest.mark.parametrize("width", [120, 240, 360])

@@ -100,7 +100,7 @@ function build(element) {
   const suggested = () => {
     const device = map.state && map.state.devices && map.state.devices[0];
     const guide = device && device.guide;
-    if (!guide) return "There is no suggestion before the first prompt.";
+    if (!guide) return "There is no suggestion yet: run another prompt, without an action in it.";
     if (guide.suggested) {
       reserve.value = (guide.suggested / 2 ** 30).toFixed(1);
       return { action: "activate", reserve: guide.suggested / 2 ** 30 };

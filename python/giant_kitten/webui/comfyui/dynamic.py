@@ -55,17 +55,16 @@ def describe(device: dict[str, Any], overflow: int) -> None:
     `overflow` has the bytes by which the last prompt has overflowed the card.
     """
     found = held()
-    if not found:
-        return
-    device["others"] = max(found, device["others"])
-    device["others_are"] = "ComfyUI's dynamic VRAM and others"
-    if overflow:
+    if found:
+        device["others"] = max(found, device["others"])
+        device["others_are"] = "ComfyUI's dynamic VRAM and others"
+    if overflow and is_on():
         # No reserve is suggested: it could only move giant-kitten's own memory.
         device["guide"] = {"suggested": 0, "prefers_automatic": False, "text": _advice(overflow)}
 
 
 def _advice(overflow: int) -> str:
-    """What to do about a prompt that has overflowed, while dynamic VRAM keeps weights."""
+    """What to do about a prompt that has overflowed beside dynamic VRAM."""
     overflowed = f"The last prompt overflowed by {size(overflow)}, and a reserve does not move the weights that "
     headroom = getattr(getattr(sys.modules.get("comfy.cli_args"), "args", None), "vram_headroom", None)
     if headroom is None:
