@@ -247,7 +247,8 @@ struct Touched {
 /// dedicated ones must not be moved, because graphs may touch them or a program has pinned what is
 /// in them. Where the blocks of the interval that ends pass, they do not count.
 fn candidates(memory: &Memory, learner: &Learner, forecast: &Forecast, passes: bool) -> (Vec<Candidate>, u64) {
-    let mut granules: HashMap<GranuleId, Touched> = HashMap::new();
+    // By address, as the blocks are: two of them share a granule at most where they touch.
+    let mut granules: Vec<(GranuleId, Touched)> = Vec::new();
     let mut fixed = 0;
     for (arena, bound) in memory.arenas.iter() {
         if memory.arenas.is_pools(arena) {
@@ -259,7 +260,11 @@ fn candidates(memory: &Memory, learner: &Learner, forecast: &Forecast, passes: b
             let address = bound.base() + block.offset;
             let Expected { reads, wanted_later } = learner.expected(forecast, address, block.marks.born, block.size);
             for (granule, bytes) in bound.core.shares_of(block.id) {
-                let entry = granules.entry(GranuleId { arena, granule }).or_default();
+                let id = GranuleId { arena, granule };
+                if granules.last().is_none_or(|(last, _)| *last != id) {
+                    granules.push((id, Touched::default()));
+                }
+                let Some((_, entry)) = granules.last_mut() else { continue };
                 entry.reads += reads * bytes as f64 / memory.granule() as f64;
                 entry.wanted_later |= wanted_later;
                 entry.is_pinned |= block.marks.pin.is_some();

@@ -23,10 +23,3 @@ pub(crate) fn last_error() -> String {
     let text = unsafe { CStr::from_ptr(abi::gk_last_error()) };
     text.to_string_lossy().into_owned()
 }
-
-/// A process has one allocator, so tests that install one take turns: each until it drops this.
-#[cfg(test)]
-pub(crate) fn take_turns() -> std::sync::MutexGuard<'static, ()> {
-    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}

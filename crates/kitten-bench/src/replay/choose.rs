@@ -5,6 +5,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use giant_kitten::show_size;
 use serde::Serialize;
 
+use super::cores::on_all_cores;
 use super::otherwise::{Alternative, Way};
 use super::plan::{Fits, Plan, plan};
 use super::setup::Setup;
@@ -33,25 +34,29 @@ pub struct Failed {
     pub why: String,
 }
 
-/// Plans work on each card. `open` opens a number of generations of it; `tick` is called after each
+/// Plans work on each card, on all cores. `open` opens a number of generations of it; `tick` is called after each
 /// card.
 ///
 /// # Errors
 /// As for [`plan`], if it fails on every card.
 pub fn choose(
-    open: impl Fn(u64) -> Result<Box<dyn Source>>,
+    open: impl Fn(u64) -> Result<Box<dyn Source>> + Sync,
     setups: &[Setup],
     traffic_only: bool,
-    mut tick: impl FnMut(),
+    tick: impl Fn() + Sync,
 ) -> Result<Choice> {
+    let planned = on_all_cores(setups, |setup| {
+        let planned = plan(&open, setup, traffic_only);
+        tick();
+        planned
+    });
     let (mut plans, mut failed) = (Vec::new(), Vec::new());
-    for setup in setups {
-        match plan(&open, setup, traffic_only) {
+    for (setup, planned) in setups.iter().zip(planned) {
+        match planned {
             Ok(plan) => plans.push(plan),
             Err(why) if failed.len() + 1 == setups.len() => return Err(why),
             Err(why) => failed.push(Failed { card: setup.profile.name.clone(), why: format!("{why:#}") }),
         }
-        tick();
     }
     Ok(Choice { smallest: smallest(&plans), plans, failed })
 }

@@ -10,6 +10,7 @@ use giant_kitten::{Activation, Order, Reserve, SortBy};
 use kitten_sim::Profile;
 use serde::Serialize;
 
+use super::cores::on_all_cores;
 use super::run::replay;
 use super::setup::{LARGER_THAN_ANY, Policy, Setup};
 use crate::work;
@@ -62,18 +63,18 @@ pub fn replays() -> u64 {
     WORK.len() as u64 * (3 + ORDERS.len() as u64 * RESERVES)
 }
 
-/// Compares; `tick` is called after each replay.
+/// Compares, on all cores; `tick` is called after each replay.
 ///
 /// # Errors
 /// As for [`replay`].
-pub fn compare(mut tick: impl FnMut()) -> Result<Vec<Row>> {
-    WORK.iter().map(|work| row(work, &mut tick)).collect()
+pub fn compare(tick: impl Fn() + Sync) -> Result<Vec<Row>> {
+    on_all_cores(&WORK, |work| row(work, &tick)).into_iter().collect()
 }
 
-fn row(work: &str, tick: &mut impl FnMut()) -> Result<Row> {
+fn row(work: &str, tick: &impl Fn()) -> Result<Row> {
     let names: Vec<String> = work.split(' ').map(str::to_owned).collect();
     let nominal = Profile::builtin("nominal-6g").context("the profile nominal-6g is missing")?;
-    let mut run = |dedicated_bytes: u64, policy, activation: Activation| {
+    let run = |dedicated_bytes: u64, policy, activation: Activation| {
         let profile = Profile { dedicated_bytes, ..nominal.clone() };
         let setup = Setup { activation, ..Setup::new(profile, policy) };
         let outcome = replay(&mut *work::open_generations(&names, GENERATIONS)?, &setup)?;

@@ -125,13 +125,11 @@ mod tests {
     use kitten_sim::Profile;
 
     use super::*;
-    use crate::c_interface::take_turns;
     use crate::replay::Policy;
     use crate::work;
 
     #[test]
     fn no_two_blocks_of_a_step_lie_in_one_place_at_one_time() {
-        let _turn = take_turns();
         let profile = Profile { dedicated_bytes: 64 << 30, ..Profile::builtin("nominal-6g").unwrap() };
         for layout in [Layout::Fit, Layout::Learned] {
             let setup = Setup { layout, ..Setup::new(profile.clone(), Policy::FirstCome) };

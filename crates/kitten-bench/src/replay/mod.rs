@@ -16,6 +16,7 @@
 //!   choose.rs    the same on several cards, and the smallest card that will do
 //!   compare.rs   the orders of placement compared with each other
 //!   demo.rs      the table that kitten-bench prints without arguments
+//!   cores.rs     several replays at a time
 //! ```
 //!
 //! `sweep.rs`, `plan.rs`, `choose.rs`, `compare.rs` and `demo.rs` replay work several times.
@@ -24,6 +25,7 @@
 mod asked;
 pub mod choose;
 pub mod compare;
+mod cores;
 pub mod demo;
 pub mod layout;
 mod lending;

@@ -13,13 +13,12 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use giant_kitten::driver::Stream;
-use giant_kitten::{Activation, Allocator, CopyAhead, Limits, Moved, Options, Reserve, SortBy, Stats, Tier, abi};
+use giant_kitten::{Activation, Allocator, CopyAhead, Limits, Moved, Options, Reserve, SortBy, Stats, Tier};
 use kitten_sim::{Load, Profile};
 
 use super::lending::{Lending, SlotUse};
 use super::outcome::{Outcome, Step, is_a_time};
 use super::setup::{Policy, Setup};
-use crate::c_interface::{free, last_error, malloc};
 use crate::card::{Card, Range, Simulated};
 use crate::work::trace::{Event, Kind, Op, is_step};
 use crate::work::{MOST_STEPS, Source};
@@ -43,7 +42,7 @@ struct Replay<'a> {
     card: &'a dyn Card,
     /// Whether operations are done on the card.
     operating: bool,
-    allocator: &'static Allocator,
+    allocator: &'a Allocator,
     live: HashMap<u64, LiveBlock>,
     streams: HashMap<u64, u64>,
     step: Step,
@@ -154,7 +153,7 @@ pub(super) fn run(
         remembered: setup.wanted.filter(|_| setup.policy == Policy::Remembered),
         ..Options::default()
     };
-    let allocator = abi::install(Allocator::new(options, card.driver())?);
+    let allocator = &Allocator::new(options, card.driver())?;
     let mut replay = Replay {
         setup,
         card,
@@ -201,7 +200,7 @@ impl Replay<'_> {
                     let moment = Moment { phase, begins: false, live_bytes: self.live_bytes, ended: None };
                     watch(moment, self.allocator);
                 }
-                Event::Free { id } => self.free(id),
+                Event::Free { id } => self.free(id)?,
                 Event::Op(op) => {
                     self.charge(&op)?;
                     self.operate(&op).with_context(|| source.at())?;
@@ -324,12 +323,15 @@ impl Replay<'_> {
 
     fn alloc(&mut self, id: u64, bytes: u64, stream: u64, kind: Kind) -> Result<Option<String>> {
         let stream = self.stream(stream)?;
-        let mut allocated = None;
+        let mut allocated = Ok(0);
         self.step.call_seconds += self.card.time_calls(&mut |_| {
-            allocated = malloc(bytes, self.card.device(), stream);
+            allocated = self.allocator.malloc(bytes as usize, self.card.device(), Stream(stream));
             Ok(())
         })?;
-        let Some(address) = allocated else { return Ok(Some(last_error())) };
+        let address = match allocated {
+            Ok(address) => address,
+            Err(why) => return Ok(Some(why.to_string())),
+        };
         if kind == Kind::Param {
             self.allocator.mark(address, true)?;
         }
@@ -351,11 +353,12 @@ impl Replay<'_> {
         Ok(handle)
     }
 
-    fn free(&mut self, id: u64) {
+    fn free(&mut self, id: u64) -> Result<()> {
         if let Some(block) = self.live.remove(&id) {
-            free(block.address, block.bytes, self.card.device(), block.stream);
+            self.allocator.free(block.address, self.card.device(), Stream(block.stream))?;
             self.live_bytes -= block.bytes;
         }
+        Ok(())
     }
 
     /// Updates the peaks.

@@ -5,6 +5,7 @@ use std::io::Write;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
+use super::cores::on_all_cores;
 use super::outcome::Step;
 use super::run::replay;
 use super::setup::{Policy, Setup};
@@ -58,38 +59,37 @@ pub fn step(from: u64, to: u64, granularity: u64) -> u64 {
     to.saturating_sub(from).div_ceil(40).next_multiple_of(granularity).max(granularity)
 }
 
-/// Replays work with each reserve. `tick` is called after each.
+/// Replays work with each reserve, on all cores. `tick` is called after each.
 ///
 /// # Errors
 /// As for [`replay`].
 pub fn sweep(
-    open: impl Fn() -> Result<Box<dyn Source>>,
+    open: impl Fn() -> Result<Box<dyn Source>> + Sync,
     setup: &Setup,
     reserves: &[u64],
-    mut tick: impl FnMut(),
+    tick: impl Fn() + Sync,
 ) -> Result<Sweep> {
     let run = |setup: &Setup| replay(&mut *open()?, setup);
     let first = run(&Setup { policy: Policy::FirstCome, ..setup.clone() })?;
-    let mut sweep = Sweep {
-        trace: first.trace.clone(),
-        profile: first.profile.clone(),
-        first_come: first.last_step().map(|step| step.seconds),
-        limit: first.last_step().map(|step| step.compute_seconds),
-        points: Vec::new(),
-    };
-    for reserve in reserves {
+    let points = on_all_cores(reserves, |reserve| {
         let setup = Setup { policy: Policy::Reserve, ..setup.clone() };
         let outcome = run(&setup.with_reserve(*reserve))?;
         let step: Option<&Step> = outcome.last_step();
-        sweep.points.push(Point {
+        tick();
+        Ok(Point {
             reserve_bytes: *reserve,
             seconds: step.map(|step| step.seconds),
             link_bytes: step.map_or(0, |step| step.link_bytes),
             oom: outcome.oom,
-        });
-        tick();
-    }
-    Ok(sweep)
+        })
+    });
+    Ok(Sweep {
+        trace: first.trace.clone(),
+        profile: first.profile.clone(),
+        first_come: first.last_step().map(|step| step.seconds),
+        limit: first.last_step().map(|step| step.compute_seconds),
+        points: points.into_iter().collect::<Result<_>>()?,
+    })
 }
 
 impl Sweep {

@@ -142,7 +142,6 @@ mod tests {
     use kitten_sim::Profile;
 
     use super::*;
-    use crate::c_interface::take_turns;
     use crate::replay::Policy;
     use crate::work;
 
@@ -154,7 +153,6 @@ mod tests {
 
     #[test]
     fn every_moment_of_a_step_is_shown() {
-        let _turn = take_turns();
         for copy_ahead in [CopyAhead::Auto, CopyAhead::Off] {
             let line = timeline(copy_ahead);
             let works = [&line.computes, &line.in_place, &line.waits].map(|kind| StepTimeline::total(kind));
