@@ -69,8 +69,9 @@ def own(title: str, url: str) -> Note:
 
 def _boot() -> str:
     """An identifier of the machine's current start."""
-    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
-        return file.read().strip()
+    if _POSIX:
+        with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
     return sys.platform
 
 
@@ -86,6 +87,8 @@ def _began(process: int) -> str | None:
 
     None if nothing is known.
     """
+    if not _POSIX:
+        return _began_on_windows(process)
     if os.path.isdir("/proc/self"):
         try:
             with open(f"/proc/{process}/stat", "rb") as file:
@@ -95,8 +98,6 @@ def _began(process: int) -> str | None:
         except OSError:
             return None
         return "" if fields[0] in (b"Z", b"X", b"x") else fields[19].decode()
-    if not _POSIX:
-        return _began_on_windows(process)
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -111,13 +112,19 @@ def _began_on_windows(process: int) -> str | None:
 
     kernel = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined]
     kernel.OpenProcess.restype = ctypes.c_void_p
-    # The access right is SYNCHRONIZE. ERROR_INVALID_PARAMETER (87): there is no such process.
-    handle = kernel.OpenProcess(0x00100000, False, process)
+    # The rights are SYNCHRONIZE and PROCESS_QUERY_LIMITED_INFORMATION.
+    # ERROR_INVALID_PARAMETER (87): there is no such process.
+    handle = kernel.OpenProcess(0x00101000, False, process)
     if not handle:
         return "" if ctypes.get_last_error() == 87 else None  # type: ignore[attr-defined]
     try:
         # WAIT_TIMEOUT (258): the process has not ended.
-        return "alive" if kernel.WaitForSingleObject(ctypes.c_void_p(handle), 0) == 258 else ""
+        if kernel.WaitForSingleObject(ctypes.c_void_p(handle), 0) != 258:
+            return ""
+        # When it was created, when it ended, and its times in the kernel and outside.
+        times = [ctypes.c_uint64() for _ in range(4)]
+        known = kernel.GetProcessTimes(ctypes.c_void_p(handle), *map(ctypes.byref, times))
+        return str(times[0].value) if known else "alive"
     finally:
         kernel.CloseHandle(ctypes.c_void_p(handle))
 
@@ -133,7 +140,8 @@ class Folder:
         self.path = os.path.join(base, name)
         if not _POSIX:
             # On Windows, each user has an own folder for temporary files.
-            os.makedirs(self.path, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self.path)
             if not stat.S_ISDIR(os.lstat(self.path).st_mode):
                 raise _library.Error(f"{self.path} is not a folder: remove it")
             return self
