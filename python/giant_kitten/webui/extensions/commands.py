@@ -42,6 +42,7 @@ def install(webui: WebUI) -> list[str]:
 
     If it raises `Refused`, everything is as it was.
     """
+    ours.refuse_in_use(webui)
     ours.clear_up(webui)
     older = ours.is_ours(webui)
     site, has_package = _ask_python(webui)
@@ -117,6 +118,7 @@ def _write_pth(file: Path, text: str) -> None:
 def remove(webui: WebUI) -> list[str]:
     """Removes the extension from a WebUI completely; returns what was done."""
     to = webui.extension
+    ours.refuse_in_use(webui)
     ours.clear_up(webui)
     there = ours.is_ours(webui)
     done = []

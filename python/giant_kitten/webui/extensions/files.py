@@ -22,6 +22,20 @@ def write(file: Path, content: bytes) -> None:
         raise
 
 
+def typed(path: str | Path) -> str | Path:
+    """A path as its user meant it: without the quotes that a shell of Windows leaves in it.
+
+    A backslash before the closing quote makes that quote a part of the path, and cmd does not take
+    single ones for quotes.
+    """
+    if os.name != "nt" or isinstance(path, Path):
+        return path
+    text = path.strip()
+    if len(text) > 1 and text[0] == text[-1] == "'":
+        text = text[1:-1]
+    return text.strip('"')
+
+
 def shown(path: str | Path) -> str:
     """A path for use in a sentence: on one line, whatever it is called."""
     text = str(path)
@@ -31,4 +45,10 @@ def shown(path: str | Path) -> str:
 def reason(why: OSError) -> str:
     """An error of the system for use in a sentence."""
     where = f"{shown(why.filename)}: " if isinstance(why.filename, str) else ""
-    return f"{where}{why.strerror or why}"
+    # Windows refuses access to a file that a program has open.
+    remedy = "; close the WebUI and what else uses its files, and try again" if _is_refused(why) else ""
+    return f"{where}{why.strerror or why}{remedy}"
+
+
+def _is_refused(why: OSError) -> bool:
+    return os.name == "nt" and isinstance(why, PermissionError)

@@ -57,6 +57,17 @@ def is_ours(webui: WebUI) -> bool:
     )
 
 
+def refuse_in_use(webui: WebUI) -> None:
+    """Raises `Refused` if a program has loaded our library, which Windows then does not remove."""
+    carried = webui.extension / "package" / "giant_kitten" / "giant_kitten.dll"
+    if os.name != "nt" or not carried.is_file():
+        return
+    try:
+        carried.open("r+b").close()
+    except PermissionError as why:
+        raise Refused(f"{shown(carried)} is in use: close {webui.kind.name}, and try again") from why
+
+
 def _is_cut_short(folder: Path, webui: WebUI) -> bool:
     """Whether a folder without a mark is an incomplete copy that an earlier version has left.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..actions import Refused
 from . import pythons
-from .files import shown
+from .files import shown, typed
 
 NAME = "giant-kitten"
 
@@ -97,6 +97,7 @@ class WebUI:
 
 def find(folder: str | Path) -> WebUI:
     """The WebUI in a folder. Raises `Refused` if there is none."""
+    folder = typed(folder)
     try:
         path = Path(folder).expanduser().resolve()
         if not str(folder) or not path.is_dir():

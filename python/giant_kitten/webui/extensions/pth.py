@@ -21,15 +21,16 @@ from .kinds import WebUI
 OLD_NAME = "giant-kitten-webui.pth"
 
 # It runs before sys.argv exists. If somebody has removed the extension's folder by hand, it does
-# nothing.
+# nothing. The folder is the real one; users may come by links to it, or by short names.
 _PROGRAM = """\
 import os, sys
 def inside():
     try:
-        if os.path.normcase(os.getcwdb()) == folder:
+        parts = [os.fsencode(part) for part in getattr(sys, "orig_argv", ())[1:]]
+        if os.path.normcase(os.path.realpath(os.getcwdb())) == folder:
             return True
-        parts = [os.path.normcase(os.path.abspath(os.fsencode(part))) for part in getattr(sys, "orig_argv", ())[1:]]
-        return any(part.startswith(folder + os.fsencode(os.sep)) for part in parts)
+        paths = [os.path.normcase(full(part)) for full in (os.path.abspath, os.path.realpath) for part in parts]
+        return any(path.startswith(folder + os.fsencode(os.sep)) for path in paths)
     except (OSError, ValueError):
         return False
 if not (OFF) and inside():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..actions import Refused
-from .files import shown
+from .files import shown, typed
 
 _NAMES = ("Scripts/python.exe", "bin/python", "python.exe")
 # Environments in the folder of a WebUI: its own, those of conda and of launchers.
@@ -22,7 +22,7 @@ _NAME_IT = "name the Python that starts it with --python"
 
 # Settings in the scripts that AUTOMATIC1111 and Forge give their users.
 _SHELL = re.compile(r"""^\s*(?:export\s+)?(venv_dir|python_cmd)=(["']?)(.*?)\2\s*(?:#.*)?$""", re.MULTILINE)
-_BATCH = re.compile(r"""^\s*@?set\s+"?(VENV_DIR|PYTHON|SKIP_VENV)(=)(.*?)"?\s*$""", re.MULTILINE | re.IGNORECASE)
+_BATCH = re.compile(r"""^\s*@?set\s+"?(VENV_DIR|PYTHON|SKIP_VENV)(=)"?(.*?)"?\s*$""", re.MULTILINE | re.IGNORECASE)
 
 
 def find(folder: Path) -> Path:
@@ -64,8 +64,10 @@ def _only(folder: Path) -> Path:
 
 def given(path: str) -> Path:
     """The Python that the user has named: a program, or the folder of an environment."""
-    named = Path(path).expanduser().absolute()
+    named = Path(typed(path)).expanduser().absolute()
     found = _in(named) if named.is_dir() else named
+    if os.name == "nt" and found is not None and not found.exists():
+        found = found.with_name(f"{found.name}.exe")
     if found is None or not found.exists():
         raise Refused(f"there is no Python at {shown(path)}: give the path of the program")
     return found
@@ -89,7 +91,7 @@ def _settings(folder: Path) -> dict[str, str]:
     """The settings in the launch script of this system: `venv_dir`, `python` and `skip_venv`."""
     script, pattern = ("webui-user.bat", _BATCH) if os.name == "nt" else ("webui-user.sh", _SHELL)
     try:
-        text = (folder / script).read_text(encoding="utf-8", errors="surrogateescape")
+        text = _decoded((folder / script).read_bytes())
     except OSError:
         return {}
     settings = {}
@@ -101,6 +103,15 @@ def _settings(folder: Path) -> dict[str, str]:
             raise Refused(f"{shown(folder / script)} sets {name} to {shown(value)}, which only it can read: {_NAME_IT}")
         settings[{"python_cmd": "python"}.get(name.lower(), name.lower())] = value
     return settings
+
+
+def _decoded(script: bytes) -> str:
+    """The text of a launch script."""
+    try:
+        return script.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        # Batch files are read in the code page of the terminal.
+        return script.decode("oem") if os.name == "nt" else script.decode("utf-8", "surrogateescape")
 
 
 def ask(python: Path, program: str, *arguments: str) -> Any:

@@ -17,13 +17,16 @@ def remove(webui: Path) -> list[str]:
 def _forget_settings(file: Path) -> list[str]:
     """Removes our settings, in the format of the WebUI; does nothing to other files."""
     try:
-        settings = json.loads(file.read_bytes().decode())
+        written = file.read_bytes()
+        settings = json.loads(written.decode())
         kept = {key: value for key, value in settings.items() if not key.startswith("giant_kitten_")}
         if kept == settings:
             return []
         text = json.dumps(kept, indent=4, ensure_ascii=False).encode()
     except (OSError, ValueError, AttributeError, RecursionError):
         return []
+    if b"\r\n" in written:
+        text = text.replace(b"\n", b"\r\n")
     return [_replace(file, text, "its settings")]
 
 
@@ -36,7 +39,7 @@ def _forget_note(file: Path) -> list[str]:
         described = file.read_bytes()
     except OSError:
         return []
-    kept = re.sub(rb", Giant kitten: [^,\n]*", b"", described)
+    kept = re.sub(rb", Giant kitten: [^,\r\n]*", b"", described)
     return [_replace(file, kept, "its note")] if kept != described else []
 
 
