@@ -1,4 +1,7 @@
-"""Tests of giant-kitten inside WebUIs, in real Chromium: run by `scripts/webui-test`."""
+"""Tests of giant-kitten inside WebUIs, in real Chromium: run by `scripts/webui-test`.
+
+`scripts/windows-test` runs those that need neither a browser nor a card in Windows' Python.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +18,50 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+import torch
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page, Route
 
 HERE = Path(__file__).parent
 EXTENSION = HERE.parent.parent / "webui" / "automatic1111"
 PICTURES = os.environ.get("GIANT_KITTEN_PICTURES")
+ON_WINDOWS = os.name == "nt"
+# Their hosts need a card, and there is no PyTorch with CUDA for Windows in the registry.
+collect_ignore = ["test_page.py", "test_comfyui.py", "test_genuine.py"] if ON_WINDOWS else []
+
+
+def not_on_windows(why: str) -> pytest.MarkDecorator:
+    """A mark for tests of what Windows does not have."""
+    return pytest.mark.skipif(ON_WINDOWS, reason=why)
+
+
+def only_on_windows(why: str) -> pytest.MarkDecorator:
+    """A mark for tests of what only Windows has."""
+    return pytest.mark.skipif(not ON_WINDOWS, reason=why)
+
+
+no_links = not_on_windows("only administrators may make links there")
+no_forks = not_on_windows("processes do not fork there")
+
+
+@pytest.fixture(scope="session")
+def card() -> None:
+    """A card that PyTorch can use."""
+    if torch.version.cuda is None:
+        pytest.skip("this PyTorch was built without CUDA")
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Chromium."""
+    if "GIANT_KITTEN_CHROMIUM" not in os.environ:
+        pytest.skip("there is no Chromium here")
+    from playwright.sync_api import sync_playwright
+
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
     with sync_playwright() as started:
         found = started.chromium.launch(executable_path=os.environ["GIANT_KITTEN_CHROMIUM"], args=arguments)

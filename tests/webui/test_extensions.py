@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import ON_WINDOWS, no_links, not_on_windows, only_on_windows
 from giant_kitten.webui.actions import Refused
 from giant_kitten.webui.extensions import kinds, pth
 from giant_kitten.webui.extensions.commands import install, remove, status
@@ -24,6 +25,9 @@ FOLDERS = {
     "Forge": ("webui.py", "modules/x.py", "modules_forge/x.py", "extensions/x"),
     "ComfyUI": ("main.py", "comfy/x.py", "custom_nodes/x"),
 }
+# Where the module venv puts the program and the packages.
+PROGRAM = "Scripts/python.exe" if ON_WINDOWS else "bin/python"
+SITE = "Lib/site-packages" if ON_WINDOWS else "lib/*/site-packages"
 # The data of ComfyUI Desktop, whose Python is in .venv.
 DESKTOP = ("custom_nodes/x", "models/x", "user/x")
 
@@ -53,9 +57,10 @@ def webui(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("webui", FOLDERS, indirect=True)
 def test_in_and_out_leaves_no_trace(webui: Path) -> None:
-    (webui / "config.json").write_text(json.dumps({"a": 1, "ü": [2]}, indent=4, ensure_ascii=False))
-    described = "ein Kätzchen\nSteps: 20, Size: 512x512, {}Version: v1.7.0"
-    (webui / "params.txt").write_text(described.format(""))
+    (webui / "config.json").write_text(json.dumps({"a": 1, "ü": [2]}, indent=4, ensure_ascii=False), "utf-8")
+    described = "ein Kätzchen\nSteps: 20{0}, Size: 512x512, Version: v1.7.0{0}\n"
+    # In text mode, as the WebUIs do: on Windows lines end as they do there.
+    (webui / "params.txt").write_text(described.format(""), "utf-8")
     before = tree(webui)
     done = install(webui)
     extension = find(webui).extension
@@ -64,11 +69,11 @@ def test_in_and_out_leaves_no_trace(webui: Path) -> None:
     # The second time is like the first.
     assert install(webui)[1:] == done
     assert (extension / "package" / "giant_kitten" / "map.js").exists()
-    settings = json.loads((webui / "config.json").read_text())
+    settings = json.loads((webui / "config.json").read_text("utf-8"))
     settings["giant_kitten_mode"] = "by hand"
-    note = "Giant kitten: automatic; reserve 1.42 GiB; 1.00 GiB in shared memory, "
-    (webui / "params.txt").write_text(described.format(note))
-    (webui / "config.json").write_text(json.dumps(settings, indent=4, ensure_ascii=False))
+    note = ", Giant kitten: automatic; reserve 1.42 GiB; 1.00 GiB in shared memory"
+    (webui / "params.txt").write_text(described.format(note), "utf-8")
+    (webui / "config.json").write_text(json.dumps(settings, indent=4, ensure_ascii=False), "utf-8")
     remove(webui)
     assert tree(webui) == before
     with pytest.raises(Refused, match="there is nothing to remove"):
@@ -113,7 +118,7 @@ def test_programs_that_are_known_and_not_supported_are_named(tmp_path: Path, fil
 def python(folder: Path, where: Path, *arguments: str, **variables: str) -> str:
     """Runs the WebUI's own Python."""
     kept = {name: value for name, value in os.environ.items() if name not in ("GIANT_KITTEN", "PYTHONPATH")}
-    command = [str(folder / "venv" / "bin" / "python"), *arguments]
+    command = [str(find(folder).python()), *arguments]
     done = subprocess.run(command, cwd=where, env={**kept, **variables}, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     return done.stdout.strip()
@@ -157,11 +162,11 @@ def test_files_of_others_are_left_alone(webui: Path) -> None:
 
 
 # Names that people have, and names that would be code if they were written without quoting.
-NAMES = (
-    "Jörg Иван 小猫", "a 'quoted' \"one\"", "back\\slash", "g\nimport os; os.system('touch pwned')", "\udcff\udcfe",
-    "#", "%s {x}",
-)  # fmt: skip
-LOCALES = ({"LC_ALL": "C"}, {"LC_ALL": "POSIX"}, {"LC_ALL": "C.UTF-8"}, {"LC_ALL": "C", "PYTHONUTF8": "0"})
+NAMES: tuple[str, ...] = ("Jörg Иван 小猫", "a 'quoted' one", "#", "%s {x}", "%TEMP% ^& $x `; (x)!")
+LOCALES: tuple[dict[str, str], ...] = ({"PYTHONUTF8": "0"}, {"PYTHONUTF8": "1"})
+if not ON_WINDOWS:
+    NAMES += ('a "quoted" one', "back\\slash", "g\nimport os; os.system('touch pwned')", "\udcff\udcfe")
+    LOCALES = ({"LC_ALL": "C"}, {"LC_ALL": "POSIX"}, {"LC_ALL": "C.UTF-8"}, {"LC_ALL": "C", "PYTHONUTF8": "0"})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -173,7 +178,7 @@ def test_folders_of_any_name_in_any_locale(tmp_path: Path, name: str) -> None:
     (webui / "launch.py").write_text(SEEN)
     before = tree(webui)
     install(webui)
-    (written,) = webui.glob("venv/lib/*/site-packages/giant-kitten-*.pth")
+    (written,) = webui.glob(f"venv/{SITE}/giant-kitten-*.pth")
     line = written.read_text(encoding="ascii")
     assert line.count("\n") == 1 and line.startswith("import ")
     for variables in LOCALES:
@@ -199,11 +204,11 @@ def test_the_file_of_an_earlier_version_goes_also_where_python_does_not_start_wi
 ) -> None:
     folder = webui.rename(webui.with_name("Иван"))
     install(folder)
-    (new,) = folder.glob("venv/lib/*/site-packages/giant-kitten-*.pth")
+    (new,) = folder.glob(f"venv/{SITE}/giant-kitten-*.pth")
     old = new.with_name("giant-kitten-webui.pth")
     # As if it had been read in the encoding of another locale.
     for text in (old_pth(folder), old_pth(folder).replace("import os, sys", "raise SystemExit(7); import os, sys")):
-        old.write_text(text)
+        old.write_text(text, "utf-8")
         action(folder)
         if "raise" in text:
             assert old.exists(), "it is not as we wrote it"
@@ -212,9 +217,41 @@ def test_the_file_of_an_earlier_version_goes_also_where_python_does_not_start_wi
             assert not old.exists()
         install(folder)
     # The file of another WebUI.
-    old.write_text(old_pth(folder.with_name("another")))
+    old.write_text(old_pth(folder.with_name("another")), "utf-8")
     action(folder)
     assert old.exists()
+
+
+@no_links
+def test_users_may_come_by_a_link(tmp_path: Path) -> None:
+    webui, link = make(tmp_path / "webui", "Forge"), tmp_path / "link"
+    venv.create(webui / "venv", with_pip=False)
+    (webui / "launch.py").write_text(SEEN)
+    link.symlink_to(webui)
+    install(link)
+    for program in (webui / "launch.py", link / "launch.py"):
+        assert python(webui, tmp_path, str(program)) == "True"
+
+
+HOLDS = "import ctypes, sys; ctypes.CDLL(sys.argv[1]); print(flush=True); input()"
+
+
+@only_on_windows("elsewhere files in use can be replaced")
+@pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)
+def test_a_webui_that_runs_keeps_what_it_has(webui: Path) -> None:
+    install(webui)
+    before = tree(webui)
+    library = find(webui).extension / "package" / "giant_kitten" / "giant_kitten.dll"
+    program = [sys.executable, "-c", HOLDS, str(library)]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdout and running.stdout.readline()
+        for action in (install, remove):
+            with pytest.raises(Refused, match="is in use: close AUTOMATIC1111"):
+                action(webui)
+            assert tree(webui) == before
+        running.communicate(b"\n", timeout=60)
+    install(webui)
+    remove(webui)
 
 
 @pytest.fixture
@@ -223,7 +260,10 @@ def two(tmp_path: Path) -> tuple[Path, Path]:
     venv.create(tmp_path / "shared", with_pip=False)
     folders = (make(tmp_path / "one", "AUTOMATIC1111"), make(tmp_path / "two", "Forge"))
     for folder in folders:
-        (folder / "venv").symlink_to(tmp_path / "shared")
+        if ON_WINDOWS:
+            (folder / "webui-user.bat").write_text(f"set VENV_DIR={tmp_path / 'shared'}\n")
+        else:
+            (folder / "venv").symlink_to(tmp_path / "shared")
         (folder / "launch.py").write_text(SEEN)
     return folders
 
@@ -235,14 +275,14 @@ def test_two_webuis_can_share_a_python(two: tuple[Path, Path]) -> None:
     remove(two[1])
     assert [python(folder, folder, "launch.py") for folder in two] == ["True", "False"]
     remove(two[0])
-    assert not list((two[0] / "venv").glob("lib/*/site-packages/giant*"))
+    assert not list((two[0] / "venv").glob(f"{SITE}/giant*"))
 
 
 @pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)
 def test_only_our_own_files_are_removed_whatever_the_mark_says(webui: Path, tmp_path: Path) -> None:
     install(webui)
     extension = find(webui).extension
-    (site,) = webui.glob("venv/lib/*/site-packages")
+    (site,) = webui.glob(f"venv/{SITE}")
     precious = [
         tmp_path / "giant-kitten-webui.pth", site / "precious.py", site / "giant-kitten-webui.pth",
         extension / "scripts" / "mine.py", extension / "package" / "notes.txt",
@@ -252,7 +292,8 @@ def test_only_our_own_files_are_removed_whatever_the_mark_says(webui: Path, tmp_
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "scripts").mkdir(parents=True)
     (elsewhere / "scripts" / "giant_kitten.py").write_text("precious")
-    (extension / "linked").symlink_to(elsewhere)
+    if not ON_WINDOWS:
+        (extension / "linked").symlink_to(elsewhere)
     mark = extension / MARK
     named = json.loads(mark.read_text())
     outside = ["../../webui.py", "linked/scripts/giant_kitten.py", str(elsewhere / "scripts" / "giant_kitten.py")]
@@ -274,7 +315,7 @@ def test_an_update_keeps_files_of_others(webui: Path) -> None:
     (extension / MARK).write_text('{"written": []}')
     install(webui)
     assert (extension / "mine.txt").read_text() == "mine"
-    assert (extension / "scripts" / "giant_kitten.py").read_text() != "older"
+    assert (extension / "scripts" / "giant_kitten.py").read_bytes() != b"older"
     assert "giant_kitten_mode" in (webui / "config.json").read_text()
     assert [child.name for child in extension.parent.iterdir() if "kitten" in child.name] == [NAME]
 
@@ -382,6 +423,7 @@ def test_folders_of_somebody_elses_that_are_so_called_are_left_alone(webui: Path
     assert (theirs / "mine.txt").read_text() == "mine"
 
 
+@no_links
 @pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)
 @pytest.mark.parametrize("leads", ["somewhere", "nowhere", "to itself"])
 def test_links_are_neither_followed_nor_removed(webui: Path, tmp_path: Path, leads: str) -> None:
@@ -403,6 +445,7 @@ def test_links_are_neither_followed_nor_removed(webui: Path, tmp_path: Path, lea
     "config",
     [b"[1]", b"7", b'"giant_kitten_x"', b"", b'{"giant_kitten_x": ', b'\xff\xfe{"giant_kitten_x": 1}', b"[" * 100000,
      b'{"giant_kitten_x": 1, "y": "\\ud800"}', b"null"],
+    ids=lambda config: repr(config[:40]),
 )  # fmt: skip
 def test_invalid_settings_are_left_alone(webui: Path, config: bytes) -> None:
     install(webui)
@@ -442,10 +485,11 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
 
 
 def environment(place: Path) -> Path:
-    """A Python that works, where nothing but its path matters."""
-    (place / "bin").mkdir(parents=True)
-    (place / "bin" / "python").symlink_to(sys.executable)
-    return place / "bin" / "python"
+    """A program in an environment's place for Python, where nothing but its path matters."""
+    program = place / PROGRAM
+    program.parent.mkdir(parents=True)
+    program.touch(0o755)
+    return program
 
 
 def test_a_webui_without_a_python_is_refused(tmp_path: Path) -> None:
@@ -454,8 +498,7 @@ def test_a_webui_without_a_python_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"has no Python of its own.*--python"):
         install(webui)
     assert tree(webui) == before
-    (webui / "venv" / "bin").mkdir(parents=True)
-    (webui / "venv" / "bin" / "python").symlink_to("/nowhere/python")
+    environment(webui / "venv")
     with pytest.raises(Refused, match="does not run"):
         install(webui)
     assert not find(webui).extension.exists()
@@ -481,10 +524,14 @@ def test_where_several_could_start_it_nothing_is_guessed(tmp_path: Path) -> None
     environment(tmp_path / "system" / "python")
     with pytest.raises(Refused, match="more than one Python"):
         install(webui)
-    (webui / "webui-user.sh").write_text('#venv_dir="venv"\nexport venv_dir="env"  # mine\n')
+    if ON_WINDOWS:
+        (webui / "webui-user.bat").write_text("rem set VENV_DIR=venv\nset VENV_DIR=env\n")
+    else:
+        (webui / "webui-user.sh").write_text('#venv_dir="venv"\nexport venv_dir="env"  # mine\n')
     assert find(webui).python() == second
 
 
+@not_on_windows("the launch script is another there")
 def test_settings_of_the_launch_script_count(tmp_path: Path) -> None:
     webui = make(tmp_path / "webui", "AUTOMATIC1111")
     environment(webui / "venv")
@@ -502,23 +549,68 @@ def test_settings_of_the_launch_script_count(tmp_path: Path) -> None:
                 find(webui).python()
 
 
+@only_on_windows("batch files are for cmd")
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "oem"])
+def test_settings_of_the_batch_file_count(tmp_path: Path, encoding: str) -> None:
+    webui = make(tmp_path / "webui", "AUTOMATIC1111")
+    environment(webui / "venv")
+    elsewhere = environment(webui / "mein Kätzchen")
+    for text, expected in (
+        ("set VENV_DIR=mein Kätzchen", elsewhere), ('set "VENV_DIR=mein Kätzchen"', elsewhere),
+        ('set VENV_DIR="mein Kätzchen"', elsewhere), ("@SET venv_dir=%~dp0mein Kätzchen\\  ", elsewhere),
+        (f'set VENV_DIR=-\nset PYTHON="{elsewhere}"', elsewhere), ("set VENV_DIR=Hündchen", "Hündchen, which has no"),
+        ("set SKIP_VENV=1", "names no Python"), ("set VENV_DIR=%USERPROFILE%\\x", "which only it can read"),
+        ("set VENV_DIR=x\nset VENV_DIR=", webui / "venv" / PROGRAM),
+    ):  # fmt: skip
+        (webui / "webui-user.bat").write_bytes(
+            f"@echo off\n{text}\ncall webui.bat\n".replace("\n", "\r\n").encode(encoding)
+        )
+        if isinstance(expected, Path):
+            assert find(webui).python().resolve() == expected
+        else:
+            with pytest.raises(Refused, match=expected):
+                find(webui).python()
+
+
+@only_on_windows("shells there leave such quotes")
+def test_paths_as_shells_pass_them_are_understood(tmp_path: Path) -> None:
+    webui = make(tmp_path / "a webui", "ComfyUI")
+    venv.create(tmp_path / "an environment", with_pip=False)
+    named = str(tmp_path / "an environment" / "Scripts" / "python")
+    install(webui, named)
+    typed = str(webui)
+    for folder in (
+        f'{typed}"',
+        f'"{typed}"',
+        f"'{typed}'",
+        f"{typed}\\",
+        f" {typed} ",
+        typed.replace("\\", "/"),
+        typed.upper(),
+    ):
+        assert any(f"its Python is {named}.exe" in line for line in status(folder, f'{named}"'))
+    remove(f'{typed}"')
+    with pytest.raises(Refused, match="leave out the backslash before the closing quote"):
+        status(f'{typed}" --python {named}')
+
+
 def test_a_python_can_be_named_and_is_remembered(tmp_path: Path) -> None:
     webui = make(tmp_path / "webui", "AUTOMATIC1111")
     venv.create(tmp_path / "conda", with_pip=False)
     before = tree(webui)
     with pytest.raises(Refused, match="there is no Python at"):
         install(webui, str(tmp_path / "nowhere"))
-    for named in (tmp_path / "conda", tmp_path / "conda" / "bin" / "python"):
+    for named in (tmp_path / "conda", tmp_path / "conda" / PROGRAM):
         assert any("works in" in line for line in install(webui, str(named)))
         assert any("named with --python" in line for line in status(webui))
         assert any("works in" in line for line in install(webui)), "an update takes the same Python"
         remove(webui)
-        assert tree(webui) == before and not list(tmp_path.glob("conda/lib/*/site-packages/giant*"))
+        assert tree(webui) == before and not list(tmp_path.glob(f"conda/{SITE}/giant*"))
 
 
 @pytest.mark.parametrize("webui", ["Forge"], indirect=True)
 def test_an_install_that_cannot_be_imported_there_is_undone(webui: Path) -> None:
-    (site,) = webui.glob("venv/lib/*/site-packages")
+    (site,) = webui.glob(f"venv/{SITE}")
     (site / "giant_kitten.py").write_text("raise ImportError('an old one')")
     before = tree(webui)
     with pytest.raises(Refused, match=r"cannot use giant-kitten, and everything is as it was .*an old one"):
@@ -532,10 +624,10 @@ def test_status_says_what_is_installed_where(webui: Path) -> None:
         status(webui)
     install(webui)
     said = "\n".join(status(webui))
-    for part in (str(webui), str(webui / "venv" / "bin" / "python"), str(find(webui).extension), "version 0."):
+    for part in (str(webui), str(webui / "venv" / PROGRAM), str(find(webui).extension), "version 0."):
         assert part in said
     if find(webui).kind.starts_cuda_first:
-        (written,) = webui.glob("venv/lib/*/site-packages/giant-kitten-*.pth")
+        (written,) = webui.glob(f"venv/{SITE}/giant-kitten-*.pth")
         assert str(written) in said
         written.unlink()
         with pytest.raises(Refused, match="CUDA starts too early"):
@@ -554,6 +646,8 @@ def test_the_command_prints_what_it_did(tmp_path: Path) -> None:
     done = subprocess.run([*command, "remove", str(webui)], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.startswith("giant-kitten: ") and "there is nothing to remove" in done.stderr
+    done = subprocess.run([*command, "status", *"C:/my own webui".split()], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and 'quote it, as in "C:/my own webui"' in done.stderr
 
 
 def test_the_package_has_the_extensions_with_it() -> None:

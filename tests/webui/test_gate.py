@@ -78,7 +78,7 @@ def test_an_error_inside_leaves_the_gate_open() -> None:
         assert is_quiet
 
 
-def test_previews_asked_for_at_every_step_lose_nothing_while_memory_moves() -> None:
+def test_previews_asked_for_at_every_step_lose_nothing_while_memory_moves(card: None) -> None:
     """Previews in three tabs, which copy the decoder's weights on streams of their own.
 
     They allocate nothing.

@@ -55,7 +55,7 @@ def parse(text: str) -> dict[str, dict[Labels, int]]:
 
 
 @pytest.fixture(scope="module")
-def used() -> Iterator[torch.Tensor]:
+def used(card: None) -> Iterator[torch.Tensor]:
     """Memory of this program on the card."""
     yield torch.ones(1 << 22, device="cuda")
 

@@ -13,11 +13,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import Server, contrast, picture, serving
-from playwright.sync_api import Page
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 PROGRAM = """
 import time, torch, giant_kitten
@@ -47,7 +49,7 @@ def address(server: Server) -> str:
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def program(card: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with start(tmp_path_factory.mktemp("program"), "-m", "giant_kitten", "monitor") as server:
         server.url = address(server)
         yield server
@@ -224,7 +226,9 @@ LEGEND = """() => [...document.querySelector("giant-kitten-map").shadowRoot.quer
 })"""
 
 
-def test_the_variable_is_enough_and_one_page_shows_all_programs(open_page: Callable[..., Page], tmp_path: Path) -> None:
+def test_the_variable_is_enough_and_one_page_shows_all_programs(
+    card: None, open_page: Callable[..., Page], tmp_path: Path
+) -> None:
     with start(tmp_path, GIANT_KITTEN_MONITOR="1") as one:
         environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
         command = [sys.executable, "-m", "giant_kitten", "monitor"]
@@ -259,7 +263,9 @@ def test_pages_that_go_away_in_the_middle_of_an_answer_are_nobodys_fault(program
 
 
 @pytest.mark.parametrize(("port", "said"), [("99999", "cannot listen on port 99999"), ("x", "is not a port")])
-def test_an_invalid_port_is_reported_and_the_program_continues(tmp_path: Path, port: str, said: str) -> None:
+def test_an_invalid_port_is_reported_and_the_program_continues(
+    card: None, tmp_path: Path, port: str, said: str
+) -> None:
     with start(tmp_path, GIANT_KITTEN_MONITOR=port) as server:
         assert said in server.printed()
 

@@ -130,7 +130,7 @@ def test_the_cost_of_a_generation_in_words() -> None:
     )
 
 
-def test_why_a_reserve_is_in_force() -> None:
+def test_why_a_reserve_is_in_force(card: None) -> None:
     assert chosen({**STATS, "reserve": GIB, "reserve_reason": "given"}) == "Reserve 1.00 GiB (given)."
     used = torch.zeros(1, device="cuda")
     assert "everything has fitted" in Session(Host("test")).state()["devices"][0]["chosen"]
@@ -138,7 +138,7 @@ def test_why_a_reserve_is_in_force() -> None:
 
 
 @pytest.fixture
-def model() -> Any:
+def model(card: None) -> Any:
     return torch.nn.Sequential(*[torch.nn.Linear(2048, 2048, bias=False) for _ in range(8)]).cuda()
 
 
@@ -209,7 +209,7 @@ def test_what_others_have_of_the_card_is_counted(session: Session) -> None:
     del used
 
 
-def test_without_a_model_the_originals_advice_is_given() -> None:
+def test_without_a_model_the_originals_advice_is_given(card: None) -> None:
     session = Session(Host("test"))
     for action in ("activate", "disable"):
         with pytest.raises(Refused, match="check “ignored model”"):
@@ -219,7 +219,7 @@ def test_without_a_model_the_originals_advice_is_given() -> None:
     session.restore()
 
 
-def test_a_parked_model_is_brought_over_first() -> None:
+def test_a_parked_model_is_brought_over_first(card: None) -> None:
     model = torch.nn.Linear(1024, 1024)
     session = Session(Host("test", model=lambda: model, bring=lambda found: found.cuda()))
     session.act(Action("activate", reserve=0))
