@@ -104,10 +104,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     watcher.add_argument("--port", type=int, default=0, help="the port on 127.0.0.1; by default a free one")
     _add_program(watcher, optional=True)
-    webui = commands.add_parser("webui", help="install the extension into a WebUI, remove it, or look at it")
+    webui = commands.add_parser(
+        "webui",
+        help="install the extension into a WebUI, remove it, or look at it",
+        usage="%(prog)s [--python PATH] (install | remove | status) FOLDER",
+    )
     webui.add_argument("action", choices=("install", "remove", "status"))
     webui.add_argument("--python", metavar="PATH", help="the Python that starts the WebUI; by default it is found")
-    webui.add_argument("folder", help="the folder of the WebUI: AUTOMATIC1111, Forge or ComfyUI")
+    webui.add_argument("folder", nargs="+", help="the folder of the WebUI: AUTOMATIC1111, Forge or ComfyUI")
     forgetter = commands.add_parser("forget", help="forget the reserves that reserve:remembered has kept")
     forgetter.add_argument("program", nargs="?", help="the script or program; by default all of them")
     return parser
@@ -137,7 +141,10 @@ def _do(parsed: argparse.Namespace) -> int | Program:
     if parsed.command == "webui":
         from .webui.extensions import commands
 
-        return commands.main(parsed.action, parsed.folder, parsed.python)
+        folder = " ".join(parsed.folder)
+        if len(parsed.folder) > 1:
+            raise _library.Error(f'one folder is wanted: if its name has spaces, quote it, as in "{folder}"')
+        return commands.main(parsed.action, folder, parsed.python)
     if parsed.command == "stats":
         from ._torch.install import install
 

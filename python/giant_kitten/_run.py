@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from . import _library, _variable
 
+# The endings of programs that start a Python, and are none.
+_OF_SHELLS = (".bat", ".cmd", ".exe", ".ps1", ".sh")
+
 
 @dataclass(frozen=True)
 class Program:
@@ -25,6 +28,11 @@ class Program:
         """
         from ._torch.install import install
 
+        if not self.is_module and self.name.lower().endswith(_OF_SHELLS):
+            raise _library.Error(
+                f"{self.name} is not a program in Python: set {_variable.NAME}=1 and start it as usual. For a WebUI, "
+                "“python -m giant_kitten webui install FOLDER” is enough"
+            )
         if not self.is_module and not os.path.exists(self.name):
             raise _library.Error(f"there is no script {self.name}: give its path, or a module's name after -m")
         sys.argv = [self.name, *self.arguments]

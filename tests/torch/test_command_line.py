@@ -88,6 +88,9 @@ def test_errors_of_the_program_are_shown_as_its_own(tmp_path: Path) -> None:
     missing = command(COMMANDS[0], "run", "nothing.py", where=tmp_path)
     assert missing.returncode == 1 and "there is no script nothing.py" in missing.stderr
     assert "Traceback" not in missing.stderr
+    for other in ("webui-user.bat", "C:\\webui\\RUN.BAT", "webui.sh", "python.exe"):
+        done = command(COMMANDS[0], "monitor", other, where=tmp_path)
+        assert done.returncode == 1 and f"{other} is not a program in Python: set GIANT_KITTEN=1" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,6 +101,8 @@ def find(folder: str | Path) -> WebUI:
     folder = typed(folder)
     try:
         path = Path(folder).expanduser().resolve()
+        if os.name == "nt" and '"' in str(folder):
+            raise Refused(f"{shown(folder)} has a quote in it: leave out the backslash before the closing quote")
         if not str(folder) or not path.is_dir():
             raise Refused(f"{shown(folder)} is not a folder: give the folder into which the WebUI was installed")
         for other in UNSUPPORTED:
