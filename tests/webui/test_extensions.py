@@ -250,7 +250,11 @@ def test_a_webui_that_runs_keeps_what_it_has(webui: Path) -> None:
                 action(webui)
             assert tree(webui) == before
         running.communicate(b"\n", timeout=60)
+    with (find(webui).extension / "preload.py").open(), pytest.raises(Refused, match="of files in use too: close"):
+        remove(webui)
+    # What was left is still known as ours.
     install(webui)
+    assert tree(webui) == before
     remove(webui)
 
 

@@ -45,10 +45,6 @@ def shown(path: str | Path) -> str:
 def reason(why: OSError) -> str:
     """An error of the system for use in a sentence."""
     where = f"{shown(why.filename)}: " if isinstance(why.filename, str) else ""
-    # Windows refuses access to a file that a program has open.
-    remedy = "; close the WebUI and what else uses its files, and try again" if _is_refused(why) else ""
+    in_use = os.name == "nt" and isinstance(why, PermissionError)
+    remedy = "; Windows says that of files in use too: close the WebUI, and try again" if in_use else ""
     return f"{where}{why.strerror or why}{remedy}"
-
-
-def _is_refused(why: OSError) -> bool:
-    return os.name == "nt" and isinstance(why, PermissionError)

@@ -99,10 +99,10 @@ class WebUI:
 def find(folder: str | Path) -> WebUI:
     """The WebUI in a folder. Raises `Refused` if there is none."""
     folder = typed(folder)
+    if os.name == "nt" and '"' in str(folder):
+        raise Refused(f"{shown(folder)} has a quote in it: leave out the backslash before the closing quote")
     try:
         path = Path(folder).expanduser().resolve()
-        if os.name == "nt" and '"' in str(folder):
-            raise Refused(f"{shown(folder)} has a quote in it: leave out the backslash before the closing quote")
         if not str(folder) or not path.is_dir():
             raise Refused(f"{shown(folder)} is not a folder: give the folder into which the WebUI was installed")
         for other in UNSUPPORTED:
