@@ -30,6 +30,10 @@ fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
             OpenOptions::new().write(true).truncate(there.is_some_and(|there| there.is_file())).open(path)?;
         return file.write_all(bytes).and_then(|()| file.flush());
     }
+    // Windows would only deny access to it.
+    if there.as_ref().is_some_and(fs::Metadata::is_dir) {
+        return Err(ErrorKind::IsADirectory.into());
+    }
     // A link is followed to its file.
     let target = if there.is_some() { fs::canonicalize(path)? } else { path.to_owned() };
     let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
