@@ -325,7 +325,11 @@ impl Replay<'_> {
         let stream = self.stream(stream)?;
         let mut allocated = Ok(0);
         self.step.call_seconds += self.card.time_calls(&mut |_| {
-            allocated = self.allocator.malloc(bytes as usize, self.card.device(), Stream(stream));
+            let (bytes, device, stream) = (bytes as usize, self.card.device(), Stream(stream));
+            allocated = self.allocator.malloc(bytes, device, stream);
+            if self.allocator.is_observed() {
+                self.allocator.record_malloc(&allocated, bytes, device, stream, None);
+            }
             Ok(())
         })?;
         let address = match allocated {
@@ -355,7 +359,10 @@ impl Replay<'_> {
 
     fn free(&mut self, id: u64) -> Result<()> {
         if let Some(block) = self.live.remove(&id) {
-            self.allocator.free(block.address, self.card.device(), Stream(block.stream))?;
+            match self.allocator.is_observed() {
+                true => self.allocator.recorded_free(block.address, Stream(block.stream), None)?,
+                false => self.allocator.free(block.address, self.card.device(), Stream(block.stream))?,
+            }
             self.live_bytes -= block.bytes;
         }
         Ok(())
