@@ -34,8 +34,8 @@ pub struct Failed {
     pub why: String,
 }
 
-/// Plans work on each card, on all cores. `open` opens a number of generations of it; `tick` is called after each
-/// card.
+/// Plans work on each card, on all cores. `open` opens a number of generations of it; `tick` is
+/// called after each card.
 ///
 /// # Errors
 /// As for [`plan`], if it fails on every card.
