@@ -115,6 +115,11 @@ def _check_torch(findings: _Findings) -> Any:
     except _library.Error as why:
         findings.say("torch", "cannot be used", str(why))
         return None
+    except Exception as why:
+        # A PyTorch whose libraries are missing fails with whatever its loader raises.
+        remedy = "install PyTorch again: “python -c 'import torch'” has to work first"
+        findings.say("torch", f"cannot be imported ({type(why).__name__}: {why})", remedy)
+        return None
     if not torch.cuda.is_available():
         remedy, seen = "is the NVIDIA driver installed, and recent enough for this PyTorch?", "CUDA_VISIBLE_DEVICES"
         if seen in os.environ:

@@ -9,8 +9,9 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from . import _library
+from . import _in_use, _library
 from ._device import index as _index
+from ._device import index_asked
 from ._tensors import on_gpu
 from ._torch import compiler
 
@@ -233,6 +234,7 @@ def follow(module: Any, kind: str | None = None, device: Any = None, *, in_place
         raise TypeError(f"expected a module, not {type(module).__name__}")
     if isinstance(in_place, str):
         raise TypeError(f'in_place must be several names, such as ("{in_place}",), not one text')
+    _in_use.notice(index_asked(device))
     names = tuple(in_place)
     if names:
         from ._ahead.finding import check_names

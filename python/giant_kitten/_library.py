@@ -12,10 +12,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from . import _status
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OUT_OF_MEMORY, IMMOVABLE = 1, 7
+OUT_OF_MEMORY, NOT_ALLOCATED, IMMOVABLE = 1, 3, 7
 
 DEDICATED, SHARED = 0, 1
 # The tier of blocks that are pinned to neither, and of questions about both: GK_NO_TIER.
@@ -180,22 +182,26 @@ def _check_complete(where: Path) -> None:
                 raise OSError(f"it is truncated: {size} of {table + each * count} bytes")
 
 
-def fail() -> NoReturn:
+def fail(code: int = 0) -> NoReturn:
     """Raises the last error of the library."""
-    raise Error(library().gk_last_error().decode("utf-8", "replace"))
+    text = library().gk_last_error().decode("utf-8", "replace")
+    if code == NOT_ALLOCATED and (problem := _status.problem()):
+        text = f"{text}. {problem}"
+    raise Error(text)
 
 
 def call(name: str, *arguments: Any) -> None:
     """Calls a function that returns an error code."""
-    if getattr(library(), name)(*arguments) != 0:
-        fail()
+    code = getattr(library(), name)(*arguments)
+    if code != 0:
+        fail(code)
 
 
 def act(name: str, *arguments: Any) -> bool:
     """Calls an action; returns whether everything that it had to move could be moved."""
     code = getattr(library(), name)(*arguments)
     if code not in (0, IMMOVABLE):
-        fail()
+        fail(code)
     return bool(code == 0)
 
 

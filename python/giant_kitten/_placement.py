@@ -7,7 +7,7 @@ import ctypes
 import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import _library
+from . import _in_use, _library
 from ._device import index as _index
 from ._tensors import pointers, tensors
 
@@ -66,6 +66,7 @@ def _act(name: str, device: int, request: _library.Activation, *arguments: Any, 
     If the driver cannot move memory, tensors are copied out and back instead, and the action is
     called again.
     """
+    _in_use.notice(device)
 
     def finish() -> None:
         if not _library.act(name, device, *arguments):

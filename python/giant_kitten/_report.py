@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import _library, _status
+from . import _in_use, _library, _status
 from ._device import index_asked as _index
 
 
@@ -31,6 +31,8 @@ def summary(device: Any = None) -> str:
     if ignored:
         return f"giant-kitten is not in use: {ignored}"
     found = stats(device)
+    if problem := _in_use.problem(_index(device)):
+        return problem
     if not found["in_use"]:
         return f"giant-kitten: cuda:{_index(device)} is not in use yet"
     lines = [

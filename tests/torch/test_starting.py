@@ -281,6 +281,35 @@ def test_doctor_prints_its_findings() -> None:
     assert "remove it" in both
 
 
+def test_the_doctor_says_so_of_a_pytorch_that_cannot_be_loaded(tmp_path: Path) -> None:
+    broken = tmp_path / "torch"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise OSError('[WinError 126] no module named fbgemm.dll')")
+    printed = python("", "-m", "giant_kitten", "doctor", native=True, code_expected=1, PYTHONPATH=str(tmp_path))
+    assert "cannot be imported (OSError: [WinError 126]" in printed and "install PyTorch again" in printed
+
+
+def test_calls_say_so_where_giant_kitten_is_not_in_use() -> None:
+    program = """
+import torch, giant_kitten
+model = torch.nn.Linear(8, 8, device="cuda")
+giant_kitten.follow(model)
+model(torch.zeros(8, 8, device="cuda"))
+giant_kitten.free_vram()
+print(giant_kitten.summary())
+for call in (giant_kitten.tier, giant_kitten.to_shared, lambda model: giant_kitten.activate(model=model)):
+    try:
+        call(model)
+    except giant_kitten.Error as why:
+        print(why)
+"""
+    printed = python(program, native=True)
+    remedy = "set the environment variable GIANT_KITTEN=1"
+    assert printed.count(remedy) == 5 and printed.count("this has no effect:") == 1, printed
+    # Where somebody has left it out on purpose, nothing has to be said.
+    assert "no effect" not in python(program, GIANT_KITTEN="0")
+
+
 TWO: dict[str, Any] = {"FAKE_CUDA_PROFILE": "nominal-8g,nominal-6g"}
 
 

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use clap::ValueEnum as _;
 use giant_kitten::show_size;
 use indicatif::{ProgressBar, ProgressStyle};
 use kitten_bench::card::probe::Measured;
@@ -87,11 +88,12 @@ fn run_replay(
 
 fn show_outcome(outcome: &Outcome, out: &mut Output<impl Write>) -> Result<()> {
     out.say(format_args!(
-        "{} on {} ({} dedicated, {} shared; modelled{})",
+        "{} on {} ({} dedicated, {} shared; {}; modelled{})",
         outcome.trace,
         outcome.profile,
         show_size(outcome.dedicated_bytes),
         show_size(outcome.shared_bytes),
+        placement(outcome),
         match outcome.steps.first().is_some_and(|step| step.card_seconds.is_some()) {
             true => format!(" next to {}, for the bytes alone", outcome.card),
             false => " on the simulated GPU".into(),
@@ -123,6 +125,16 @@ fn show_outcome(outcome: &Outcome, out: &mut Output<impl Write>) -> Result<()> {
             _ => String::new(),
         }
     ))
+}
+
+/// How memory was placed, as the arguments name it.
+fn placement(outcome: &Outcome) -> String {
+    let policy =
+        outcome.policy.to_possible_value().map_or(String::new(), |value| format!("--policy {}", value.get_name()));
+    match outcome.policy {
+        Policy::Reserve => format!("{policy} --reserve {}", show_size(outcome.reserve_bytes).replace(' ', "")),
+        _ => policy,
+    }
 }
 
 fn run_sweep(arguments: &Sweep, out: &mut Output<impl Write>) -> Result<()> {

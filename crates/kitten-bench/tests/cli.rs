@@ -18,6 +18,13 @@ fn json(arguments: &[&str]) -> serde_json::Value {
 }
 
 #[test]
+fn the_readme_has_what_the_demo_prints() {
+    let output = kitten_bench(&[]).assert().success();
+    let printed = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
+    assert!(include_str!("../../../README.md").contains(printed.trim()), "{printed}");
+}
+
+#[test]
 fn replay_says_what_the_page_promises() {
     let found = json(&["replay", "sdxl_unet_2048", "--reserve", "1450MiB", "--json"]);
     for key in [

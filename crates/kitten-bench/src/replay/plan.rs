@@ -210,8 +210,9 @@ impl Plan {
                 "Use: anything. GIANT_KITTEN=1 costs nothing here, and helps as soon as the work grows.\n".to_owned()
             }
             Fits::BothTiers => format!(
-                "Use: GIANT_KITTEN=1. The reserve finds itself; the same by hand is GIANT_KITTEN=reserve:{}MiB and \
-                 activate().\n",
+                "Use: GIANT_KITTEN=1 and giant_kitten.follow(model), as the extensions of WebUIs do: the reserve finds \
+                 itself. Without\nthat line, GIANT_KITTEN=reserve:remembered has a reserve from the second start on. \
+                 By hand, without copies of weights\nahead of their use: GIANT_KITTEN=reserve:{}MiB and activate().\n",
                 self.reserve_bytes.div_ceil(1 << 20)
             ),
             Fits::No => "Use: a smaller picture, batch or precision, or more shared memory (the option \"shared\").\n"

@@ -75,7 +75,7 @@ def _verified(webui: WebUI) -> str:
             f"the WebUI's Python, {shown(webui.python())}, cannot use giant-kitten, and everything is as it was "
             f"({why}): if it has an older giant-kitten, update that; otherwise name another Python with --python"
         ) from why
-    return f"giant-kitten {version} works in {shown(webui.python())}, from {shown(Path(origin).parent)}"
+    return f"{shown(webui.python())} imports giant-kitten {version}, from {shown(Path(origin).parent)}"
 
 
 def _ask_python(webui: WebUI) -> tuple[Path, bool]:
