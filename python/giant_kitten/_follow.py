@@ -231,7 +231,7 @@ def follow(module: Any, kind: str | None = None, device: Any = None, *, in_place
     import torch
 
     if not isinstance(module, torch.nn.Module):
-        raise TypeError(f"expected a module, not {type(module).__name__}")
+        raise TypeError(f"expected a module such as pipe.unet, not {type(module).__name__}")
     if isinstance(in_place, str):
         raise TypeError(f'in_place must be several names, such as ("{in_place}",), not one text')
     _in_use.notice(index_asked(device))

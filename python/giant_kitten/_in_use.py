@@ -1,4 +1,4 @@
-"""Says so once where giant-kitten is called and is not PyTorch's allocator: calls do nothing then."""
+"""Says once where giant-kitten is called and is not PyTorch's allocator: calls do nothing then."""
 
 from __future__ import annotations
 
