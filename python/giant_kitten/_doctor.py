@@ -61,7 +61,8 @@ def _check(findings: _Findings) -> bool:
     """Checks everything; returns whether nothing was missing that later checks need."""
     if not _check_library(findings):
         return False
-    _check_variables(findings)
+    if not _check_variables(findings):
+        return False
     torch = _check_torch(findings)
     if torch is None:
         return False
@@ -88,7 +89,15 @@ def _check_library(findings: _Findings) -> bool:
     return True
 
 
-def _check_variables(findings: _Findings) -> None:
+def _check_variables(findings: _Findings) -> bool:
+    """Checks the environment variables; returns whether the library takes their options."""
+    if _variable.wanted() and not _status.is_installed():
+        try:
+            # It sets nothing, and reads the options of the variable.
+            _library.call("gk_configure", b"")
+        except _library.Error as why:
+            findings.say("variable", "its options are wrong", str(why))
+            return False
     findings.say("variable", _variable.meaning())
     ignored = _status.variable_ignored()
     if ignored:
@@ -99,6 +108,7 @@ def _check_variables(findings: _Findings) -> None:
             findings.say(name, text, "the choice of a backend is ignored while giant-kitten is in use: remove it")
         if "expandable_segments" in text:
             findings.say(name, f"{text}: no effect, giant-kitten's segments are always expandable")
+    return True
 
 
 def _check_torch(findings: _Findings) -> Any:

@@ -209,7 +209,8 @@ impl Automatic {
             Some(why) => format!("found: {why}"),
             None if stats.fell_to_shared == 0 => "automatic: everything has fitted so far".into(),
             None if stats.safe_points == 0 => {
-                "automatic: something has fallen to the shared tier, and is looked at from the second safe point on"
+                "automatic: something has fallen to the shared tier, and moves at a safe point, which nothing has reported \
+                 yet: giant_kitten.follow(model) does"
                     .into()
             }
             None => "automatic: no move would have gained more than it costs so far".into(),

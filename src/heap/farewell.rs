@@ -31,10 +31,12 @@ impl Heap {
             return None;
         }
         Some(format!(
-            "{} that this program worked with lay in host memory on {}, since its weights came first; a reserve would have kept \
-             that on the card: GIANT_KITTEN=reserve:{}MiB, or reserve:remembered, or giant_kitten.follow(model)",
+            "{} that this program worked with lay in host memory on {}, added up over its work, and at most {} at once, \
+             since its weights came first; a reserve would have kept that on the card: GIANT_KITTEN=reserve:{}MiB, or \
+             reserve:remembered, or giant_kitten.follow(model)",
             show_size(lay_shared),
             self.memory.info().name,
+            show_size(self.stats.tiers[Tier::Shared].allocated.peak()),
             wanted.reserve >> 20
         ))
     }

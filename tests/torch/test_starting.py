@@ -289,6 +289,12 @@ def test_the_doctor_says_so_of_a_pytorch_that_cannot_be_loaded(tmp_path: Path) -
     assert "cannot be imported (OSError: [WinError 126]" in printed and "install PyTorch again" in printed
 
 
+@pytest.mark.parametrize("text", ["reserve:1.6", "reserv:1.6GiB", "1.6GiB"])
+def test_the_doctor_finds_options_that_are_wrong(text: str) -> None:
+    printed = python("", "-m", "giant_kitten", "doctor", code_expected=1, GIANT_KITTEN=text)
+    assert "! variable     its options are wrong" in printed and printed.count(f"GIANT_KITTEN={text}:") == 1, printed
+
+
 def test_calls_say_so_where_giant_kitten_is_not_in_use() -> None:
     program = """
 import torch, giant_kitten

@@ -167,6 +167,7 @@ mod tests {
             dedicated_bytes,
             shared_bytes: 0,
             peak_live_bytes: 0,
+            peak_shared_bytes: 0,
             resident_bytes: 0,
             scratch_bytes: 0,
             reserve_bytes: 0,

@@ -45,6 +45,8 @@ pub struct Plan {
     pub shared_bytes: u64,
     /// The most bytes that live at once.
     pub peak_live_bytes: u64,
+    /// The most bytes mapped in shared memory, with the automatic reserve.
+    pub peak_shared_bytes: u64,
     /// Those that live when the work begins: weights.
     pub resident_bytes: u64,
     /// The most that live in addition to these.
@@ -117,6 +119,7 @@ pub fn plan(open: impl Fn(u64) -> Result<Box<dyn Source>>, setup: &Setup, traffi
         dedicated_bytes,
         shared_bytes: first_come.shared_bytes,
         peak_live_bytes: whole.peak_live_bytes,
+        peak_shared_bytes: ours.peak_shared_bytes,
         resident_bytes: whole.resident_bytes,
         scratch_bytes: whole.peak_live_bytes - whole.resident_bytes,
         reserve_bytes: ours.reserve_bytes,
@@ -192,8 +195,9 @@ impl Plan {
         match self.fits {
             Fits::Dedicated => "It fits the card: nothing overflows, and giant-kitten moves nothing.\n".to_owned(),
             Fits::BothTiers => format!(
-                "It does not fit the card, but it fits both tiers together: the rest lies in shared memory. \
-                 The right reserve is {}.\n",
+                "It does not fit the card, but it fits both tiers together: the rest, at most {}, lies in shared memory, \
+                 which is the host's.\nThe right reserve is {}.\n",
+                show_size(self.peak_shared_bytes),
                 show_size(self.reserve_bytes)
             ),
             Fits::No => format!(
