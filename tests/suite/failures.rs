@@ -86,17 +86,15 @@ fn moving_workload(gpu: &Gpu, allocator: &Allocator, _other: Stream, failure: Fa
             Err(_) => failed += 1,
         }
     }
-    for _ in 0..2 {
-        failed += u32::from(allocator.free_vram(0).is_err());
+    failed += u32::from(allocator.free_vram(0).is_err());
+    allocator.check().unwrap();
+    // Some of them come back, and then all.
+    for bytes in [2 * LARGE, 0] {
+        let activation = Activation { reserve: Reserve::Fixed(bytes), ..Activation::default() };
+        failed += u32::from(allocator.activate(0, &activation).is_err());
         allocator.check().unwrap();
-        // Half of them come back, and then the others in their place.
-        for bytes in [2 * LARGE, 0] {
-            let activation = Activation { reserve: Reserve::Fixed(bytes), ..Activation::default() };
-            failed += u32::from(allocator.activate(0, &activation).is_err());
-            allocator.check().unwrap();
-            if failure == Failure::Once {
-                blocks.iter().for_each(|block| block.check(gpu));
-            }
+        if failure == Failure::Once {
+            blocks.iter().for_each(|block| block.check(gpu));
         }
     }
     (failed, blocks)
@@ -284,7 +282,7 @@ fn each_call_of_the_automatic_mode_may_fail_once() {
 fn each_call_of_moving_everything_may_fail_once() {
     let calls = fail_each(moving_workload, "").calls();
     let copies = calls.get("cuMemcpyDtoDAsync").copied().unwrap_or_default();
-    assert_eq!(copies > 8, crate::MIGRATES, "expected several batches: {calls:?}");
+    assert_eq!(copies > 4, crate::MIGRATES, "expected several batches: {calls:?}");
 }
 
 #[test]
