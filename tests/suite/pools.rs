@@ -367,6 +367,7 @@ fn questions_begin_nothing() {
 
 /// Eight cards of 141 GB beside 2 TB of host memory, as a machine in a rack has them.
 #[test]
+#[cfg_attr(windows, ignore = "wine keeps a byte for each page of addresses: more memory than there is")]
 fn addresses_last_for_large_machines_with_many_pools() {
     const CARDS: usize = 8;
     let gpu = machine(CARDS, 141_000_000_000 / GRANULE * GRANULE, 2_000_000_000_000 / GRANULE * GRANULE);
