@@ -115,20 +115,20 @@ def _check_torch(findings: _Findings) -> Any:
     """PyTorch, with giant-kitten installed and a GPU; None if one of them is missing."""
     try:
         import torch
-
-        findings.report.update(torch=str(torch.__version__), cuda=torch.version.cuda)
-        findings.say("torch", f"{torch.__version__}, CUDA {torch.version.cuda}")
-        install.install()
     except ImportError as why:
         findings.say("torch", f"cannot be imported ({why})", "install a CUDA build of PyTorch next to giant-kitten")
-        return None
-    except _library.Error as why:
-        findings.say("torch", "cannot be used", str(why))
         return None
     except Exception as why:
         # A PyTorch whose libraries are missing fails with whatever its loader raises.
         remedy = "install PyTorch again: “python -c 'import torch'” has to work first"
         findings.say("torch", f"cannot be imported ({type(why).__name__}: {why})", remedy)
+        return None
+    findings.report.update(torch=str(torch.__version__), cuda=torch.version.cuda)
+    findings.say("torch", f"{torch.__version__}, CUDA {torch.version.cuda}")
+    try:
+        install.install()
+    except _library.Error as why:
+        findings.say("torch", "cannot be used", str(why))
         return None
     if not torch.cuda.is_available():
         remedy, seen = "is the NVIDIA driver installed, and recent enough for this PyTorch?", "CUDA_VISIBLE_DEVICES"

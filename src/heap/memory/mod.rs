@@ -59,8 +59,8 @@ pub(super) const HOME: StreamId = StreamId(0);
 /// those of pools: together three quarters of what a process has, since drivers give out 47 bits.
 const ADDRESSES: u64 = 1 << 46;
 
-/// How many general arenas a device has.
-const GENERAL: u64 = 4;
+/// What general arenas are for; there is one of each class for each.
+const GENERAL: [Purpose; 2] = [Purpose::Resident, Purpose::Scratch];
 
 /// The part of the addresses left for pools that a new arena of one gets: one in so many.
 const POOLS_SHARE: u64 = 32;
@@ -136,7 +136,8 @@ impl Memory {
         // Twice all there is to back, so that holes and growth never lack addresses, as long as all
         // devices can have as much.
         let wanted = (2 * capacity.iter().sum::<u64>()).next_power_of_two();
-        let length = wanted.min(addresses / GENERAL).max(LEAST_GRANULES * granule);
+        let general = (GENERAL.len() * Class::ALL.len()) as u64;
+        let length = wanted.min(addresses / general).max(LEAST_GRANULES * granule);
         let mut memory = Memory {
             backing: Backing::new(driver.clone(), device, granule, budget),
             arenas: Arenas::new(length),
@@ -153,7 +154,7 @@ impl Memory {
             last_refusal: None,
             changes: Vec::new(),
         };
-        for purpose in [Purpose::Resident, Purpose::Scratch] {
+        for purpose in GENERAL {
             for class in Class::ALL {
                 memory.add_arena(class, purpose, length)?;
             }

@@ -40,7 +40,12 @@ pub(crate) fn unregister(pointer: usize) -> Result {
 
 /// Whether a pointer leads to memory that a program has pinned where it lies.
 pub(crate) fn is_registered(pointer: usize) -> bool {
-    registered().range(..=pointer).next_back().is_some_and(|(start, size)| pointer < start + size)
+    holds(&registered(), pointer)
+}
+
+/// Whether a pointer leads into one of some ranges, which are given by address with their lengths.
+pub(crate) fn holds(ranges: &BTreeMap<usize, usize>, pointer: usize) -> bool {
+    ranges.range(..=pointer).next_back().is_some_and(|(start, size)| pointer < start + size)
 }
 
 /// Pins host memory, accounted to the current device.

@@ -9,7 +9,7 @@ use kitten_sim::code;
 
 use super::call;
 use crate::answer::put;
-use crate::driver::{allocate, copy_in_stream, free, is_registered, register, unregister};
+use crate::driver::{allocate, copy_in_stream, free, holds, is_registered, register, unregister};
 use crate::refusal::refuse;
 
 /// Pinned host memory: by address, its length.
@@ -126,9 +126,7 @@ pub extern "C" fn cudaHostUnregister(pointer: usize) -> c_int {
 pub extern "C" fn fake_cuda_kind(pointer: usize) -> c_int {
     let mut kind = 0;
     call(|machine| {
-        let allocated =
-            locked(&PINNED).range(..=pointer).next_back().is_some_and(|(start, size)| pointer < start + size);
-        let pinned = allocated || is_registered(pointer);
+        let pinned = holds(&locked(&PINNED), pointer) || is_registered(pointer);
         kind = if machine.gpu.is_device_address(pointer as u64) { 2 } else { c_int::from(pinned) };
         Ok(())
     });

@@ -273,9 +273,7 @@ impl Backing {
     /// Undoes [`map_twice`](Backing::map_twice): the handles are in stock again, or stuck. No work
     /// may touch the range any more. Returns whether the addresses are free.
     pub(super) fn unmap_twice(&mut self, address: u64, handles: Vec<Handle>) -> bool {
-        let stuck = self.stuck.len();
-        self.undo_map(address, 2 * handles.len() as u64 * self.granule, handles, Tier::Dedicated);
-        self.stuck.len() == stuck
+        self.undo_map(address, 2 * handles.len() as u64 * self.granule, handles, Tier::Dedicated)
     }
 
     /// Unmaps a run of granules. Their handles are the caller's.
@@ -289,18 +287,20 @@ impl Backing {
     }
 
     /// Undoes the mapping of a run of handles, which return to the stock. Where that fails they are
-    /// stuck until later.
-    fn undo_map(&mut self, address: u64, bytes: u64, handles: Vec<Handle>, tier: Tier) {
+    /// stuck until later. Returns whether the addresses are free.
+    fn undo_map(&mut self, address: u64, bytes: u64, handles: Vec<Handle>, tier: Tier) -> bool {
         if handles.is_empty() {
-            return;
+            return true;
         }
-        match driver::insist(|| self.driver.unmap(self.device, address, bytes)) {
+        let unmapped = driver::insist(|| self.driver.unmap(self.device, address, bytes));
+        match &unmapped {
             Ok(()) => handles.into_iter().for_each(|handle| self.put(tier, handle)),
             Err(why) => {
                 log::debug!("{} at {address:#x} could not be unmapped yet: {why}", show_size(bytes));
                 self.stuck.push(Stuck { address, bytes, handles, tier, is_written: false });
             }
         }
+        unmapped.is_ok()
     }
 
     /// Maps a handle at an address, accessible; or says how that was left.

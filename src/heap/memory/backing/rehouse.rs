@@ -153,9 +153,7 @@ impl Backing {
         if self.finish_copies().is_err() {
             return self.strand(&batch, true);
         }
-        let stuck = self.stuck.len();
-        self.undo_map(batch.working, self.bytes(&batch), batch.new_handles(), batch.to);
-        if self.stuck.len() > stuck {
+        if !self.undo_map(batch.working, self.bytes(&batch), batch.new_handles(), batch.to) {
             self.working = None;
         }
     }
