@@ -1,6 +1,9 @@
 //! What the tests share: small machines, and blocks with known contents.
 #![allow(dead_code, reason = "each test uses a part")]
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use giant_kitten::driver::Stream;
 use giant_kitten::{Activation, Allocator, Options, Reserve, Tier};
 use kitten_sim::{Gpu, Profile, contents};
@@ -92,7 +95,7 @@ impl Filled {
     /// Fills a block that is allocated already, all of it.
     pub fn at(gpu: &Gpu, address: u64, bytes: u64, seed: u64) -> Filled {
         assert!(address != 0 && address.is_multiple_of(512));
-        gpu.write(address, &contents(seed, bytes)).unwrap();
+        known_contents(seed, bytes, |contents| gpu.write(address, contents)).unwrap();
         Filled { address, bytes, seed }
     }
 
@@ -103,14 +106,28 @@ impl Filled {
 
     /// Checks that every byte is as it was written.
     pub fn check(&self, gpu: &Gpu) {
-        let mut found = vec![0; self.bytes as usize];
-        gpu.read(self.address, &mut found).unwrap_or_else(|why| panic!("{self:x?}: {why}"));
-        let expected = contents(self.seed, self.bytes);
-        if found != expected {
-            let at = found.iter().zip(&expected).position(|(found, expected)| found != expected);
-            panic!("{self:x?} differs from its byte {at:?} on");
-        }
+        let difference = known_contents(self.seed, self.bytes, |contents| gpu.difference(self.address, contents))
+            .unwrap_or_else(|why| panic!("{self:x?}: {why}"));
+        assert_eq!(difference, None, "{self:x?} has another byte there");
     }
+}
+
+/// Calls a function with the [`contents`] of a seed. A thread keeps the contents of some seeds,
+/// because the tests check the same blocks again and again.
+fn known_contents<T>(seed: u64, bytes: u64, with: impl FnOnce(&[u8]) -> T) -> T {
+    thread_local! {
+        static KNOWN: RefCell<HashMap<u64, Vec<u8>>> = RefCell::default();
+    }
+    KNOWN.with_borrow_mut(|known| {
+        if known.len() > 256 {
+            known.clear();
+        }
+        let all = known.entry(seed).or_default();
+        if (all.len() as u64) < bytes {
+            *all = contents(seed, bytes);
+        }
+        with(&all[..bytes as usize])
+    })
 }
 
 /// The tier in which a block lies as a whole; `None` where it lies in both.

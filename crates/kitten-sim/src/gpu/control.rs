@@ -153,6 +153,15 @@ impl Gpu {
         self.state().memory.read(address, bytes)
     }
 
+    /// Compares bytes at once, without a stream and without a copy. Returns the place of the first
+    /// that differs from the expected ones.
+    ///
+    /// # Errors
+    /// A range that is not mapped with access.
+    pub fn difference(&self, address: u64, expected: &[u8]) -> Result<Option<usize>> {
+        self.state().memory.difference(address, expected)
+    }
+
     /// Writes bytes at once, without a stream.
     ///
     /// # Errors

@@ -146,6 +146,17 @@ impl Memory {
         Ok(())
     }
 
+    /// The place of the first byte that is not the expected one.
+    pub(crate) fn difference(&self, address: u64, expected: &[u8]) -> Result<Option<usize>> {
+        self.accessible("read", address, expected.len() as u64)?;
+        // SAFETY: the range is mapped with access.
+        let found = unsafe { std::slice::from_raw_parts(address as *const u8, expected.len()) };
+        if found == expected {
+            return Ok(None);
+        }
+        Ok(found.iter().zip(expected).position(|(found, expected)| found != expected))
+    }
+
     pub(crate) fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
         self.accessible("write", address, bytes.len() as u64)?;
         // SAFETY: the range is mapped with access.
