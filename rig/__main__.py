@@ -6,10 +6,9 @@ import argparse
 import os
 import shutil
 import sys
-from pathlib import Path
 
 from rig.folder import Rig
-from rig.process import ROOT
+from rig.process import ROOT, pytest
 from rig.releases import DEFAULT, RELEASES
 
 
@@ -59,10 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _test(rig: Rig, arguments: list[str]) -> None:
     rig.prepare_tests()
-    folder = ROOT / "tests" / "torch"
-    command = [str(rig.python), "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(folder), *arguments]
-    if not any(Path(argument.split("::")[0]).exists() for argument in arguments):
-        command.append(str(folder))
+    command = [str(rig.python), *pytest(ROOT / "tests" / "torch", arguments)]
     os.execve(rig.python, command, rig.environment(native=False))
 
 

@@ -31,7 +31,7 @@ DEFAULT = "2.15.0"
 # The packages that PyTorch itself imports, without the libraries that are faked.
 NEEDED = ("typing_extensions", "filelock", "fsspec", "jinja2", "sympy", "networkx")
 # The packages that the tests import in addition to the models.
-TESTS = ("pytest==9.0.1", "zstandard==0.25.0")
+TESTS = ("pytest==9.0.1", "pytest-xdist==3.8.0", "execnet==2.1.2", "zstandard==0.25.0")
 # The packages that the tests' packages import.
 TESTS_NEED = (
     "iniconfig", "pluggy", "packaging", "pygments", "huggingface_hub<1", "safetensors", "regex",
