@@ -2,7 +2,8 @@
 
 import giant_kitten
 
-giant_kitten.install("reserve:1GiB")
+# Any card acts as one of 640 MiB, which the weights, 768 MiB, overflow. Leave that option out.
+giant_kitten.install("reserve:256MiB,dedicated:640MiB")
 
 import torch  # noqa: E402
 

@@ -109,7 +109,12 @@ def _parser() -> argparse.ArgumentParser:
         help="install the extension into a WebUI, remove it, or look at it",
         usage="%(prog)s [--python PATH] (install | remove | status) FOLDER",
     )
-    webui.add_argument("action", choices=("install", "remove", "status"))
+    webui.add_argument(
+        "action",
+        choices=("install", "remove", "status"),
+        help="install puts the extension in place, or a newer one; remove leaves nothing of it; status says what is "
+        "installed where",
+    )
     webui.add_argument("--python", metavar="PATH", help="the Python that starts the WebUI; by default it is found")
     webui.add_argument("folder", nargs="+", help="the folder of the WebUI: AUTOMATIC1111, Forge or ComfyUI")
     forgetter = commands.add_parser("forget", help="forget the reserves that reserve:remembered has kept")

@@ -20,6 +20,9 @@ FALLBACK_POLICY = (
 )
 SET_DEDICATED = 'set the option "dedicated" to less than the card has free, or the driver may move memory by itself'
 
+# The driver has no more in one system.
+MOST_DEVICES = 64
+
 
 class _Findings:
     """Collects findings and prints them, and counts those that need a remedy."""
@@ -64,12 +67,29 @@ def _check(findings: _Findings) -> bool:
     if not _check_variables(findings):
         return False
     torch = _check_torch(findings)
-    if torch is None:
-        return False
     _check_driver(findings)
+    if torch is None:
+        _check_devices_by_ourselves(findings)
+        return True
     for device in range(torch.cuda.device_count()):
-        _check_device(findings, device)
+        try:
+            # This only queries the device. Other programs may need it: no heap or reserve is made.
+            _say_device(findings, device, _library.read_json("gk_device_json", device))
+        except _library.Error as why:
+            findings.say(f"cuda:{device}", "cannot be used", str(why))
     return True
+
+
+def _check_devices_by_ourselves(findings: _Findings) -> None:
+    """Says what the driver has where PyTorch does not tell how many devices there are."""
+    for device in range(MOST_DEVICES):
+        try:
+            found = _library.read_json("gk_device_json", device)
+        except _library.Error as why:
+            if device == 0:
+                findings.say("driver", "has no GPU that can be used", str(why))
+            return
+        _say_device(findings, device, found)
 
 
 def _counted(problems: int) -> str:
@@ -148,14 +168,8 @@ def _check_driver(findings: _Findings) -> None:
         findings.say("policy", FALLBACK_POLICY)
 
 
-def _check_device(findings: _Findings, device: int) -> None:
-    try:
-        # This only queries the device. Other programs may need it, so no heap or reserve is made.
-        found = _library.read_json("gk_device_json", device)
-        findings.report["devices"].append({"index": device, **found})
-    except _library.Error as why:
-        findings.say(f"cuda:{device}", "cannot be used", str(why))
-        return
+def _say_device(findings: _Findings, device: int, found: dict[str, Any]) -> None:
+    findings.report["devices"].append({"index": device, **found})
     findings.say(f"cuda:{device}", f"{found['device']}: dedicated {size(found['dedicated_capacity'])}")
     _say_what_is_granted(findings, found)
     remedy = ""

@@ -163,11 +163,22 @@ def unpin(x: T) -> T:
 
 
 def _move(x: T, to: int, pin: bool) -> T:
+    _say_if_elsewhere(x)
     if not all([_library.act("gk_move", pointer, to) for pointer in pointers(x)]):
         from . import _out_and_back
 
         _out_and_back.move(list(tensors(x)), to)
     return _pin(x, to if pin else _library.NO_TIER)
+
+
+def _say_if_elsewhere(x: Any) -> None:
+    """Logs it where none of some tensors is on a GPU, so that there is nothing to move."""
+    found = [tensor for tensor in tensors(x) if tensor.numel()]
+    if found and not any(tensor.is_cuda for tensor in found):
+        logging.getLogger("giant_kitten").warning(
+            "nothing of this is on a GPU, so that nothing moves: the first tensor is on %s; call .cuda() before",
+            found[0].device,
+        )
 
 
 def _pin(x: T, to: int) -> T:

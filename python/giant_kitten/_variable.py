@@ -12,11 +12,14 @@ NAME = "GIANT_KITTEN"
 # In any case, with spaces around them. Every other text is a list of options: docs/options.md.
 ON = ("1", "true", "on", "yes", "auto")
 OFF = ("", "0", "false", "off", "no")
+# Around a value they are no part of it. Windows' `set` and files of variables leave quotation
+# marks.
+BLANKS = " \t\r\n\"'"
 
 
 def plain(text: str) -> str:
     """A value in the form that the table has."""
-    return text.strip().lower()
+    return text.strip(BLANKS).lower()
 
 
 def is_off(text: str) -> bool:
@@ -37,7 +40,10 @@ def off_in_source(otherwise: str = "") -> str:
 
     It is for .pth files, which run before this module may be imported.
     """
-    return f'os.environ.get("{NAME}", "{otherwise}").strip().lower() in {OFF}'.replace("'", '"')
+    import json
+
+    off = ", ".join(map(json.dumps, OFF))
+    return f'os.environ.get("{NAME}", "{otherwise}").strip({json.dumps(BLANKS)}).lower() in ({off})'
 
 
 def meaning() -> str:

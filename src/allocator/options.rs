@@ -267,7 +267,7 @@ impl Options {
     /// As for [`parse`](Options::parse). Nothing has changed then.
     pub fn apply(&mut self, text: &str) -> Result<(), String> {
         let mut options = self.clone();
-        let text = text.trim();
+        let text = unquoted(text);
         if !ON.iter().chain(OFF).any(|plain| text.eq_ignore_ascii_case(plain)) {
             for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
                 options.apply_one(part)?;
@@ -278,9 +278,10 @@ impl Options {
     }
 
     fn apply_one(&mut self, part: &str) -> Result<(), String> {
-        let (name, value) = part
-            .split_once(':')
-            .ok_or_else(|| format!("\"{part}\" is not of the form option:value; {}", known_options()))?;
+        let (name, value) = part.split_once(':').ok_or_else(|| match part.split_once('=') {
+            Some((name, value)) => format!("\"{part}\" has a = where a : belongs: write {name}:{value}"),
+            None => format!("\"{part}\" is not of the form option:value; {}", known_options()),
+        })?;
         let (name, value) = (name.trim(), value.trim());
         let row = OPTIONS
             .iter()
@@ -288,6 +289,14 @@ impl Options {
             .ok_or_else(|| format!("there is no option \"{name}\"; {}", known_options()))?;
         (row.set)(self, value).map_err(|why| format!("option {name}: {why} (it takes {})", row.values))
     }
+}
+
+/// A value without the blanks around it, and without the quotation marks that Windows' `set` and
+/// files of variables leave in place.
+fn unquoted(text: &str) -> &str {
+    let text = text.trim();
+    let within = ['"', '\''].iter().find_map(|mark| text.strip_prefix(*mark)?.strip_suffix(*mark));
+    within.unwrap_or(text).trim()
 }
 
 fn known_options() -> String {
@@ -302,9 +311,10 @@ pub fn reference() -> String {
          Options are given by the environment variable `GIANT_KITTEN`, by `gk_configure` and by the tools, as\n\
          `option:value` separated by commas: `GIANT_KITTEN=reserve:1.6GiB,sort:reversed`.\n\
          `GIANT_KITTEN=1` means all defaults, and so do `true`, `on`, `yes` and `auto`. `0`, `false`, `off`,\n\
-         `no` and an empty value leave giant-kitten out. Case and surrounding spaces do not matter.\n\n\
+         `no` and an empty value leave giant-kitten out. Case does not matter, nor do\n\
+         spaces and quotation marks around the value.\n\n\
          A SIZE is a number with a unit (1.6GiB, 1600MiB, 1.6GB = 1,600,000,000 bytes) or a whole number of\n\
-         bytes.\n\n\
+         bytes, 65536 at least or 0.\n\n\
          | option | values | default | what it does |\n|---|---|---|---|\n",
     );
     for row in OPTIONS {
@@ -339,7 +349,8 @@ mod tests {
         for (text, named) in [
             ("garbage", "garbage"),
             ("reserv:1GiB", "reserv"),
-            ("reserve=1GiB", "reserve=1GiB"),
+            ("reserve=1GiB", "write reserve:1GiB"),
+            ("reserve:8", "8GiB"),
             ("reserve:1.6", "1.6"),
             ("reserve:-1", "-1"),
             ("reserve:1e30", "1e30"),
@@ -356,6 +367,16 @@ mod tests {
             let why = Options::parse(text).expect_err(text);
             assert!(why.contains(named), "{text}: {why}");
         }
+    }
+
+    #[test]
+    fn quotation_marks_around_a_value_are_no_part_of_it() {
+        let plain = Options::parse("reserve:1GiB").unwrap();
+        for text in ["\"reserve:1GiB\"", "'reserve:1GiB'", " \" reserve:1GiB \" "] {
+            assert_eq!(Options::parse(text), Ok(plain.clone()), "{text}");
+        }
+        assert_eq!(Options::parse("\"1\""), Ok(Options::default()));
+        Options::parse("\"reserve:1GiB").unwrap_err();
     }
 
     #[test]

@@ -74,11 +74,15 @@ impl Class {
     }
 }
 
+/// The least number, apart from 0, that may be written without a unit. No size that this project
+/// takes is as small as 64 KiB, so a smaller number lacks its unit: `8` does not mean 8 bytes.
+const LEAST_WITHOUT_UNIT: u64 = 1 << 16;
+
 /// Parses a size: `1.6GiB`, `1600 MiB`, `1.6GB` (10^9), or a whole number of bytes.
 ///
 /// # Errors
-/// A sentence that names the text and says what to write: for a fraction without a unit, a negative
-/// number, a number beyond 16 TiB, or anything else that is not a size.
+/// A sentence that names the text and says what to write: for a fraction or a small number without
+/// a unit, a negative number, a number beyond 16 TiB, or anything else that is not a size.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     const HELP: &str = "write a size such as 1.6GiB, 1600MiB, 1.6GB (10^9 bytes) or a whole number of bytes";
     let text = text.trim();
@@ -97,6 +101,9 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         return Err(format!("the size {text} is not understood (the unit \"{unit}\"); {HELP}"));
     }
     match Config::new().with_decimal().parse_size(text) {
+        Ok(bytes) if unit.is_empty() && (1..LEAST_WITHOUT_UNIT).contains(&bytes) => {
+            Err(format!("the size {text} has no unit: write {text}GiB, {text}MiB, or {text}B for bytes"))
+        }
         Ok(bytes) if bytes <= LARGEST => Ok(bytes),
         Ok(_) => Err(format!("the size {text} is larger than 16 TiB; {HELP}")),
         Err(why) => Err(format!("the size {text} is not understood ({why}); {HELP}")),
@@ -128,7 +135,8 @@ mod tests {
         assert_eq!(parse_size("1.6GiB"), Ok(1_717_986_918));
         assert_eq!(parse_size("1.6GB"), Ok(1_600_000_000));
         assert_eq!(parse_size(" 1600 mib "), Ok(1600 << 20));
-        assert_eq!(parse_size("4096"), Ok(4096));
+        assert_eq!(parse_size("65536"), Ok(65_536));
+        assert_eq!(parse_size("8B"), Ok(8));
         assert_eq!(parse_size("0"), Ok(0));
     }
 
@@ -139,6 +147,14 @@ mod tests {
         {
             let why = parse_size(text).expect_err(text);
             assert!(why.contains("write a size such as"), "{text}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_small_number_lacks_its_unit() {
+        for text in ["1", "8", "1600", "65535", "1_600"] {
+            let why = parse_size(text).expect_err(text);
+            assert!(why.contains(&format!("has no unit: write {text}GiB, {text}MiB, or {text}B for bytes")), "{why}");
         }
     }
 

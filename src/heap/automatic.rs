@@ -291,13 +291,13 @@ fn describe(work: &str, decision: &Decision, outlook: &Outlook<'_>, granule: u64
         return format!("before {work} nothing has to move{ring}");
     }
     format!(
-        "before {work} ({:.0} more expected) {} to the shared tier, {} to the dedicated one: costs {} over the link, gains \
-         {} more than that{ring}",
-        outlook.horizon,
+        "before {work}, {} moved to the shared tier and {} to the dedicated one; that took {} over the link, and is \
+         expected to save {} more, in {:.0} times of this work{ring}",
         bytes(decision.demote.len() as f64),
         bytes(decision.promote.len() as f64),
         bytes(decision.cost),
-        bytes(decision.gain)
+        bytes(decision.gain),
+        outlook.horizon
     )
 }
 

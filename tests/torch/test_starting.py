@@ -289,7 +289,34 @@ def test_the_doctor_says_so_of_a_pytorch_that_cannot_be_loaded(tmp_path: Path) -
     assert "cannot be imported (OSError: [WinError 126]" in printed and "install PyTorch again" in printed
 
 
-@pytest.mark.parametrize("text", ["reserve:1.6", "reserv:1.6GiB", "1.6GiB"])
+def test_the_doctor_finds_the_gpu_without_pytorch(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('there is none')")
+    hidden: dict[str, Any] = {"PYTHONPATH": str(tmp_path), "native": True, "code_expected": 1}
+    printed = python("", "-m", "giant_kitten", "doctor", **hidden)
+    assert "install a CUDA build of PyTorch" in printed and "cuda:0       simulated nominal-8g: dedicated" in printed
+    assert "half of the host's" in printed and "1 problem found" in printed
+    printed = python("", "-m", "giant_kitten", "doctor", GIANT_KITTEN_CUDA_DRIVER="/none/libcuda.so.1", **hidden)
+    assert "has no GPU that can be used" in printed and "2 problems found" in printed, printed
+
+
+@pytest.mark.parametrize("value", ['"1"', "'1'", ' "reserve:1GiB" '])
+def test_quotation_marks_around_the_variable_are_no_part_of_it(value: str) -> None:
+    program = "import torch, giant_kitten; print(giant_kitten.is_installed(), len(torch.zeros(9, device='cuda')))"
+    assert python(program, GIANT_KITTEN=value) == "True 9\n"
+
+
+def test_tensors_that_are_not_on_a_gpu_do_not_move_in_silence() -> None:
+    program = """
+import torch, giant_kitten
+giant_kitten.to_shared(torch.nn.Linear(8, 8))
+giant_kitten.to_shared(torch.nn.ReLU())
+giant_kitten.to_shared(torch.nn.Linear(8, 8, device="cuda"))
+"""
+    printed = python(program)
+    assert printed.count("nothing of this is on a GPU") == 1 and "is on cpu; call .cuda() before" in printed, printed
+
+
+@pytest.mark.parametrize("text", ["reserve:1.6", "reserve:8", "reserve=1.6GiB", "reserv:1.6GiB", "1.6GiB"])
 def test_the_doctor_finds_options_that_are_wrong(text: str) -> None:
     printed = python("", "-m", "giant_kitten", "doctor", code_expected=1, GIANT_KITTEN=text)
     assert "! variable     its options are wrong" in printed and printed.count(f"GIANT_KITTEN={text}:") == 1, printed

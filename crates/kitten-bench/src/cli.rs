@@ -218,6 +218,9 @@ fn profile(name: &str) -> Result<Profile> {
 
 /// A known card by its name.
 fn find_card(name: &str) -> Result<KnownCard> {
+    if name.trim().eq_ignore_ascii_case("all") {
+        bail!("--card takes one card: plan --cards all is a table of all");
+    }
     KnownCard::find(name).map_err(|why| anyhow!("{why} (kitten-bench cards lists all)"))
 }
 
@@ -233,7 +236,8 @@ pub struct Run {
     /// with its number of steps (sdxl_unet_1024:20 sdvae_dec_1024:1), are one run
     #[arg(required = true)]
     pub trace: Vec<String>,
-    /// How many times the whole run is done
+    /// How many times the whole run is done, one after another, as pictures are in a WebUI. The
+    /// first has to find out what the next ones are told
     #[arg(long = "loop", default_value = "1")]
     loops: u64,
     /// A built-in hardware profile, or a file
@@ -284,7 +288,7 @@ pub struct Placed {
     #[arg(long, value_enum, default_value = "reserve")]
     pub policy: Policy,
     /// Dedicated memory kept for scratch
-    #[arg(long, default_value = "0", value_parser = parse_size)]
+    #[arg(long, default_value = "0", value_parser = parse_reserve)]
     pub reserve: u64,
 }
 
@@ -372,6 +376,13 @@ impl Run {
             );
         }
         Ok(profile)
+    }
+}
+
+fn parse_reserve(text: &str) -> Result<u64, String> {
+    match text {
+        "auto" => Err("a reserve of auto is a policy here: --policy auto".into()),
+        size => parse_size(size),
     }
 }
 

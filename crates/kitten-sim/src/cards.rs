@@ -14,6 +14,9 @@ const TAKEN_BYTES: u64 = 858_993_459;
 /// Bytes per second that 16 lanes of generation 3 transfer: about five sixths of the raw rate.
 const SIXTEEN_LANES_OF_GENERATION_3: f64 = 13e9;
 
+/// Words in the names of cards that have no CUDA.
+const OTHER_MAKERS: [&str; 6] = ["amd", "arc", "ati", "intel", "radeon", "rx"];
+
 /// How many cards an error names as the nearest.
 const NEAREST: usize = 3;
 
@@ -79,6 +82,9 @@ impl Card {
         let name = name.trim();
         let asked = Asked::of(name);
         let mut found: Vec<Card> = Card::all().into_iter().filter(|card| asked.means(&Asked::of(&card.name))).collect();
+        if asked.is_of_others() {
+            return Err(format!("the card \"{name}\" is not NVIDIA's: giant-kitten needs CUDA"));
+        }
         match found.len() {
             1 => Ok(found.remove(0)),
             0 => Err(format!("there is no card \"{name}\"; the nearest are {}", names(&asked.nearest()))),
@@ -141,9 +147,15 @@ impl Asked {
         }
     }
 
-    /// Whether this is what a card is called.
+    /// Whether this is what a card is called. A size of memory alone means every card that has it.
     fn means(&self, card: &Asked) -> bool {
-        self.model == card.model && (self.gigabytes.is_none() || self.gigabytes == card.gigabytes)
+        let any_model = self.model.is_empty() && self.gigabytes.is_some();
+        (any_model || self.model == card.model) && (self.gigabytes.is_none() || self.gigabytes == card.gigabytes)
+    }
+
+    /// Whether it is a card that is not NVIDIA's.
+    fn is_of_others(&self) -> bool {
+        self.model.iter().any(|word| OTHER_MAKERS.contains(&word.as_str()))
     }
 
     /// The cards whose names differ least.
@@ -152,26 +164,11 @@ impl Asked {
         cards.sort_by_cached_key(|card| {
             let card = Asked::of(&card.name);
             let other_memory = self.gigabytes.is_some() && self.gigabytes != card.gigabytes;
-            2 * edits(&self.model.concat(), &card.model.concat()) + usize::from(other_memory)
+            2 * strsim::levenshtein(&self.model.concat(), &card.model.concat()) + usize::from(other_memory)
         });
         cards.truncate(NEAREST);
         cards
     }
-}
-
-/// How many characters must be inserted, deleted or replaced to make one text of another.
-fn edits(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, b) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[to.len()]
 }
 
 #[cfg(test)]
@@ -234,6 +231,9 @@ mod tests {
             ("RTX 3060 8GB", "the nearest are RTX 3060 12GB,"),
             ("RTX 4070 Ti", "the nearest are RTX 4060 Ti 8GB, RTX 4060 Ti 16GB, RTX 4070 12GB"),
             ("rtx 9090", "RTX 3090 24GB"),
+            ("8 GB", "is one of RTX 2070 8GB, RTX 2080 8GB,"),
+            ("RX 7600", "is not NVIDIA's"),
+            ("Intel Arc A770 16GB", "is not NVIDIA's"),
             ("A10G", "the nearest are A10 24GB"),
             ("", "there is no card \"\""),
         ] {

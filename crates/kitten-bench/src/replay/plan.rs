@@ -169,6 +169,9 @@ impl Plan {
             size(self.scratch_bytes)
         );
         text += &self.verdict();
+        if self.work.contains(' ') {
+            text += &format!("The seconds are those of all {} steps; \"a step\" is their mean.\n", self.steps);
+        }
         if self.traffic_only {
             text +=
                 "A snapshot contains no operations, so these times cover memory traffic only and are a lower bound.\n";

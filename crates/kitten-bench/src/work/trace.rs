@@ -172,6 +172,22 @@ bundled!(
     "sdxl_lora_1024"
 );
 
+/// The endings of files with weights, which people take for what a plan needs.
+const CHECKPOINTS: [&str; 7] = ["safetensors", "ckpt", "gguf", "pt", "pth", "bin", "onnx"];
+
+/// The bundled traces whose names have a text within them, or are most like it: three.
+fn nearest(name: &str) -> Vec<&'static str> {
+    let plain = |name: &str| name.to_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "");
+    let asked = plain(name);
+    let mut names = BUNDLED.to_vec();
+    names.sort_by_cached_key(|name| {
+        let name = plain(name);
+        (!name.contains(&asked), strsim::levenshtein(&name, &asked))
+    });
+    names.truncate(3);
+    names
+}
+
 impl Trace {
     /// Opens a bundled trace by its name, or a file.
     ///
@@ -179,9 +195,22 @@ impl Trace {
     /// A file that cannot be read, or that does not begin with the header of a trace.
     pub fn open(path_or_name: &str) -> Result<Trace> {
         let found = bundled(path_or_name);
-        if found.is_none() && !Path::new(path_or_name).exists() {
-            let name = plain(path_or_name);
-            bail!("there is no trace {name}: neither a file nor one of those bundled ({})", BUNDLED.join(", "));
+        if found.is_none() {
+            let (name, path) = (plain(path_or_name), Path::new(path_or_name));
+            let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_lowercase();
+            if CHECKPOINTS.contains(&ending.as_str()) {
+                bail!(
+                    "{name} is a checkpoint, which has weights and no work: record a trace of a program that uses it, \
+                     with giant_kitten.record(\"mine.zst\")"
+                );
+            }
+            if !path.exists() {
+                bail!(
+                    "there is no trace {name}: neither a file nor one of those bundled, of which the nearest are {} \
+                     (kitten-bench --help lists all)",
+                    nearest(path_or_name).join(", ")
+                );
+            }
         }
         Trace::read(input::open(path_or_name, found, "trace")?, path_or_name)
     }

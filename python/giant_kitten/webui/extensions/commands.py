@@ -20,6 +20,11 @@ from .kinds import WebUI, find
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+NO_TORCH = (
+    "It has no PyTorch yet. If the WebUI does not install PyTorch there at its next start, name the Python that it "
+    "uses with --python"
+)
+
 
 def _in_words(command: Callable[[WebUI], list[str]]) -> Callable[..., list[str]]:
     """Makes a command take a folder and a Python, and raise `Refused` for errors of the system."""
@@ -69,13 +74,14 @@ def install(webui: WebUI) -> list[str]:
 def _verified(webui: WebUI) -> str:
     """Imports the package in the WebUI's Python as the extension will; returns what was found."""
     try:
-        origin, version = pythons.use(webui.python(), webui.extension / "package")
+        origin, version, has_torch = pythons.use(webui.python(), webui.extension / "package")
     except Refused as why:
         raise Refused(
             f"the WebUI's Python, {shown(webui.python())}, cannot use giant-kitten, and everything is as it was "
             f"({why}): if it has an older giant-kitten, update that; otherwise name another Python with --python"
         ) from why
-    return f"{shown(webui.python())} imports giant-kitten {version}, from {shown(Path(origin).parent)}"
+    found = f"{shown(webui.python())} imports giant-kitten {version}, from {shown(Path(origin).parent)}"
+    return found if has_torch else f"{found}. {NO_TORCH}"
 
 
 def _ask_python(webui: WebUI) -> tuple[Path, bool]:
@@ -137,7 +143,10 @@ def remove(webui: WebUI) -> list[str]:
 def status(webui: WebUI) -> list[str]:
     """What is installed where. Raises `Refused` if the extension lacks what it needs to work."""
     if not ours.is_ours(webui):
-        raise Refused(f"{webui.kind.name} in {shown(webui.folder)} has no extension of giant-kitten: install it")
+        raise Refused(
+            f"{webui.kind.name} in {shown(webui.folder)} has no extension of giant-kitten: “giant-kitten webui install "
+            f"{shown(webui.folder)}” installs it, for {shown(webui.python())}"
+        )
     python, (site, has_package) = webui.python(), webui.ask_python()
     found = [
         f"{webui.kind.name} in {shown(webui.folder)}",
@@ -145,11 +154,13 @@ def status(webui: WebUI) -> list[str]:
         f"the extension is in {shown(webui.extension)}",
     ]
     try:
-        origin, version = pythons.use(python, webui.extension / "package")
+        origin, version, has_torch = pythons.use(python, webui.extension / "package")
     except Refused as why:
         raise Refused(f"{shown(python)} cannot use giant-kitten ({why}): install the extension again") from why
     where = "its Python has the package" if has_package else "the extension brings the package"
     found.append(f"{where}, version {version}, in {shown(Path(origin).parent)}")
+    if not has_torch:
+        found.append(NO_TORCH)
     starts = site / pth.name(webui.folder)
     if webui.kind.starts_cuda_first:
         if not pth.is_ours(starts, webui.folder, webui.extension / "package"):

@@ -132,12 +132,16 @@ def ask(python: Path, program: str, *arguments: str) -> Any:
 
 # `package` is the folder that the extension brings, for which the WebUI looks last.
 _USE = (
-    "import json, sys; sys.path += sys.argv[1:]; import giant_kitten; from giant_kitten import _library; "
-    "print(json.dumps([giant_kitten.__file__, _library.version()]))"
+    "import importlib.util, json, sys; sys.path += sys.argv[1:]; import giant_kitten; from giant_kitten import "
+    "_library; has_torch = importlib.util.find_spec('torch') is not None; "
+    "print(json.dumps([giant_kitten.__file__, _library.version(), has_torch]))"
 )
 
 
-def use(python: Path, package: Path) -> tuple[str, str]:
-    """Path and version of giant-kitten as a Python imports it. Raises `Refused` if it fails."""
-    origin, version = ask(python, _USE, str(package))
-    return origin, version
+def use(python: Path, package: Path) -> tuple[str, str, bool]:
+    """Path and version of giant-kitten as a Python imports it, and whether that has PyTorch.
+
+    Raises `Refused` if giant-kitten cannot be imported.
+    """
+    origin, version, has_torch = ask(python, _USE, str(package))
+    return origin, version, has_torch
