@@ -176,7 +176,7 @@ def _say_if_elsewhere(x: Any) -> None:
     found = [tensor for tensor in tensors(x) if tensor.numel()]
     if found and not any(tensor.is_cuda for tensor in found):
         logging.getLogger("giant_kitten").warning(
-            "nothing of this is on a GPU, so that nothing moves: the first tensor is on %s; call .cuda() before",
+            "nothing of this is on a GPU, so nothing moves: the first tensor is on %s. Move it to a GPU before this",
             found[0].device,
         )
 

@@ -161,7 +161,8 @@ fn folder() -> Option<PathBuf> {
 /// The program that a process runs, by its arguments: the script or module of a Python, or else the
 /// executable.
 fn program_of(arguments: Vec<OsString>, executable: PathBuf) -> Option<String> {
-    let name = executable.file_stem()?.to_string_lossy().into_owned();
+    // Windows takes names in any case.
+    let name = executable.file_stem()?.to_string_lossy().to_ascii_lowercase();
     if !name.starts_with("python") && !name.starts_with("pypy") {
         return Some(absolute(&executable));
     }
@@ -271,6 +272,8 @@ mod tests {
             assert_eq!(by_command(&["monitor", "--port", "1", "-m", "a.b", "c"]), Some("-m a.b".into()));
             assert_eq!((by_command(&["stats"]), by_command(&["monitor"]), by_command(&[])), (None, None, None));
         }
+        let arguments = ["PYTHON.EXE", "/no/such.py"].map(OsString::from).to_vec();
+        assert_eq!(program_of(arguments, "/no/PYTHON.EXE".into()), absolute("/no/such.py"));
         assert_eq!(program_of(vec![], "/no/such/bench".into()), absolute("/no/such/bench"));
         assert_eq!(one_line("a\nreserve 5"), "a\u{fffd}reserve 5");
     }

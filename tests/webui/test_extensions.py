@@ -17,6 +17,7 @@ from conftest import ON_WINDOWS, no_links, not_on_windows, only_on_windows
 from giant_kitten.webui.actions import Refused
 from giant_kitten.webui.extensions import kinds, pth
 from giant_kitten.webui.extensions.commands import install, remove, status
+from giant_kitten.webui.extensions.files import is_link
 from giant_kitten.webui.extensions.folder import MARK
 from giant_kitten.webui.extensions.kinds import NAME, find
 
@@ -442,6 +443,21 @@ def test_links_are_neither_followed_nor_removed(webui: Path, tmp_path: Path, lea
         with pytest.raises(Refused, match="is a link to"):
             action(webui)
     assert there.is_symlink() and (leads != "somewhere" or (target / "mine.txt").read_text() == "mine")
+
+
+@only_on_windows("only Windows has junctions")
+@pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)
+def test_junctions_are_neither_followed_nor_removed(webui: Path, tmp_path: Path) -> None:
+    there, target = find(webui).extension, tmp_path / "elsewhere"
+    target.mkdir()
+    (target / "mine.txt").write_text("mine")
+    made = subprocess.run(["cmd", "/c", "mklink", "/J", str(there), str(target)], capture_output=True, text=True)
+    if made.returncode or not is_link(there):
+        pytest.skip("there are no junctions here")
+    for action in (install, remove):
+        with pytest.raises(Refused, match="is a link to"):
+            action(webui)
+    assert is_link(there) and (target / "mine.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)

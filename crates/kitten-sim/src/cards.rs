@@ -81,10 +81,10 @@ impl Card {
     pub fn find(name: &str) -> Result<Card, String> {
         let name = name.trim();
         let asked = Asked::of(name);
-        let mut found: Vec<Card> = Card::all().into_iter().filter(|card| asked.means(&Asked::of(&card.name))).collect();
         if asked.is_of_others() {
             return Err(format!("the card \"{name}\" is not NVIDIA's: giant-kitten needs CUDA"));
         }
+        let mut found: Vec<Card> = Card::all().into_iter().filter(|card| asked.means(&Asked::of(&card.name))).collect();
         match found.len() {
             1 => Ok(found.remove(0)),
             0 => Err(format!("there is no card \"{name}\"; the nearest are {}", names(&asked.nearest()))),

@@ -3,8 +3,6 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use image::codecs::png::PngEncoder;
-use image::{ColorType, ImageEncoder};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
@@ -91,7 +89,9 @@ pub(super) fn draw(format: Format, picture: &impl Picture) -> Result<Vec<u8>> {
             let mut pixels = vec![0; width as usize * height as usize * 3];
             paint(BitMapBackend::with_buffer(&mut pixels, size), picture)?;
             let mut bytes = Vec::new();
-            PngEncoder::new(&mut bytes).write_image(&pixels, width, height, ColorType::Rgb8)?;
+            let mut encoder = png::Encoder::new(&mut bytes, width, height);
+            encoder.set_color(png::ColorType::Rgb);
+            encoder.write_header()?.write_image_data(&pixels)?;
             Ok(bytes)
         }
     }

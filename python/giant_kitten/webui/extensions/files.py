@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from pathlib import Path
 
 
@@ -20,6 +21,17 @@ def write(file: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             unfinished.unlink()
         raise
+
+
+def is_link(path: str | Path) -> bool:
+    """Whether a path is a link to another place: a symbolic one, or a junction of Windows."""
+    try:
+        found = os.lstat(path)
+    except (OSError, ValueError):
+        return False
+    # Other systems have neither that tag nor, in Python's types, its name.
+    junction = getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", None)
+    return stat.S_ISLNK(found.st_mode) or (os.name == "nt" and getattr(found, "st_reparse_tag", 0) == junction)
 
 
 def typed(path: str | Path) -> str | Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..actions import Refused
-from .files import shown
+from .files import is_link, shown
 from .kinds import NAME, WebUI
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def is_ours(webui: WebUI) -> bool:
     Raises `Refused` if somebody else has made it.
     """
     folder = webui.extension
-    if folder.is_symlink():
+    if is_link(folder):
         raise Refused(
             f"{shown(folder)} is a link to {shown(os.readlink(folder))}, and this command neither follows nor removes "
             "links: remove the link, or change its target by hand"
@@ -108,8 +108,8 @@ def _source(name: str) -> Path:
 def _files(folder: Path) -> Iterator[str]:
     """The names of the files in a folder and below, without Python's caches and without links."""
     for where, folders, names in os.walk(folder):
-        links = [name for name in folders if os.path.islink(os.path.join(where, name))]
-        folders[:] = [name for name in folders if name != "__pycache__"]
+        links = [name for name in folders if is_link(os.path.join(where, name))]
+        folders[:] = [name for name in folders if name != "__pycache__" and name not in links]
         for name in names + links:
             yield Path(where, name).relative_to(folder).as_posix()
 
@@ -167,8 +167,10 @@ def remove_ours(webui: WebUI) -> list[str]:
             if (part in own or (cache and name.endswith(".pyc"))) and part != MARK:
                 os.unlink(os.path.join(where, name))
         for name in folders:
-            with contextlib.suppress(OSError):
-                os.rmdir(os.path.join(where, name))
+            # Windows would remove a link of somebody's that leads to a folder.
+            if not is_link(os.path.join(where, name)):
+                with contextlib.suppress(OSError):
+                    os.rmdir(os.path.join(where, name))
     left = [part for part in _files(folder) if part != MARK]
     (folder / MARK).unlink(missing_ok=True)
     if not left:
@@ -179,10 +181,10 @@ def remove_ours(webui: WebUI) -> list[str]:
 def clear_up(webui: WebUI) -> None:
     """Repairs what an interrupted install left: restores the old version, removes the rest."""
     to, old, new = webui.extension, before(webui), unfinished(webui)
-    if (old / MARK).is_file() and not old.is_symlink():
+    if (old / MARK).is_file() and not is_link(old):
         if not os.path.lexists(to):
             old.rename(to)
         else:
             shutil.rmtree(old)
-    if (new / MARK).is_file() and not new.is_symlink():
+    if (new / MARK).is_file() and not is_link(new):
         shutil.rmtree(new)
