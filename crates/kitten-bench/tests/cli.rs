@@ -466,6 +466,14 @@ fn errors_of_wrong_inputs_name_the_mistake() {
     let pickle = pickle.to_str().unwrap();
     let cases: &[(&[&str], i32, &str)] = &[
         (&["replay", "nonesuch"], 1, "neither a file nor one of those bundled"),
+        (&["plan", "SDXL"], 1, "the nearest are sdxl_unet_1024, sdxl_unet_2048, sdxl_lora_1024"),
+        (&["plan", "flux-1-dev"], 1, "the nearest are flux1dev_1024, "),
+        (&["plan", "model.safetensors"], 1, "a checkpoint, which has weights and no work"),
+        (&["plan", "sd15_unet_512", "--card", "all"], 1, "--cards all"),
+        (&["plan", "sd15_unet_512", "--card", "8GB"], 1, "RTX 4060 8GB"),
+        (&["plan", "sd15_unet_512", "--card", "RX 7600"], 1, "not NVIDIA's"),
+        (&["replay", "sd15_unet_512", "--dedicated", "8"], 2, "write 8GiB, 8MiB, or 8B"),
+        (&["replay", "sd15_unet_512", "--reserve", "auto"], 2, "--policy auto"),
         (&["replay", bad], 1, "line 1"),
         (&["replay", "sd15_unet_512", "--reserve", "1.6"], 2, "no unit"),
         (&["replay", "sd15_unet_512", "--reserve=-1"], 2, "negative"),
@@ -477,7 +485,11 @@ fn errors_of_wrong_inputs_name_the_mistake() {
         (&["replay", "sd15_unet_512", "--policy", "magic"], 2, "first-come"),
         (&["sweep", "sd15_unet_512", "--from", "2GiB", "--to", "1GiB", "--step", "1MiB"], 1, "beyond"),
         (&["sweep", "sd15_unet_512", "--from", "0", "--to", "1GiB", "--step", "0"], 1, "--step 0"),
-        (&["sweep", "sd15_unet_512", "--from", "0", "--to", "1", "--step", "1", "--plot", "x.bmp"], 1, ".svg or .png"),
+        (
+            &["sweep", "sd15_unet_512", "--from", "0", "--to", "1MiB", "--step", "1MiB", "--plot", "x.bmp"],
+            1,
+            ".svg or .png",
+        ),
         (&["plan", "sd15_unet_512:0"], 1, "0 steps"),
         (&["plan", pickle], 1, "cut off"),
         (&["replay", "sd15_unet_512", "--loop", "0"], 1, "--loop 0"),
@@ -652,7 +664,7 @@ fn work_that_no_card_holds_is_rejected() {
     let huge = file(&folder, "huge.jsonl", work.replace(END, &["{\"ev\":\"phase\",\"name\":\"s\"}\n", END].concat()));
     kitten_bench(&["replay", &huge]).assert().code(1).stderr(contains("CUDA out of memory"));
     kitten_bench(&["plan", &huge]).assert().code(1).stderr(contains("needs more than any card has"));
-    let sweep = ["sweep", "sd15_unet_512", "--from", "0", "--to", "0", "--step", "1", "--dedicated", "64MiB"];
+    let sweep = ["sweep", "sd15_unet_512", "--from", "0", "--to", "0", "--step", "1MiB", "--dedicated", "64MiB"];
     let none = [&sweep[..], &["--shared", "0"]].concat();
     kitten_bench(&none).assert().code(1).stderr(contains("no reserve got through: CUDA out of memory"));
     kitten_bench(&[&none[..], &["--json"]].concat()).assert().code(1).stdout(contains("\"oom\": \"CUDA out of memory"));
@@ -731,8 +743,8 @@ const PRINTS: &[&[&str]] = &[
     &["replay", "sdvae_dec_1024", "--json"],
     &["plan", "sdvae_dec_1024"],
     &["plan", "sdvae_dec_1024", "--json"],
-    &["sweep", "sdvae_dec_1024", "--from", "0", "--to", "1", "--step", "1"],
-    &["sweep", "sdvae_dec_1024", "--from", "0", "--to", "1", "--step", "1", "--json"],
+    &["sweep", "sdvae_dec_1024", "--from", "0", "--to", "1MiB", "--step", "1MiB"],
+    &["sweep", "sdvae_dec_1024", "--from", "0", "--to", "1MiB", "--step", "1MiB", "--json"],
     &["hotpath", "--rounds", "1"],
     &["hotpath", "--rounds", "1", "--json"],
     &["check", "--profile", "nominal-6g"],
@@ -764,7 +776,9 @@ fn a_full_disk_and_a_closed_pipe_end_the_program() {
     }
     for file in ["--csv", "--json-in-a-file"] {
         let arguments: &[&str] = match file {
-            "--csv" => &["sweep", "sdvae_dec_1024", "--from", "0", "--to", "1", "--step", "1", "--csv", "/dev/full"],
+            "--csv" => {
+                &["sweep", "sdvae_dec_1024", "--from", "0", "--to", "1MiB", "--step", "1MiB", "--csv", "/dev/full"]
+            }
             _ => &["check", "--profile", "nominal-6g", "--json", "/dev/full"],
         };
         kitten_bench(arguments).assert().code(1).stderr(contains("cannot write /dev/full: No space left"));
@@ -797,7 +811,7 @@ fn control_characters_never_reach_a_terminal() {
     let (plot, missing) = (folder.path().join("s.svg"), folder.path().join("\u{1b}[2J\n"));
     let (svg, html, plot) = (svg.to_str().unwrap(), html.to_str().unwrap(), plot.to_str().unwrap());
     let missing = missing.to_str().unwrap();
-    let sweep = ["--from", "0", "--to", "0", "--step", "1", "--profile", &profile, "--plot", plot];
+    let sweep = ["--from", "0", "--to", "0", "--step", "1MiB", "--profile", &profile, "--plot", plot];
     let cases: &[(&[&str], i32)] = &[
         (&["replay", &work, "--profile", &profile], 0),
         (&["replay", &work, "--profile", &profile, "--json"], 0),
