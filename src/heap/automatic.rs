@@ -292,7 +292,7 @@ fn describe(work: &str, decision: &Decision, outlook: &Outlook<'_>, granule: u64
     }
     format!(
         "before {work}, {} moved to the shared tier and {} to the dedicated one; that took {} over the link, and is \
-         expected to save {} more, in {:.0} times of this work{ring}",
+         expected to save {} more over the next {:.0} times{ring}",
         bytes(decision.demote.len() as f64),
         bytes(decision.promote.len() as f64),
         bytes(decision.cost),

@@ -59,7 +59,7 @@ with giant_kitten.follow(unet, "unet"):
     for _ in range(3):
         unet(None)
         print(unet[5].where, giant_kitten.stats()["reserve"] > 60 * MIB)
-print(unchanged(unet, *before), giant_kitten.stats()["reserve_reason"].split(" (")[0])
+print(unchanged(unet, *before), giant_kitten.stats()["reserve_reason"].split(",")[0])
 """
     )
     assert printed.splitlines() == ["shared False", "dedicated True", "dedicated True", "unchanged found: before unet"]

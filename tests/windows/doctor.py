@@ -1,7 +1,7 @@
 """What the doctor says of a card under Windows: the driver's policy, and what the system grants.
 
-Runs in Windows' Python under wine, over the fake nvcuda.dll. A PyTorch with CUDA would come before
-these findings, and there is none for Windows in the registry.
+Runs in Windows' Python under wine, over the fake nvcuda.dll, without PyTorch: there is none with
+CUDA for Windows in the registry.
 """
 
 import ctypes
@@ -11,10 +11,10 @@ from giant_kitten import _doctor
 
 
 def say_all() -> "list[dict]":
-    """The findings about the driver and the first card."""
+    """The findings about the driver and the card."""
     findings = _doctor._Findings(prints=True)
     _doctor._check_driver(findings)
-    _doctor._check_device(findings, 0)
+    _doctor._check_devices_by_ourselves(findings)
     return findings.report["findings"]
 
 

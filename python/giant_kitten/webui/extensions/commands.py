@@ -144,8 +144,8 @@ def status(webui: WebUI) -> list[str]:
     """What is installed where. Raises `Refused` if the extension lacks what it needs to work."""
     if not ours.is_ours(webui):
         raise Refused(
-            f"{webui.kind.name} in {shown(webui.folder)} has no extension of giant-kitten: “giant-kitten webui install "
-            f"{shown(webui.folder)}” installs it, for {shown(webui.python())}"
+            f"{webui.kind.name} in {shown(webui.folder)} has no extension of giant-kitten: install it with "
+            f'giant-kitten webui install "{shown(webui.folder)}", for {shown(webui.python())}'
         )
     python, (site, has_package) = webui.python(), webui.ask_python()
     found = [
