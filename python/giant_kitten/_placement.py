@@ -173,7 +173,7 @@ def _move(x: T, to: int, pin: bool) -> T:
 
 def _say_if_elsewhere(x: Any) -> None:
     """Logs it where none of some tensors is on a GPU, so that there is nothing to move."""
-    found = [tensor for tensor in tensors(x) if tensor.numel()]
+    found = list(tensors(x))
     if found and not any(tensor.is_cuda for tensor in found):
         logging.getLogger("giant_kitten").warning(
             "nothing of this is on a GPU, so nothing moves: the first tensor is on %s. Move it to a GPU before this",
