@@ -31,9 +31,30 @@ class BuildLibrary(BuildHookInterface[Any]):
 
 def build(root: Path) -> Path:
     """The library, built in a checkout."""
+    require_rust(root)
     name = {"win32": "giant_kitten.dll", "darwin": "libgiant_kitten.dylib"}.get(sys.platform, "libgiant_kitten.so")
-    subprocess.run(["cargo", "build", "--release", "--locked", "-p", "giant-kitten"], cwd=root, check=True)
+    done = subprocess.run(["cargo", "build", "--release", "--locked", "-p", "giant-kitten"], cwd=root, check=False)
+    if done.returncode:
+        sys.exit("giant-kitten: cargo could not build the library; its message is above")
     return Path(os.environ.get("CARGO_TARGET_DIR", root / "target")) / "release" / name
+
+
+def require_rust(root: Path) -> None:
+    """Ends the build with one sentence where there is no cargo, or an old one."""
+    found = re.search(r'^rust-version = "([\d.]+)"', (root / "Cargo.toml").read_text("utf-8"), re.MULTILINE)
+    assert found, "Cargo.toml names no version of Rust"
+    needed = found[1]
+    advice = (
+        f"install Rust {needed} or later from https://rustup.rs, or a wheel that scripts/wheels has built elsewhere"
+    )
+    if not shutil.which("cargo"):
+        sys.exit(f"giant-kitten: there is no cargo, which builds the library: {advice}")
+    asked = subprocess.run(["cargo", "--version"], cwd=root, capture_output=True, text=True, check=False)
+    version = re.search(r"cargo (\d+)\.(\d+)", asked.stdout)
+    if version is None:
+        sys.exit(f"giant-kitten: cargo --version failed: {asked.stdout}{asked.stderr.strip()}: {advice}")
+    if (int(version[1]), int(version[2])) < tuple(int(part) for part in needed.split(".")[:2]):
+        sys.exit(f"giant-kitten: cargo is {version[1]}.{version[2]}, which is too old: {advice}")
 
 
 def stripped(library: Path) -> Path:

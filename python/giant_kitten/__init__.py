@@ -73,6 +73,10 @@ __all__ = sorted(_HOMES)
 
 def __getattr__(name: str) -> Any:
     """Imports a function when it is first used, so that importing the package costs nothing."""
+    if name == "__version__":
+        from ._library import version
+
+        return version()
     if name not in _HOMES:
         raise AttributeError(f"module 'giant_kitten' has no attribute {name!r}")
     from importlib import import_module

@@ -51,11 +51,11 @@ def forget(program: str | None) -> int:
     return 0
 
 
-def watch(port: int) -> int:
+def watch(port: int, host: str) -> int:
     """Serves the page of all programs until it is interrupted. Returns the exit status."""
     from ._monitor.watch import watch
 
-    server = watch(port)
+    server = watch(port, host)
     print(f"The memory map of all programs is at {server.url} (Ctrl+C ends it)", flush=True)
     try:
         server.serve_forever()
@@ -64,11 +64,11 @@ def watch(port: int) -> int:
     return 0
 
 
-def monitor(port: int) -> None:
+def monitor(port: int, host: str) -> None:
     """Serves the memory map of the program that runs next, and prints its address to stderr."""
     from ._monitor.own import monitor
 
-    print(f"giant-kitten: the memory map is at {monitor(port)}", file=sys.stderr)
+    print(f"giant-kitten: the memory map is at {monitor(port, host)}", file=sys.stderr)
 
 
 class _Version(argparse.Action):
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     name = started if started == "giant-kitten" else "python -m giant_kitten"
     parser = argparse.ArgumentParser(prog=name, description=description)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command")
     _add_json(commands.add_parser("doctor", help="check this machine, and say how to solve each problem"))
     _add_json(commands.add_parser("stats", help="print the memory of each device, before anything is allocated"))
     runner = commands.add_parser(
@@ -99,10 +99,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_program(runner)
     watcher = commands.add_parser(
         "monitor",
-        help="show the memory map of a program, or of all running programs, on a local page",
-        usage="%(prog)s [--port PORT] [--options OPTIONS] [SCRIPT | -m MODULE] [ARGS...]",
+        help="show the memory map of a program, or of all running programs, on a page",
+        usage="%(prog)s [--port PORT] [--host ADDRESS] [--options OPTIONS] [SCRIPT | -m MODULE] [ARGS...]",
     )
-    watcher.add_argument("--port", type=int, default=0, help="the port on 127.0.0.1; by default a free one")
+    watcher.add_argument("--port", type=int, default=0, help="the port of the page; by default a free one")
+    watcher.add_argument(
+        "--host",
+        metavar="ADDRESS",
+        default="127.0.0.1",
+        help="the address of this machine to listen on; by default 127.0.0.1, so that only this machine sees the page. "
+        "0.0.0.0 shows it to every machine that reaches this one and has the token",
+    )
     _add_program(watcher, optional=True)
     webui = commands.add_parser(
         "webui",
@@ -156,11 +163,11 @@ def _do(parsed: argparse.Namespace) -> int | Program:
         install()
         return stats(parsed.as_json)
     if parsed.command == "monitor" and parsed.program is None:
-        return watch(parsed.port)
+        return watch(parsed.port, parsed.host)
     program = Program(parsed.program, tuple(parsed.arguments), parsed.is_module)
     program.install(parsed.options)
     if parsed.command == "monitor":
-        monitor(parsed.port)
+        monitor(parsed.port, parsed.host)
     return program
 
 
@@ -173,7 +180,11 @@ def _take_any_letter() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns the exit status."""
-    parsed = _parser().parse_args(arguments)
+    parser = _parser()
+    parsed = parser.parse_args(arguments)
+    if parsed.command is None:
+        parser.print_help()
+        return 0
     if getattr(parsed, "arguments", None) is None:
         # A program that is run keeps its streams as they are.
         _take_any_letter()

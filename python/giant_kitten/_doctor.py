@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
@@ -106,6 +107,7 @@ def _check_library(findings: _Findings) -> bool:
         return False
     findings.report.update(version=version, library=str(_library.library_path()))
     findings.say("library", f"giant-kitten {version}, {_library.library_path()}")
+    findings.say("python", f"{platform.python_version()}, {sys.executable}")
     return True
 
 
@@ -140,7 +142,7 @@ def _check_torch(findings: _Findings) -> Any:
         return None
     except Exception as why:
         # A PyTorch whose libraries are missing fails with whatever its loader raises.
-        remedy = "install PyTorch again: “python -c 'import torch'” has to work first"
+        remedy = "install PyTorch again: `python -c 'import torch'` has to work first"
         findings.say("torch", f"cannot be imported ({type(why).__name__}: {why})", remedy)
         return None
     findings.report.update(torch=str(torch.__version__), cuda=torch.version.cuda)
@@ -171,6 +173,7 @@ def _check_driver(findings: _Findings) -> None:
 def _say_device(findings: _Findings, device: int, found: dict[str, Any]) -> None:
     findings.report["devices"].append({"index": device, **found})
     findings.say(f"cuda:{device}", f"{found['device']}: dedicated {size(found['dedicated_capacity'])}")
+    _check_reserve(findings, found)
     _say_what_is_granted(findings, found)
     remedy = ""
     if found["rung"] == "none":
@@ -185,6 +188,18 @@ def _say_device(findings: _Findings, device: int, found: dict[str, Any]) -> None
         findings.say("", "memory cannot change tier on this driver: actions take tensors out and back instead, because")
         for reason in found["rungs_refused"]:
             findings.say("", f"  {reason}")
+
+
+def _check_reserve(findings: _Findings, found: dict[str, Any]) -> None:
+    """Says when the options keep more of the card than it has."""
+    given = _library.Activation()
+    _library.call("gk_defaults", ctypes.byref(given))
+    capacity = found["dedicated_capacity"]
+    for name, kept in (("reserve", given.reserve), ("persist", given.persist)):
+        if kept != _library.AUTO and kept > capacity:
+            remedy = f"{name}:{size(kept)} is more than the card has, so every weight would lie in shared memory: "
+            remedy += "give less, or leave the option out"
+            findings.say("", f"the option {name} keeps all of it", remedy)
 
 
 def _say_what_is_granted(findings: _Findings, found: dict[str, Any]) -> None:

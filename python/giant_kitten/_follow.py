@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
     from ._ahead.passes import Lender
 
+# The handles of followed modules that are alive, and the lock of their list.
+_followings: weakref.WeakSet[Following] = weakref.WeakSet()
+_list = threading.Lock()
+
 # One pass in so many reports its reads. The library keeps them, and parameters rarely change.
 _REPORT_EVERY = 16
 
@@ -131,12 +135,16 @@ class Following:
         self._lenders: dict[int, Lender] = {}
         # The number of passes that run now, in all threads.
         self._count = 0
+        # The addresses that its last report named, for each device.
+        self._read: dict[int, tuple[int, ...]] = {}
         compiler.watch()
         self._before = module.register_forward_pre_hook(_Hook(self._begin), prepend=True)
         # Also after a pass that raises. Otherwise its thread would count as working, and no other
         # thread could ever move memory again.
         self._after = module.register_forward_hook(_Hook(self._end), always_call=True)
         self._removed = False
+        with _list:
+            _followings.add(self)
 
     def _begin(self, module: Any, arguments: tuple[Any, ...]) -> None:
         index = _index(self._device)
@@ -154,9 +162,10 @@ class Following:
             return
         while stack[-1].following is not self:
             stack[-1].following.finish(whole=False)
+        index = stack[-1].device
         self.finish(whole=stack[-1].is_whole())
         if self._passes % _REPORT_EVERY == 0:
-            _report_reads(module)
+            self._read[index] = _report_reads(module)
         self._passes += 1
         if self._removed and self._count == 0:
             self._remove()
@@ -185,6 +194,22 @@ class Following:
             self._lenders[index] = Lender(index, self._kind, self._in_place)
         return self._lenders[index]
 
+    def in_tiers(self, index: int) -> tuple[str, int, int] | None:
+        """The kind of its work, and the bytes of what a pass reads on a device in each tier.
+
+        None if no pass has reported its reads there.
+        """
+        if index not in self._read:
+            return None
+        total = [0, 0]
+        dedicated, shared = ctypes.c_uint64(), ctypes.c_uint64()
+        for pointer in self._read[index]:
+            # A block that was freed since the report is in no tier.
+            if _library.library().gk_tier(pointer, ctypes.byref(dedicated), ctypes.byref(shared)) == 0:
+                total[0] += dedicated.value
+                total[1] += shared.value
+        return self._kind, total[0], total[1]
+
     def _remove(self) -> None:
         self._after.remove()
         for lender in self._lenders.values():
@@ -194,6 +219,8 @@ class Following:
         """Stops following. A pass that is running is followed to its end."""
         self._before.remove()
         self._removed = True
+        with _list:
+            _followings.discard(self)
         if self._count == 0:
             self._remove()
 
@@ -204,15 +231,31 @@ class Following:
         self.remove()
 
 
-def _report_reads(module: Any) -> None:
-    """Reports to the library that a pass has read each parameter and buffer of a module once."""
+def modules(index: int) -> list[dict[str, Any]]:
+    """The modules that are followed on a device: their `name`, and their bytes in each tier.
+
+    The name is the kind of work. Modules of one name are counted together.
+    """
+    with _list:
+        alive = list(_followings)
+    found: dict[str, dict[str, Any]] = {}
+    for name, dedicated, shared in filter(None, (following.in_tiers(index) for following in alive)):
+        module = found.setdefault(name, {"name": name, "dedicated": 0, "shared": 0})
+        module["dedicated"] += dedicated
+        module["shared"] += shared
+    return sorted(found.values(), key=lambda module: str(module["name"]))
+
+
+def _report_reads(module: Any) -> tuple[int, ...]:
+    """Reports to the library that a pass has read each parameter and buffer of a module once.
+
+    Returns the addresses that are ours.
+    """
     read = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in on_gpu(module)}
     touch = _library.library().gk_touch
-    for pointer, size in read.items():
-        # Parameters that we did not allocate (made before the swap, or by another library) cannot
-        # be placed, so the error that the library returns for them is ignored.
-        if pointer:
-            touch(ctypes.c_void_p(pointer), size)
+    # Parameters that we did not allocate (made before the swap, or by another library) cannot be
+    # placed, so the error that the library returns for them is ignored.
+    return tuple(pointer for pointer, size in read.items() if pointer and touch(ctypes.c_void_p(pointer), size) == 0)
 
 
 def follow(module: Any, kind: str | None = None, device: Any = None, *, in_place: Iterable[str] = ()) -> Following:

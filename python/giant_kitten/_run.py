@@ -31,7 +31,7 @@ class Program:
         if not self.is_module and self.name.lower().endswith(_OF_SHELLS):
             raise _library.Error(
                 f"{self.name} is not a program in Python: set {_variable.NAME}=1 and start it as usual. For a WebUI, "
-                "“python -m giant_kitten webui install FOLDER” is enough"
+                "`python -m giant_kitten webui install FOLDER` is enough"
             )
         if not self.is_module and not os.path.exists(self.name):
             raise _library.Error(f"there is no script {self.name}: give its path, or a module's name after -m")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import _guide, _library, _report, _status
+from . import _follow, _guide, _library, _report, _status
 
 UNUSED = "Nothing has used the GPU yet."
 
@@ -60,6 +60,7 @@ def _device(device: int, stats: dict[str, Any], observation: _guide.Observation 
         "stats": stats,
         "others": _others(device, stats),
         "map": _report.memory_map(device),
+        "modules": _follow.modules(device),
         "chosen": _guide.chosen(stats),
         "guide": vars(advice) if advice else None,
     }

@@ -15,7 +15,7 @@ _failure: str | None = None
 
 TOO_LATE = (
     "giant-kitten came too late, CUDA had started with PyTorch's own allocator: set the environment variable "
-    "GIANT_KITTEN=1, or run “python -m giant_kitten webui install FOLDER” with the WebUI's folder, and start it again."
+    "GIANT_KITTEN=1, or run `python -m giant_kitten webui install FOLDER` with the WebUI's folder, and start it again."
 )
 
 
@@ -64,7 +64,7 @@ def problem() -> str | None:
     if torch is not None and torch.cuda.is_initialized():
         return TOO_LATE
     if torch is not None and not torch.cuda.is_available():
-        return "PyTorch finds no GPU here, so there is nothing to allocate: “python -m giant_kitten doctor” says more."
+        return "PyTorch finds no GPU here, so there is nothing to allocate: `python -m giant_kitten doctor` says more."
     return (
         _failure
         or variable_ignored()

@@ -183,9 +183,23 @@
         part("th", { scope: "row" }, part("i", {}, swatch(look)), name),
         part("td", {}, bytes ? size(bytes) : "–"),
         part("td", {}, far[i] && far[i][1] ? size(far[i][1]) : "–")));
+    return tiers("Memory by kind and tier", rows);
+  }
+
+  /** A table of bytes in each tier. */
+  function tiers(caption, rows) {
     const heads = ["", "dedicated", "shared"].map((text) => part(text ? "th" : "td", text ? { scope: "col" } : {}, text));
-    return part("table", {}, part("caption", {}, "Memory by kind and tier"), part("thead", {}, part("tr", {}, ...heads)),
-      part("tbody", {}, ...rows));
+    return part("table", {}, part("caption", {}, caption), part("thead", {}, part("tr", {}, ...heads)), part("tbody", {}, ...rows));
+  }
+
+  /** The weights of each module that is followed, or nothing. */
+  function modules(found) {
+    if (!found || !found.length) return [];
+    const rows = found.map((module) =>
+      part("tr", { title: "the weights that a pass of this module reads" },
+        part("th", { scope: "row" }, module.name),
+        ...["dedicated", "shared"].map((tier) => part("td", {}, module[tier] ? size(module[tier]) : "–"))));
+    return [tiers("Weights by module and tier", rows)];
   }
 
   /** The granules in the order of their addresses; several share a square if they would not fit. */
@@ -342,7 +356,7 @@
     #device(device, work, width) {
       const { stats } = device;
       const name = part("h2", {}, `${stats.device}`, part("span", { class: "phase" }, device.phase || stats.phase_name));
-      const inside = [name, bar(device, "dedicated", width), bar(device, "shared", width), table(device), figures(device, work)];
+      const inside = [name, bar(device, "dedicated", width), bar(device, "shared", width), table(device), ...modules(device.modules), figures(device, work)];
       if (work && work.cost && !work.running) inside.push(part("p", { class: "guide" }, `The last generation: ${work.cost}`));
       if (device.chosen) inside.push(...chosen(device.chosen));
       if (device.guide && device.guide.text) inside.push(part("p", { class: "guide" }, device.guide.text));

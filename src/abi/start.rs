@@ -3,8 +3,10 @@
 //! It is created at its first use, with the options that were set until then.
 
 use std::ffi::{c_char, c_int, c_void};
+use std::io::Write;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
+use log::LevelFilter;
 use parking_lot::Mutex;
 
 use crate::allocator::{Allocator, Options, forget};
@@ -197,9 +199,22 @@ fn tell(
 
 /// Starts to log to standard error, at the level of [`LOG_VARIABLE`]. Does nothing if the process
 /// has a logger already.
+///
+/// A line has the process's number, since several processes often share one standard error.
 pub fn start_log() {
-    let log = env_logger::Env::new().filter_or(LOG_VARIABLE, "warn");
-    let _ = env_logger::Builder::from_env(log).try_init();
+    let wanted = std::env::var(LOG_VARIABLE).unwrap_or_default();
+    let wanted = wanted.trim();
+    let level: Result<LevelFilter, _> = if wanted.is_empty() { Ok(LevelFilter::Warn) } else { wanted.parse() };
+    let began = env_logger::Builder::new()
+        .filter_level(level.as_ref().copied().unwrap_or(LevelFilter::Warn))
+        .format(|line, record| {
+            let (level, process) = (record.level().as_str().to_lowercase(), std::process::id());
+            writeln!(line, "giant-kitten[{process}] {level}: {}", record.args())
+        })
+        .try_init();
+    if began.is_ok() && level.is_err() {
+        log::warn!("{LOG_VARIABLE}={wanted} is no level: write off, error, warn, info, debug or trace");
+    }
 }
 
 fn options_from_environment() -> Result<Options, String> {

@@ -242,7 +242,7 @@ def run(comfyui: Path, case: Case, folder: Path, checkpoint: Path) -> str:
         raise Failure(f"faults: {server.faults.read_text()[:2000]}")
     if case.said not in log or (case.unsaid and case.unsaid in log):
         raise Failure(f"the log should have {case.said!r} and not {case.unsaid!r}")
-    complaint = re.search(r".*((WARN|ERROR) +giant_kitten|giant-kitten is not in use).*", log)
+    complaint = re.search(r".*(giant-kitten\[\d+\] (warn|error): |giant-kitten is not in use).*", log)
     if complaint:
         raise Failure(complaint[0])
     return " ".join(f"{each:.1f} s" for each in seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import giant_kitten
 import pytest
 import torch
 from conftest import python
+from giant_kitten import _state
 
 MIB = 1 << 20
 
@@ -116,7 +118,7 @@ thread.start(), thread.join()
         + "print('more than one thread' in giant_kitten.summary())"
     )
     printed = python(PROGRAM + code, GIANT_KITTEN="dedicated:512MiB,shared:2GiB,safe_points:empty_cache")
-    lines = [line for line in printed.splitlines() if "WARN" not in line]
+    lines = [line for line in printed.splitlines() if " warn: " not in line]
     assert lines == ["shared False", "shared False", "shared False", "unchanged", "True"]
 
 
@@ -136,6 +138,22 @@ def test_a_followed_module_is_let_go() -> None:
         giant_kitten.follow(torch.zeros(3))
     with pytest.raises(giant_kitten.Error, match="no device 9"):
         giant_kitten.safe_point(device=9)
+
+
+def test_the_state_has_the_bytes_of_followed_modules() -> None:
+    model, same = (torch.nn.Linear(1024, 1024, bias=False, device="cuda") for _ in range(2))
+    image, size = torch.ones(4, 1024, device="cuda"), 1024 * 1024 * 4
+    with giant_kitten.follow(model, "unet"), giant_kitten.follow(same, "unet"):
+        assert _state.state()["devices"][0]["modules"] == []
+        model(image)
+        assert _state.state()["devices"][0]["modules"] == [{"name": "unet", "dedicated": size, "shared": 0}]
+        same(image)
+        giant_kitten.to_shared(model)
+        assert _state.state()["devices"][0]["modules"] == [{"name": "unet", "dedicated": size, "shared": size}]
+        del model
+        gc.collect()
+        assert _state.state()["devices"][0]["modules"] == [{"name": "unet", "dedicated": size, "shared": 0}]
+    assert _state.state()["devices"][0]["modules"] == []
 
 
 def test_a_graph_capture_goes_through_a_followed_module() -> None:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import giant_kitten
 import pytest
 from giant_kitten import _library
 
@@ -35,6 +36,16 @@ def test_the_version_is_that_of_the_library(start: list[str]) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"giant-kitten {_library.version()}\n", "")
     lost = command(start, "--version", GIANT_KITTEN_LIBRARY="/nowhere")
     assert lost.returncode == 1 and "/nowhere" in lost.stderr and "Traceback" not in lost.stderr
+
+
+def test_the_package_has_a_version() -> None:
+    assert giant_kitten.__version__ == _library.version()
+
+
+@pytest.mark.parametrize("start", COMMANDS)
+def test_without_a_command_it_says_what_there_is(start: list[str]) -> None:
+    done = command(start)
+    assert (done.returncode, done.stdout, done.stderr) == (0, command(start, "--help").stdout, "")
 
 
 @pytest.mark.parametrize("start", COMMANDS)

@@ -323,6 +323,24 @@ def test_the_doctor_finds_options_that_are_wrong(text: str) -> None:
     assert "! variable     its options are wrong" in printed and printed.count(f"GIANT_KITTEN={text}:") == 1, printed
 
 
+@pytest.mark.parametrize("name", ["reserve", "persist"])
+def test_the_doctor_finds_options_that_keep_more_than_the_card_has(name: str) -> None:
+    printed = python("", "-m", "giant_kitten", "doctor", code_expected=1, GIANT_KITTEN=f"{name}:100GiB")
+    assert f"!              the option {name} keeps all of it\n" in printed, printed
+    assert f"{name}:100.00 GiB is more than the card has" in printed and "1 problem found" in printed
+    python("", "-m", "giant_kitten", "doctor", GIANT_KITTEN=f"{name}:1GiB")
+
+
+def test_lines_of_the_log_have_a_process_and_a_wrong_level_is_named() -> None:
+    program = "import os, torch; torch.zeros(9, device='cuda'); print(os.getpid())"
+    told, process = python(program, GIANT_KITTEN_LOG="INFO").splitlines()
+    assert told.startswith(f"giant-kitten[{process}] info: device 0, ") and told.endswith("host_numa")
+    told, process = python(program, GIANT_KITTEN_LOG="loud").splitlines()
+    assert told == (
+        f"giant-kitten[{process}] warn: GIANT_KITTEN_LOG=loud is no level: write off, error, warn, info, debug or trace"
+    )
+
+
 def test_calls_say_so_where_giant_kitten_is_not_in_use() -> None:
     program = """
 import torch, giant_kitten

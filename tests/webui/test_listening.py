@@ -124,12 +124,95 @@ def test_there_is_one_answer_a_connection_and_to_head_none_but_its_head(watcher:
 
 @pytest.mark.parametrize(
     "head",
-    ["Host: evil.example:{port}\r\n", "", "Host: 127.0.0.1:{port}\r\nHost: evil.example\r\n", "Host: 127.0.0.1\r\n"],
-)  # fmt: skip
+    [
+        "Host: evil.example:{port}\r\n",
+        "",
+        "Host: 127.0.0.1:{port}\r\nHost: evil.example\r\n",
+        "Host: 127.0.0.1.evil.example:{port}\r\n",
+        "Host: localhost:x\r\n",
+    ],
+)
 def test_requests_with_another_host_get_nothing(watcher: Any, head: str) -> None:
     head = head.format(port=watcher.server_address[1])
-    with connect(watcher, f"GET /{watcher.token}/ HTTP/1.1\r\n{head}\r\n".encode()) as one:
-        assert one.recv(20).startswith(b"HTTP/1.1 404")
+    assert status(watcher, head) == 404
+
+
+def status(server: Any, head: str, token: str = "") -> int:
+    """The status of the answer to a request with these lines in its head."""
+    with connect(server, f"GET /{token or server.token}/ HTTP/1.1\r\n{head}\r\n".encode()) as one:
+        return int(one.recv(20).split()[1])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:{port}", "LOCALHOST:{port}", "localhost:9000", "127.0.0.1", "[::1]:9000"])
+def test_a_forwarded_port_is_answered(watcher: Any, host: str) -> None:
+    assert status(watcher, f"Host: {host.format(port=watcher.server_address[1])}\r\n") == 200
+
+
+def test_other_machines_see_the_page_where_that_is_asked_for(base: Path) -> None:
+    with serving(host="0.0.0.0") as everywhere:
+        assert status(everywhere, "Host: gpu-box.example:8123\r\n") == 200
+        assert status(everywhere, "Host: gpu-box.example:8123\r\n", TOKEN) == 404
+        assert everywhere.url.startswith(f"http://{socket.gethostname()}:")
+        assert everywhere.local_url == f"http://127.0.0.1:{everywhere.server_address[1]}/{everywhere.token}/"
+
+
+def test_a_token_may_stay_the_same(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(server.TOKEN_VARIABLE, TOKEN)
+    with serving() as same:
+        assert same.url.endswith(f"/{TOKEN}/") and status(same, "Host: localhost\r\n", TOKEN) == 200
+    for wrong in ("short", "a/" * 20, "é" * 30, "t" * 101):
+        monkeypatch.setenv(server.TOKEN_VARIABLE, wrong)
+        with pytest.raises(_library.Error, match="20 to 100 letters"):
+            watch.watch()
+
+
+def test_an_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(
+        _library.Error, match=r"listen on port 0 of 192\.0\.2\.1 \(.*\): name an address of this machine"
+    ):
+        watch.watch(host="192.0.2.1")
+
+
+@contextlib.contextmanager
+def serving(host: str = server.LOCAL) -> Iterator[Any]:
+    """The server of the page of all programs, on an address of this machine."""
+    made = watch.watch(host=host)
+    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    thread.start()
+    yield made
+    made.shutdown()
+    made.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    ("given", "begins"),
+    [("0.0.0.0:0", f"http://{socket.gethostname()}:"), ("localhost:0", "http://localhost:"), ("0", None)],
+)
+def test_the_variable_names_an_address(
+    base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: str, begins: str | None
+) -> None:
+    monkeypatch.setenv(own.VARIABLE, given)
+    monkeypatch.setattr(own, "_served", None)
+    own.from_environment()
+    said = capsys.readouterr().err
+    if begins is None:
+        assert said == ""
+    else:
+        assert said.startswith(f"giant-kitten: the memory map is at {begins}")
+        assert own._served is not None
+        own._served.shutdown()
+        own._served.server_close()
+
+
+@pytest.mark.parametrize("given", ["8123x", "0.0.0.0", "[::1]", "a:b"])
+def test_the_variable_is_refused_where_it_names_no_port(
+    base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: str
+) -> None:
+    monkeypatch.setenv(own.VARIABLE, given)
+    monkeypatch.setattr(own, "_served", None)
+    own.from_environment()
+    assert "is no port and no ADDRESS:PORT" in capsys.readouterr().err and own._served is None
 
 
 BUSY = """
@@ -218,16 +301,19 @@ def test_looking_begins_nothing(card: None, base: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "port"),
-    [("1", 0), (" TRUE ", 0), ("Yes", 0), ("on", 0), ("auto", 0), ("8123", 8123), ("0", None), ("", None),
-     (" Off ", None), ("no", None), ("false", None)],
+    ("text", "asked"),
+    [("1", (0, server.LOCAL)), (" TRUE ", (0, server.LOCAL)), ("Yes", (0, server.LOCAL)), ("on", (0, server.LOCAL)),
+     ("auto", (0, server.LOCAL)), ("8123", (8123, server.LOCAL)), ("0.0.0.0:8123", (8123, "0.0.0.0")),
+     ("[::1]:0", (0, "::1")), ("0", None), ("", None), (" Off ", None), ("no", None), ("false", None)],
 )  # fmt: skip
-def test_the_variable_is_read_by_the_same_table(monkeypatch: pytest.MonkeyPatch, text: str, port: int | None) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(own, "monitor", asked.append)
+def test_the_variable_is_read_by_the_same_table(
+    monkeypatch: pytest.MonkeyPatch, text: str, asked: tuple[int, str] | None
+) -> None:
+    found: list[tuple[int, str]] = []
+    monkeypatch.setattr(own, "monitor", lambda port, host: found.append((port, host)))
     monkeypatch.setenv("GIANT_KITTEN_MONITOR", text)
     own.from_environment()
-    assert asked == ([] if port is None else [port])
+    assert found == ([] if asked is None else [asked])
 
 
 # ---- Notes -------------------------------------------------------------------------------------

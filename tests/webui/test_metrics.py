@@ -56,8 +56,10 @@ def parse(text: str) -> dict[str, dict[Labels, int]]:
 
 @pytest.fixture(scope="module")
 def used(card: None) -> Iterator[torch.Tensor]:
-    """Memory of this program on the card."""
-    yield torch.ones(1 << 22, device="cuda")
+    """Memory of this program on the card, some of it the weights of a module that is followed."""
+    model = torch.nn.Linear(1024, 4096, device="cuda")
+    with giant_kitten.follow(model, "unet"):
+        yield model(torch.ones(4096, 1024, device="cuda"))
 
 
 def of(found: dict[Labels, int], **labels: str) -> int:
@@ -77,6 +79,8 @@ def test_the_metrics_are_the_statistics(used: torch.Tensor) -> None:
     assert of(found["giant_kitten_tier_allocated_bytes"], tier="dedicated") >= 16 << 20
     assert of(found["giant_kitten_device_info"], rung=stats["rung"], phase=stats["phase_name"]) == 1
     assert of(found["giant_kitten_migrated_bytes_total"]) == stats["migrated_bytes"]
+    on_card, in_host = (of(found["giant_kitten_module_bytes"], module="unet", tier=tier) for tier in metrics._TIERS)
+    assert on_card + in_host == (1024 + 1) * 4096 * 4
 
 
 def test_titles_of_any_kind_and_programs_with_a_problem(used: torch.Tensor) -> None:

@@ -262,7 +262,9 @@ def test_pages_that_go_away_in_the_middle_of_an_answer_are_nobodys_fault(program
     assert "Traceback" not in program.printed()
 
 
-@pytest.mark.parametrize(("port", "said"), [("99999", "cannot listen on port 99999"), ("x", "is not a port")])
+@pytest.mark.parametrize(
+    ("port", "said"), [("99999", "cannot listen on port 99999"), ("x", "x is no port and no ADDRESS:PORT")]
+)
 def test_an_invalid_port_is_reported_and_the_program_continues(
     card: None, tmp_path: Path, port: str, said: str
 ) -> None:

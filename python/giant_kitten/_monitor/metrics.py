@@ -90,6 +90,9 @@ def _add_device(found: _Exposition, device: dict[str, Any], labels: dict[str, st
         for kind, count in kinds[tier].items():
             about_kind = "Mapped bytes by the kind of block that fills them."
             found.add("kind_bytes", "gauge", about_kind, count, {**of_tier, "kind": kind})
+        for module in device.get("modules", ()):
+            about_module = "Bytes of the weights of a module that is followed."
+            found.add("module_bytes", "gauge", about_module, module[tier], {**of_tier, "module": module["name"]})
         moved = "Bytes that the automatic mode moved to a tier."
         found.add("rebalanced_bytes_total", "counter", moved, stats[_MOVED[tier]], of_tier)
     for kind, table in (("gauge", _GAUGES), ("counter", _COUNTERS)):

@@ -12,7 +12,7 @@ import threading
 from .. import _library, _state, _variable
 from . import metrics, notes, page
 from .recent import Recent
-from .server import Server
+from .server import LOCAL, Server
 
 VARIABLE = "GIANT_KITTEN_MONITOR"
 
@@ -20,19 +20,22 @@ _served: Server | None = None
 _recent = Recent()
 
 
-def monitor(port: int = 0) -> str:
-    """Serves this program's memory map on 127.0.0.1; returns the page's address with its token.
+def monitor(port: int = 0, host: str = LOCAL) -> str:
+    """Serves this program's memory map on a page; returns the page's address with its token.
 
-    `port` is the port to listen on, or 0 for a free one. A second call returns the same address.
+    `port` is the port to listen on, or 0 for a free one. `host` is the address of this machine to
+    listen on: by default only this machine can see the page, and with "0.0.0.0" every machine can
+    that reaches this one and has the token. A second call returns the same address.
     """
     global _served
     if _served is None:
-        _served = Server(port, _find)
+        _served = Server(port, _find, host)
         threading.Thread(target=_served.serve_forever, name="giant-kitten-monitor", daemon=True).start()
         threading.Thread(target=_recent.run, name="giant-kitten-recent", daemon=True).start()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=_forked)
-        _note(_served.url)
+        if _served.local_url is not None:
+            _note(_served.local_url)
     return _served.url
 
 
@@ -69,11 +72,12 @@ def from_environment() -> None:
     wanted = _variable.plain(os.environ.get(VARIABLE, ""))
     if _variable.is_off(wanted):
         return
+    host, _, port = ("", "", "0") if wanted in _variable.ON else wanted.rpartition(":")
     try:
-        port = 0 if wanted in _variable.ON else int(wanted)
-        print(f"giant-kitten: the memory map is at {monitor(port)}", file=sys.stderr)
+        address = monitor(int(port), host.strip("[]") or LOCAL)
+        print(f"giant-kitten: the memory map is at {address}", file=sys.stderr)
     except ValueError:
-        print(f"giant-kitten: {VARIABLE}={wanted} is not a port: 1 takes a free one", file=sys.stderr)
+        print(f"giant-kitten: {VARIABLE}={wanted} is no port and no ADDRESS:PORT: 1 takes a free port", file=sys.stderr)
     except _library.Error as why:
         print(f"giant-kitten: {why}", file=sys.stderr)
 

@@ -6,7 +6,7 @@ from html import escape
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,"><title>giant-kitten</title>
+<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,"><title>{tab}</title>
 <style>
   body {{ margin: 0 auto; padding: 12px; max-width: 760px; font: 14px/1.45 system-ui, sans-serif }}
   body {{ background: #f6f7f9; color: #1b1f24 }}
@@ -35,9 +35,11 @@ def maps(sources: dict[str, str]) -> str:
         f'<giant-kitten-history src="{escape(source)}history"></giant-kitten-history>'
         for source, title in sources.items()
     )
-    return _PAGE.format(maps="".join(parts) or _NOTHING)
+    # The tab of one program has its name, so that the tabs of several can be told apart.
+    tab = ", ".join(sources.values()) if len(sources) == 1 else "giant-kitten"
+    return _PAGE.format(tab=escape(tab), maps="".join(parts) or _NOTHING)
 
 
 def message(sentence: str) -> str:
     """A page that only says a sentence."""
-    return _PAGE.format(maps=f"<h1>{escape(sentence)}</h1>")
+    return _PAGE.format(tab="giant-kitten", maps=f"<h1>{escape(sentence)}</h1>")

@@ -1,4 +1,4 @@
-"""The HTTP server of the monitor, on 127.0.0.1 and under a token.
+"""The HTTP server of the monitor, on 127.0.0.1 unless told otherwise, and under a token.
 
 It runs inside other people's programs, so it takes a limited number of connections, bytes and
 seconds.
@@ -10,6 +10,7 @@ import errno
 import io
 import json
 import os
+import re
 import secrets
 import socket
 import socketserver
@@ -26,6 +27,15 @@ from . import page
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+# This machine alone.
+LOCAL = "127.0.0.1"
+# The variable with a token that stays the same from start to start, and what it may look like.
+TOKEN_VARIABLE = "GIANT_KITTEN_MONITOR_TOKEN"
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{20,100}")
+# What the Host of a request may name on this machine. The port is that of a tunnel, if there is
+# one. A page elsewhere whose name leads here (DNS rebinding) sends its own name.
+_OWN_NAMES = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?")
 
 # Connections served at once, each with a thread and a descriptor of the program. Others are closed.
 MOST = 16
@@ -58,7 +68,7 @@ def receive(connection: socket.socket, most: int, seconds: float, end: bytes | N
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers one request per connection, if it has the token and a Host of this machine."""
+    """Answers one request per connection, if it has the token and a Host that may ask."""
 
     server: Server
     protocol_version = "HTTP/1.1"
@@ -70,10 +80,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile = io.BytesIO(receive(self.connection, _LONGEST, PATIENCE, b"\r\n\r\n"))
 
     def do_GET(self) -> None:
-        port = self.server.server_address[1]
-        own = self.headers.get_all("Host") in ([f"127.0.0.1:{port}"], [f"localhost:{port}"])
+        hosts = self.headers.get_all("Host") or []
+        asked = len(hosts) == 1 and self.server.may_ask(hosts[0])
         token, _, path = self.path.partition("?")[0].lstrip("/").partition("/")
-        if not own or not secrets.compare_digest(token.encode(), self.server.token.encode()):
+        if not asked or not secrets.compare_digest(token.encode(), self.server.token.encode()):
             self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"not here\n")
             return
         if path in _SCRIPTS:
@@ -126,17 +136,21 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     # Waiting connections cost the program nothing; each is closed as soon as it is accepted.
     request_queue_size = 128
 
-    def __init__(self, port: int, find: Callable[[str], tuple[str, str] | None]) -> None:
+    def __init__(self, port: int, find: Callable[[str], tuple[str, str] | None], host: str = LOCAL) -> None:
         """`find` returns the content type and the text for a path, or None if there is none."""
-        self.token = secrets.token_urlsafe(24)
-        self.find = find
+        self.host, self.token, self.find = host, _token(), find
         self._room = threading.BoundedSemaphore(MOST)
+        if ":" in host:
+            self.address_family = socket.AF_INET6
         try:
-            super().__init__(("127.0.0.1", port), _Handler)
-        except (OSError, OverflowError) as why:
-            raise _library.Error(
-                f"the monitor cannot listen on port {port} of 127.0.0.1 ({why}): leave out the port to use a free one"
-            ) from why
+            super().__init__((host, port), _Handler)
+        except (OSError, OverflowError, UnicodeError) as why:
+            remedy = "leave out the port to use a free one" if host == LOCAL else "name an address of this machine"
+            raise _library.Error(f"the monitor cannot listen on port {port} of {host} ({why}): {remedy}") from why
+
+    def may_ask(self, host: str) -> bool:
+        """Whether a request for `host` may be answered: those from this machine, unless told otherwise."""
+        return self.host != LOCAL or _OWN_NAMES.fullmatch(host.strip().lower()) is not None
 
     def get_request(self) -> tuple[socket.socket, Any]:
         try:
@@ -173,4 +187,28 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/{self.token}/"
+        """The address of the page, for whoever may reach it."""
+        name = socket.gethostname() if self._is_everywhere() else self.host
+        return self._under(f"[{name}]" if ":" in name else name)
+
+    @property
+    def local_url(self) -> str | None:
+        """The address of the page on 127.0.0.1; None if it listens elsewhere."""
+        return self._under(LOCAL) if self.host == LOCAL or self._is_everywhere() else None
+
+    def _is_everywhere(self) -> bool:
+        return self.host in ("", "0.0.0.0")
+
+    def _under(self, name: str) -> str:
+        return f"http://{name}:{self.server_address[1]}/{self.token}/"
+
+
+def _token() -> str:
+    """The token that the variable gives, or one that nobody can guess."""
+    given = os.environ.get(TOKEN_VARIABLE, "").strip()
+    if given and not _TOKEN.fullmatch(given):
+        raise _library.Error(
+            f"{TOKEN_VARIABLE} must have 20 to 100 letters, digits, - and _, and nobody should guess it: "
+            "`openssl rand -hex 16` makes one"
+        )
+    return given or secrets.token_urlsafe(24)

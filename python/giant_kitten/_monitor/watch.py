@@ -11,13 +11,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from . import metrics, notes, page
-from .server import Server, receive
+from .server import LOCAL, Server, receive
 
 # Seconds that a program has to answer, and maximum bytes of its answer.
 ANSWER, LARGEST = 5.0, 16 << 20
 
 
-def watch(port: int = 0) -> Server:
+def watch(port: int = 0, host: str = LOCAL) -> Server:
     """The server of the page; `serve_forever` runs it."""
 
     def find(path: str) -> tuple[str, str] | None:
@@ -33,7 +33,7 @@ def watch(port: int = 0) -> Server:
             return None
         return "application/json", _told_by(known.get(process), rest)
 
-    return Server(port, find)
+    return Server(port, find, host)
 
 
 def _told_by(note: notes.Note | None, what: str = "state") -> str:

@@ -405,8 +405,12 @@ impl Memory {
                 self.device,
                 refused.join("; ")
             ),
+            rung if refused.is_empty() => {
+                log::info!("device {}, {name}: shared memory by {}", self.device, rung.name());
+            }
             rung => {
-                log::info!("device {}, {name}: shared memory by {}. {}", self.device, rung.name(), refused.join("; "));
+                let better = refused.join("; ");
+                log::info!("device {}, {name}: shared memory by {}, because {better}", self.device, rung.name());
             }
         }
     }

@@ -39,7 +39,7 @@ UNSUPPORTED = (
         ("webui.py", "installer.py", "modules"),
         "its pages and its queue differ from AUTOMATIC1111's, so there is no extension for it. Without one, install "
         "the package into its Python and start it with GIANT_KITTEN=1: memory that does not fit the card then "
-        "overflows to host memory, and “giant-kitten monitor” shows the map",
+        "overflows to host memory, and `giant-kitten monitor` shows the map",
     ),
     Unsupported(
         "the program of ComfyUI Desktop",
