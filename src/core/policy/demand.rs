@@ -28,6 +28,8 @@ pub struct Demand {
     /// The live bytes that the interval began with.
     begun_with: u64,
     peak: u64,
+    /// Levels of the interval that ended that were taken by what survived it among scratch.
+    kept: usize,
     buckets: Vec<Bucket>,
 }
 
@@ -91,6 +93,19 @@ impl Demand {
         })
     }
 
+    /// The same for a repetition that finds what survived the interval that ended, and does not
+    /// allocate it again: a cache that is made once, or an optimizer's state.
+    ///
+    /// Survivors took a level each and lifted what came after them, up to the peak. When it came is
+    /// not known, so its uses are spread evenly over the levels below.
+    pub fn uses_if_kept(&self) -> Vec<f64> {
+        let mut uses: Vec<f64> = self.uses().collect();
+        let lifted: f64 = uses.drain(uses.len().saturating_sub(self.kept)..).sum();
+        let spread = (lifted - self.kept as f64) / uses.len() as f64;
+        uses.iter_mut().for_each(|level| *level = (*level + spread).max(0.0));
+        uses
+    }
+
     /// Bytes that are allocated above a level, in whole buckets: what a reserve of that size would
     /// leave to the shared tier.
     pub fn above(&self, level: u64) -> f64 {
@@ -109,6 +124,7 @@ impl Demand {
             first.edge += edges;
         }
         self.peak = self.peak.saturating_sub((loaded as u64) << self.shift);
+        self.kept = stays as usize - loaded;
     }
 
     /// Begins a new interval, `with` the bytes that survived the last one and that this one is
@@ -153,6 +169,32 @@ mod tests {
         }
         demand.end();
         assert_eq!(demand.uses().take(3).collect::<Vec<_>>(), [2.0, 3.0, 3.0], "a cache that grew under scratch");
+    }
+
+    #[test]
+    fn what_is_made_once_is_not_asked_for_again() {
+        let mut demand = Demand::new(1024);
+        demand.begin(0);
+        for _ in 0..4 {
+            demand.allocate(2048);
+            demand.free(2048);
+            demand.allocate(1024);
+        }
+        demand.end();
+        let uses: Vec<f64> = demand.uses().collect();
+        assert_eq!(uses, [2.0, 3.0, 3.0, 3.0, 1.0, 0.0]);
+        assert_eq!(demand.uses_if_kept(), [3.5, 4.5], "four blocks of scratch of two levels each, and nothing else");
+        demand.begin(0);
+        demand.allocate(4096);
+        demand.free(4096);
+        demand.end();
+        assert_eq!(demand.uses_if_kept(), demand.uses().collect::<Vec<_>>(), "nothing survived");
+        demand.begin(0);
+        demand.allocate(512);
+        demand.allocate(4096);
+        demand.free(512);
+        demand.end();
+        assert!(demand.uses_if_kept().iter().all(|level| *level <= 1.0), "all survived");
     }
 
     #[test]

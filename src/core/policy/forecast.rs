@@ -47,7 +47,9 @@ impl Forecast {
     /// peak. Returns whether other reads are in force now.
     pub fn learn(&mut self, demand: &Demand, reads: Reads, slack: u64) -> bool {
         let latest = LATEST.max(1.0 / (self.intervals + 1) as f64);
-        let uses: Vec<f64> = demand.uses().collect();
+        // What the first interval left is expected to stay, so that the next one finds it. Where
+        // each one leaves as much, the second teaches it.
+        let uses = if self.intervals == 0 { demand.uses_if_kept() } else { demand.uses().collect() };
         self.uses.resize(self.uses.len().max(uses.len()), 0.0);
         for (bucket, known) in self.uses.iter_mut().enumerate() {
             *known += latest * (uses.get(bucket).copied().unwrap_or(0.0) - *known);
