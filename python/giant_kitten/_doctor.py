@@ -195,6 +195,9 @@ def _check_reserve(findings: _Findings, found: dict[str, Any]) -> None:
     given = _library.Activation()
     _library.call("gk_defaults", ctypes.byref(given))
     capacity = found["dedicated_capacity"]
+    if capacity == 0:
+        findings.say("", "nothing of the card is left", 'make the option "headroom" smaller, or leave it out')
+        return
     for name, kept in (("reserve", given.reserve), ("persist", given.persist)):
         if kept != _library.AUTO and kept > capacity:
             remedy = f"{name}:{size(kept)} is more than the card has, so every weight would lie in shared memory: "

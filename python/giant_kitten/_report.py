@@ -43,9 +43,10 @@ def summary(device: Any = None) -> str:
         fields = ("capacity", "allocated", "allocated_peak", "mapped", "reserved")
         lines.append(f"{tier:12}" + "".join(f"{size(found[f'{tier}_{field}']):>12}" for field in fields))
     lines.append(f"reserve {size(found['reserve'])} ({found['reserve_reason']})")
+    blocks = "1 block" if found["fell_to_shared"] == 1 else f"{found['fell_to_shared']} blocks"
     lines.append(
         f"reserve used {size(found['reserve_used'])}, peak {size(found['reserve_high_water'])}; fell to shared "
-        f"{size(found['fell_to_shared_bytes'])} in {found['fell_to_shared']} blocks; "
+        f"{size(found['fell_to_shared_bytes'])} in {blocks}; "
         f"moved {size(found['migrated_bytes'])}"
     )
     return "\n".join(lines)

@@ -13,6 +13,14 @@ from . import _library, _variable
 _OF_SHELLS = (".bat", ".cmd", ".exe", ".ps1", ".sh")
 
 
+def _is_there(module: str) -> bool:
+    """Whether a module can be imported, by what `-m` looks for. Nothing is imported."""
+    from importlib.machinery import PathFinder
+    from importlib.util import find_spec
+
+    return bool(PathFinder.find_spec(module, [os.getcwd()])) or find_spec(module) is not None
+
+
 @dataclass(frozen=True)
 class Program:
     """A script, or a module as `python -m` starts it, with its arguments."""
@@ -35,6 +43,8 @@ class Program:
             )
         if not self.is_module and not os.path.exists(self.name):
             raise _library.Error(f"there is no script {self.name}: give its path, or a module's name after -m")
+        if self.is_module and not _is_there(self.name.partition(".")[0]):
+            raise _library.Error(f"there is no module {self.name}: is it installed in {sys.executable}?")
         sys.argv = [self.name, *self.arguments]
         install(options)
         if options or not _variable.wanted():

@@ -280,6 +280,9 @@ impl Options {
     fn apply_one(&mut self, part: &str) -> Result<(), String> {
         let (name, value) = part.split_once(':').ok_or_else(|| match part.split_once('=') {
             Some((name, value)) => format!("\"{part}\" has a = where a : belongs: write {name}:{value}"),
+            None if ["1", "true", "on", "yes", "auto"].contains(&part.to_lowercase().as_str()) => {
+                format!("\"{part}\" stands alone: leave it out where there are options")
+            }
             None => format!("\"{part}\" is not of the form option:value; {}", known_options()),
         })?;
         let (name, value) = (name.trim(), value.trim());

@@ -273,12 +273,12 @@ impl Heap {
         let granule = self.memory.granule();
         let mut residents = placing::residents(&self.memory, &self.automatic.learner, order.sort_by);
         self.stats.stayed = 0;
+        if pins == Pins::Overridden {
+            residents.iter_mut().for_each(|resident| resident.pin = None);
+        }
         if self.memory.is_pinned() {
             self.stats.stayed = placing::unmovable(&self.memory, residents, order, budget / granule * granule);
             return Ok(Moved { stayed: self.stats.stayed, ..Moved::default() });
-        }
-        if pins == Pins::Overridden {
-            residents.iter_mut().for_each(|resident| resident.pin = None);
         }
         let plan = placement::plan(residents, order, budget / granule);
         self.migrate(placing::moves(&self.memory, &plan)?)

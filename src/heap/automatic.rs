@@ -131,16 +131,13 @@ impl Automatic {
 
     /// Chooses what should move before the coming run; `None` where nothing should.
     pub(super) fn choose(&mut self, memory: &Memory, stats: &Stats, ahead: &Ahead) -> Option<Choice> {
-        let Some(forecast) = self.learner.forecast() else {
-            self.learner.forget_left();
-            return None;
-        };
+        let forecast = self.learner.forecast()?;
         let granule = memory.granule();
         let reach = memory.ledger().reach(Tier::Dedicated) + memory.staged();
         let allocated = |tier: Tier| stats.tiers[tier].allocated.current();
         let scratch = forecast.uses().len() as u64 * granule + forecast.slack();
-        if allocated(Tier::Dedicated) + scratch <= reach && allocated(Tier::Shared) == 0 {
-            self.learner.forget_left();
+        let stays = allocated(Tier::Dedicated).saturating_sub(self.learner.passing());
+        if stays + scratch <= reach && allocated(Tier::Shared) == 0 {
             return None;
         }
         let now = Standstill {
@@ -157,15 +154,9 @@ impl Automatic {
             copying: ahead.knowledge(self.learner.kind()),
         };
         if self.standstills.get(self.learner.kind()).is_some_and(|then| then.covers(&now)) {
-            // The same blocks live as then: the interval that ends has left none.
-            self.learner.forget_left();
             return None;
         }
-        let interval = self.learner.interval();
-        let (left, left_before) = (left_by(memory, interval), left_by(memory, interval.wrapping_sub(1)));
-        let passes = self.learner.note_left(left, left_before);
-        let forecast = self.learner.forecast()?;
-        let (candidates, fixed) = candidates(memory, &self.learner, forecast, passes);
+        let (candidates, fixed) = candidates(memory, &self.learner, forecast);
         let uses = forecast.levels(forecast.slack().div_ceil(granule) as usize);
         let shared_room = memory.reach(Tier::Shared).saturating_sub(memory.mapped_for_blocks(Tier::Shared));
         let outlook = Outlook {
@@ -230,12 +221,6 @@ pub(super) fn moves(memory: &Memory, choice: &Choice) -> Vec<Move> {
     moves
 }
 
-/// Bytes of the live blocks that were allocated in an interval.
-fn left_by(memory: &Memory, interval: u32) -> u64 {
-    let blocks = memory.arenas.iter().flat_map(|(_, bound)| bound.core.blocks());
-    blocks.filter(|block| block.marks.born == interval).map(|block| block.size).sum()
-}
-
 /// What live blocks make of one granule.
 #[derive(Default)]
 struct Touched {
@@ -247,7 +232,7 @@ struct Touched {
 /// The granules that live blocks touch, with how often the coming work reads them; and how many
 /// dedicated ones must not be moved, because graphs may touch them or a program has pinned what is
 /// in them. Where the blocks of the interval that ends pass, they do not count.
-fn candidates(memory: &Memory, learner: &Learner, forecast: &Forecast, passes: bool) -> (Vec<Candidate>, u64) {
+fn candidates(memory: &Memory, learner: &Learner, forecast: &Forecast) -> (Vec<Candidate>, u64) {
     // By address, as the blocks are: two of them share a granule at most where they touch.
     let mut granules: Vec<(GranuleId, Touched)> = Vec::new();
     let mut fixed = 0;
@@ -256,7 +241,7 @@ fn candidates(memory: &Memory, learner: &Learner, forecast: &Forecast, passes: b
             fixed += bound.core.backed()[Tier::Dedicated] / memory.granule();
             continue;
         }
-        let stays = |born: u32| !passes || born != learner.interval();
+        let stays = |born: u32| learner.passing() == 0 || born != learner.interval();
         for block in bound.core.blocks().filter(|block| stays(block.marks.born)) {
             let address = bound.base() + block.offset;
             let Expected { reads, wanted_later } = learner.expected(forecast, address, block.marks.born, block.size);
@@ -290,14 +275,20 @@ fn describe(work: &str, decision: &Decision, outlook: &Outlook<'_>, granule: u64
     if decision.is_empty() {
         return format!("before {work} nothing has to move{ring}");
     }
+    let moved = |granules: &[GranuleId], where_to: &str| match granules.len() {
+        0 => None,
+        count => Some(format!("{} {where_to}", bytes(count as f64))),
+    };
+    let moved = [
+        moved(&decision.demote, "moved to the shared tier to make room"),
+        moved(&decision.promote, "came to the dedicated tier"),
+    ];
+    let passes = outlook.horizon.round();
+    let times = if passes > 1.0 { format!(" over the next {passes} times") } else { String::new() };
     format!(
-        "before {work}, {} moved to the shared tier and {} to the dedicated one; that took {} over the link, and is \
-         expected to save {} more over the next {:.0} times{ring}",
-        bytes(decision.demote.len() as f64),
-        bytes(decision.promote.len() as f64),
-        bytes(decision.cost),
-        bytes(decision.gain),
-        outlook.horizon
+        "before {work}, {}; that is expected to keep {} off the link{times}, beyond what moving costs{ring}",
+        moved.into_iter().flatten().collect::<Vec<_>>().join(" and "),
+        bytes(decision.gain)
     )
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -626,6 +627,92 @@ def test_a_python_can_be_named_and_is_remembered(tmp_path: Path) -> None:
         assert any("imports giant-kitten" in line for line in install(webui)), "an update takes the same Python"
         remove(webui)
         assert tree(webui) == before and not list(tmp_path.glob(f"conda/{SITE}/giant*"))
+
+
+def test_removing_leaves_nothing_in_a_python_that_was_named(tmp_path: Path) -> None:
+    webui = make(tmp_path / "webui", "AUTOMATIC1111")
+    for name in ("conda", "other"):
+        venv.create(tmp_path / name, with_pip=False)
+    before = tree(tmp_path)
+    install(webui, str(tmp_path / "conda"))
+    said = install(webui, str(tmp_path / "other"))
+    assert any("which the extension before had written" in line for line in said), said
+    assert not list(tmp_path.glob(f"conda/{SITE}/giant*"))
+    venv.create(webui / "venv", with_pip=False)
+    remove(webui, str(webui / "venv"))
+    shutil.rmtree(webui / "venv")
+    assert tree(tmp_path) == before
+
+
+def test_a_folder_that_was_renamed_leaves_nothing_and_a_copy_takes_nothing(tmp_path: Path) -> None:
+    webui = make(tmp_path / "webui", "AUTOMATIC1111")
+    venv.create(tmp_path / "conda", with_pip=False)
+    python = str(tmp_path / "conda")
+    before = tree(tmp_path / "conda")
+    install(webui, python)
+    (old,) = tmp_path.glob(f"conda/{SITE}/giant*.pth")
+    copy = tmp_path / "copy"
+    shutil.copytree(webui, copy)
+    remove(copy, python)
+    assert old.exists(), "it starts the other one"
+    webui.rename(tmp_path / "renamed")
+    install(tmp_path / "renamed", python)
+    assert not old.exists() and len(list(tmp_path.glob(f"conda/{SITE}/giant*.pth"))) == 1
+    (tmp_path / "renamed").rename(webui)
+    remove(webui, python)
+    assert tree(tmp_path / "conda") == before
+
+
+def test_an_environment_that_does_not_run_is_to_be_made_anew(tmp_path: Path) -> None:
+    webui = make(tmp_path / "webui", "AUTOMATIC1111")
+    environment(webui / "venv")
+    for command in (install, status):
+        with pytest.raises(
+            Refused, match=f"delete its environment, {re.escape(str(webui / 'venv'))}, and start the WebUI"
+        ):
+            command(webui)
+    named = environment(tmp_path / "conda")
+    with pytest.raises(Refused, match="is no Python that runs"):
+        install(webui, str(named))
+
+
+def test_an_old_python_is_refused(tmp_path: Path) -> None:
+    webui = make(tmp_path / "webui", "AUTOMATIC1111")
+    venv.create(webui / "venv", with_pip=False)
+    (site,) = webui.glob(f"venv/{SITE}")
+    (site / "old.pth").write_text("import sys; sys.version_info = (3, 8, 10); sys.version = '3.8.10 (old)'\n")
+    before = tree(webui)
+    with pytest.raises(Refused, match=r"it is Python 3\.8\.10, and giant-kitten needs 3\.9 or later"):
+        install(webui)
+    assert tree(webui) == before
+
+
+@not_on_windows("the launch script is another there")
+def test_the_python_of_this_shells_environment_is_not_taken_for_the_webuis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    webui = make(tmp_path / "webui", "AUTOMATIC1111")
+    active = environment(tmp_path / "mine")
+    monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path / "mine"))
+    monkeypatch.setenv("PATH", str(active.parent), prepend=os.pathsep)
+    (webui / "webui-user.sh").write_text(f'venv_dir="-"\npython_cmd="{active.name}"\n')
+    with pytest.raises(Refused, match="in the environment of this shell alone"):
+        find(webui).python()
+    (webui / "webui-user.sh").write_text(f'venv_dir="-"\npython_cmd="{active}"\n')
+    assert find(webui).python() == active
+
+
+def test_what_is_not_supported_any_more_can_be_removed(tmp_path: Path) -> None:
+    webui = make(tmp_path / "webui", "AUTOMATIC1111")
+    venv.create(webui / "venv", with_pip=False)
+    before = tree(webui)
+    install(webui)
+    (webui / "installer.py").touch()
+    with pytest.raises(Refused, match=r"is SD\.Next"):
+        status(webui)
+    remove(webui)
+    (webui / "installer.py").unlink()
+    assert tree(webui) == before
 
 
 @pytest.mark.parametrize("webui", ["Forge"], indirect=True)

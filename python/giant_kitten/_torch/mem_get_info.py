@@ -6,7 +6,7 @@ import os
 import warnings
 from typing import Any
 
-from .. import _accelerate, _library
+from .. import _accelerate, _library, _variable
 from .._device import index
 
 VARIABLE = "GIANT_KITTEN_MEM_GET_INFO"
@@ -15,7 +15,7 @@ VARIABLE = "GIANT_KITTEN_MEM_GET_INFO"
 def complete(torch: Any) -> None:
     """Replaces `mem_get_info`, unless the environment variable asks for the card alone."""
     native = torch.cuda.mem_get_info
-    wanted = os.environ.get(VARIABLE, "") or "both"
+    wanted = _variable.plain(os.environ.get(VARIABLE, "")) or "both"
     if wanted not in ("both", "dedicated"):
         warnings.warn(f'{VARIABLE}={wanted} is invalid, "both" tiers are reported: it takes both|dedicated')
     dedicated_only = wanted == "dedicated"

@@ -28,7 +28,7 @@ pub struct Demand {
     /// The live bytes that the interval began with.
     begun_with: u64,
     peak: u64,
-    /// Levels of the interval that ended that were taken by what survived it among scratch.
+    /// Buckets of the interval that ended that hold what survived it among scratch.
     kept: usize,
     buckets: Vec<Bucket>,
 }
@@ -106,6 +106,11 @@ impl Demand {
         uses
     }
 
+    /// Buckets of levels of the interval that ended that hold what survived it among scratch.
+    pub fn kept(&self) -> usize {
+        self.kept
+    }
+
     /// Bytes that are allocated above a level, in whole buckets: what a reserve of that size would
     /// leave to the shared tier.
     pub fn above(&self, level: u64) -> f64 {
@@ -116,15 +121,25 @@ impl Demand {
     /// model) is resident, not scratch: its buckets are dropped, and the levels above them shift
     /// down to 0. Survivors allocated between blocks of scratch (a cache that grows layer by layer)
     /// lay below scratch each time and still count as scratch.
-    pub fn end(&mut self) {
+    ///
+    /// `lives` is how much of what the interval began with lives on, although it was expected to be
+    /// replaced. It lay below everything else, and is resident too.
+    pub fn end(&mut self, lives: u64) {
+        self.drop_lowest((lives.min(self.begun_with) >> self.shift) as usize);
         let stays = u64::try_from(self.live).unwrap_or(0).saturating_sub(self.begun_with) >> self.shift;
         let loaded = self.uses().take(stays as usize).take_while(|uses| *uses < USED_ONCE).count();
-        let edges: i64 = self.buckets.drain(..loaded).map(|bucket| bucket.edge).sum();
+        self.drop_lowest(loaded);
+        self.kept = stays as usize - loaded;
+    }
+
+    /// Drops the lowest buckets, and shifts the levels above them down.
+    fn drop_lowest(&mut self, count: usize) {
+        let count = count.min(self.buckets.len());
+        let edges: i64 = self.buckets.drain(..count).map(|bucket| bucket.edge).sum();
         if let Some(first) = self.buckets.first_mut() {
             first.edge += edges;
         }
-        self.peak = self.peak.saturating_sub((loaded as u64) << self.shift);
-        self.kept = stays as usize - loaded;
+        self.peak = self.peak.saturating_sub((count as u64) << self.shift);
     }
 
     /// Begins a new interval, `with` the bytes that survived the last one and that this one is
@@ -159,7 +174,7 @@ mod tests {
         demand.allocate(2048);
         demand.free(2048);
         demand.free(1024);
-        demand.end();
+        demand.end(0);
         assert_eq!((demand.peak(), demand.uses().take(4).collect::<Vec<_>>()), (4096, vec![1.0, 1.0, 1.0, 1.0]));
         demand.begin(0);
         for _ in 0..3 {
@@ -167,8 +182,23 @@ mod tests {
             demand.free(2048);
             demand.allocate(1024);
         }
-        demand.end();
+        demand.end(0);
         assert_eq!(demand.uses().take(3).collect::<Vec<_>>(), [2.0, 3.0, 3.0], "a cache that grew under scratch");
+    }
+
+    #[test]
+    fn what_was_expected_to_pass_and_stays_is_no_scratch() {
+        let mut demand = Demand::new(1024);
+        demand.begin(4096);
+        demand.allocate(2048);
+        demand.free(2048);
+        demand.end(4096);
+        assert_eq!((demand.peak(), demand.uses().take(2).collect::<Vec<_>>()), (2048, vec![1.0, 1.0]));
+        demand.begin(4096);
+        demand.allocate(2048);
+        demand.free(3072);
+        demand.end(1024);
+        assert_eq!(demand.peak(), 5120, "it was there together with what replaced it");
     }
 
     #[test]
@@ -180,20 +210,20 @@ mod tests {
             demand.free(2048);
             demand.allocate(1024);
         }
-        demand.end();
+        demand.end(0);
         let uses: Vec<f64> = demand.uses().collect();
         assert_eq!(uses, [2.0, 3.0, 3.0, 3.0, 1.0, 0.0]);
         assert_eq!(demand.uses_if_kept(), [3.5, 4.5], "four blocks of scratch of two levels each, and nothing else");
         demand.begin(0);
         demand.allocate(4096);
         demand.free(4096);
-        demand.end();
+        demand.end(0);
         assert_eq!(demand.uses_if_kept(), demand.uses().collect::<Vec<_>>(), "nothing survived");
         demand.begin(0);
         demand.allocate(512);
         demand.allocate(4096);
         demand.free(512);
-        demand.end();
+        demand.end(0);
         assert!(demand.uses_if_kept().iter().all(|level| *level <= 1.0), "all survived");
     }
 

@@ -37,6 +37,11 @@ pub struct Forecast {
     run: u64,
     finished_runs: u64,
     finished_intervals: u64,
+    /// What the latest interval left among its scratch, in buckets of levels.
+    kept: usize,
+    /// Whether most of what such an interval left was gone by the end of the next one; `None` where
+    /// nothing is known yet.
+    passes: Option<bool>,
     /// The gain of past moves less their cost, in bytes over the link. Never above 0.
     balance: f64,
 }
@@ -47,9 +52,11 @@ impl Forecast {
     /// peak. Returns whether other reads are in force now.
     pub fn learn(&mut self, demand: &Demand, reads: Reads, slack: u64) -> bool {
         let latest = LATEST.max(1.0 / (self.intervals + 1) as f64);
-        // What the first interval left is expected to stay, so that the next one finds it. Where
-        // each one leaves as much, the second teaches it.
-        let uses = if self.intervals == 0 { demand.uses_if_kept() } else { demand.uses().collect() };
+        // What an interval left is expected to stay, so that the next one finds it, unless the one
+        // before left as much: a cache that grows does so each time, and one that is made at the
+        // begin of a run is made once.
+        let kept = std::mem::replace(&mut self.kept, demand.kept());
+        let uses = if 2 * kept < self.kept { demand.uses_if_kept() } else { demand.uses().collect() };
         self.uses.resize(self.uses.len().max(uses.len()), 0.0);
         for (bucket, known) in self.uses.iter_mut().enumerate() {
             *known += latest * (uses.get(bucket).copied().unwrap_or(0.0) - *known);
@@ -62,6 +69,16 @@ impl Forecast {
         self.intervals += 1;
         self.run += 1;
         is_told_otherwise
+    }
+
+    /// Notes whether most of what the last interval left is gone, one interval later.
+    pub fn note_passing(&mut self, passes: bool) {
+        self.passes = Some(passes);
+    }
+
+    /// Whether what an interval leaves is expected to be replaced by the next one.
+    pub fn passes(&self) -> bool {
+        self.passes.unwrap_or(false)
     }
 
     /// Ends a run: other work begins.
@@ -136,6 +153,32 @@ impl Forecast {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_once_is_not_asked_for_again_and_what_grows_is() {
+        let leaves = |granules: u64| {
+            let mut demand = Demand::new(1024);
+            demand.allocate(1024);
+            demand.free(1024);
+            for _ in 0..granules {
+                demand.allocate(2048);
+                demand.free(2048);
+                demand.allocate(1024);
+            }
+            demand.end(0);
+            demand
+        };
+        let levels = |left: &[u64]| {
+            let mut forecast = Forecast::default();
+            for granules in left {
+                forecast.learn(&leaves(*granules), Reads::default(), 0);
+            }
+            forecast.uses().iter().filter(|uses| **uses > 0.0).count()
+        };
+        assert_eq!(levels(&[6]), 2, "it stays");
+        assert_eq!(levels(&[6, 6]), 7, "it grows");
+        assert_eq!(levels(&[6, 0, 0, 0, 6]), 2, "it stays again");
+    }
 
     fn demand(bytes: u64) -> Demand {
         let mut demand = Demand::new(1024);

@@ -48,10 +48,12 @@ pub struct Learner {
     /// The interval in which reads of the block at an address were last reported.
     told: HashMap<u64, u32>,
     forecasts: HashMap<String, Forecast>,
-    /// Bytes allocated in the previous interval that outlived it.
+    /// Live bytes that were allocated in this interval.
     left: u64,
-    /// Of those, bytes that the coming interval is expected to replace (a cache that is copied as
-    /// it grows).
+    /// The interval before this one.
+    before: Before,
+    /// Live bytes at the last safe point that this interval is expected to replace (a cache that is
+    /// copied as it grows).
     passing: u64,
     /// The placement before and after the last move, while the work lasts that it was made for.
     last_move: Option<(Placed, Placed)>,
@@ -61,6 +63,17 @@ pub struct Learner {
     outlived: u64,
     /// How often reports of reads have changed.
     changes_told: u64,
+}
+
+/// An interval that has ended.
+#[derive(Debug, Default)]
+struct Before {
+    /// The kind of its work.
+    kind: String,
+    /// Bytes allocated in it that outlived it.
+    left: u64,
+    /// Those of them that still live.
+    live: u64,
 }
 
 impl Learner {
@@ -76,6 +89,7 @@ impl Learner {
             told: HashMap::new(),
             forecasts: HashMap::new(),
             left: 0,
+            before: Before::default(),
             passing: 0,
             last_move: None,
             lived: 0,
@@ -88,13 +102,21 @@ impl Learner {
     #[inline]
     pub fn allocate(&mut self, bytes: u64) {
         self.demand.allocate(bytes);
+        self.left += bytes;
     }
 
     /// A block was freed, which was allocated in the interval `born`. O(1).
     #[inline]
     pub fn free(&mut self, bytes: u64, born: u32) {
         self.demand.free(bytes);
-        self.outlived += u64::from(born != self.interval);
+        if born == self.interval {
+            self.left = self.left.saturating_sub(bytes);
+            return;
+        }
+        self.outlived += 1;
+        if born == self.interval.wrapping_sub(1) {
+            self.before.live = self.before.live.saturating_sub(bytes);
+        }
     }
 
     /// How many blocks were freed that were older than the interval in which they were.
@@ -195,7 +217,7 @@ impl Learner {
         let is_known = self.forecasts.len() < MOST_KINDS || self.forecasts.contains_key(next);
         let next = if is_known { next } else { "" };
         let reads = Reads { bytes: std::mem::take(&mut self.reads), interval: self.interval };
-        self.demand.end();
+        self.demand.end(self.before.live);
         if std::mem::replace(&mut self.begun, true) {
             let forecast = self.forecasts.entry(self.kind.clone()).or_default();
             if let Some((before, after)) = self.last_move {
@@ -205,6 +227,7 @@ impl Learner {
             }
             self.changes_told += u64::from(forecast.learn(&self.demand, reads, slack));
         }
+        self.judge_left();
         if next != self.kind {
             self.last_move = None;
             if let Some(forecast) = self.forecasts.get_mut(&self.kind) {
@@ -212,22 +235,27 @@ impl Learner {
             }
             next.clone_into(&mut self.kind);
         }
-        self.passing = 0;
         self.lived = lived;
     }
 
-    /// Notes that of the interval that ends `left` bytes live on, and of the interval before that
-    /// `left_before`. Returns whether the former are expected to pass too, as most of the latter
-    /// did.
-    pub fn note_left(&mut self, left: u64, left_before: u64) -> bool {
-        let passes = 2 * left_before < std::mem::replace(&mut self.left, left);
-        self.passing = if passes { left } else { 0 };
-        passes
+    /// Learns whether what the interval before this one left has passed, and expects the same of
+    /// what this one leaves.
+    fn judge_left(&mut self) {
+        let before = std::mem::replace(
+            &mut self.before,
+            Before { kind: self.kind.clone(), left: self.left, live: self.left },
+        );
+        if let Some(forecast) = self.forecasts.get_mut(&before.kind).filter(|_| before.left > 0) {
+            forecast.note_passing(2 * before.live < before.left);
+        }
+        let passes = self.forecasts.get(&self.kind).is_some_and(Forecast::passes);
+        self.passing = if passes { self.left } else { 0 };
+        self.left = 0;
     }
 
-    /// Notes that it is unknown what the interval that ends has left.
-    pub fn forget_left(&mut self) {
-        self.left = 0;
+    /// Live bytes of the interval that ended that the coming one is expected to replace.
+    pub fn passing(&self) -> u64 {
+        self.passing
     }
 
     /// Begins the next interval. `blocks` is the number of live blocks, `lives` tells whether one
@@ -306,11 +334,21 @@ mod tests {
     #[test]
     fn what_an_interval_leaves_passes_like_what_the_one_before_left() {
         let mut learner = Learner::new(G);
-        assert!(!learner.note_left(100, 0), "nothing is known of the interval before");
-        assert!(learner.note_left(80, 49), "most of the 100 bytes are gone");
-        assert!(!learner.note_left(60, 40), "half of the 80 bytes are still there");
-        learner.forget_left();
-        assert!(!learner.note_left(60, 0));
+        // An interval that allocates `new` bytes, after `freed` bytes of the one before were freed.
+        let mut interval = |kind: &str, new: u64, freed: u64| {
+            learner.free(freed, learner.interval().wrapping_sub(1));
+            learner.allocate(new);
+            learner.end_interval(kind, 0, 0);
+            learner.begin_interval(0, |_| false);
+            learner.passing()
+        };
+        assert_eq!(interval("cache", 70, 0), 0, "loading");
+        assert_eq!(interval("cache", 100, 70), 0, "nothing is known of what this work leaves");
+        assert_eq!(interval("cache", 80, 51), 80, "most of the 100 bytes are gone");
+        assert_eq!(interval("cache", 60, 40), 0, "half of the 80 bytes are still there");
+        assert_eq!(interval("other", 50, 60), 50, "all of the 60 bytes are gone");
+        assert_eq!(interval("cache", 9, 0), 0, "nothing is known of what other work leaves");
+        assert_eq!(interval("cache", 30, 9), 0, "the last of the first work has stayed");
     }
 
     #[test]

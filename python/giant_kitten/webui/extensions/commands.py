@@ -32,7 +32,8 @@ def _in_words(command: Callable[[WebUI], list[str]]) -> Callable[..., list[str]]
     @functools.wraps(command)
     def worded(folder: str | Path, python: str | None = None) -> list[str]:
         try:
-            webui = find(folder)
+            # What an earlier version has put anywhere can be removed.
+            webui = find(folder, any_kind=command.__name__ == "remove")
             named = pythons.given(python) if python else ours.python_of(webui)
             return command(replace(webui, given=named))
         except OSError as why:
@@ -55,8 +56,10 @@ def install(webui: WebUI) -> list[str]:
     if os.path.lexists(starts) and not pth.is_ours(starts, webui.folder, webui.extension / "package"):
         raise Refused(f"{shown(starts)} already exists and was not put there by this command: remove it")
     done = ["removed the extension that was there"] if older else []
+    written = ours.pth_of(webui)
     with _undoing() as undo:
-        _put_in_place(webui, older, package=not has_package, undo=undo)
+        marked = starts if webui.kind.starts_cuda_first else None
+        _put_in_place(webui, older, package=not has_package, marked=marked, undo=undo)
         done.append(f"put the extension into {shown(webui.extension)}")
         if not has_package:
             done.append(f"with the package, because {shown(webui.python())} has no giant-kitten")
@@ -67,6 +70,8 @@ def install(webui: WebUI) -> list[str]:
     with contextlib.suppress(OSError):
         ours.clear_up(webui)
         pth.remove(site / pth.OLD_NAME, webui)
+        if written and written != starts and pth.remove_written(written, webui):
+            done.append(f"removed {shown(written)}, which the extension before had written")
     done.append(f"start {webui.kind.name} as usual; GIANT_KITTEN=0 in its environment leaves giant-kitten out")
     return done
 
@@ -94,15 +99,17 @@ def _ask_python(webui: WebUI) -> tuple[Path, bool]:
         return webui.ask_python()
 
 
-def _put_in_place(webui: WebUI, older: bool, package: bool, undo: list[Callable[[], object]]) -> None:
-    """Puts the extension together, then replaces the older one by it."""
+def _put_in_place(
+    webui: WebUI, older: bool, package: bool, marked: Path | None, undo: list[Callable[[], object]]
+) -> None:
+    """Puts the extension together, then replaces the older one by it; its mark names `marked`."""
     to, new, old = webui.extension, ours.unfinished(webui), ours.before(webui)
     if not to.parent.is_dir():
         to.parent.mkdir()
         undo.append(to.parent.rmdir)
     new.mkdir()
     undo.append(lambda: shutil.rmtree(new, ignore_errors=True))
-    ours.put_together(new, webui, package)
+    ours.put_together(new, webui, package, marked)
     if older:
         ours.keep_others(webui, new)
         to.rename(old)
@@ -131,6 +138,9 @@ def remove(webui: WebUI) -> list[str]:
     for file in pth.places(webui):
         if pth.remove(file, webui):
             done.append(f"removed {shown(file)}")
+    written = ours.pth_of(webui) if there else None
+    if written and pth.remove_written(written, webui):
+        done.append(f"removed {shown(written)}")
     if there:
         left = ours.remove_ours(webui)
         done.append(f"removed {shown(to)}" if not left else f"left {shown(to / left[0])}, which is not ours")
@@ -143,6 +153,7 @@ def remove(webui: WebUI) -> list[str]:
 def status(webui: WebUI) -> list[str]:
     """What is installed where. Raises `Refused` if the extension lacks what it needs to work."""
     if not ours.is_ours(webui):
+        webui.ask_python()
         raise Refused(
             f"{webui.kind.name} in {shown(webui.folder)} has no extension of giant-kitten: install it with "
             f'giant-kitten webui install "{shown(webui.folder)}", for {shown(webui.python())}'

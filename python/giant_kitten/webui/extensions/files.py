@@ -57,6 +57,9 @@ def shown(path: str | Path) -> str:
 def reason(why: OSError) -> str:
     """An error of the system for use in a sentence."""
     where = f"{shown(why.filename)}: " if isinstance(why.filename, str) else ""
-    in_use = os.name == "nt" and isinstance(why, PermissionError)
-    remedy = "; Windows says that of files in use too: close the WebUI, and try again" if in_use else ""
+    remedy = ""
+    if isinstance(why, PermissionError):
+        remedy = ": run this as the user who installed the WebUI"
+        if os.name == "nt":
+            remedy = "; Windows says that of files in use too: close the WebUI, and try again"
     return f"{where}{why.strerror or why}{remedy}"

@@ -133,13 +133,27 @@ def python_of(webui: WebUI) -> Path | None:
         return None
 
 
-def put_together(folder: Path, webui: WebUI, package: bool) -> None:
-    """Copies the extension into a folder, with the package if `package`."""
+def pth_of(webui: WebUI) -> Path | None:
+    """The .pth file that was written when the extension was installed."""
+    try:
+        written = json.loads((webui.extension / MARK).read_text(encoding="utf-8"))["pth"]
+        return Path(written) if isinstance(written, str) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def put_together(folder: Path, webui: WebUI, package: bool, pth: Path | None) -> None:
+    """Copies the extension into a folder, with the package if `package`.
+
+    `pth` is the .pth file that will be written for it.
+    """
     parts = {name: part for name, part in _parts(webui).items() if package or not name.startswith("package/")}
     # The mark comes first, so that an incomplete copy is known to be ours.
     mark: dict[str, object] = {"files": sorted(parts)}
     if webui.given:
         mark["python"] = str(webui.given)
+    if pth:
+        mark["pth"] = str(pth)
     (folder / MARK).write_text(json.dumps(mark, indent=4) + "\n", encoding="utf-8")
     for name, part in parts.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -88,16 +88,21 @@ class WebUI:
         try:
             site, origin = pythons.ask(python, program)
         except Refused as why:
+            if self.given:
+                raise Refused(f"{shown(python)} is no Python that runs ({why}): name another with --python") from why
             raise Refused(
-                f"the WebUI's Python, {shown(python)}, does not run ({why}): start the WebUI once, so that it "
-                "installs one"
+                f"the WebUI's Python, {shown(python)}, does not run ({why}): delete its environment, "
+                f"{shown(pythons.environment(python))}, and start the WebUI once, so that it makes a new one"
             ) from why
         carried = origin is not None and self.extension in Path(origin).resolve().parents
         return Path(site), origin is not None and not carried
 
 
-def find(folder: str | Path) -> WebUI:
-    """The WebUI in a folder. Raises `Refused` if there is none."""
+def find(folder: str | Path, any_kind: bool = False) -> WebUI:
+    """The WebUI in a folder. Raises `Refused` if there is none.
+
+    `any_kind` takes what is not supported for the kind that it looks like.
+    """
     folder = typed(folder)
     if os.name == "nt" and '"' in str(folder):
         raise Refused(f"{shown(folder)} has a quote in it: leave out the backslash before the closing quote")
@@ -106,13 +111,17 @@ def find(folder: str | Path) -> WebUI:
         if not str(folder) or not path.is_dir():
             raise Refused(f"{shown(folder)} is not a folder: give the folder into which the WebUI was installed")
         for other in UNSUPPORTED:
-            if _fits(other, path):
+            if _fits(other, path) and not any_kind:
                 raise Refused(f"{shown(path)} is {other.name}: {other.instead}")
         for kind in KINDS:
             if _fits(kind, path):
                 return WebUI(kind, path)
         inside = [
-            child.name for child in path.iterdir() if child.is_dir() and any(_fits(kind, child) for kind in KINDS)
+            child.name
+            for child in path.iterdir()
+            if child.is_dir()
+            and any(_fits(kind, child) for kind in KINDS)
+            and not any(_fits(other, child) for other in UNSUPPORTED)
         ]
     except (OSError, RuntimeError, ValueError) as why:
         raise Refused(f"{shown(folder)} cannot be read ({why})") from why

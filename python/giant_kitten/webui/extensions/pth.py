@@ -90,6 +90,22 @@ def places(webui: WebUI) -> list[Path]:
     return [site / one for site in sites for one in names]
 
 
+def remove_written(file: Path, webui: WebUI) -> bool:
+    """Removes the file that an extension's mark names; returns whether it was there and ours.
+
+    The WebUI's folder may have another name since. A file of a folder that still exists is that
+    folder's, of which this one may be a copy.
+    """
+    if file.is_symlink() or not file.is_file():
+        return False
+    named = _folder_of(file.read_bytes().decode("utf-8", "surrogateescape"))
+    is_moved = isinstance(named, bytes) and not os.path.exists(named)
+    if not is_moved:
+        return remove(file, webui)
+    file.unlink()
+    return True
+
+
 def remove(file: Path, webui: WebUI) -> bool:
     """Removes a file if it is such a file for this WebUI; returns whether it was."""
     if not is_ours(file, webui.folder, webui.extension / "package"):

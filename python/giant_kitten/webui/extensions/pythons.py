@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,21 @@ def _named(folder: Path, command: str) -> Path:
     if found is None:
         named = shown(command) if command else "no Python"
         raise Refused(f"the launch script of {shown(folder)} uses no environment and names {named}: {_NAME_IT}")
-    return Path(found).absolute()
+    program = Path(found).absolute()
+    if os.sep not in command and any(environment in program.parents for environment in _of_this_shell()):
+        raise Refused(
+            f"the launch script of {shown(folder)} names {shown(command)}, which is {shown(program)} in the "
+            f"environment of this shell alone: {_NAME_IT}"
+        )
+    return program
+
+
+def _of_this_shell() -> list[Path]:
+    """The environments that are active here, and need not be where the WebUI is started."""
+    active = [os.environ.get("VIRTUAL_ENV"), os.environ.get("CONDA_PREFIX")]
+    if sys.prefix != sys.base_prefix:
+        active.append(sys.prefix)
+    return [Path(environment).absolute() for environment in active if environment]
 
 
 def _settings(folder: Path) -> dict[str, str]:
@@ -114,6 +129,12 @@ def _decoded(script: bytes) -> str:
         return script.decode("oem") if os.name == "nt" else script.decode("utf-8", "surrogateescape")
 
 
+def environment(python: Path) -> Path:
+    """The folder of the environment that a Python is in."""
+    folder = python.parent
+    return folder.parent if folder.name in ("bin", "Scripts") else folder
+
+
 def ask(python: Path, program: str, *arguments: str) -> Any:
     """What a program prints as JSON in a Python, in its last line; raises `Refused` if it fails."""
     try:
@@ -132,8 +153,9 @@ def ask(python: Path, program: str, *arguments: str) -> Any:
 
 # `package` is the folder that the extension brings, for which the WebUI looks last.
 _USE = (
-    "import importlib.util, json, sys; sys.path += sys.argv[1:]; import giant_kitten; from giant_kitten import "
-    "_library; has_torch = importlib.util.find_spec('torch') is not None; "
+    "import importlib.util, json, sys; sys.version_info >= (3, 9) or sys.exit('it is Python ' + "
+    "sys.version.split()[0] + ', and giant-kitten needs 3.9 or later'); sys.path += sys.argv[1:]; import giant_kitten; "
+    "from giant_kitten import _library; has_torch = importlib.util.find_spec('torch') is not None; "
     "print(json.dumps([giant_kitten.__file__, _library.version(), has_torch]))"
 )
 
