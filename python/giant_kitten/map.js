@@ -187,8 +187,8 @@
   }
 
   /** A table of bytes in each tier. */
-  function tiers(caption, rows) {
-    const heads = ["", "dedicated", "shared"].map((text) => part(text ? "th" : "td", text ? { scope: "col" } : {}, text));
+  function tiers(caption, rows, first = "") {
+    const heads = [first, "dedicated", "shared"].map((text) => part(text ? "th" : "td", text ? { scope: "col" } : {}, text));
     return part("table", {}, part("caption", {}, caption), part("thead", {}, part("tr", {}, ...heads)), part("tbody", {}, ...rows));
   }
 
@@ -199,7 +199,7 @@
       part("tr", { title: "the weights that a pass of this module reads" },
         part("th", { scope: "row" }, module.name),
         ...["dedicated", "shared"].map((tier) => part("td", {}, module[tier] ? size(module[tier]) : "–"))));
-    return [tiers("Weights by module and tier", rows)];
+    return [tiers("Weights by module and tier", rows, "module")];
   }
 
   /** The granules in the order of their addresses; several share a square if they would not fit. */

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import Server, contrast, picture, serving
+from conftest import PICTURES, Server, contrast, picture, serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -33,12 +33,16 @@ time.sleep(600)
 """
 
 
-def start(folder: Path, *command: str, **variables: str) -> Any:
-    program = folder / "program.py"
-    program.write_text(PROGRAM)
+def start(folder: Path, *command: str, program: str = PROGRAM, **variables: str) -> Any:
+    (folder / "program.py").write_text(program)
     variables = {"XDG_RUNTIME_DIR": str(folder), **variables}
     return serving(
-        [sys.executable, *command, str(program)], "", "the program runs", folder / "log", folder, **variables
+        [sys.executable, *command, str(folder / "program.py")],
+        "",
+        "the program runs",
+        folder / "log",
+        folder,
+        **variables,
     )
 
 
@@ -93,10 +97,55 @@ def test_the_page_shows_the_memory_of_the_program(program: Server, open_page: Ca
     assert page.get_by_text("Reserve 1.00 GiB (given).").is_visible()
     card.get_by_text("All granules").click()
     page.get_by_text("resident, large blocks").first.wait_for()
-    picture(page, "monitor")
     # It stays open when the statistics change.
     page.wait_for_timeout(1500)
     assert page.get_by_text("resident, large blocks").first.is_visible()
+
+
+FOLLOWED = """
+import time, torch, giant_kitten
+on_gpu = {"device": "cuda", "dtype": torch.float16}
+layers = lambda count: [torch.nn.Linear(4096, 4096, bias=False, **on_gpu) for _ in range(count)]
+
+class Pause(torch.nn.Module):
+    def forward(self, image):
+        time.sleep(0.2)
+        return image
+
+unet, vae = torch.nn.Sequential(*layers(105), Pause(), *layers(105)), torch.nn.Sequential(*layers(10))
+giant_kitten.mark([unet, vae])
+giant_kitten.follow(unet, "unet")
+giant_kitten.follow(vae, "vae")
+image = torch.empty(65536, 4096, **on_gpu)
+print("the program runs", flush=True)
+with torch.no_grad():
+    while True:
+        for _ in range(4):
+            unet(image)
+        vae(image)
+"""
+
+
+def test_the_page_shows_the_weights_of_followed_modules_and_what_was(
+    card: None, tmp_path: Path, open_page: Callable[..., Page]
+) -> None:
+    with start(tmp_path, "-m", "giant_kitten", "monitor", program=FOLLOWED, GIANT_KITTEN="copy_ahead:off") as server:
+        page = open_page(address(server), width=760, height=500)
+        # Weights lie in both tiers, and all scratch on the card.
+        row = page.get_by_role("table", name="Weights by module and tier").get_by_role("row", name="unet")
+        row.wait_for()
+        page.wait_for_function(SHARED_WEIGHTS, timeout=60_000)
+        assert page.title().startswith("program.py (process ")
+        if PICTURES:
+            # The charts below have something to show.
+            page.wait_for_timeout(25_000)
+        picture(page, "monitor")
+
+
+SHARED_WEIGHTS = """() => {
+  const rows = [...document.querySelector("giant-kitten-map").shadowRoot.querySelectorAll("tr")];
+  return rows.some((row) => row.innerText.startsWith("unet") && /[GM]iB.*[GM]iB/s.test(row.innerText));
+}"""
 
 
 def test_the_last_minutes_are_drawn(program: Server, open_page: Callable[..., Page]) -> None:

@@ -284,12 +284,25 @@ pub struct Run {
 /// How memory is placed.
 #[derive(Args)]
 pub struct Placed {
-    /// How memory is placed
-    #[arg(long, value_enum, default_value = "reserve")]
-    pub policy: Policy,
-    /// Dedicated memory kept for scratch
-    #[arg(long, default_value = "0", value_parser = parse_reserve)]
-    pub reserve: u64,
+    /// How memory is placed; by default a map shows auto, and a replay shows reserve, as both do
+    /// where --reserve is given
+    #[arg(long, value_enum)]
+    policy: Option<Policy>,
+    /// Dedicated memory kept for scratch; 0 by default
+    #[arg(long, value_parser = parse_reserve)]
+    reserve: Option<u64>,
+}
+
+impl Placed {
+    /// How memory is placed: by `otherwise` if nothing was said.
+    pub fn policy_or(&self, otherwise: Policy) -> Policy {
+        self.policy.unwrap_or(if self.reserve.is_some() { Policy::Reserve } else { otherwise })
+    }
+
+    /// Dedicated memory kept for scratch.
+    pub fn reserve(&self) -> u64 {
+        self.reserve.unwrap_or(0)
+    }
 }
 
 /// One step of work, and the file to draw it into.

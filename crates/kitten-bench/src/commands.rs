@@ -61,7 +61,7 @@ fn run_replay(
     json: bool,
     out: &mut Output<impl Write>,
 ) -> Result<()> {
-    let mut setup = run.setup(placed.policy, placed.reserve)?;
+    let mut setup = run.setup(placed.policy_or(Policy::Reserve), placed.reserve())?;
     if setup.policy == Policy::Remembered {
         // The start before always runs on the simulated GPU: what it wants does not depend on time.
         let before = Setup { policy: Policy::Untold, ..setup.clone() };
@@ -193,7 +193,7 @@ fn run_map(run: &Run, placed: &Placed, at: Option<&str>, path: &Path) -> Result<
     if !page::is_page(path) {
         show::check_extension(path)?;
     }
-    let setup = run.setup(placed.policy, placed.reserve)?;
+    let setup = run.setup(placed.policy_or(Policy::Auto), placed.reserve())?;
     let mut source = run.open()?;
     let Busiest { phase, map, stats } = map_at(&mut *source, &setup, at)?;
     let title = format!("{}, {phase}", source.name());

@@ -149,7 +149,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             raise _library.Error(f"the monitor cannot listen on port {port} of {host} ({why}): {remedy}") from why
 
     def may_ask(self, host: str) -> bool:
-        """Whether a request for `host` may be answered: those from this machine, unless told otherwise."""
+        """Whether a request for `host` may be answered: one from this machine, unless told."""
         return self.host != LOCAL or _OWN_NAMES.fullmatch(host.strip().lower()) is not None
 
     def get_request(self) -> tuple[socket.socket, Any]:

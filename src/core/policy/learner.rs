@@ -241,10 +241,8 @@ impl Learner {
     /// Learns whether what the interval before this one left has passed, and expects the same of
     /// what this one leaves.
     fn judge_left(&mut self) {
-        let before = std::mem::replace(
-            &mut self.before,
-            Before { kind: self.kind.clone(), left: self.left, live: self.left },
-        );
+        let before =
+            std::mem::replace(&mut self.before, Before { kind: self.kind.clone(), left: self.left, live: self.left });
         if let Some(forecast) = self.forecasts.get_mut(&before.kind).filter(|_| before.left > 0) {
             forecast.note_passing(2 * before.live < before.left);
         }

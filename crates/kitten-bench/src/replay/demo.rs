@@ -48,9 +48,10 @@ pub fn demo(mut tick: impl FnMut()) -> Result<String> {
         let automatic = run(Policy::Auto, 0)?;
         let ahead = ahead(&profile)?;
         tick();
-        let meaning = if reread == 1.0 { "once: the optimistic bound" } else { "that often: a pessimistic guess" };
+        let meaning =
+            if reread == 1.0 { "once, the best case".into() } else { format!("{reread} times, a guess at a bad case") };
         text += &format!(
-            "\nEach shared byte that a matmul or convolution reads crosses the link {reread} x ({meaning}).\n"
+            "\nAssuming that each shared byte that a matmul or convolution reads crosses the link {meaning}:\n"
         );
         text += &table(&first, placed.into_iter().collect::<Result<Vec<_>>>()?, &automatic, &ahead).to_string();
         text.push('\n');

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use anyhow::{Result, anyhow};
+use giant_kitten::Allocator;
 use giant_kitten::history::{Action, History, Recording};
-use giant_kitten::{Allocator, Tier};
 
 use super::asked::Asked;
 use super::run::{Moment, replay_watched};
@@ -82,7 +82,7 @@ fn of_step(step: &str, allocator: &Allocator, residents: &Residents) -> Option<S
     let events = allocator.history(0).ok()?;
     let arenas = map.arenas.iter().filter(|arena| arena.class == "large");
     let layouts = arenas.map(|arena| {
-        let backed = arena.granules.iter().filter(|granule| granule.tier == Some(Tier::Dedicated)).count() as u64;
+        let backed = arena.granules.iter().filter(|granule| granule.tier.is_some()).count() as u64;
         let end = arena.base + arena.granules.len() as u64 * map.granule;
         let is_here = |address: u64| (arena.base..end).contains(&address);
         let mut layout = StepLayout { step: step.into(), backed_bytes: backed * map.granule, ..StepLayout::default() };

@@ -95,6 +95,12 @@ pub fn plan(open: impl Fn(u64) -> Result<Box<dyn Source>>, setup: &Setup, traffi
          keep the model until the snapshot is written:\n\n{RECIPE}\n",
         whole.trace
     );
+    ensure!(
+        !(traffic_only && whole.peak_live_bytes == whole.resident_bytes),
+        "{}: the snapshot has no work, because its history is empty or was not recorded. Record one generation:\n\n\
+         {RECIPE}\n",
+        whole.trace
+    );
     let first_come = run(Policy::FirstCome, 2, dedicated_bytes)?;
     let ours = run(Policy::Auto, GENERATIONS, dedicated_bytes)?;
     let [first, settled] = [0, GENERATIONS - 1].map(|generation| Generation::of(&ours, generation));
@@ -196,7 +202,10 @@ impl Plan {
     /// Whether it fits.
     fn verdict(&self) -> String {
         match self.fits {
-            Fits::Dedicated => "It fits the card: nothing overflows, and giant-kitten moves nothing.\n".to_owned(),
+            Fits::Dedicated if self.link_bytes[0] == 0 => {
+                "It fits the card: nothing overflows, and giant-kitten moves nothing.\n".to_owned()
+            }
+            Fits::Dedicated => "It fits the card: nothing overflows.\n".to_owned(),
             Fits::BothTiers => format!(
                 "It does not fit the card, but it fits both tiers together: the rest, at most {}, lies in shared memory, \
                  which is the host's.\nThe right reserve is {}.\n",

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use super::cores::on_all_cores;
-use super::outcome::Step;
+use super::outcome::{Outcome, Step};
 use super::run::replay;
 use super::setup::{Policy, Setup};
 use crate::work::Source;
@@ -19,9 +19,10 @@ pub const PLATEAU: f64 = 1.03;
 pub struct Point {
     /// The reserve.
     pub reserve_bytes: u64,
-    /// Modelled seconds of the last step; none if the replay did not get there.
+    /// Modelled seconds of a step, on average over the last generation; none if the replay did not
+    /// get there.
     pub seconds: Option<f64>,
-    /// Bytes over the link in that step.
+    /// Bytes over the link in a step, likewise.
     pub link_bytes: u64,
     /// Why there are no seconds.
     pub oom: Option<String>,
@@ -34,7 +35,7 @@ pub struct Sweep {
     pub trace: String,
     /// The profile's name.
     pub profile: String,
-    /// First come, first served.
+    /// First come, first served: seconds per step.
     pub first_come: Option<f64>,
     /// Everything dedicated: compute alone.
     pub limit: Option<f64>,
@@ -74,22 +75,27 @@ pub fn sweep(
     let points = on_all_cores(reserves, |reserve| {
         let setup = Setup { policy: Policy::Reserve, ..setup.clone() };
         let outcome = run(&setup.with_reserve(*reserve))?;
-        let step: Option<&Step> = outcome.last_step();
         tick();
         Ok(Point {
             reserve_bytes: *reserve,
-            seconds: step.map(|step| step.seconds),
-            link_bytes: step.map_or(0, |step| step.link_bytes),
+            seconds: mean(&outcome, |step| step.seconds),
+            link_bytes: mean(&outcome, |step| step.link_bytes as f64).unwrap_or(0.0) as u64,
             oom: outcome.oom,
         })
     });
     Ok(Sweep {
         trace: first.trace.clone(),
         profile: first.profile.clone(),
-        first_come: first.last_step().map(|step| step.seconds),
-        limit: first.last_step().map(|step| step.compute_seconds),
+        first_come: mean(&first, |step| step.seconds),
+        limit: mean(&first, |step| step.compute_seconds),
         points: points.into_iter().collect::<Result<_>>()?,
     })
+}
+
+/// A figure of a step, on average over the last generation.
+fn mean(outcome: &Outcome, figure: impl Fn(&Step) -> f64) -> Option<f64> {
+    let steps: Vec<f64> = outcome.generation(outcome.last_step()?.generation).map(figure).collect();
+    Some(steps.iter().sum::<f64>() / steps.len() as f64)
 }
 
 impl Sweep {

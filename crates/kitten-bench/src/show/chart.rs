@@ -12,8 +12,8 @@ use crate::replay::Compared;
 use crate::replay::sweep::{PLATEAU, Sweep};
 
 const GIB: f64 = (1u64 << 30) as f64;
-/// Where the legend of a sweep lies, below its title.
-const LEGEND: SeriesLabelPosition = SeriesLabelPosition::Coordinate(330, 90);
+/// The height of a sweep's chart by that of its highest point: the legend lies above the points.
+const HEADROOM: f64 = 1.5;
 
 /// The area of a chart with linear axes.
 type Chart<'a, B> = ChartContext<'a, B, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
@@ -38,7 +38,7 @@ impl Picture for Sweep {
         let points: Vec<(f64, f64)> =
             self.points.iter().filter_map(|p| Some((p.reserve_bytes as f64 / GIB, p.seconds?))).collect();
         let lines = [("first-come", self.first_come, VERMILION), ("all dedicated", self.limit, GREY)];
-        let highest = points.iter().map(|p| p.1).chain(lines.iter().filter_map(|l| l.1)).fold(0.0, f64::max) * 1.08;
+        let highest = points.iter().map(|p| p.1).chain(lines.iter().filter_map(|l| l.1)).fold(0.0, f64::max);
         let (left, right) = (points.first().map_or(0.0, |p| p.0), points.last().map_or(1.0, |p| p.0));
         let right = if right > left { right } else { left + 1.0 };
 
@@ -48,7 +48,7 @@ impl Picture for Sweep {
         let under = format!("modelled on the simulated GPU, profile {}; nothing here is measured", self.profile);
         area.draw(&Text::new(under, (24, 44), subtitle))?;
 
-        let mut chart = layout(area, 72).build_cartesian_2d(left..right, 0.0..highest)?;
+        let mut chart = layout(area, 72).build_cartesian_2d(left..right, 0.0..highest * HEADROOM)?;
         chart
             .configure_mesh()
             .x_desc("reserve, GiB")
@@ -73,7 +73,7 @@ impl Picture for Sweep {
             .label("this reserve")
             .legend(|(x, y)| PathElement::new([(x, y), (x + 22, y)], BLUE.stroke_width(3)));
         draw_best(self, &mut chart)?;
-        draw_legend(&mut chart, LEGEND)
+        draw_legend(&mut chart, SeriesLabelPosition::UpperRight)
     }
 }
 

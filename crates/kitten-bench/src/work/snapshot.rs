@@ -408,7 +408,7 @@ impl Snapshot {
             format!(
                 "{}: its history begins before the model is loaded, and weights and scratch are indistinguishable in \
                  it: work alternates with loading, the model was deleted before the end, or the last step's gradients \
-                 were kept. giant_kitten.record(\"mine.zst\") around the work tells them apart. Or record one \
+                 were kept. giant_kitten.record(\"mine.jsonl.gz\") around the work tells them apart. Or record one \
                  generation after everything is loaded:\n\n{RECIPE}\n",
                 plain(name)
             )

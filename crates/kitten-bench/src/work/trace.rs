@@ -198,10 +198,16 @@ impl Trace {
         if found.is_none() {
             let (name, path) = (plain(path_or_name), Path::new(path_or_name));
             let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_lowercase();
-            if CHECKPOINTS.contains(&ending.as_str()) {
+            if path.is_dir() {
+                bail!(
+                    "{name} is a folder: a trace is one file, which giant_kitten.record(\"mine.jsonl.gz\") around a \
+                     program's work writes"
+                );
+            }
+            if path.exists() && CHECKPOINTS.contains(&ending.as_str()) {
                 bail!(
                     "{name} is a checkpoint, which has weights and no work: record a trace of a program that uses it, \
-                     with giant_kitten.record(\"mine.zst\")"
+                     with giant_kitten.record(\"mine.jsonl.gz\")"
                 );
             }
             if !path.exists() {
