@@ -45,6 +45,8 @@ pub struct OutOfMemory {
     pub mapped: PerTier<u64>,
     /// Bytes of live blocks in each tier.
     pub allocated: PerTier<u64>,
+    /// Bytes of the host's memory that other processes of this user hold as shared memory.
+    pub elsewhere: u64,
     /// The driver's last error, if it was the driver that refused.
     pub driver: Option<DriverError>,
 }
@@ -94,6 +96,9 @@ impl fmt::Display for OutOfMemory {
                 show_size(mapped),
                 show_size(limit)
             )?;
+        }
+        if self.elsewhere > 0 {
+            write!(f, " Other processes of this user hold {} of shared memory.", show_size(self.elsewhere))?;
         }
         if let Some(why) = &self.driver {
             write!(f, " The driver said: {why}.")?;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from conftest import has_mem_pool, python
@@ -173,6 +175,28 @@ print(cuda.mem_get_info()[0] >= before - 8 * MIB)
 """
     )
     assert python(code, GIANT_KITTEN="shared:1GiB").splitlines() == ["True True", "True"]
+
+
+def test_an_out_of_memory_names_what_other_processes_hold() -> None:
+    code = """
+import subprocess, sys, torch, giant_kitten
+GIB = 1 << 30
+holds = "import torch; x = torch.empty(int(sys.argv[1]), dtype=torch.uint8, device='cuda'); print(flush=True); input()"
+kept = torch.empty(1, device="cuda")
+held = giant_kitten.stats()["dedicated_capacity"] + 5 * GIB
+started = [sys.executable, "-c", "import sys; " + holds, str(held)]
+other = subprocess.Popen(started, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+other.stdout.readline()
+try:
+    blocks = [torch.empty(GIB, dtype=torch.uint8, device="cuda") for _ in range(100)]
+except torch.OutOfMemoryError as why:
+    print(why)
+other.communicate(b"\\n")
+"""
+    printed = python(code)
+    assert re.search(r"Other processes of this user hold [4-6]\.\d+ GiB of shared memory\.", printed), printed
+    found = re.search(r"of which (\S+) (\S+) is free", printed)
+    assert found and (found[2] != "GiB" or float(found[1]) < 1.5), printed
 
 
 @pytest.mark.skipif(not hasattr(torch.cuda, "MemPool"), reason=f"PyTorch {torch.__version__} has no MemPool")

@@ -397,6 +397,11 @@ def test_a_copy_made_by_hand_is_not_ours(webui: Path) -> None:
     for action in (install, remove):
         with pytest.raises(Refused, match="not put there by this command"):
             action(webui)
+    package = Path(kinds.__file__).parents[2]
+    shutil.copytree(package, extension / "package" / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    said = status(webui)
+    assert any("the extension brings the package" in line for line in said), said
+    assert "it was cloned or copied" in said[-1]
 
 
 @pytest.mark.parametrize("webui", ["AUTOMATIC1111"], indirect=True)

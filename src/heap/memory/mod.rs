@@ -385,12 +385,17 @@ impl Memory {
 
     /// The error for a request that neither tier can serve, with the figures.
     pub(super) fn out_of_memory(&self, requested: u64, allocated: PerTier<u64>) -> Error {
+        let mut limit = PerTier::from_fn(|tier| self.ledger.reach(tier));
+        // What other devices and processes have taken of the host's memory is not to be had.
+        let within = self.backing.held(Tier::Shared) + self.backing.left(Tier::Shared);
+        limit[Tier::Shared] = limit[Tier::Shared].min(within);
         Error::OutOfMemory(Box::new(OutOfMemory {
             device: self.device,
             requested,
-            limit: PerTier::from_fn(|tier| self.ledger.reach(tier).max(self.mapped(tier))),
+            limit: PerTier::from_fn(|tier| limit[tier].max(self.mapped(tier))),
             mapped: PerTier::from_fn(|tier| self.mapped(tier)),
             allocated,
+            elsewhere: self.backing.elsewhere(),
             driver: self.last_refusal.clone(),
         }))
     }

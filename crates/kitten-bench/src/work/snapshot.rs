@@ -332,6 +332,9 @@ impl Snapshot {
     /// A file that exists and cannot be read.
     pub fn is_one(path: &str) -> Result<bool> {
         let Ok(mut file) = File::open(path) else { return Ok(false) };
+        if file.metadata().is_ok_and(|found| found.is_dir()) {
+            return Ok(false);
+        }
         let mut first = [0];
         let read = file.read(&mut first).with_context(|| format!("cannot read {}", plain(path)))?;
         Ok(read == 1 && first[0] == PROTOCOL)

@@ -20,6 +20,11 @@ from .kinds import WebUI, find
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+# An extension that was cloned or copied has no .pth file.
+BY_PRELOAD = (
+    "it was cloned or copied, so update it the same way. AUTOMATIC1111 lets it install the allocator early enough; "
+    "Forge starts CUDA before: remove it there, and use giant-kitten webui install"
+)
 NO_TORCH = (
     "It has no PyTorch yet. If the WebUI does not install PyTorch there at its next start, name the Python that it "
     "uses with --python"
@@ -152,7 +157,7 @@ def remove(webui: WebUI) -> list[str]:
 @_in_words
 def status(webui: WebUI) -> list[str]:
     """What is installed where. Raises `Refused` if the extension lacks what it needs to work."""
-    if not ours.is_ours(webui):
+    if not _is_there(webui):
         webui.ask_python()
         raise Refused(
             f"{webui.kind.name} in {shown(webui.folder)} has no extension of giant-kitten: install it with "
@@ -175,9 +180,21 @@ def status(webui: WebUI) -> list[str]:
     starts = site / pth.name(webui.folder)
     if webui.kind.starts_cuda_first:
         if not pth.is_ours(starts, webui.folder, webui.extension / "package"):
+            if not (webui.extension / ours.MARK).exists():
+                found.append(BY_PRELOAD)
+                return found
             raise Refused(f"{shown(starts)} is missing, so CUDA starts too early: install the extension again")
         found.append(f"{shown(starts)} installs the allocator before CUDA starts")
     return found
+
+
+def _is_there(webui: WebUI) -> bool:
+    """Whether the extension is there, put there by this command or in another way."""
+    return (
+        (webui.extension / "metadata.ini").is_file()
+        or (webui.extension / "__init__.py").is_file()
+        or ours.is_ours(webui)
+    )
 
 
 @contextlib.contextmanager

@@ -113,6 +113,11 @@ impl Backing {
         stuck.map(|stuck| stuck.handles.len() as u64 * self.granule).sum()
     }
 
+    /// Bytes of the host's memory that other processes of this user hold. O(processes).
+    pub(super) fn elsewhere(&self) -> u64 {
+        self.budget.others()
+    }
+
     /// Asks the driver for something of `bytes` in a tier; `Ok(None)` where the budget has no more.
     fn obtain<T>(
         &mut self,
