@@ -506,7 +506,7 @@ fn errors_of_wrong_inputs_name_the_mistake() {
         (&["hotpath", "--live", "18446744073709551615"], 1, "no more than"),
         (&["hotpath", "nonesuch"], 1, "cannot open the log nonesuch"),
         (&["hotpath", "/"], 1, "/ is a folder"),
-        (&["replay", "/"], 1, "/ is a folder"),
+        (&["replay", "/"], 1, "cannot read /"),
         (&["replay", "/dev/zero"], 1, "longer than"),
         (&["hotpath", "/dev/zero"], 1, "longer than"),
         (&["replay", "/dev/null"], 1, "empty"),
