@@ -257,6 +257,11 @@ def test_an_error_leaves_no_file_and_says_so(tmp_path: Path) -> None:
     assert "record on a card or on the CPU" in "".join(
         getattr(no_value.value, notes, [".. record on a card or on the CPU"])
     )
+    with (
+        pytest.raises(giant_kitten.Error, match="'banana' names no device"),
+        giant_kitten.record(path, device="banana"),
+    ):
+        pytest.fail("the work has run")
     with pytest.raises(giant_kitten.Error, match="no operation on cuda:7 ran in this thread"):
         with giant_kitten.record(path, device="cuda:7"):
             torch.zeros(8, device="meta")

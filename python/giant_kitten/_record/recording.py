@@ -74,6 +74,7 @@ class Recording:
 
     def __enter__(self) -> Recording:
         check(self._path)
+        _check_device(self._device)
         self._tape = Tape()
         self._blocks = Blocks(self._tape)
         self._blocks.find_existing()
@@ -140,3 +141,12 @@ def _note(why: BaseException, text: str) -> None:
         why.add_note(text)
     else:
         print(text, file=sys.stderr)
+
+
+def _check_device(name: str | None) -> None:
+    """Raises where `name` can be no device, before the work runs in vain."""
+    try:
+        if name is not None:
+            torch.device(name)
+    except (RuntimeError, TypeError) as why:
+        raise Error(f'device={name!r} names no device: write "cuda:1", "cpu" or "meta"') from why
