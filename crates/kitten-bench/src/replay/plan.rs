@@ -175,7 +175,7 @@ impl Plan {
             size(self.scratch_bytes)
         );
         text += &self.verdict();
-        if self.work.contains(' ') {
+        if self.steps > 1 {
             text += &format!("The seconds are those of all {} steps; \"a step\" is their mean.\n", self.steps);
         }
         if self.traffic_only {

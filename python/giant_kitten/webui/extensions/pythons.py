@@ -86,7 +86,7 @@ def _named(folder: Path, command: str) -> Path:
         named = shown(command) if command else "no Python"
         raise Refused(f"the launch script of {shown(folder)} uses no environment and names {named}: {_NAME_IT}")
     program = Path(found).absolute()
-    if os.sep not in command and any(environment in program.parents for environment in _of_this_shell()):
+    if Path(command).name == command and any(environment in program.parents for environment in _of_this_shell()):
         raise Refused(
             f"the launch script of {shown(folder)} names {shown(command)}, which is {shown(program)} in the "
             f"environment of this shell alone: {_NAME_IT}"
