@@ -49,14 +49,16 @@ pub struct Forecast {
 impl Forecast {
     /// Learns from an interval that has ended. `reads` are those reported during it; if there are
     /// none, the earlier ones stay in force. `slack` is the bytes that its scratch took beyond its
-    /// peak. Returns whether other reads are in force now.
-    pub fn learn(&mut self, demand: &Demand, reads: Reads, slack: u64) -> bool {
+    /// peak. `goes_on` is whether the next interval is of this kind too. Returns whether other reads
+    /// are in force now.
+    pub fn learn(&mut self, demand: &Demand, reads: Reads, slack: u64, goes_on: bool) -> bool {
         let latest = LATEST.max(1.0 / (self.intervals + 1) as f64);
-        // What an interval left is expected to stay, so that the next one finds it, unless the one
-        // before left as much: a cache that grows does so each time, and one that is made at the
-        // begin of a run is made once.
+        // What an interval left is expected to stay while the run goes on, so that the next one
+        // finds it, unless the one before left as much: a cache that grows does so each time, and
+        // one that is made at the begin of a run is made once. The next run makes it again.
         let kept = std::mem::replace(&mut self.kept, demand.kept());
-        let uses = if 2 * kept < self.kept { demand.uses_if_kept() } else { demand.uses().collect() };
+        let is_made_once = goes_on && 2 * kept < self.kept;
+        let uses = if is_made_once { demand.uses_if_kept() } else { demand.uses().collect() };
         self.uses.resize(self.uses.len().max(uses.len()), 0.0);
         for (bucket, known) in self.uses.iter_mut().enumerate() {
             *known += latest * (uses.get(bucket).copied().unwrap_or(0.0) - *known);
@@ -168,16 +170,17 @@ mod tests {
             demand.end(0);
             demand
         };
-        let levels = |left: &[u64]| {
+        let levels = |left: &[u64], goes_on: bool| {
             let mut forecast = Forecast::default();
             for granules in left {
-                forecast.learn(&leaves(*granules), Reads::default(), 0);
+                forecast.learn(&leaves(*granules), Reads::default(), 0, goes_on);
             }
             forecast.uses().iter().filter(|uses| **uses > 0.0).count()
         };
-        assert_eq!(levels(&[6]), 2, "it stays");
-        assert_eq!(levels(&[6, 6]), 7, "it grows");
-        assert_eq!(levels(&[6, 0, 0, 0, 6]), 2, "it stays again");
+        assert_eq!(levels(&[6], true), 2, "it stays");
+        assert_eq!(levels(&[6, 6], true), 7, "it grows");
+        assert_eq!(levels(&[6, 0, 0, 0, 6], true), 2, "it stays again");
+        assert_eq!(levels(&[6], false), 7, "the next run makes it again");
     }
 
     fn demand(bytes: u64) -> Demand {
@@ -189,9 +192,9 @@ mod tests {
     #[test]
     fn the_first_intervals_count_alike() {
         let mut forecast = Forecast::default();
-        forecast.learn(&demand(2048), Reads::default(), 0);
+        forecast.learn(&demand(2048), Reads::default(), 0, true);
         assert_eq!(forecast.uses(), [1.0, 1.0, 0.0]);
-        forecast.learn(&demand(1024), Reads::default(), 7);
+        forecast.learn(&demand(1024), Reads::default(), 7, true);
         assert_eq!(forecast.uses(), [1.0, 0.5, 0.0]);
         assert_eq!((forecast.slack(), forecast.intervals()), (7, 2));
     }
@@ -201,17 +204,17 @@ mod tests {
         let mut forecast = Forecast::default();
         assert_eq!(forecast.horizon(), 1.0);
         (0..20).for_each(|_| {
-            forecast.learn(&demand(1), Reads::default(), 0);
+            forecast.learn(&demand(1), Reads::default(), 0, true);
         });
         assert_eq!(forecast.horizon(), 20.0, "the first run: as long as it has lasted");
         forecast.end_run();
         assert_eq!(forecast.horizon(), 20.0);
         (0..15).for_each(|_| {
-            forecast.learn(&demand(1), Reads::default(), 0);
+            forecast.learn(&demand(1), Reads::default(), 0, true);
         });
         assert_eq!(forecast.horizon(), 5.0);
         (0..15).for_each(|_| {
-            forecast.learn(&demand(1), Reads::default(), 0);
+            forecast.learn(&demand(1), Reads::default(), 0, true);
         });
         assert_eq!(forecast.horizon(), 1.0, "longer than ever");
     }
@@ -220,10 +223,10 @@ mod tests {
     fn reported_reads_stay_until_others_are_reported() {
         let mut forecast = Forecast::default();
         assert_eq!(forecast.reads(4096, 0), None);
-        forecast.learn(&demand(1), Reads { bytes: HashMap::from([(4096, 250)]), interval: 3 }, 0);
+        forecast.learn(&demand(1), Reads { bytes: HashMap::from([(4096, 250)]), interval: 3 }, 0, true);
         assert_eq!((forecast.reads(4096, 3), forecast.reads(8192, 3)), (Some(250), None));
         assert_eq!(forecast.reads(4096, 4), None, "that was another block");
-        forecast.learn(&demand(1), Reads { interval: 4, ..Reads::default() }, 0);
+        forecast.learn(&demand(1), Reads { interval: 4, ..Reads::default() }, 0, true);
         assert_eq!(forecast.reads(4096, 3), Some(250), "reads stay in force until others are reported");
     }
 

@@ -225,7 +225,7 @@ impl Learner {
                 let saved = (before.shared_reads - after.shared_reads) * self.granule as f64;
                 forecast.count_gain(spill(before.room) - spill(after.room) + saved);
             }
-            self.changes_told += u64::from(forecast.learn(&self.demand, reads, slack));
+            self.changes_told += u64::from(forecast.learn(&self.demand, reads, slack, next == self.kind));
         }
         self.judge_left();
         if next != self.kind {
