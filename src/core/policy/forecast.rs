@@ -47,10 +47,11 @@ pub struct Forecast {
 }
 
 impl Forecast {
-    /// Learns from an interval that has ended. `reads` are those reported during it; if there are
-    /// none, the earlier ones stay in force. `slack` is the bytes that its scratch took beyond its
-    /// peak. `goes_on` is whether the next interval is of this kind too. Returns whether other reads
-    /// are in force now.
+    /// Learns from an interval that has ended.
+    ///
+    /// `reads` are those reported during it; if there are none, the earlier ones stay in force.
+    /// `slack` is the bytes that its scratch took beyond its peak. `goes_on` is whether the next
+    /// interval is of this kind too. Returns whether other reads are in force now.
     pub fn learn(&mut self, demand: &Demand, reads: Reads, slack: u64, goes_on: bool) -> bool {
         let latest = LATEST.max(1.0 / (self.intervals + 1) as f64);
         // What an interval left is expected to stay while the run goes on, so that the next one
