@@ -187,7 +187,7 @@ def serving(host: str = server.LOCAL) -> Iterator[Any]:
 
 @pytest.mark.parametrize(
     ("given", "begins"),
-    [("0.0.0.0:0", f"http://{socket.gethostname()}:"), ("localhost:0", "http://localhost:"), ("0", None)],
+    [("0.0.0.0:0", f"http://{socket.gethostname()}:"), ("127.0.0.1:0", "http://127.0.0.1:"), ("0", None)],
 )
 def test_the_variable_names_an_address(
     base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: str, begins: str | None
