@@ -34,18 +34,25 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / ("temporary" if ON_WINDOWS else "run")
 
 
+@contextlib.contextmanager
+def serving(host: str = server.LOCAL) -> Iterator[Any]:
+    """The server of the page of all programs, on an address of this machine."""
+    made = watch.watch(host=host)
+    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    thread.start()
+    yield made
+    made.shutdown()
+    made.server_close()
+    thread.join()
+
+
 @pytest.fixture
 def watcher(base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The server of the page of all programs, in this process and with short time limits."""
     monkeypatch.setattr(server, "PATIENCE", 1.0)
     monkeypatch.setattr(watch, "ANSWER", 1.0)
-    serving = watch.watch()
-    thread = threading.Thread(target=serving.serve_forever, daemon=True)
-    thread.start()
-    yield serving
-    serving.shutdown()
-    serving.server_close()
-    thread.join()
+    with serving() as made:
+        yield made
 
 
 def get(server: Any, path: str = "") -> str:
@@ -171,18 +178,6 @@ def test_an_address_of_another_machine_is_refused() -> None:
         _library.Error, match=r"listen on port 0 of 192\.0\.2\.1 \(.*\): name an address of this machine"
     ):
         watch.watch(host="192.0.2.1")
-
-
-@contextlib.contextmanager
-def serving(host: str = server.LOCAL) -> Iterator[Any]:
-    """The server of the page of all programs, on an address of this machine."""
-    made = watch.watch(host=host)
-    thread = threading.Thread(target=made.serve_forever, daemon=True)
-    thread.start()
-    yield made
-    made.shutdown()
-    made.server_close()
-    thread.join()
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,8 @@ pub struct Forecast {
     finished_intervals: u64,
     /// What the latest interval left among its scratch, in buckets of levels.
     kept: usize,
-    /// Whether most of what such an interval left was gone by the end of the next one; `None` where
-    /// nothing is known yet.
-    passes: Option<bool>,
+    /// Whether most of what such an interval left was gone by the end of the next one.
+    passes: bool,
     /// The gain of past moves less their cost, in bytes over the link. Never above 0.
     balance: f64,
 }
@@ -76,12 +75,12 @@ impl Forecast {
 
     /// Notes whether most of what the last interval left is gone, one interval later.
     pub fn note_passing(&mut self, passes: bool) {
-        self.passes = Some(passes);
+        self.passes = passes;
     }
 
     /// Whether what an interval leaves is expected to be replaced by the next one.
     pub fn passes(&self) -> bool {
-        self.passes.unwrap_or(false)
+        self.passes
     }
 
     /// Ends a run: other work begins.

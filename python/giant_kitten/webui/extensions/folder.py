@@ -126,18 +126,20 @@ def _own(folder: Path, webui: WebUI) -> set[str]:
 
 def python_of(webui: WebUI) -> Path | None:
     """The Python that the user had named when the extension was installed."""
-    try:
-        named = json.loads((webui.extension / MARK).read_text(encoding="utf-8"))["python"]
-        return Path(named) if isinstance(named, str) and os.path.lexists(named) else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+    named = _marked(webui, "python")
+    return named if named and os.path.lexists(named) else None
 
 
 def pth_of(webui: WebUI) -> Path | None:
     """The .pth file that was written when the extension was installed."""
+    return _marked(webui, "pth")
+
+
+def _marked(webui: WebUI, name: str) -> Path | None:
+    """A path that the extension's mark names."""
     try:
-        written = json.loads((webui.extension / MARK).read_text(encoding="utf-8"))["pth"]
-        return Path(written) if isinstance(written, str) else None
+        path = json.loads((webui.extension / MARK).read_text(encoding="utf-8"))[name]
+        return Path(path) if path and isinstance(path, str) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
