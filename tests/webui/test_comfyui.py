@@ -320,6 +320,7 @@ def test_beside_dynamic_vram_no_reserve_is_suggested(tmp_path: Path) -> None:
 def test_the_panel_can_be_used_where_the_splitter_is_narrow(
     comfyui: Server, open_page: Callable[..., Page], width: int
 ) -> None:
+    draw(comfyui, "activate", reserve=0.5)
     page = open_page(comfyui.url, width=1200, ignored=THEIRS)
     open_tab(page)
     panel = page.locator(".giant-kitten")

@@ -133,7 +133,10 @@ def test_the_cost_of_a_generation_in_words() -> None:
 def test_why_a_reserve_is_in_force(card: None) -> None:
     assert chosen({**STATS, "reserve": GIB, "reserve_reason": "given"}) == "Reserve 1.00 GiB (given)."
     used = torch.zeros(1, device="cuda")
-    assert "everything has fitted" in Session(Host("test")).state()["devices"][0]["chosen"]
+    # Which reason it is depends on what this process has done before.
+    reason = giant_kitten.stats()["reserve_reason"]
+    assert reason.startswith(("automatic: ", "found: "))
+    assert reason in Session(Host("test")).state()["devices"][0]["chosen"]
     del used
 
 
