@@ -16,7 +16,7 @@ use kitten_bench::replay::plan::{self, Plan};
 use kitten_bench::replay::timeline::timeline_of;
 use kitten_bench::replay::{Busiest, Outcome, Policy, Setup, choose, compare, demo, map_at, replay, replay_on, sweep};
 use kitten_bench::show::{self, page, report};
-use kitten_bench::text::shown;
+use kitten_bench::text::{self, shown};
 use kitten_bench::work;
 use kitten_sim::{Card, Profile};
 use serde::Serialize;
@@ -101,11 +101,12 @@ fn show_outcome(outcome: &Outcome, out: &mut Output<impl Write>) -> Result<()> {
     ))?;
     for step in &outcome.steps {
         out.say(format_args!(
-            "  {:<12} {:>8.3} s{}  (compute {:.3} s, {} over the link; {} dedicated, {} shared)",
+            "  {:<12} {:>8} s{}  (compute {} s, {} over the link; {} dedicated, {} shared)",
             step.name,
-            step.seconds,
-            step.card_seconds.map_or(String::new(), |seconds| format!(", the card's clock {seconds:.3} s")),
-            step.compute_seconds,
+            text::seconds(step.seconds, 3),
+            step.card_seconds
+                .map_or(String::new(), |taken| format!(", the card's clock {} s", text::seconds(taken, 3))),
+            text::seconds(step.compute_seconds, 3),
             show_size(step.link_bytes),
             show_size(step.peak_dedicated_bytes),
             show_size(step.peak_shared_bytes)

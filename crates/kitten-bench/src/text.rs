@@ -52,6 +52,14 @@ pub fn markdown(text: &str) -> String {
     escaped
 }
 
+/// A number of seconds with so many decimals. A short time has more of them, so that two digits of
+/// it are left.
+pub fn seconds(value: f64, decimals: usize) -> String {
+    let first = if value > 0.0 { -value.log10().floor() } else { 0.0 };
+    let decimals = if first >= decimals as f64 { (first as usize + 1).min(9) } else { decimals };
+    format!("{value:.decimals$}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,6 +70,15 @@ mod tests {
         assert_eq!(plain("\u{1b}[2J\u{9b}1m\u{7f}\r\n\t"), "\\u{1b}[2J\\u{9b}1m\\u{7f}\\r\\n\\t");
         assert_eq!(plain("a\u{202e}b\u{2066}c\u{2028}d"), "a\\u{202e}b\\u{2066}c\\u{2028}d");
         assert_eq!(plain_lines("a\tb\n\u{1b}c\r\n"), "a\tb\n\\u{1b}c\\r\n");
+    }
+
+    #[test]
+    fn short_times_have_digits_left() {
+        assert_eq!(
+            [12.346, 0.5, 0.046, 0.0046, 0.000_031, 0.0].map(|value| seconds(value, 2)),
+            ["12.35", "0.50", "0.046", "0.0046", "0.000031", "0.00"]
+        );
+        assert_eq!([0.046, 0.0046, 0.00046].map(|value| seconds(value, 3)), ["0.046", "0.0046", "0.00046"]);
     }
 
     #[test]

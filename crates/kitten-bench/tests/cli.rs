@@ -370,10 +370,10 @@ fn cards_are_found_by_name_and_listed() {
     let cards = json(&["cards", "--json"]);
     assert!(cards.as_array().unwrap().iter().all(|card| card["source"].as_str().unwrap().starts_with("NVIDIA's ")));
     kitten_bench(&["cards"]).assert().success().stdout(contains("PCIe 4.0 x8").and(contains("not measured")));
-    kitten_bench(&["plan", "sd15_unet_512", "--card", "RTX 4070 Ti"])
+    kitten_bench(&["plan", "sd15_unet_512", "--card", "RTX 3070 Ti"])
         .assert()
         .code(1)
-        .stderr(contains("nearest are RTX 4060 Ti").and(contains("kitten-bench cards")));
+        .stderr(contains("nearest are RTX 4070 Ti").and(contains("kitten-bench cards")));
     kitten_bench(&["plan", "sd15_unet_512", "--card", "4060", "--profile", "nominal-6g"]).assert().code(2);
 }
 
@@ -568,6 +568,14 @@ fn a_checkpoint_is_no_trace() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(&folder, "model.safetensors", [8, 0, 0, 0, 0, 0, 0, 0]);
     kitten_bench(&["plan", &path]).assert().code(1).stderr(contains("a checkpoint, which has weights and no work"));
+}
+
+#[test]
+fn a_trace_without_its_ending_is_answered_with_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(&folder, "mine.jsonl.gz", []);
+    let short = path.strip_suffix(".jsonl.gz").unwrap();
+    kitten_bench(&["plan", short]).assert().code(1).stderr(contains("mine.jsonl.gz: give its whole name"));
 }
 
 /// The names in a folder.

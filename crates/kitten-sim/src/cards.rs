@@ -141,7 +141,7 @@ impl Asked {
         let (number, rest) = word.split_at(digits);
         match (number, rest) {
             (_, "gb" | "gib" | "g") | (_, "") if (1..=2).contains(&digits) => self.gigabytes = number.parse().ok(),
-            ("", "" | "gb" | "gib" | "tesla" | "gpu" | "graphics" | "card" | "desktop") => {}
+            ("", "" | "gb" | "gib" | "tesla" | "gpu" | "graphics" | "card" | "desktop" | "pcie") => {}
             ("", "mobile") => self.model.push("laptop".into()),
             _ => self.model.extend([number, rest].into_iter().filter(|part| !part.is_empty()).map(str::to_owned)),
         }
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn every_card_has_a_profile_that_is_marked_nominal() {
         let cards = Card::all();
-        assert_eq!(cards.len(), 21);
+        assert_eq!(cards.len(), 33);
         for card in &cards {
             let profile = card.profile().unwrap();
             assert_eq!(Profile::parse(&profile.to_toml()).unwrap(), profile);
@@ -219,6 +219,11 @@ mod tests {
             ("nvidia l4", "L4 24GB"),
             ("Tesla T4", "T4 16GB"),
             ("a10", "A10 24GB"),
+            ("NVIDIA GeForce RTX 4070 Ti SUPER", "RTX 4070 Ti SUPER 16GB"),
+            ("NVIDIA A100-PCIE-40GB", "A100 PCIe 40GB"),
+            ("NVIDIA A100 80GB PCIe", "A100 PCIe 80GB"),
+            ("NVIDIA H100 PCIe", "H100 PCIe 80GB"),
+            ("h100", "H100 PCIe 80GB"),
         ] {
             assert_eq!(Card::find(asked).map(|card| card.name).as_deref(), Ok(found), "{asked}");
         }
@@ -229,7 +234,9 @@ mod tests {
         for (asked, said) in [
             ("RTX 4060 Ti", "is one of RTX 4060 Ti 8GB, RTX 4060 Ti 16GB: say which"),
             ("RTX 3060 8GB", "the nearest are RTX 3060 12GB,"),
-            ("RTX 4070 Ti", "the nearest are RTX 4060 Ti 8GB, RTX 4060 Ti 16GB, RTX 4070 12GB"),
+            ("RTX 3070 Ti", "the nearest are RTX 4070 Ti 12GB, RTX 5070 Ti 16GB, RTX 2080 Ti 11GB"),
+            ("A100", "is one of A100 PCIe 40GB, A100 PCIe 80GB: say which"),
+            ("A100-SXM4-80GB", "the nearest are A100 PCIe 80GB, "),
             ("rtx 9090", "RTX 3090 24GB"),
             ("8 GB", "is one of RTX 2070 8GB, RTX 2080 8GB,"),
             ("RX 7600", "is not NVIDIA's"),

@@ -9,6 +9,7 @@ use super::cores::on_all_cores;
 use super::otherwise::{Alternative, Way};
 use super::plan::{Fits, Plan, plan};
 use super::setup::Setup;
+use crate::text;
 use crate::work::Source;
 
 /// How far above the seconds with everything dedicated a card still counts as large enough.
@@ -125,7 +126,9 @@ impl Choice {
 
 fn row(plan: &Plan) -> [String; 10] {
     let seconds = |seconds: Option<f64>| {
-        seconds.filter(|_| plan.fits != Fits::No).map_or("-".into(), |seconds| format!("{seconds:.2} s"))
+        seconds
+            .filter(|_| plan.fits != Fits::No)
+            .map_or("-".into(), |seconds| format!("{} s", text::seconds(seconds, 2)))
     };
     let (fits, reserve) = match plan.fits {
         Fits::Dedicated => ("the card", "none needed".into()),
@@ -140,7 +143,7 @@ fn row(plan: &Plan) -> [String; 10] {
         seconds(plan.seconds),
         without(plan, Way::ModelOffload),
         without(plan, Way::GroupOffload),
-        format!("{:.2} s", plan.limit_seconds),
+        format!("{} s", text::seconds(plan.limit_seconds, 2)),
         lost(plan).map_or("-".into(), |lost| format!("{:.0} %", (lost - 1.0).max(0.0) * 100.0)),
         reserve,
     ]
@@ -149,7 +152,7 @@ fn row(plan: &Plan) -> [String; 10] {
 /// The seconds of a way without giant-kitten.
 fn without(plan: &Plan, way: Way) -> String {
     match plan.without(way) {
-        Some(Alternative { seconds: Some(seconds), .. }) => format!("{seconds:.2} s"),
+        Some(Alternative { seconds: Some(seconds), .. }) => format!("{} s", text::seconds(*seconds, 2)),
         Some(Alternative { unknown: None, .. }) => "out of memory".into(),
         _ => "unknown".into(),
     }

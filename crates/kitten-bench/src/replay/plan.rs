@@ -10,6 +10,7 @@ use super::otherwise::{Alternative, Way, Whole, memory, otherwise};
 use super::outcome::Outcome;
 use super::run::replay;
 use super::setup::{LARGER_THAN_ANY, Policy, Setup};
+use crate::text;
 use crate::work::{RECIPE, Source};
 
 /// How many times the work is done to see where the automatic reserve settles.
@@ -244,8 +245,7 @@ impl Plan {
             column.set_cell_alignment(CellAlignment::Right);
         }
         let mut row = |name: &str, memory: String, seconds: Option<f64>, link: Option<u64>| {
-            let text =
-                |value: Option<f64>, digits: usize| value.map_or("-".into(), |value| format!("{value:.digits$}"));
+            let text = |value: Option<f64>, decimals| value.map_or("-".into(), |value| text::seconds(value, decimals));
             let ratio = seconds.and_then(|seconds| self.first_come_seconds.map(|first| first / seconds));
             table.add_row([
                 name.to_owned(),
@@ -298,7 +298,8 @@ impl Plan {
     /// The sentence about it.
     fn better_advice(&self) -> String {
         self.better().map_or(String::new(), |(other, seconds)| {
-            format!("Or: {}, which fits and takes {seconds:.2} s, if the host holds all weights.\n", other.way.name())
+            let seconds = text::seconds(seconds, 2);
+            format!("Or: {}, which fits and takes {seconds} s, if the host holds all weights.\n", other.way.name())
         })
     }
 }

@@ -57,7 +57,7 @@ impl Format {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("svg") => Ok(Format::Svg),
             Some("png") => Ok(Format::Png),
-            _ => bail!("{}: pictures are written as .svg or .png", shown(path)),
+            _ => bail!("{}: pictures are written as .svg or .png (a map also as a page, .html)", shown(path)),
         }
     }
 }

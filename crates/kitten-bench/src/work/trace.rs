@@ -172,6 +172,9 @@ bundled!(
     "sdxl_lora_1024"
 );
 
+/// The endings of files with traces, which people leave out.
+const ENDINGS: [&str; 4] = [".jsonl.zst", ".jsonl.gz", ".zst", ".jsonl"];
+
 /// The endings of files with weights, which people take for what a plan needs.
 const CHECKPOINTS: [&str; 7] = ["safetensors", "ckpt", "gguf", "pt", "pth", "bin", "onnx"];
 
@@ -209,6 +212,12 @@ impl Trace {
                     "{name} is a checkpoint, which has weights and no work: record a trace of a program that uses it, \
                      with giant_kitten.record(\"mine.jsonl.gz\")"
                 );
+            }
+            let mut whole = ENDINGS.iter().map(|ending| format!("{path_or_name}{ending}"));
+            if !path.exists()
+                && let Some(found) = whole.find(|found| Path::new(found).is_file())
+            {
+                bail!("there is no trace {name}, and a file {}: give its whole name", plain(&found));
             }
             if !path.exists() {
                 bail!(
