@@ -404,6 +404,8 @@ impl Memory {
     pub(super) fn log_rung(&self) {
         let DeviceInfo { name, rung, refused, .. } = &self.info;
         match rung {
+            // A simulated GPU was given none.
+            Rung::Nothing if refused.is_empty() => log::info!("device {}, {name}: no shared memory", self.device),
             Rung::Nothing => log::warn!(
                 "device {}, {name}, has no shared tier: an allocation that does not fit in its own memory is out of \
                  memory. {}",
