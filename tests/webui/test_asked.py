@@ -124,6 +124,18 @@ def session(monkeypatch: pytest.MonkeyPatch) -> Session:
     return made
 
 
+@pytest.mark.parametrize("sent", [b'{"action": "take back"}', b'{"action": "automatic"}', b'{"action": "free VRAM"}'])
+def test_without_the_allocator_every_action_is_refused_with_why(
+    session: Session, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(session, "problem", lambda: "giant-kitten came too late.")
+    try:
+        said = act_of(session, body(JSON, sent), lambda work: work())[1]["detail"]
+    except (Refused, Unwanted) as why:
+        said = str(why)
+    assert said == "giant-kitten came too late."
+
+
 @pytest.mark.parametrize("sent", BAD_BODIES, ids=lambda sent: repr(sent[:40]))
 def test_every_invalid_body_is_answered_in_a_sentence(session: Session, sent: bytes) -> None:
     try:

@@ -490,6 +490,9 @@ def test_too_late_is_reported_in_one_sentence_and_nothing_breaks(
         for name in ("apply", "suggest", "free", "back", "disable"):
             page.locator(panel(name)).click()
             page.locator(panel("said")).first.get_by_text("giant-kitten came too late").wait_for()
+        # The same sentence answers all of them, so another one would be seen now.
+        page.wait_for_timeout(1500)
+        assert "giant-kitten came too late" in page.locator(panel("said")).first.inner_text()
         body = {"script_name": "Giant kitten", "script_args": [2, 0.1, 0, False, False, False]}
         assert "giant-kitten came too late" in server.post("sdapi/v1/txt2img", body)[1]["info"]
         status, answer = server.post("giant-kitten/v1/act", {"action": "activate"})

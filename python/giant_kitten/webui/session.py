@@ -100,9 +100,7 @@ class Session:
 
     def act(self, wanted: Action) -> str:
         """Does an action, and returns a sentence about the result. Raises `Refused`."""
-        problem = self.problem()
-        if problem:
-            raise Refused(problem)
+        self._need_allocator()
         try:
             # An action moves memory that previews use, so they must not run at the same time.
             with self.gate.quiet():
@@ -114,6 +112,12 @@ class Session:
         self._trouble = None
         self._generations.disturb()
         return said
+
+    def _need_allocator(self) -> None:
+        """Raises `Refused` where giant-kitten is not the allocator."""
+        problem = self.problem()
+        if problem:
+            raise Refused(problem)
 
     def _act(self, wanted: Action) -> str:
         if wanted.name == "free VRAM":
@@ -176,7 +180,11 @@ class Session:
         return self.act(Action("activate", reserve=None, ignored_model=self.host.model() is None))
 
     def take_back(self) -> str:
-        """Ends the state in which VRAM is free: what was in force before is again."""
+        """Ends the state in which VRAM is free: what was in force before is again.
+
+        Raises `Refused`.
+        """
+        self._need_allocator()
         if not self.is_freed:
             return f"VRAM is not free: {self._in_force()} is in force."
         if self.by_hand is None:
