@@ -317,7 +317,8 @@ impl Heap {
     }
 
     /// Reports that work on `stream`, besides the block's own, uses the block that holds `address`:
-    /// once freed, it waits for that work.
+    /// once freed, it waits for that work. Weights in it are not copied ahead for passes on other
+    /// streams until they are lent there again.
     ///
     /// # Errors
     /// An address in no live block.
@@ -328,7 +329,10 @@ impl Heap {
         let (arena, block) = self.memory.arenas.locate_inside(address)?;
         let bound = &mut self.memory.arenas[arena];
         if bound.core.owner(block).0 != stream {
-            bound.core.marks_mut(block).used_elsewhere = true;
+            let marks = bound.core.marks_mut(block);
+            marks.used_elsewhere = true;
+            // Copies made ahead wait for their pass's stream alone, and this work may write.
+            marks.lent &= self.ahead.bits_on(stream);
             self.retired.add_use(bound.base() + bound.core.extent(block).0, stream);
         }
         Ok(())

@@ -203,6 +203,12 @@ impl Ahead {
         self.borrowers.iter().position(|known| *known == borrower).map_or(0, |place| 1 << place)
     }
 
+    /// The bits of all borrowers on a stream.
+    pub(super) fn bits_on(&self, stream: StreamId) -> u32 {
+        let known = self.borrowers.iter().enumerate().filter(|(_, borrower)| borrower.1 == stream);
+        known.fold(0, |bits, (place, _)| bits | 1 << place)
+    }
+
     /// Gives a borrower a bit, which no block must have in its marks. It may have been another's.
     pub(super) fn give_bit(&mut self, borrower: Borrower) -> u32 {
         let place = self.next_bit;
