@@ -125,11 +125,7 @@ impl Choice {
 }
 
 fn row(plan: &Plan) -> [String; 10] {
-    let seconds = |seconds: Option<f64>| {
-        seconds
-            .filter(|_| plan.fits != Fits::No)
-            .map_or("-".into(), |seconds| format!("{} s", text::seconds(seconds, 2)))
-    };
+    let seconds = |seconds: Option<f64>| seconds.filter(|_| plan.fits != Fits::No).map_or("-".into(), time);
     let (fits, reserve) = match plan.fits {
         Fits::Dedicated => ("the card", "none needed".into()),
         Fits::BothTiers => ("both tiers", show_size(plan.reserve_bytes)),
@@ -143,16 +139,21 @@ fn row(plan: &Plan) -> [String; 10] {
         seconds(plan.seconds),
         without(plan, Way::ModelOffload),
         without(plan, Way::GroupOffload),
-        format!("{} s", text::seconds(plan.limit_seconds, 2)),
+        time(plan.limit_seconds),
         lost(plan).map_or("-".into(), |lost| format!("{:.0} %", (lost - 1.0).max(0.0) * 100.0)),
         reserve,
     ]
 }
 
+/// A time, for people.
+fn time(seconds: f64) -> String {
+    format!("{} s", text::seconds(seconds, 2))
+}
+
 /// The seconds of a way without giant-kitten.
 fn without(plan: &Plan, way: Way) -> String {
     match plan.without(way) {
-        Some(Alternative { seconds: Some(seconds), .. }) => format!("{} s", text::seconds(*seconds, 2)),
+        Some(Alternative { seconds: Some(seconds), .. }) => time(*seconds),
         Some(Alternative { unknown: None, .. }) => "out of memory".into(),
         _ => "unknown".into(),
     }

@@ -213,13 +213,11 @@ impl Trace {
                      with giant_kitten.record(\"mine.jsonl.gz\")"
                 );
             }
-            let mut whole = ENDINGS.iter().map(|ending| format!("{path_or_name}{ending}"));
-            if !path.exists()
-                && let Some(found) = whole.find(|found| Path::new(found).is_file())
-            {
-                bail!("there is no trace {name}, and a file {}: give its whole name", plain(&found));
-            }
             if !path.exists() {
+                let mut whole = ENDINGS.iter().map(|ending| format!("{path_or_name}{ending}"));
+                if let Some(found) = whole.find(|found| Path::new(found).is_file()) {
+                    bail!("there is no trace {name}, and there is {}: give its whole name", plain(&found));
+                }
                 bail!(
                     "there is no trace {name}: neither a file nor one of those bundled, of which the nearest are {} \
                      (kitten-bench --help lists all)",
