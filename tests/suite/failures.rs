@@ -5,7 +5,7 @@ use super::common::{DEFAULT, Filled, kitten_on};
 use giant_kitten::Order;
 use giant_kitten::driver::Stream;
 use giant_kitten::{Activation, Allocator, Reserve, Returned, Tier};
-use kitten_sim::{Access, Gpu, Outstanding, Profile, code};
+use kitten_sim::{Access, Completion, Gpu, Outstanding, Profile, code};
 
 /// Small granules: there are many calls, and all bytes are checked after each failure.
 const GRANULE: u64 = 1 << 19;
@@ -295,6 +295,24 @@ fn each_kind_of_call_may_fail_while_everything_moves() {
             nothing_left(&gpu, &format!("{call} fails with {code} from the {nth}th on"));
         }
     }
+}
+
+#[test]
+fn copies_whose_stream_cannot_be_waited_for_end_before_their_granules_are_used() {
+    let (gpu, allocator, other) = machine_for("");
+    let blocks: Vec<Filled> = (0..6).map(|seed| Filled::new(&gpu, &allocator, LARGE, seed)).collect();
+    gpu.set_completion(Completion::Late);
+    gpu.fail_from("cuStreamSynchronize", 1, code::UNKNOWN);
+    // Whether anything moves or not, everything may be written afterwards.
+    let moved = allocator.free_vram(0);
+    for block in &blocks {
+        gpu.launch(other.0, "write", &[Access::write(block.address, block.bytes)]).unwrap();
+    }
+    assert_eq!(gpu.faults(), [], "{moved:?}");
+    gpu.clear_failures();
+    gpu.synchronize(0).unwrap();
+    drop(allocator);
+    nothing_left(&gpu, "every wait for a stream failed");
 }
 
 #[test]

@@ -150,8 +150,7 @@ impl Backing {
     /// Gives up a batch that is prepared: its granules are as before, and the new handles in stock
     /// again, or stuck.
     pub(in crate::heap::memory) fn give_up(&mut self, batch: Batch) {
-        // The granules are written again, so a copy under way is waited for by every means.
-        if self.finish_copies().or_else(|_| self.driver.synchronize(self.device)).is_err() {
+        if self.finish_copies().is_err() {
             return self.strand(&batch, true);
         }
         if !self.undo_map(batch.working, self.bytes(&batch), batch.new_handles(), batch.to) {
