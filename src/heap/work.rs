@@ -67,6 +67,7 @@ impl Heap {
         }
         self.memory.synchronize()?;
         self.release_retired();
+        self.ahead.work_is_done();
         self.memory.backing.mend();
         Ok(())
     }

@@ -242,6 +242,9 @@ fn run_of(work: Work, options: &str, failure: Failure, arm: impl Fn(&Gpu)) -> (G
     // Without the failures everything works again, and every byte is there.
     allocator.disable(0, Order::default()).unwrap();
     allocator.check().unwrap();
+    // Only what could not be written back stays where it was lent.
+    let kept = allocator.stats(0).unwrap().kept_slots;
+    assert!(kept <= u64::from(failed), "{kept} slots are held after {failed} failures");
     blocks.iter().for_each(|block| block.check(&gpu));
     drop(allocator);
     (gpu, failed)

@@ -383,6 +383,24 @@ fn a_copy_whose_event_fails_is_waited_for_all_the_same() {
 }
 
 #[test]
+fn a_slot_whose_use_cannot_be_marked_is_free_once_the_device_was_waited_for() {
+    let program = Program::warmed("copy_ahead:10MiB", Completion::Late);
+    program.begin();
+    program.gpu.fail_from("cuEventRecord", 1, code::UNKNOWN);
+    let shared = program.last_shared();
+    (0..=shared).for_each(|nth| program.turn(nth, Returned::Read));
+    program.allocator.end_pass(0, true).unwrap();
+    assert!(program.stats().kept_slots > 0, "{:?}", program.stats());
+    program.gpu.clear_failures();
+    program.allocator.safe_point(0, KIND).unwrap();
+    program.allocator.check().unwrap();
+    program.allocator.give_back(0).unwrap();
+    assert_eq!(program.stats().kept_slots, 0);
+    assert!(lends_of(&program, Program::whole_pass) > 0);
+    program.check();
+}
+
+#[test]
 fn another_stream_reads_in_place() {
     let program = Program::warmed("copy_ahead:10MiB", Completion::Late);
     let other = Stream(program.gpu.create_stream().unwrap());

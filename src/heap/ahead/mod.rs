@@ -271,9 +271,14 @@ impl Ahead {
         self.slots.counts
     }
 
-    /// Slots that somebody holds although their weights were given back.
+    /// Slots that stay out of the way although their weights were given back.
     pub(super) fn held(&self) -> usize {
         self.slots.held()
+    }
+
+    /// All work of the device is done.
+    pub(super) fn work_is_done(&mut self) {
+        self.slots.work_is_done();
     }
 
     /// Whether a pass is under way, or a slot is held.

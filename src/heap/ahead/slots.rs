@@ -50,7 +50,8 @@ struct Left {
     event: Event,
 }
 
-/// A slot that somebody holds although its weight was given back or freed, or its pass has ended.
+/// A slot that stays out of the way although its weight was given back or freed, or its pass has
+/// ended: somebody holds it, or work that may use it could not be marked.
 #[derive(Clone, Copy, Debug)]
 struct Held {
     address: u64,
@@ -62,6 +63,15 @@ struct Held {
     is_kept: bool,
     /// Whether the weight was freed: nothing is written back.
     is_gone: bool,
+    /// Whether work may use it that could not be marked. It stays until the device was waited for.
+    is_unmarked: bool,
+}
+
+impl Held {
+    /// Whether the slot has to stay out of the way.
+    fn stays(&self) -> bool {
+        self.lent > 0 || self.is_kept || self.is_unmarked
+    }
 }
 
 /// The slots of a device.
@@ -107,7 +117,7 @@ impl Slots {
         self.ring.length() > 0
     }
 
-    /// Slots that somebody holds although their weights were given back.
+    /// Slots that stay out of the way although their weights were given back.
     pub(super) fn held(&self) -> usize {
         self.held.len()
     }
@@ -237,11 +247,11 @@ impl Slots {
         };
         filled.lent -= 1;
         if how == Returned::Kept || written.is_err() {
-            self.hold(address, filled, true);
+            self.hold(address, filled).is_kept = true;
         } else if filled.lent > 0 {
             self.filled.insert(address, filled);
             if !self.mark(filled.slot, filled.bytes, stream, how) {
-                self.hold(address, filled, true);
+                self.hold(address, filled).is_unmarked = true;
             }
         } else {
             self.empty_slot(address, filled);
@@ -264,14 +274,27 @@ impl Slots {
             }
             held.is_kept |= how == Returned::Kept || written.is_err();
         }
-        if held.lent > 0 || held.is_kept {
-            held.is_kept |= !self.mark(held.slot, held.bytes, stream, how);
-            self.held[index] = held;
-        } else {
-            self.held.swap_remove(index);
-            self.leave(held.slot, held.bytes, stream, how);
-        }
+        held.is_unmarked |= !self.mark(held.slot, held.bytes, stream, how);
+        self.held[index] = held;
+        self.drop_held();
         written
+    }
+
+    /// Gives the held slots that nobody holds any more back to the ring.
+    fn drop_held(&mut self) {
+        let Slots { held, ring, .. } = self;
+        held.retain(|held| {
+            if !held.stays() {
+                ring.give_back(held.slot);
+            }
+            held.stays()
+        });
+    }
+
+    /// All work of the device is done: what stayed out of the way for that alone is free again.
+    pub(super) fn work_is_done(&mut self) {
+        self.held.iter_mut().for_each(|held| held.is_unmarked = false);
+        self.drop_held();
     }
 
     /// Nobody uses the weight at an address any more, wherever it was lent, except for slots that
@@ -280,15 +303,15 @@ impl Slots {
         while self.filled.get(&address).is_some_and(|filled| filled.lent > 0) {
             let _ = self.give_back_filled(address, stream, Returned::Released);
         }
-        let is_one = |held: &Held| held.address == address && held.lent > 0;
-        while let Some(index) = self.held.iter().position(is_one) {
-            self.held[index].lent = 0;
-            let held = self.held[index];
-            if !held.is_kept {
-                self.held.swap_remove(index);
-                self.leave(held.slot, held.bytes, stream, Returned::Released);
+        for index in 0..self.held.len() {
+            let mut held = self.held[index];
+            if held.address == address && held.lent > 0 {
+                held.lent = 0;
+                held.is_unmarked |= !self.mark(held.slot, held.bytes, stream, Returned::Released);
+                self.held[index] = held;
             }
         }
+        self.drop_held();
     }
 
     fn write_back(&mut self, to: u64, slot: SlotId, bytes: u64, stream: Stream) -> driver::Result<()> {
@@ -301,12 +324,13 @@ impl Slots {
         Ok(())
     }
 
-    /// Keeps the slot of a weight out of the way.
-    fn hold(&mut self, address: u64, filled: Filled, is_kept: bool) {
+    /// Keeps the slot of a weight out of the way, for as long as it is lent at least.
+    fn hold(&mut self, address: u64, filled: Filled) -> &mut Held {
         let Filled { slot, bytes, lent, .. } = filled;
         self.empty_slot(address, filled);
         self.ring.keep(slot);
-        self.held.push(Held { address, slot, bytes, lent, is_kept, is_gone: false });
+        let held = Held { address, slot, bytes, lent, is_kept: false, is_gone: false, is_unmarked: false };
+        self.held.push_mut(held)
     }
 
     /// Forgets that a slot holds a weight.
@@ -317,19 +341,20 @@ impl Slots {
     }
 
     /// Gives a slot back to the ring, behind the work that may use it. Where that work cannot be
-    /// marked, the slot stays out of the way.
+    /// marked, the slot stays out of the way until the device was waited for.
     fn leave(&mut self, slot: SlotId, bytes: u64, stream: Stream, how: Returned) {
         if self.mark(slot, bytes, stream, how) {
             self.ring.give_back(slot);
         } else {
             self.ring.keep(slot);
-            self.held.push(Held { address: 0, slot, bytes, lent: 0, is_kept: true, is_gone: true });
+            let held = Held { address: 0, slot, bytes, lent: 0, is_kept: false, is_gone: true, is_unmarked: true };
+            self.held.push(held);
         }
     }
 
     /// Notes that what overwrites a slot must wait for the work that is in a stream now; for all
     /// work if the slot is released for somebody else. Returns whether that work could be marked.
-    /// If not, the slot has to be kept.
+    /// If not, the slot has to stay out of the way.
     fn mark(&mut self, slot: SlotId, bytes: u64, stream: Stream, how: Returned) -> bool {
         let marked = match how {
             Returned::Released => self.record_all(stream),
@@ -385,7 +410,9 @@ impl Slots {
         let addresses: Vec<u64> = self.filled.keys().copied().filter(|address| is_one(*address)).collect();
         for address in addresses {
             match self.filled.get(&address).copied() {
-                Some(filled) if filled.lent > 0 => self.hold(address, filled, false),
+                Some(filled) if filled.lent > 0 => {
+                    self.hold(address, filled);
+                }
                 _ => self.drop_unused(address),
             }
         }
