@@ -99,9 +99,10 @@ fn show_outcome(outcome: &Outcome, out: &mut Output<impl Write>) -> Result<()> {
             false => " on the simulated GPU".into(),
         }
     ))?;
+    let width = outcome.steps.iter().map(|step| step.name.chars().count()).max().unwrap_or(0).max(12);
     for step in &outcome.steps {
         out.say(format_args!(
-            "  {:<12} {:>8} s{}  (compute {} s, {} over the link; {} dedicated, {} shared)",
+            "  {:<width$} {:>8} s{}  (compute {} s, {} over the link; {} dedicated, {} shared)",
             step.name,
             text::seconds(step.seconds, 3),
             step.card_seconds
@@ -121,8 +122,11 @@ fn show_outcome(outcome: &Outcome, out: &mut Output<impl Write>) -> Result<()> {
         show_size(outcome.stitched_bytes),
         show_size(outcome.migrated_bytes),
         match outcome.moving_seconds {
-            seconds if seconds > 0.0 && outcome.migrated_bytes > 0 =>
-                format!(" in {seconds:.3} s ({:.3} s over the link alone)", outcome.moving_link_seconds),
+            seconds if seconds > 0.0 && outcome.migrated_bytes > 0 => format!(
+                " in {} s ({} s over the link alone)",
+                text::seconds(seconds, 3),
+                text::seconds(outcome.moving_link_seconds, 3)
+            ),
             _ => String::new(),
         }
     ))
@@ -170,13 +174,13 @@ fn run_sweep(arguments: &Sweep, out: &mut Output<impl Write>) -> Result<()> {
     }
     let (low, high) = sweep.plateau().unwrap_or((best.reserve_bytes, best.reserve_bytes));
     out.say(format_args!(
-        "best: {:.3} s per step with a reserve of {} (good from {} to {}); first-come {:.3} s; all dedicated {:.3} s",
-        best.seconds.unwrap_or(f64::NAN),
+        "best: {} s per step with a reserve of {} (good from {} to {}); first-come {} s; all dedicated {} s",
+        text::seconds(best.seconds.unwrap_or(f64::NAN), 3),
         show_size(best.reserve_bytes),
         show_size(low),
         show_size(high),
-        sweep.first_come.unwrap_or(f64::NAN),
-        sweep.limit.unwrap_or(f64::NAN)
+        text::seconds(sweep.first_come.unwrap_or(f64::NAN), 3),
+        text::seconds(sweep.limit.unwrap_or(f64::NAN), 3)
     ))?;
     match planned {
         Some(plan) => out.say(format_args!(

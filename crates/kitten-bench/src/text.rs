@@ -53,9 +53,9 @@ pub fn markdown(text: &str) -> String {
 }
 
 /// A number of seconds with so many decimals. A short time has more of them, so that two digits of
-/// it are left.
+/// it are left; below a nanosecond nothing is.
 pub fn seconds(value: f64, decimals: usize) -> String {
-    let first = if value > 0.0 { -value.log10().floor() } else { 0.0 };
+    let first = if value >= 1e-9 { -value.log10().floor() } else { 0.0 };
     let decimals = if first >= decimals as f64 { (first as usize + 1).min(9) } else { decimals };
     format!("{value:.decimals$}")
 }
@@ -75,8 +75,8 @@ mod tests {
     #[test]
     fn short_times_have_digits_left() {
         assert_eq!(
-            [12.346, 0.5, 0.046, 0.0046, 0.000_031, 0.0].map(|value| seconds(value, 2)),
-            ["12.35", "0.50", "0.046", "0.0046", "0.000031", "0.00"]
+            [12.346, 0.5, 0.046, 0.0046, 0.000_031, 1e-10, 0.0].map(|value| seconds(value, 2)),
+            ["12.35", "0.50", "0.046", "0.0046", "0.000031", "0.00", "0.00"]
         );
         assert_eq!([0.046, 0.0046, 0.00046].map(|value| seconds(value, 3)), ["0.046", "0.0046", "0.00046"]);
     }

@@ -306,6 +306,20 @@ fn a_copy_in_a_stream_is_priced_by_call_and_bytes() {
 }
 
 #[test]
+fn copies_are_checked_and_timed_where_contents_are_ignored() {
+    let gpu = gpu();
+    let (from, to) = (mapped(&gpu, 1), mapped(&gpu, 1));
+    gpu.write(from, &[1; 16]).unwrap();
+    gpu.write(to, &[2; 16]).unwrap();
+    gpu.ignore_contents();
+    let before = gpu.modelled_seconds();
+    gpu.copy(0, to, from, G).unwrap();
+    assert!(gpu.modelled_seconds() > before);
+    assert_eq!(gpu.difference(to, &[2; 16]), Ok(None));
+    broken(gpu.copy(0, to + G, from, G), code::ILLEGAL_ADDRESS, "not mapped with access");
+}
+
+#[test]
 fn timers_keep_the_time_of_their_record() {
     let gpu = gpu();
     let (event, timers) = (gpu.create_event().unwrap(), [(); 2].map(|()| gpu.create_timer().unwrap()));

@@ -31,6 +31,16 @@ impl Simulated {
         Ok(Simulated { driver, gpu, name: format!("simulated {}", profile.name), started: Cell::new(0.0) })
     }
 
+    /// A card of which nobody reads the bytes: only the time of copies and zeros counts.
+    ///
+    /// # Errors
+    /// As for [`new`](Simulated::new).
+    pub fn without_contents(profile: &Profile) -> Result<Simulated> {
+        let card = Simulated::new(profile)?;
+        card.gpu.ignore_contents();
+        Ok(card)
+    }
+
     /// Keeps the spans of work from now on.
     pub fn watch_work(&self) {
         self.gpu.watch_work();

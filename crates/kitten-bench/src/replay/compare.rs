@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::cores::on_all_cores;
 use super::run::replay;
 use super::setup::{LARGER_THAN_ANY, Policy, Setup};
-use crate::work;
+use crate::{text, work};
 
 /// The work.
 pub const WORK: [&str; 8] = [
@@ -122,7 +122,7 @@ pub fn text(rows: &[Row]) -> String {
     }
     for row in rows {
         let times = |seconds: f64| format!("{:.3}", seconds / row.limit);
-        let mut cells = vec![row.work.clone(), format!("{:.3} s", row.limit), times(row.first_come)];
+        let mut cells = vec![row.work.clone(), format!("{} s", text::seconds(row.limit, 3)), times(row.first_come)];
         cells.extend(row.orders.iter().map(|(_, seconds)| times(*seconds)));
         cells.push(times(row.automatic));
         table.add_row(cells);

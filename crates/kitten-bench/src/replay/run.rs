@@ -115,7 +115,7 @@ pub fn replay(source: &mut dyn Source, setup: &Setup) -> Result<Outcome> {
 /// # Errors
 /// As for [`replay`].
 pub fn replay_watched(source: &mut dyn Source, setup: &Setup, watch: Watch<'_>) -> Result<Outcome> {
-    run(&Simulated::new(&setup.profile)?, false, source, setup, watch)
+    run(&Simulated::without_contents(&setup.profile)?, false, source, setup, watch)
 }
 
 /// Replays work on a card. Its operations run there, and are timed.

@@ -57,7 +57,7 @@ impl StepTimeline {
 /// memory.
 pub fn timeline_of(source: &mut dyn Source, setup: &Setup, step: Option<&str>) -> Result<StepTimeline> {
     let setup = Setup { keeps_time: true, ..setup.clone() };
-    let card = Simulated::new(&setup.profile)?;
+    let card = Simulated::without_contents(&setup.profile)?;
     card.watch_work();
     let (mut asked, mut found) = (Asked::new("step", step), None);
     let outcome = run(&card, false, source, &setup, &mut |moment: Moment<'_>, allocator| {

@@ -10,6 +10,7 @@ use plotters::prelude::*;
 use super::canvas::{Area, BLUE, Drawn, FAINT, FONT, Format, GREEN, GREY, Picture, VERMILION, draw, draw_into};
 use crate::replay::Compared;
 use crate::replay::sweep::{PLATEAU, Sweep};
+use crate::text;
 
 const GIB: f64 = (1u64 << 30) as f64;
 /// The height of a sweep's chart by that of its highest point: the legend lies above the points.
@@ -65,7 +66,7 @@ impl Picture for Sweep {
             let Some(seconds) = seconds else { continue };
             chart
                 .draw_series(DashedLineSeries::new([(left, seconds), (right, seconds)], 8, 5, colour.stroke_width(2)))?
-                .label(format!("{name}: {seconds:.2} s"))
+                .label(format!("{name}: {} s", text::seconds(seconds, 2)))
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 22, y)], colour.stroke_width(2)));
         }
         chart
@@ -100,7 +101,7 @@ fn draw_best<'a, B: DrawingBackend + 'a>(sweep: &Sweep, chart: &mut Chart<'a, B>
     let Some((best, seconds)) = best else { return Ok(()) };
     chart
         .draw_series([Circle::new((best, seconds), 5, BLUE.filled())])?
-        .label(format!("best: {seconds:.2} s with {best:.2} GiB"))
+        .label(format!("best: {} s with {best:.2} GiB", text::seconds(seconds, 2)))
         .legend(|(x, y)| Circle::new((x + 11, y), 5, BLUE.filled()));
     Ok(())
 }

@@ -8,6 +8,7 @@ use plotters::prelude::*;
 
 use super::canvas::{Area, BLUE, Drawn, FAINT, FONT, GREEN, GREY, ORANGE, Picture, VERMILION, draw_into};
 use crate::replay::timeline::{StepTimeline, Stretch};
+use crate::text;
 
 const WIDTH: i32 = 1200;
 const LEFT: i32 = 170;
@@ -29,19 +30,19 @@ pub fn draw_timeline(line: &StepTimeline, title: &str, path: &Path) -> Result<()
 
 /// A step in one sentence: what it takes, and why.
 pub fn in_words(line: &StepTimeline) -> String {
-    let total = |stretches: &[Stretch]| StepTimeline::total(stretches);
+    let total = |stretches: &[Stretch]| text::seconds(StepTimeline::total(stretches), 3);
     let hidden = line.hidden().map_or("nothing is copied ahead".to_owned(), |hidden| {
         format!(
-            "{} are copied ahead in {:.3} s, {:.0} % of it behind the work",
+            "{} are copied ahead in {} s, {:.0} % of it behind the work",
             show_size(line.copied_bytes),
             total(&line.copies),
             100.0 * hidden
         )
     });
     format!(
-        "{:.3} s: the card computes for {:.3} s, reads and writes host memory in place for {:.3} s, and waits {:.3} s for \
+        "{} s: the card computes for {} s, reads and writes host memory in place for {} s, and waits {} s for \
          copies; {hidden}",
-        line.seconds,
+        text::seconds(line.seconds, 3),
         total(&line.computes),
         total(&line.in_place),
         total(&line.waits)
@@ -135,7 +136,7 @@ impl TimelinePicture<'_> {
             let time = self.line.seconds * f64::from(tenth) / 10.0;
             let x = self.x(time);
             area.draw(&PathElement::new([(x, TOP), (x, y + 5)], GREY.mix(0.5).stroke_width(1)))?;
-            area.draw(&Text::new(format!("{time:.3} s"), (x - 18, y + 10), style(13)))?;
+            area.draw(&Text::new(format!("{} s", text::seconds(time, 3)), (x - 18, y + 10), style(13)))?;
         }
         Ok(())
     }

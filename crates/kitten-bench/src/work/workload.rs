@@ -66,9 +66,13 @@ impl Workload {
         let (part, step) = (self.part, self.step);
         self.generation = self.next_generation;
         let of = &mut self.parts[part];
-        let name = format!("{} {}.{step}", of.name, self.generation);
         let at = (step as usize).min(of.steps.len() - 1);
-        self.kind = format!("{} {}", of.name, kind_of(&of.steps[at].0));
+        let recorded = &of.steps[at].0;
+        let kind = kind_of(recorded);
+        // Steps that are only numbered in the trace are numbered here.
+        let told = if kind == "step" { String::new() } else { format!(" {kind}") };
+        let name = format!("{} {}.{step}{told}", of.name, self.generation);
+        self.kind = format!("{} {kind}", of.name);
         let events = std::mem::take(&mut of.steps[at].1);
         self.queue.push_back(Event::Phase(name));
         events.iter().for_each(|event| self.enqueue(part, event, true));

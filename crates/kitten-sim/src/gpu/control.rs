@@ -128,6 +128,12 @@ impl Gpu {
         self.state().memory.overcommit();
     }
 
+    /// Keeps no contents from now on: what is copied or set to zero is checked and timed, and its
+    /// bytes stay what they are. For work whose bytes nobody reads.
+    pub fn ignore_contents(&self) {
+        self.state().memory.ignore_contents();
+    }
+
     /// The bytes of dedicated backing that were ever created in the host's memory.
     pub fn spilled(&self) -> u64 {
         self.state().memory.spilled()

@@ -69,6 +69,9 @@ impl Memory {
     pub(crate) fn copy(&self, to: u64, from: u64, bytes: u64) -> Result<()> {
         const CALL: &str = "cuMemcpyDtoD";
         self.can_copy(CALL, to, from, bytes)?;
+        if !self.keeps_contents {
+            return Ok(());
+        }
         self.clear(to, bytes)?;
         for (at, length, backing, offset) in self.stretches(CALL, from, bytes)? {
             for (data, length) in self.pools[backing.device][backing.tier as usize].bytes.written(offset, length) {
@@ -126,6 +129,9 @@ impl Memory {
 
     /// Makes a range zero, by holes where it can.
     fn clear(&self, address: u64, bytes: u64) -> Result<()> {
+        if !self.keeps_contents {
+            return Ok(());
+        }
         for (at, length, backing, offset) in self.stretches("cuMemsetD8", address, bytes)? {
             let pool = &self.pools[backing.device][backing.tier as usize].bytes;
             for (data, length) in pool.written(offset, length) {

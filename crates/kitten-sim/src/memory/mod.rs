@@ -72,6 +72,8 @@ pub(crate) struct Memory {
     overcommits: bool,
     /// How much of it was, in bytes.
     spilled: u64,
+    /// Whether copies and zeros change bytes.
+    keeps_contents: bool,
 }
 
 impl Memory {
@@ -99,6 +101,7 @@ impl Memory {
             granted: vec![None; profiles.len()],
             overcommits: false,
             spilled: 0,
+            keeps_contents: true,
         })
     }
 
@@ -124,6 +127,10 @@ impl Memory {
 
     pub(crate) fn overcommit(&mut self) {
         self.overcommits = true;
+    }
+
+    pub(crate) fn ignore_contents(&mut self) {
+        self.keeps_contents = false;
     }
 
     pub(crate) fn spilled(&self) -> u64 {
