@@ -119,7 +119,7 @@ def session(monkeypatch: pytest.MonkeyPatch) -> Session:
     made = Session(Host("test"))
     monkeypatch.setattr(made, "problem", lambda: None)
     monkeypatch.setattr(made, "capacity", lambda: 8 << 30)
-    monkeypatch.setattr(made, "_act", lambda wanted: "done")
+    monkeypatch.setattr(made, "_act", lambda wanted, without_model: "done")
     monkeypatch.setattr(made, "state", dict)
     return made
 
@@ -150,10 +150,16 @@ def test_every_invalid_body_is_answered_in_a_sentence(session: Session, sent: by
 @pytest.mark.parametrize(
     "sent",
     [b'{"action": "automatic"}', b'{"action": 2, "reserve": 1}', b'{"action": "GK: disable", "persist": " 1.5 "}',
-     b'{"action": "activate", "reserve": "", "sort_reversed": 0}', b'{"action":"automatic","reserve":0}'],
+     b'{"action": "activate", "reserve": "", "sort_reversed": 0}', b'{"action":"automatic","reserve":0}',
+     b'{"action": "Automatic"}', b'{"action": "free vram "}'],
 )  # fmt: skip
 def test_good_bodies_are_done(session: Session, sent: bytes) -> None:
     assert act_of(session, body(JSON, sent), lambda work: work()) == (200, {"detail": "done", "state": {}})
+
+
+def test_an_unknown_action_is_answered_with_all_that_there_are(session: Session) -> None:
+    status, answer = act_of(session, {"action": "dance"}, lambda work: work())
+    assert status == 422 and "disable, free VRAM, activate, automatic, take back (or 0, 1, 2)." in answer["detail"]
 
 
 def test_values_that_come_by_other_ways_are_refused_in_a_sentence_too() -> None:

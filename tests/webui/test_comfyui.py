@@ -232,11 +232,28 @@ def test_actions_from_the_panel(comfyui: Server, open_page: Callable[..., Page])
     panel.get_by_label("Reserve by hand in GiB").fill("900")
     panel.get_by_role("button", name="Activate", exact=True).click()
     panel.locator("> [role=status]").get_by_text("“reserve” is 900 GiB, and the card has").wait_for()
+    panel.get_by_label("Reserve by hand in GiB").fill("")
+    panel.get_by_role("button", name="Activate", exact=True).click()
+    panel.locator("> [role=status]").get_by_text("Write the reserve as a number of GiB").wait_for()
     other = open_tab(open_page(comfyui.url, ignored=THEIRS))
     panel.get_by_role("button", name="Free VRAM", exact=True).click()
     other.get_by_text("VRAM is free").first.wait_for()
     panel.get_by_role("button", name="Automatic", exact=True).click()
     panel.locator("> [role=status]").get_by_text("determined automatically").wait_for()
+
+
+def test_the_panel_needs_no_model_yet(tmp_path: Path, open_page: Callable[..., Page]) -> None:
+    with host(tmp_path) as server:
+        status, answer = server.post("giant-kitten/act", {"action": "disable"})
+        assert status == 422 and "check “ignored model”" in answer["detail"]
+        page = open_page(server.url)
+        page.locator(".giant-kitten-tab-button").click()
+        panel = page.locator(".giant-kitten")
+        panel.get_by_role("button", name="Disable", exact=True).click()
+        said(page).get_by_text("Disabled").wait_for()
+        panel.get_by_label("Reserve by hand in GiB").fill("0.5")
+        panel.get_by_role("button", name="Activate", exact=True).click()
+        said(page).get_by_text("Activated: the reserve is 512.0 MiB").wait_for()
 
 
 def said(page: Page) -> Locator:

@@ -55,6 +55,14 @@ def test_wrong_values_are_answered_in_a_sentence(values: tuple[Any, ...], said: 
     assert said in str(refused.value) and str(refused.value).endswith(".")
 
 
+def test_sizes_mean_nothing_where_nothing_is_reserved() -> None:
+    for name in ("disable", "free VRAM"):
+        found = parse_action(name, 24, 1, most=8 * GIB)
+        assert (found.reserve, found.persist, found.note) == (0, 0, "")
+        with pytest.raises(Refused, match="“reserve” must be a number"):
+            parse_action(name, "much", most=8 * GIB)
+
+
 def test_sizes_above_the_card_become_the_cards() -> None:
     # The last step of a slider rounds up to at most a tenth more.
     assert parse_action(2, 3.8, most=int(3.75 * GIB)) == Action("activate", int(3.75 * GIB))
@@ -227,6 +235,22 @@ def test_without_a_model_the_originals_advice_is_given(card: None) -> None:
             session.act(Action(action))
         session.act(Action(action, ignored_model=True))
     assert "ignored model" in NO_MODEL
+    session.restore()
+
+
+def test_a_reserve_that_is_given_before_the_first_model_holds_for_it(card: None) -> None:
+    session = Session(Host("test"))
+    for wanted in (Action("disable"), Action("activate", reserve=GIB)):
+        session.act(wanted, without_model=True)
+    session.act(Action("free VRAM"))
+    session.take_back()
+    assert giant_kitten.stats()["reserve"] == GIB
+    before, fresh = marked(), torch.nn.Linear(4096, 4096, device="cuda")
+    session.host.model = lambda: fresh
+    session.begin("64x64")
+    session.end()
+    assert marked() - before == fresh.weight.nbytes + fresh.bias.nbytes
+    assert session.by_hand == Action("activate", reserve=GIB), "the model is not ignored"
     session.restore()
 
 

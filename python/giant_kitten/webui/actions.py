@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 ACTIONS = ("disable", "free VRAM", "activate")
+# What can be asked for besides, where no options belong to it.
+RETURNS = ("automatic", "take back")
 
 GIB = 1 << 30
 # The step of the sliders, in bytes.
@@ -46,13 +48,16 @@ def parse_action(
 
     Raises `Refused` with a sentence for every invalid value, whatever it is. `most` is the card's
     size in bytes. A larger size becomes that one, and the action's note says so: the script that
-    this one follows takes up to 24 GiB on every card.
+    this one follows takes up to 24 GiB on every card. Sizes mean something to `activate` only.
     """
+    name = action_name(action)
     sizes = {"reserve": _gib("reserve", reserve), "persist": _gib("persist", persist)}
-    notes = [_too_large(name, size, most) for name, size in sizes.items()] if most is not None else []
-    fitting = sizes if most is None else {name: min(size, most) for name, size in sizes.items()}
+    if name != "activate":
+        sizes = dict.fromkeys(sizes, 0)
+    notes = [_too_large(size, given, most) for size, given in sizes.items()] if most is not None else []
+    fitting = sizes if most is None else {size: min(given, most) for size, given in sizes.items()}
     return Action(
-        name=_name(action),
+        name=name,
         **fitting,
         no_abort=_flag("no abort", no_abort),
         sort_reversed=_flag("sort reversed", sort_reversed),
@@ -61,15 +66,20 @@ def parse_action(
     )
 
 
-def _name(value: Any) -> str:
+def action_name(value: Any, also: tuple[str, ...] = ()) -> str:
+    """The name of an action that a form or an API call gives as number or name.
+
+    Raises `Refused` where it is none of `ACTIONS` and `also`.
+    """
+    names = (*ACTIONS, *also)
     if isinstance(value, str):
         plain = value.removeprefix("GK:").strip().lower()
-        for name in ACTIONS:
+        for name in names:
             if plain == name.lower():
                 return name
     elif isinstance(value, (int, float)) and not isinstance(value, bool) and value in range(len(ACTIONS)):
         return ACTIONS[int(value)]
-    raise Refused(f"There is no action {shown(value)}: choose one of {', '.join(ACTIONS)} (or 0, 1, 2).")
+    raise Refused(f"There is no action {shown(value)}: choose one of {', '.join(names)} (or 0, 1, 2).")
 
 
 def _too_large(name: str, size: int, most: int) -> str:

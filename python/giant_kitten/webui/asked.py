@@ -11,7 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from .actions import Refused, parse_action, shown
+from .actions import RETURNS, Refused, action_name, parse_action, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -33,10 +33,12 @@ class Unwanted(Exception):
         self.status = status
 
 
-def act_of(session: Session, body: Any, in_turn: Callable[[Callable[[], str]], str]) -> tuple[int, dict[str, Any]]:
+def act_of(
+    session: Session, body: Any, in_turn: Callable[[Callable[[], str]], str], *, without_model: bool = False
+) -> tuple[int, dict[str, Any]]:
     """Does the action of a JSON body; returns the status and the content of the answer.
 
-    `in_turn` calls a function between two generations.
+    `in_turn` calls a function between two generations. `without_model` is as in `Session.act`.
     """
     if not isinstance(body, dict) or "action" not in body:
         return 422, {"detail": _EXAMPLE}
@@ -47,11 +49,12 @@ def act_of(session: Session, body: Any, in_turn: Callable[[Callable[[], str]], s
 
     def work() -> str:
         try:
-            if body["action"] in ("automatic", "take back"):
+            name = action_name(body["action"], RETURNS)
+            if name in RETURNS:
                 # The other fields have no effect here, but must be valid all the same.
                 parse_action(**{**body, "action": "activate"})
-                return session.automatic() if body["action"] == "automatic" else session.take_back()
-            return session.act(parse_action(**body, most=session.capacity()))
+                return session.automatic() if name == "automatic" else session.take_back()
+            return session.act(parse_action(**body, most=session.capacity()), without_model=without_model)
         except Refused as why:
             refused.append(str(why))
             return ""

@@ -98,15 +98,18 @@ class Session:
         stats = _report.stats(self.device)
         return int(stats["dedicated_capacity"] - stats["persist"] - stats["dedicated_active"])
 
-    def act(self, wanted: Action) -> str:
-        """Does an action, and returns a sentence about the result. Raises `Refused`."""
+    def act(self, wanted: Action, *, without_model: bool = False) -> str:
+        """Does an action, and returns a sentence about the result. Raises `Refused`.
+
+        `without_model`: also while no model is loaded. One that is loaded later is placed first.
+        """
         self._need_allocator()
         try:
             # An action moves memory that previews use, so they must not run at the same time.
             with self.gate.quiet():
                 # The host holds its queue: the threads that have generated are at rest.
                 _follow.vouch(self.device)
-                said = f"{wanted.note} {self._act(wanted)}".lstrip()
+                said = f"{wanted.note} {self._act(wanted, without_model)}".lstrip()
         except _library.Error as why:
             raise Refused(f"{wanted.name}: {why}.") from why
         self._trouble = None
@@ -119,16 +122,17 @@ class Session:
         if problem:
             raise Refused(problem)
 
-    def _act(self, wanted: Action) -> str:
+    def _act(self, wanted: Action, without_model: bool) -> str:
         if wanted.name == "free VRAM":
             return self._free_vram()
-        if not wanted.ignored_model:
+        ignored = wanted.ignored_model or (without_model and self.host.model() is None)
+        if not ignored:
             self._mark_model()
         if wanted.name == "disable":
-            _placement.disable(wanted.sort_reversed, wanted.ignored_model, self.device)
+            _placement.disable(wanted.sort_reversed, ignored, self.device)
             self.by_hand, self.is_freed = wanted, False
             return "Disabled: everything is placed anew with all of the card, and nothing is reserved."
-        return self._activate(wanted)
+        return self._activate(wanted, ignored)
 
     def _free_vram(self) -> str:
         theirs = self.host.unload()
@@ -159,11 +163,11 @@ class Session:
         _placement.mark(model)
         self._placed = weights(model)
 
-    def _activate(self, wanted: Action) -> str:
+    def _activate(self, wanted: Action, ignored_model: bool) -> str:
         _placement.activate(
             reserve="auto" if wanted.reserve is None else wanted.reserve,
             sort_reversed=wanted.sort_reversed,
-            ignore_model=wanted.ignored_model,
+            ignore_model=ignored_model,
             persist=wanted.persist,
             device=self.device,
         )
@@ -177,7 +181,7 @@ class Session:
 
     def automatic(self) -> str:
         """Returns control of the reserve to the automatic mode."""
-        return self.act(Action("activate", reserve=None, ignored_model=self.host.model() is None))
+        return self.act(Action("activate", reserve=None), without_model=True)
 
     def take_back(self) -> str:
         """Ends the state in which VRAM is free: what was in force before is again.
@@ -189,8 +193,7 @@ class Session:
             return f"VRAM is not free: {self._in_force()} is in force."
         if self.by_hand is None:
             return self.automatic()
-        has_no_model = self.host.model() is None
-        return self.act(replace(self.by_hand, ignored_model=self.by_hand.ignored_model or has_no_model))
+        return self.act(self.by_hand, without_model=True)
 
     def restore(self) -> None:
         """Undoes everything that was done by hand, when the script is unloaded. Never raises."""

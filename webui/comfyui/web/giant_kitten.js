@@ -22,6 +22,7 @@ const STYLE = `
 
 const MISSING = "The package giant-kitten is not in ComfyUI's Python: run “python -m giant_kitten webui install FOLDER” with "
   + "ComfyUI's folder, from a Python that has it, and restart ComfyUI.";
+const NO_NUMBER = "Write the reserve as a number of GiB, such as 1.6.";
 const GONE = "ComfyUI does not answer. Has it ended?";
 /* Milliseconds until a wait is explained, and until a server that is silent counts as gone. */
 const PATIENCE = 15000, SILENCE = 10000;
@@ -112,7 +113,7 @@ function build(element) {
     button("Apply the suggestion", "Takes what the last prompt suggests.", suggested),
     part("label", {}, "Reserve (GiB)", reserve,
       button("Activate", "Keeps this reserve free for everything beside the model.",
-        () => ({ action: "activate", reserve: Number(reserve.value) }))),
+        () => (reserve.value ? { action: "activate", reserve: Number(reserve.value) } : NO_NUMBER))),
     button("Free VRAM", "Moves everything to host memory, so that another program can use the card.", () => ({ action: "free VRAM" })),
     button("Take VRAM back", "Ends that: what was in force before is again.", () => ({ action: "take back" })),
     button("Disable", "Reserves nothing.", () => ({ action: "disable" })));

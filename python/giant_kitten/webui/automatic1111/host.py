@@ -94,7 +94,7 @@ def in_turn(work: Callable[[], str]) -> str:
 
 def by_hand(gib: Any) -> Action:
     """The action that sets a reserve in GiB. Raises `Refused`."""
-    return parse_action("activate", gib, ignored_model=unet() is None, most=session.capacity())
+    return parse_action("activate", gib, most=session.capacity())
 
 
 def slider_most() -> float:

@@ -8,7 +8,7 @@ from modules import shared
 
 from ..actions import Action
 from . import settings
-from .host import GIB, by_hand, in_turn, session, unet
+from .host import GIB, by_hand, in_turn, session
 from .settings import MODES
 
 
@@ -45,7 +45,7 @@ def apply(chosen: Any, gib: Any) -> str:
     if chosen == "automatic":
         said = in_turn(session.automatic)
     else:
-        said = in_turn(lambda: session.act(by_hand(gib)))
+        said = in_turn(lambda: session.act(by_hand(gib), without_model=True))
     if mode() == chosen:
         settings.keep(chosen, None if chosen == "automatic" else reserve_gib())
     return said
@@ -73,4 +73,4 @@ def take_back() -> str:
 
 def disable() -> str:
     """Undoes everything that was done by hand, and reserves nothing."""
-    return in_turn(lambda: session.act(Action("disable", ignored_model=unet() is None)))
+    return in_turn(lambda: session.act(Action("disable"), without_model=True))

@@ -35,7 +35,7 @@ def put_into_force() -> None:
         return
     try:
         if mode == "by hand":
-            session.act(by_hand(reserve))
+            session.act(by_hand(reserve), without_model=True)
         elif session.by_hand is not None:
             session.automatic()
     except Refused as why:

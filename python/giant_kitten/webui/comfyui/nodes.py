@@ -7,7 +7,7 @@ from typing import Any
 import comfy.model_management
 
 from ... import _report
-from ..actions import ACTIONS, Refused, parse_action
+from ..actions import ACTIONS, RETURNS, Refused, parse_action
 from .host import session
 
 GIB = 1 << 30
@@ -33,7 +33,7 @@ class GiantKittenAction:
         return {
             "required": {
                 "model": ("MODEL",),
-                "action": ([*ACTIONS[::-1], "automatic", "take back"],),
+                "action": ([*ACTIONS[::-1], *RETURNS],),
                 "reserve": ("FLOAT", {**size, "tooltip": reserve}),
                 "persist": ("FLOAT", {**size, "tooltip": persist}),
                 "sort_reversed": ("BOOLEAN", {"default": False}),
@@ -51,7 +51,7 @@ class GiantKittenAction:
         try:
             # The sampler would load the model next, and only a loaded model can be placed.
             comfy.model_management.load_models_gpu([model])
-            if action in ("automatic", "take back"):
+            if action in RETURNS:
                 said = session.automatic() if action == "automatic" else session.take_back()
             else:
                 said = session.act(

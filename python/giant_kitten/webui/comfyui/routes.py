@@ -42,10 +42,12 @@ async def _act(asked: Any) -> Any:
         body = await body_of(asked.headers, asked.content.iter_chunked(1 << 14), _trusted)
     except Unwanted as why:
         return web.json_response({"detail": str(why)}, status=why.status)
-    work = functools.partial(act_of, session, body, in_turn)
+    # The panel has no control for what to do without a model.
+    from_panel = asked.path.endswith("/panel")
+    work = functools.partial(act_of, session, body, in_turn, without_model=from_panel)
     status, said = await asyncio.get_running_loop().run_in_executor(None, work)
     # The panel shows the sentence itself. With another status the browser would log an error too.
-    return web.json_response(said, status=200 if asked.path.endswith("/panel") else status)
+    return web.json_response(said, status=200 if from_panel else status)
 
 
 def _trusted(origin: str) -> bool:
