@@ -12,9 +12,9 @@ from ._report import size
 
 # Suggested reserves are rounded to tenths of a GiB, the step of the sliders.
 STEP = (1 << 30) // 10
-# A reserve that drives out more than this part of what was resident is not suggested. Weights are
+# A reserve that leaves more than this part of what lives out of VRAM is not suggested. Weights are
 # read in each step, so they may cost more than the scratch that takes their place.
-DRIVEN_OUT = 0.5
+LEFT_OUT = 0.5
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Observation:
     """Dedicated memory that was free before it began."""
     overflow: int
     """Peak of its shared memory, without the shared memory that was in use before."""
+    outside: int = 0
+    """Shared memory that was in use before it began."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def observe(before: dict[str, Any], after: dict[str, Any]) -> Observation:
     """Compares the statistics before a generation, when the peaks were reset, and after it."""
     free = before["dedicated_capacity"] - before["persist"] - before["dedicated_allocated"]
     overflow = after["shared_allocated_peak"] - before["shared_allocated"]
-    return Observation(free=max(0, free), overflow=max(0, overflow))
+    return Observation(free=max(0, free), overflow=max(0, overflow), outside=before["shared_allocated"])
 
 
 def guide(stats: dict[str, Any], observation: Observation | None) -> Guide | None:
@@ -62,13 +64,13 @@ def guide(stats: dict[str, Any], observation: Observation | None) -> Guide | Non
         return Guide(0, smallest, 0, "Nothing overflowed in the last generation: a larger reserve would gain nothing.")
     suggested = -(-largest // STEP) * STEP
     resident = stats["dedicated_capacity"] - stats["persist"] - observation.free
-    if observation.overflow > DRIVEN_OUT * resident:
+    if observation.outside + observation.overflow > LEFT_OUT * (observation.outside + resident):
         return Guide(
             smallest,
             largest,
             0,
-            f"The last generation overflowed by {size(observation.overflow)}. A reserve for all of that would drive "
-            "out more than half of the model, so none is suggested: the automatic mode weighs the two.",
+            f"The last generation overflowed by {size(observation.overflow)}. A reserve for all of that would keep "
+            "more than half of the model out of VRAM, so none is suggested: the automatic mode weighs the two.",
             prefers_automatic=True,
         )
     if largest - smallest < STEP:

@@ -114,6 +114,10 @@ def test_a_reserve_that_would_drive_out_the_model_is_not_suggested() -> None:
         assert "none is suggested" in found.text
     found = guide(STATS, Observation(free=GIB, overflow=2 * GIB))
     assert found is not None and found.suggested == -(-3 * GIB // STEP) * STEP
+    # Where the automatic mode has taken the model out already, little overflows.
+    out = {**STATS, "dedicated_allocated": GIB // 4, "shared_allocated": 2 * GIB}
+    found = guide(STATS, observe(out, {**out, "shared_allocated_peak": 2 * GIB + 1000}))
+    assert found is not None and found.suggested == 0 and found.prefers_automatic
     # A small model on a large card is not driven out by a large reserve.
     found = guide(STATS, Observation(free=7 * GIB, overflow=GIB // 4))
     assert found is not None and found.suggested > 7 * GIB
