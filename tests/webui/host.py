@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import html
+import importlib
 import json
 import sys
 import threading
@@ -390,6 +391,10 @@ def main() -> None:
     parser.add_argument("--without-package", action="store_true", help="as if giant-kitten's package were not there")
     parser.add_argument("--api", action="store_true")
     parser.add_argument("--api-auth")
+    if sys.version_info >= (3, 12):
+        # Beside gradio 3, it brings distutils, which that needs and Python has no more.
+        with contextlib.suppress(ImportError):
+            importlib.import_module("setuptools")
     Host(parser.parse_args()).serve()
 
 

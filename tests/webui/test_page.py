@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -442,6 +443,17 @@ def test_settings_are_taken_at_the_next_generation_and_kept(fresh: Server, open_
     status, answer = fresh.post("sdapi/v1/txt2img", {"width": 128, "height": 128})
     assert "Giant kitten: automatic" in answer["info"] or "automatic" in answer["info"]
     assert fresh.device()["stats"]["automatic"] == 1
+
+
+def test_settings_that_are_no_numbers_leave_the_panel_as_it_is(
+    host: Any, gradio: str, tmp_path: Path, open_page: Callable[..., Page]
+) -> None:
+    settings = tmp_path / "bad.json"
+    settings.write_text('{"giant_kitten_interval": "often", "giant_kitten_reserve": null}')
+    with host(gradio, "--settings", str(settings)) as server:
+        page = open_page(server.url)
+        unfold(page)
+        assert page.locator(f"{panel('reserve')} input[type=number]").input_value() == "0"
 
 
 def test_a_new_checkpoint_is_placed_as_the_one_before(fresh: Server) -> None:

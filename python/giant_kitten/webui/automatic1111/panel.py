@@ -21,7 +21,7 @@ def reserve_gib() -> float:
     """The reserve set by hand, in GiB."""
     if session.by_hand is not None:
         return round((session.by_hand.reserve or 0) / GIB, 2)
-    return float(settings.option("giant_kitten_reserve", 0.0))
+    return max(0.0, settings.number("giant_kitten_reserve", 0.0))
 
 
 def greeting() -> str:
@@ -35,7 +35,7 @@ def greeting() -> str:
 
 def interval() -> int:
     """Milliseconds between two updates of the memory map."""
-    return int(1000 * min(60.0, max(0.5, float(settings.option("giant_kitten_interval", 1.0)))))
+    return int(1000 * min(60.0, max(0.5, settings.number("giant_kitten_interval", 1.0))))
 
 
 def apply(chosen: Any, gib: Any) -> str:

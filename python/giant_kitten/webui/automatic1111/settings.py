@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,18 @@ _in_force: tuple[Any, Any] | None = None
 def option(name: str, otherwise: Any) -> Any:
     """The value of a setting; `otherwise` if there is none."""
     return getattr(shared.opts, name, otherwise)
+
+
+def number(name: str, otherwise: float) -> float:
+    """The value of a setting that is a number; `otherwise` if there is none.
+
+    The file of settings and the API take any value.
+    """
+    try:
+        found = float(option(name, otherwise))
+    except (TypeError, ValueError):
+        return otherwise
+    return found if math.isfinite(found) else otherwise
 
 
 def _wanted() -> tuple[Any, Any]:
