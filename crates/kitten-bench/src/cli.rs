@@ -354,6 +354,12 @@ impl Run {
         })
     }
 
+    /// The profile whose speeds are taken for a size of dedicated memory that is not its own, where
+    /// no card is named.
+    pub fn speeds_of_another(&self) -> Option<&str> {
+        (self.dedicated.is_some() && self.card.is_none()).then_some(&self.profile)
+    }
+
     /// The setups of plans on the cards that a list names.
     pub fn setups_on(&self, cards: &str) -> Result<Vec<Setup>> {
         let cards = match cards.trim() {

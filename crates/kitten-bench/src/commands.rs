@@ -242,7 +242,17 @@ fn run_plan(run: &Run, cards: Option<&str>, json: bool, out: &mut Output<impl Wr
         return if json { out.json(&choice) } else { out.say(choice.text()) };
     }
     let plan = planned(run)?;
-    if json { out.json(&plan) } else { out.say(plan.text()) }
+    if json {
+        return out.json(&plan);
+    }
+    out.say(plan.text())?;
+    match run.speeds_of_another() {
+        Some(profile) => out.say(format_args!(
+            "The speeds are those of {profile}, with other memory: --card \"RTX 4060 8GB\" has a card's own \
+             (kitten-bench cards lists them)."
+        )),
+        None => Ok(()),
+    }
 }
 
 /// The plan for one card.

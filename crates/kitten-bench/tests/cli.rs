@@ -291,7 +291,12 @@ fn a_plan_names_the_setting_to_use() {
     kitten_bench(&["plan", "sdxl_unet_2048", "--dedicated", "1GiB", "--shared", "1GiB"])
         .assert()
         .success()
-        .stdout(contains("not even both tiers together").and(contains("a smaller picture")));
+        .stdout(contains("not even both tiers together").and(contains("a smaller picture")))
+        .stdout(contains("The speeds are those of nominal-6g, with other memory"));
+    kitten_bench(&["plan", "sd15_unet_512", "--dedicated", "4GiB", "--card", "RTX 4060 8GB"])
+        .assert()
+        .success()
+        .stdout(contains("with other memory").not());
     let found = json(&["plan", "sdxl_unet_2048", "--json"]);
     let number = |key: &str| found[key].as_f64().unwrap();
     assert_eq!(found["fits"], "both-tiers");
