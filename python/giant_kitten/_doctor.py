@@ -172,7 +172,8 @@ def _check_driver(findings: _Findings) -> None:
 
 def _say_device(findings: _Findings, device: int, found: dict[str, Any]) -> None:
     findings.report["devices"].append({"index": device, **found})
-    findings.say(f"cuda:{device}", f"{found['device']}: dedicated {size(found['dedicated_capacity'])}")
+    card = f"the card has {size(found['dedicated_total'])}, {size(found['dedicated_free'])} of it free"
+    findings.say(f"cuda:{device}", f"{found['device']}: dedicated {size(found['dedicated_capacity'])}; {card}")
     _check_reserve(findings, found)
     _say_what_is_granted(findings, found)
     remedy = ""

@@ -147,6 +147,8 @@ def test_the_doctors_json_has_these_keys() -> None:
     assert all(finding["about"] and finding["remedy"] is None for finding in report["findings"])
     assert [list(device) for device in report["devices"]] == [DEVICE, DEVICE]
     assert [device["index"] for device in report["devices"]] == [0, 1]
+    cards = [finding["found"] for finding in report["findings"] if "; the card has " in finding["found"]]
+    assert len(cards) == 2 and all(card.endswith(" of it free") for card in cards)
 
 
 def test_the_doctors_json_has_the_same_keys_whatever_is_wrong() -> None:
