@@ -14,7 +14,7 @@ use kitten_bench::output::{self, Output};
 use kitten_bench::replay::layout::layout_of;
 use kitten_bench::replay::plan::{self, Plan};
 use kitten_bench::replay::timeline::timeline_of;
-use kitten_bench::replay::{Busiest, Outcome, Policy, Setup, choose, compare, demo, map_at, replay, replay_on, sweep};
+use kitten_bench::replay::{Outcome, Policy, Setup, choose, compare, demo, map_at, replay, replay_on, sweep};
 use kitten_bench::show::{self, page, report};
 use kitten_bench::text::{self, shown};
 use kitten_bench::work;
@@ -200,11 +200,11 @@ fn run_map(run: &Run, placed: &Placed, at: Option<&str>, path: &Path) -> Result<
     }
     let setup = run.setup(placed.policy_or(Policy::Auto), placed.reserve())?;
     let mut source = run.open()?;
-    let Busiest { phase, map, stats } = map_at(&mut *source, &setup, at)?;
-    let title = format!("{}, {phase}", source.name());
+    let busiest = map_at(&mut *source, &setup, at)?;
+    let title = format!("{}, {}", source.name(), busiest.phase);
     match page::is_page(path) {
-        true => page::write_map(&map, &stats, &title, path),
-        false => show::draw_map(&map, &stats, &title, path),
+        true => page::write_map(&busiest, &title, path),
+        false => show::draw_map(&busiest, &title, path),
     }
 }
 

@@ -152,7 +152,15 @@ fn map_draws_a_phase() {
     kitten_bench(&["map", "sdvae_dec_1024", "--at", "step 1", "--out"]).arg(&out).assert().success();
     kitten_bench(&["map", "sdvae_dec_1024", "--out"]).arg(&out).assert().success();
     assert!(std::fs::read_to_string(&out).unwrap().contains("step "), "the picture names the busiest step");
-    assert!(std::fs::read_to_string(out).unwrap().contains("Memory map"));
+    let picture = std::fs::read_to_string(&out).unwrap();
+    for said in ["Memory map", "50.00 MiB", "weights by module", "decoder.up_blocks"] {
+        assert!(picture.contains(said), "{said}");
+    }
+    let page = folder.path().join("m.html");
+    let work = ["map", "sdxl_unet_1024:1", "sdvae_dec_1024:1", "--out"];
+    kitten_bench(&work).arg(&page).assert().success();
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains(r#""name":"sdxl_unet_1024.up_blocks""#) && page.contains(r#""name":"sdvae_dec_1024""#));
     kitten_bench(&["map", "sdvae_dec_1024", "--at", "nowhere", "--out", "x.svg"])
         .assert()
         .code(1)

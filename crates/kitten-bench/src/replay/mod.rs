@@ -6,6 +6,7 @@
 //!   run.rs       the replay: events through the allocator, and the time model
 //!   lending.rs   the weights that are lent in a step
 //!   map.rs       the memory map at the busiest moment of a phase
+//!   modules.rs   the weights of a model by module and tier
 //!   asked.rs     the step or phase that is asked for, by its name
 //!   timeline.rs  what a step does when
 //!   layout.rs    where its large blocks lie, and when
@@ -30,6 +31,7 @@ pub mod demo;
 pub mod layout;
 mod lending;
 mod map;
+mod modules;
 pub mod otherwise;
 mod outcome;
 pub mod plan;
@@ -40,6 +42,7 @@ pub mod timeline;
 mod weights;
 
 pub use map::{Busiest, map_at};
+pub use modules::Module;
 pub(crate) use outcome::is_a_time;
 pub use outcome::{Compared, Outcome, Step};
 pub use run::{Moment, Watch, replay, replay_on, replay_watched};

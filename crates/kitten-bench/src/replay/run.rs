@@ -26,6 +26,7 @@ use crate::work::{MOST_STEPS, Source};
 /// The most streams that work may use.
 const MOST_STREAMS: usize = 4096;
 
+#[derive(Debug)]
 struct LiveBlock {
     address: u64,
     bytes: u64,
@@ -34,6 +35,8 @@ struct LiveBlock {
     born: usize,
     /// Whether it is a weight of the model.
     is_weight: bool,
+    /// The name of a weight; empty where it is unknown.
+    name: Box<str>,
 }
 
 /// A replay under way.
@@ -96,6 +99,14 @@ pub struct Moment<'a> {
     pub live_bytes: u64,
     /// If a step ends, the slots that it was lent.
     pub ended: Option<&'a [SlotUse]>,
+    live: &'a HashMap<u64, LiveBlock>,
+}
+
+impl<'a> Moment<'a> {
+    /// The live weights that have a name: it, and the address.
+    pub fn weights(&self) -> impl Iterator<Item = (&'a str, u64)> + use<'a> {
+        self.live.values().filter(|block| !block.name.is_empty()).map(|block| (&*block.name, block.address))
+    }
 }
 
 /// Called at every moment of a replay.
@@ -192,12 +203,13 @@ impl Replay<'_> {
                         return Ok(Some(oom));
                     }
                 }
-                Event::Alloc { id, bytes, stream, kind } => {
-                    if let Some(oom) = self.alloc(id, bytes, stream, kind).with_context(|| source.at())? {
+                Event::Alloc { id, bytes, stream, kind, name } => {
+                    if let Some(oom) = self.alloc(id, bytes, stream, (kind, name)).with_context(|| source.at())? {
                         return Ok(Some(oom));
                     }
                     let phase = &self.step.name;
-                    let moment = Moment { phase, begins: false, live_bytes: self.live_bytes, ended: None };
+                    let live = &self.live;
+                    let moment = Moment { phase, begins: false, live_bytes: self.live_bytes, ended: None, live };
                     watch(moment, self.allocator);
                 }
                 Event::Free { id } => self.free(id)?,
@@ -227,7 +239,8 @@ impl Replay<'_> {
                 Err(why) => return Ok(Some(why.to_string())),
             }
         }
-        watch(Moment { phase: &name, begins: true, live_bytes: self.live_bytes, ended: None }, self.allocator);
+        let live = &self.live;
+        watch(Moment { phase: &name, begins: true, live_bytes: self.live_bytes, ended: None, live }, self.allocator);
         self.in_step = is_step;
         if is_step && self.copies_ahead() {
             self.lending.begin(self.allocator, self.card, &source.kind(&name))?;
@@ -321,7 +334,7 @@ impl Replay<'_> {
         Ok(seconds)
     }
 
-    fn alloc(&mut self, id: u64, bytes: u64, stream: u64, kind: Kind) -> Result<Option<String>> {
+    fn alloc(&mut self, id: u64, bytes: u64, stream: u64, (kind, name): (Kind, Box<str>)) -> Result<Option<String>> {
         let stream = self.stream(stream)?;
         let mut allocated = Ok(0);
         self.step.call_seconds += self.card.time_calls(&mut |_| {
@@ -339,7 +352,8 @@ impl Replay<'_> {
         if kind == Kind::Param {
             self.allocator.mark(address, true)?;
         }
-        self.live.insert(id, LiveBlock { address, bytes, stream, born: self.phases, is_weight: kind == Kind::Param });
+        let is_weight = kind == Kind::Param;
+        self.live.insert(id, LiveBlock { address, bytes, stream, born: self.phases, is_weight, name });
         self.live_bytes += bytes;
         self.peak_live = self.peak_live.max(self.live_bytes);
         self.update_peaks()?;
@@ -498,7 +512,8 @@ impl Replay<'_> {
         );
         ensure!((self.steps.len() as u64) < MOST_STEPS, "the work has more than {MOST_STEPS} steps");
         let ended = Some(self.lending.uses());
-        watch(Moment { phase: &step.name, begins: false, live_bytes: self.live_bytes, ended }, self.allocator);
+        let (phase, live) = (&*step.name, &self.live);
+        watch(Moment { phase, begins: false, live_bytes: self.live_bytes, ended, live }, self.allocator);
         self.steps.push(step);
         Ok(())
     }

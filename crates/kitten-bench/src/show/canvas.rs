@@ -25,7 +25,7 @@ const HIGHEST: u32 = 30_000;
 pub(super) type Area<B> = DrawingArea<B, Shift>;
 
 /// The result of drawing on a kind of file.
-pub(super) type Drawn<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
+pub(super) type Drawn<B, T = ()> = Result<T, DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
 
 /// A picture, which can be drawn on any kind of file.
 pub(super) trait Picture {

@@ -7,23 +7,30 @@ use giant_kitten::{MemoryMap, Stats, Tier, show_size};
 use plotters::prelude::*;
 
 use super::canvas::{Area, BLUE, Drawn, FONT, GREEN, GREY, ORANGE, Picture, draw_into};
+use crate::replay::{Busiest, Module};
+use crate::text::plain;
 
 const CELL: i32 = 9;
 const COLUMNS: i32 = 100;
 /// Where the first arena begins.
 const TOP: i32 = 118;
+/// The height of a line of the table.
+const LINE: i32 = 18;
+/// The cells of the scale.
+const SCALE: i32 = 25;
 
 /// Draws a memory map: one cell for each granule.
 ///
 /// # Errors
 /// A file that cannot be written.
-pub fn draw_map(map: &MemoryMap, stats: &Stats, title: &str, path: &Path) -> Result<()> {
-    draw_into(path, &MapPicture { map, stats, title })
+pub fn draw_map(at: &Busiest, title: &str, path: &Path) -> Result<()> {
+    draw_into(path, &MapPicture { map: &at.map, stats: &at.stats, modules: &at.modules, title })
 }
 
 struct MapPicture<'a> {
     map: &'a MemoryMap,
     stats: &'a Stats,
+    modules: &'a [Module],
     title: &'a str,
 }
 
@@ -31,7 +38,8 @@ impl Picture for MapPicture<'_> {
     fn size(&self) -> (u32, u32) {
         let arenas = &self.map.arenas;
         let rows: u64 = arenas.iter().map(|arena| (arena.granules.len() as u64).div_ceil(COLUMNS as u64)).sum();
-        let height = 150 + rows * CELL as u64 + 34 * arenas.len() as u64;
+        let table = if self.modules.is_empty() { 0 } else { LINE as u64 * (self.modules.len() as u64 + 1) };
+        let height = 150 + rows * CELL as u64 + 34 * arenas.len() as u64 + table;
         (COLUMNS as u32 * CELL as u32 + 48, u32::try_from(height).unwrap_or(u32::MAX))
     }
 
@@ -39,7 +47,9 @@ impl Picture for MapPicture<'_> {
         area.fill(&WHITE)?;
         self.draw_figures(area)?;
         draw_legend(area)?;
-        self.draw_arenas(area)
+        let below = self.draw_arenas(area)?;
+        self.draw_scale(area)?;
+        self.draw_modules(area, below)
     }
 }
 
@@ -72,7 +82,8 @@ impl MapPicture<'_> {
         area.draw(&Text::new(line, (24, 62), style(14)))
     }
 
-    fn draw_arenas<B: DrawingBackend>(&self, area: &Area<B>) -> Drawn<B> {
+    /// Draws the arenas; returns where they end.
+    fn draw_arenas<B: DrawingBackend>(&self, area: &Area<B>) -> Drawn<B, i32> {
         let mut y = TOP;
         for arena in &self.map.arenas {
             let heading = format!("{} arena, {} blocks", arena.purpose, arena.class);
@@ -85,7 +96,36 @@ impl MapPicture<'_> {
             }
             y += (arena.granules.len() as i32 + COLUMNS - 1) / COLUMNS * CELL + 14;
         }
-        Ok(())
+        Ok(y)
+    }
+
+    /// Draws how long a number of bytes is, above the right end of the rows.
+    fn draw_scale<B: DrawingBackend>(&self, area: &Area<B>) -> Drawn<B> {
+        let (to, y) = (24 + COLUMNS * CELL - 1, TOP + 6);
+        let from = to - SCALE * CELL;
+        area.draw(&PathElement::new([(from, y), (to, y)], BLACK.stroke_width(1)))?;
+        for end in [from, to] {
+            area.draw(&PathElement::new([(end, y - 4), (end, y + 4)], BLACK.stroke_width(1)))?;
+        }
+        let label = show_size(SCALE as u64 * self.map.granule);
+        area.draw(&Text::new(label, (from - 72, y - 8), style(14)))
+    }
+
+    fn draw_modules<B: DrawingBackend>(&self, area: &Area<B>, mut y: i32) -> Drawn<B> {
+        if self.modules.is_empty() {
+            return Ok(());
+        }
+        let mut line = |name: &str, dedicated: &str, shared: &str| {
+            for (text, x) in [(name, 24), (dedicated, 424), (shared, 564)] {
+                area.draw(&Text::new(text.to_owned(), (x, y), style(14)))?;
+            }
+            y += LINE;
+            Ok(())
+        };
+        line("weights by module", "dedicated", "shared")?;
+        let size = |bytes| if bytes > 0 { show_size(bytes) } else { "\u{2013}".to_owned() };
+        let mut modules = self.modules.iter();
+        modules.try_for_each(|module| line(&plain(&module.name), &size(module.dedicated), &size(module.shared)))
     }
 }
 

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use anyhow::Result;
 use giant_kitten::abi::{GkStats, map_json};
-use giant_kitten::{MemoryMap, Stats};
 use serde_json::{Map, Value, json};
 
 use crate::output;
+use crate::replay::Busiest;
 
 const ELEMENT: &str = include_str!("../../../../python/giant_kitten/map.js");
 
@@ -21,17 +21,17 @@ pub fn is_page(path: &Path) -> bool {
 ///
 /// # Errors
 /// A file that cannot be written.
-pub fn write_map(map: &MemoryMap, stats: &Stats, title: &str, path: &Path) -> Result<()> {
-    output::write(path, page(map, stats, title)?.as_bytes())
+pub fn write_map(at: &Busiest, title: &str, path: &Path) -> Result<()> {
+    output::write(path, page(at, title)?.as_bytes())
 }
 
-fn page(map: &MemoryMap, stats: &Stats, title: &str) -> Result<String> {
+fn page(Busiest { map, stats, modules, .. }: &Busiest, title: &str) -> Result<String> {
     let mut figures: Map<String, Value> =
         GkStats::of(stats, &map.splits).fields().map(|(name, value)| (name.to_owned(), value.into())).collect();
     figures.insert("device".into(), title.into());
     figures.insert("phase_name".into(), stats.phase.name().into());
     let map: Value = serde_json::from_str(&map_json(map))?;
-    let state = json!({ "devices": [{ "index": 0, "stats": figures, "map": map }] });
+    let state = json!({ "devices": [{ "index": 0, "stats": figures, "map": map, "modules": modules }] });
     // Inside a script element, no text may look like its end.
     let state = state.to_string().replace('<', "\\u003c");
     Ok(format!(
@@ -47,11 +47,13 @@ mod tests {
     use giant_kitten::{MemoryMap, Stats};
 
     use super::page;
+    use crate::replay::Busiest;
 
     #[test]
     fn the_state_in_a_page_cannot_end_its_script() {
         let map = MemoryMap { granule: 2 << 20, ..MemoryMap::default() };
-        let text = page(&map, &Stats::default(), "a </script><b> \"title\"").unwrap();
+        let at = Busiest { phase: String::new(), map, stats: Stats::default(), modules: Vec::new() };
+        let text = page(&at, "a </script><b> \"title\"").unwrap();
         assert_eq!(text.matches("</script>").count(), 2);
         assert!(text.contains("a \\u003c/script>\\u003cb> \\\"title\\\"") && text.contains("customElements.define"));
     }

@@ -425,7 +425,7 @@ impl Snapshot {
         let mut alloc = |addr: u64, bytes: u64, stream: u64, kind: Kind, ids: &mut HashMap<u64, (u64, u64)>| {
             next += 1;
             ids.insert(addr, (next, bytes));
-            Event::Alloc { id: next, bytes, stream, kind }
+            Event::Alloc { id: next, bytes, stream, kind, name: Box::default() }
         };
         let load: Vec<Event> = first
             .into_iter()

@@ -51,6 +51,8 @@ pub enum Event {
         stream: u64,
         /// Its purpose.
         kind: Kind,
+        /// The name of a parameter or buffer; empty where it is unknown.
+        name: Box<str>,
     },
     /// A storage is freed.
     Free {
@@ -315,7 +317,8 @@ impl Trace {
         ensure!(!self.live.contains_key(&id), "alloc {id}: this id is in use");
         ensure!(!self.dead.contains(&id), "alloc {id}: this id was used before, and ids are not used again");
         self.live.insert(id, bytes);
-        Ok(Event::Alloc { id, bytes, stream: line.stream, kind: line.kind })
+        let name = line.name.as_deref().filter(|_| line.kind == Kind::Param).unwrap_or_default().into();
+        Ok(Event::Alloc { id, bytes, stream: line.stream, kind: line.kind, name })
     }
 
     fn free(&mut self, line: &Line) -> Result<Event> {
@@ -372,7 +375,7 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(events.len(), 2);
-        assert_eq!(events[0], Event::Alloc { id: 1, bytes: 10, stream: 0, kind: Kind::Act });
+        assert_eq!(events[0], Event::Alloc { id: 1, bytes: 10, stream: 0, kind: Kind::Act, name: "".into() });
     }
 
     #[test]

@@ -101,12 +101,17 @@ impl Workload {
     fn enqueue(&mut self, part: usize, event: &Event, made: bool) {
         match event {
             Event::Phase(_) => {}
-            Event::Alloc { id, bytes, stream, kind } => {
+            Event::Alloc { id, bytes, stream, kind, name } => {
                 self.enqueue(part, &Event::Free { id: *id }, made);
                 self.next_id += 1;
                 self.live[part].insert(*id, (self.next_id, made));
                 let kind = if made { Kind::Act } else { *kind };
-                self.queue.push_back(Event::Alloc { id: self.next_id, bytes: *bytes, stream: *stream, kind });
+                // Several models may name their weights alike.
+                let name = match self.parts.len() > 1 && !name.is_empty() {
+                    true => format!("{}.{name}", self.parts[part].name).into(),
+                    false => name.clone(),
+                };
+                self.queue.push_back(Event::Alloc { id: self.next_id, bytes: *bytes, stream: *stream, kind, name });
             }
             Event::Free { id } => {
                 if let Some((id, _)) = self.live[part].remove(id) {
