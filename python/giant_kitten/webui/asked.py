@@ -53,7 +53,7 @@ def act_of(
             if name in RETURNS:
                 # The other fields have no effect here, but must be valid all the same.
                 parse_action(**{**body, "action": "activate"})
-                return session.automatic() if name == "automatic" else session.take_back()
+                return session.go_back(name)
             return session.act(parse_action(**body, most=session.capacity()), without_model=without_model)
         except Refused as why:
             refused.append(str(why))

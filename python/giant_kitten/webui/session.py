@@ -183,6 +183,10 @@ class Session:
         """Returns control of the reserve to the automatic mode."""
         return self.act(Action("activate", reserve=None), without_model=True)
 
+    def go_back(self, name: str) -> str:
+        """Does what one of `RETURNS` names."""
+        return self.automatic() if name == "automatic" else self.take_back()
+
     def take_back(self) -> str:
         """Ends the state in which VRAM is free: what was in force before is again.
 

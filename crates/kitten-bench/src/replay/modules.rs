@@ -27,10 +27,10 @@ impl Module {
 
 /// Weights by module, the largest first, and what is beyond twelve of them as one. A module that
 /// has more than half of all bytes is divided, as long as it has no more than twelve parts.
-pub fn by_module<'a>(weights: impl Iterator<Item = (&'a str, PerTier<u64>)>) -> Vec<Module> {
-    let weights: Vec<(&str, PerTier<u64>)> = weights.collect();
+pub fn by_module(weights: Vec<(&str, PerTier<u64>)>) -> Vec<Module> {
+    let total: u64 = weights.iter().map(|(_, bytes)| bytes.iter().sum::<u64>()).sum();
     let mut found = divide("", &weights);
-    while let Some(parts) = found.first().and_then(|largest| parts_of(largest, &found, &weights)) {
+    while let Some(parts) = found.first().and_then(|largest| parts_of(largest, total, &weights)) {
         found.splice(..1, parts);
         found.sort_by_key(|module| std::cmp::Reverse(module.bytes()));
     }
@@ -43,27 +43,22 @@ pub fn by_module<'a>(weights: impl Iterator<Item = (&'a str, PerTier<u64>)>) -> 
     found
 }
 
-/// The parts of the largest module, if it is to be divided.
-fn parts_of(largest: &Module, all: &[Module], weights: &[(&str, PerTier<u64>)]) -> Option<Vec<Module>> {
-    let total: u64 = all.iter().map(Module::bytes).sum();
-    let parts = divide(&largest.name, weights);
-    let pays = parts.len() <= ROWS && parts.iter().all(|part| part.name.len() > largest.name.len());
-    (2 * largest.bytes() > total && pays).then_some(parts)
+/// The parts of the largest module, if it is to be divided. A weight of that name has none.
+fn parts_of(largest: &Module, total: u64, weights: &[(&str, PerTier<u64>)]) -> Option<Vec<Module>> {
+    if 2 * largest.bytes() <= total {
+        return None;
+    }
+    let parts = divide(&format!("{}.", largest.name), weights);
+    let has_all = parts.iter().map(Module::bytes).sum::<u64>() == largest.bytes();
+    (has_all && parts.len() <= ROWS).then_some(parts)
 }
 
-/// The weights whose names begin with a module's, by the part of the name behind it.
-fn divide(module: &str, weights: &[(&str, PerTier<u64>)]) -> Vec<Module> {
+/// The weights whose names begin so, by the next part of the name.
+fn divide(beginning: &str, weights: &[(&str, PerTier<u64>)]) -> Vec<Module> {
     let mut found: BTreeMap<&str, PerTier<u64>> = BTreeMap::new();
     for (name, bytes) in weights {
-        let within = match module {
-            "" => Some(0),
-            _ => {
-                name.strip_prefix(module).filter(|rest| rest.is_empty() || rest.starts_with('.')).map(|_| module.len())
-            }
-        };
-        let Some(within) = within else { continue };
-        let from = (within + usize::from(within > 0)).min(name.len());
-        let end = name[from..].find('.').map_or(name.len(), |dot| from + dot);
+        let Some(rest) = name.strip_prefix(beginning) else { continue };
+        let end = beginning.len() + rest.find('.').unwrap_or(rest.len());
         let sum = found.entry(&name[..end]).or_default();
         Tier::ALL.into_iter().for_each(|tier| sum[tier] += bytes[tier]);
     }
@@ -83,7 +78,7 @@ mod tests {
 
     fn names(weights: &[(&str, u64, u64)]) -> Vec<(String, u64, u64)> {
         let weights = weights.iter().map(|(name, dedicated, shared)| (*name, PerTier::new(*dedicated, *shared)));
-        by_module(weights).into_iter().map(|module| (module.name, module.dedicated, module.shared)).collect()
+        by_module(weights.collect()).into_iter().map(|module| (module.name, module.dedicated, module.shared)).collect()
     }
 
     #[test]

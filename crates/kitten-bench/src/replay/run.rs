@@ -99,6 +99,7 @@ pub struct Moment<'a> {
     pub live_bytes: u64,
     /// If a step ends, the slots that it was lent.
     pub ended: Option<&'a [SlotUse]>,
+    /// The live blocks, by their ids.
     live: &'a HashMap<u64, LiveBlock>,
 }
 
@@ -204,13 +205,10 @@ impl Replay<'_> {
                     }
                 }
                 Event::Alloc { id, bytes, stream, kind, name } => {
-                    if let Some(oom) = self.alloc(id, bytes, stream, (kind, name)).with_context(|| source.at())? {
+                    if let Some(oom) = self.alloc(id, bytes, stream, kind, name).with_context(|| source.at())? {
                         return Ok(Some(oom));
                     }
-                    let phase = &self.step.name;
-                    let live = &self.live;
-                    let moment = Moment { phase, begins: false, live_bytes: self.live_bytes, ended: None, live };
-                    watch(moment, self.allocator);
+                    watch(self.moment(&self.step.name), self.allocator);
                 }
                 Event::Free { id } => self.free(id)?,
                 Event::Op(op) => {
@@ -221,6 +219,11 @@ impl Replay<'_> {
         }
         self.end_step(watch)?;
         Ok(None)
+    }
+
+    /// A moment within a phase.
+    fn moment<'a>(&'a self, phase: &'a str) -> Moment<'a> {
+        Moment { phase, begins: false, live_bytes: self.live_bytes, ended: None, live: &self.live }
     }
 
     /// Begins a phase. Memory moves before it as the policy says.
@@ -239,8 +242,7 @@ impl Replay<'_> {
                 Err(why) => return Ok(Some(why.to_string())),
             }
         }
-        let live = &self.live;
-        watch(Moment { phase: &name, begins: true, live_bytes: self.live_bytes, ended: None, live }, self.allocator);
+        watch(Moment { begins: true, ..self.moment(&name) }, self.allocator);
         self.in_step = is_step;
         if is_step && self.copies_ahead() {
             self.lending.begin(self.allocator, self.card, &source.kind(&name))?;
@@ -334,7 +336,7 @@ impl Replay<'_> {
         Ok(seconds)
     }
 
-    fn alloc(&mut self, id: u64, bytes: u64, stream: u64, (kind, name): (Kind, Box<str>)) -> Result<Option<String>> {
+    fn alloc(&mut self, id: u64, bytes: u64, stream: u64, kind: Kind, name: Box<str>) -> Result<Option<String>> {
         let stream = self.stream(stream)?;
         let mut allocated = Ok(0);
         self.step.call_seconds += self.card.time_calls(&mut |_| {
@@ -511,9 +513,7 @@ impl Replay<'_> {
             step.seconds
         );
         ensure!((self.steps.len() as u64) < MOST_STEPS, "the work has more than {MOST_STEPS} steps");
-        let ended = Some(self.lending.uses());
-        let (phase, live) = (&*step.name, &self.live);
-        watch(Moment { phase, begins: false, live_bytes: self.live_bytes, ended, live }, self.allocator);
+        watch(Moment { ended: Some(self.lending.uses()), ..self.moment(&step.name) }, self.allocator);
         self.steps.push(step);
         Ok(())
     }

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use anyhow::Result;
-use giant_kitten::{MemoryMap, Stats, Tier, show_size};
+use giant_kitten::{Tier, show_size};
 use plotters::prelude::*;
 
 use super::canvas::{Area, BLUE, Drawn, FONT, GREEN, GREY, ORANGE, Picture, draw_into};
-use crate::replay::{Busiest, Module};
+use crate::replay::Busiest;
 use crate::text::plain;
 
 const CELL: i32 = 9;
@@ -24,21 +24,19 @@ const SCALE: i32 = 25;
 /// # Errors
 /// A file that cannot be written.
 pub fn draw_map(at: &Busiest, title: &str, path: &Path) -> Result<()> {
-    draw_into(path, &MapPicture { map: &at.map, stats: &at.stats, modules: &at.modules, title })
+    draw_into(path, &MapPicture { at, title })
 }
 
 struct MapPicture<'a> {
-    map: &'a MemoryMap,
-    stats: &'a Stats,
-    modules: &'a [Module],
+    at: &'a Busiest,
     title: &'a str,
 }
 
 impl Picture for MapPicture<'_> {
     fn size(&self) -> (u32, u32) {
-        let arenas = &self.map.arenas;
+        let arenas = &self.at.map.arenas;
         let rows: u64 = arenas.iter().map(|arena| (arena.granules.len() as u64).div_ceil(COLUMNS as u64)).sum();
-        let table = if self.modules.is_empty() { 0 } else { LINE as u64 * (self.modules.len() as u64 + 1) };
+        let table = if self.at.modules.is_empty() { 0 } else { LINE as u64 * (self.at.modules.len() as u64 + 1) };
         let height = 150 + rows * CELL as u64 + 34 * arenas.len() as u64 + table;
         (COLUMNS as u32 * CELL as u32 + 48, u32::try_from(height).unwrap_or(u32::MAX))
     }
@@ -59,7 +57,7 @@ fn style(size: u32) -> TextStyle<'static> {
 
 impl MapPicture<'_> {
     fn draw_figures<B: DrawingBackend>(&self, area: &Area<B>) -> Drawn<B> {
-        let (map, stats) = (self.map, self.stats);
+        let Busiest { map, stats, .. } = self.at;
         area.draw(&Text::new(format!("Memory map: {}", self.title), (24, 14), style(22)))?;
         let figures = |tier: Tier| {
             let s = &stats.tiers[tier];
@@ -85,7 +83,7 @@ impl MapPicture<'_> {
     /// Draws the arenas; returns where they end.
     fn draw_arenas<B: DrawingBackend>(&self, area: &Area<B>) -> Drawn<B, i32> {
         let mut y = TOP;
-        for arena in &self.map.arenas {
+        for arena in &self.at.map.arenas {
             let heading = format!("{} arena, {} blocks", arena.purpose, arena.class);
             area.draw(&Text::new(heading, (24, y), style(14)))?;
             y += 20;
@@ -107,12 +105,12 @@ impl MapPicture<'_> {
         for end in [from, to] {
             area.draw(&PathElement::new([(end, y - 4), (end, y + 4)], BLACK.stroke_width(1)))?;
         }
-        let label = show_size(SCALE as u64 * self.map.granule);
+        let label = show_size(SCALE as u64 * self.at.map.granule);
         area.draw(&Text::new(label, (from - 72, y - 8), style(14)))
     }
 
     fn draw_modules<B: DrawingBackend>(&self, area: &Area<B>, mut y: i32) -> Drawn<B> {
-        if self.modules.is_empty() {
+        if self.at.modules.is_empty() {
             return Ok(());
         }
         let mut line = |name: &str, dedicated: &str, shared: &str| {
@@ -124,7 +122,7 @@ impl MapPicture<'_> {
         };
         line("weights by module", "dedicated", "shared")?;
         let size = |bytes| if bytes > 0 { show_size(bytes) } else { "\u{2013}".to_owned() };
-        let mut modules = self.modules.iter();
+        let mut modules = self.at.modules.iter();
         modules.try_for_each(|module| line(&plain(&module.name), &size(module.dedicated), &size(module.shared)))
     }
 }

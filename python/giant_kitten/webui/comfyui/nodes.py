@@ -52,7 +52,7 @@ class GiantKittenAction:
             # The sampler would load the model next, and only a loaded model can be placed.
             comfy.model_management.load_models_gpu([model])
             if action in RETURNS:
-                said = session.automatic() if action == "automatic" else session.take_back()
+                said = session.go_back(action)
             else:
                 said = session.act(
                     parse_action(action, reserve, persist, False, sort_reversed, ignored_model, most=session.capacity())
