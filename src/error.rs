@@ -29,7 +29,7 @@ pub enum Error {
         bytes: u64,
     },
     /// A call of the driver failed.
-    Driver(DriverError),
+    Driver(Box<DriverError>),
 }
 
 /// The figures behind an out-of-memory error. Bytes.
@@ -111,6 +111,6 @@ impl std::error::Error for Error {}
 
 impl From<DriverError> for Error {
     fn from(why: DriverError) -> Self {
-        Error::Driver(why)
+        Error::Driver(Box::new(why))
     }
 }

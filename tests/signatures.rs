@@ -36,7 +36,7 @@ struct Signature {
 type Signatures = BTreeMap<String, Signature>;
 
 fn read(path: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(path);
     std::fs::read_to_string(&path).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
 }
 
@@ -147,7 +147,7 @@ fn sources(folder: &Path) -> String {
 }
 
 fn of_the_library() -> Signatures {
-    let text = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    let text = sources(&Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("src"));
     let functions = text.split("#[unsafe(no_mangle)]\n").skip(1).map(|function| {
         let (before, after) = function.split_once('(').unwrap();
         let name = before.rsplit(' ').next().unwrap();

@@ -118,7 +118,7 @@ pub(super) fn ask<T: Default>(
 
 /// The allocator, if it exists: otherwise no address is a block's.
 pub(super) fn owner_of(address: *const c_void) -> Result<&'static Allocator, Error> {
-    started().ok_or(Error::NotAllocated { address: address as u64 })
+    started().ok_or_else(|| Error::NotAllocated { address: address as u64 })
 }
 
 /// Creates the allocator with the options of `gk_configure` or of the environment variable.

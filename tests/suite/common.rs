@@ -99,6 +99,11 @@ impl Filled {
         Filled { address, bytes, seed }
     }
 
+    /// What was written at an offset.
+    pub fn written(&self, at: u64, bytes: u64) -> Vec<u8> {
+        known_contents(self.seed, self.bytes, |contents| contents[at as usize..][..bytes as usize].to_vec())
+    }
+
     /// The same contents, at another address.
     pub fn with_address(self, address: u64) -> Filled {
         Filled { address, ..self }

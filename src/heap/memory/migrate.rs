@@ -149,7 +149,7 @@ impl Memory {
                     }
                 }
                 Err(Error::Driver(_)) if is_copying => return Ok(None),
-                Err(Error::Driver(why)) => (0, why),
+                Err(Error::Driver(why)) => (0, *why),
                 Err(why) => return Err(why),
             };
             queues.refuse(Refused { is_promotion, granules, why }, self.granule)?;

@@ -376,7 +376,7 @@ impl Backing {
         self.mend();
         match self.detached.first() {
             None => Ok(()),
-            Some(detached) => Err(Error::Driver(detached.why.clone())),
+            Some(detached) => Err(detached.why.clone().into()),
         }
     }
 
