@@ -20,9 +20,9 @@ pub enum Error {
     },
     /// An invalid argument: a device that does not exist, a size that is too large, a malformed
     /// option.
-    Argument(String),
+    Argument(Text),
     /// An operation that is refused for now. The text says what to do about it.
-    Refused(String),
+    Refused(Text),
     /// Blocks should be in another tier, and nothing can move on this driver.
     Immovable {
         /// Bytes of those blocks.
@@ -30,6 +30,51 @@ pub enum Error {
     },
     /// A call of the driver failed.
     Driver(Box<DriverError>),
+}
+
+/// A text behind one pointer. With it an error has two words, and a result comes in registers.
+#[derive(Clone, PartialEq, Eq)]
+#[expect(clippy::box_collection, reason = "a Box<str> is two words long")]
+pub struct Text(Box<String>);
+
+impl std::ops::Deref for Text {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self)
+    }
+}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error {
+    /// An invalid argument.
+    #[cold]
+    pub fn argument(why: impl Into<String>) -> Error {
+        Error::Argument(Text(Box::new(why.into())))
+    }
+
+    /// An operation that is refused for now.
+    #[cold]
+    pub fn refused(why: impl Into<String>) -> Error {
+        Error::Refused(Text(Box::new(why.into())))
+    }
+
+    /// That of an address at which no block begins. It is a call, to be made only where there is an
+    /// error: one made in vain would have to be dropped on the hot path.
+    #[cold]
+    pub(crate) fn not_allocated(address: u64) -> Error {
+        Error::NotAllocated { address }
+    }
 }
 
 /// The figures behind an out-of-memory error. Bytes.
@@ -112,5 +157,21 @@ impl std::error::Error for Error {}
 impl From<DriverError> for Error {
     fn from(why: DriverError) -> Self {
         Error::Driver(Box::new(why))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_has_two_words() {
+        assert_eq!(size_of::<Result<u64, Error>>(), 2 * size_of::<u64>());
+    }
+
+    #[test]
+    fn texts_are_shown_as_they_are() {
+        let why = Error::refused("not \"now\"");
+        assert_eq!((why.to_string(), format!("{why:?}")), ("not \"now\"".into(), r#"Refused("not \"now\"")"#.into()));
     }
 }

@@ -61,7 +61,7 @@ pub use core::{
     Activation, BlockStats, Class, Gauge, PerTier, Phase, PoolId, Reserve, Splits, Stats, Tier, TierStats, parse_size,
     show_size,
 };
-pub use error::{Error, OutOfMemory};
+pub use error::{Error, OutOfMemory, Text};
 pub use heap::{
     ArenaMap, Asked, BlockState, Claim, ContextKind, CopyAhead, GranuleMap, Limits, MemoryInfo, MemoryMap, Moved,
     Returned, Segment, SegmentBlock,

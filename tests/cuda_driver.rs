@@ -43,7 +43,7 @@ fn use_it(gpu: &Gpu, allocator: &Allocator) -> Result<(), Error> {
         assert_eq!(found, [at as u8 + 1; 4096]);
         allocator.free(*block, 0, Stream(0))?;
     }
-    allocator.check().map_err(Error::Refused)
+    allocator.check().map_err(Error::refused)
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl TryFrom<GkActivation> for Activation {
 
     fn try_from(given: GkActivation) -> Result<Activation, Error> {
         let sort_by = SortBy::ALL.into_iter().find(|by| *by as c_int == given.sort_by).ok_or_else(|| {
-            Error::Argument(format!("sort_by {} is none of GK_BY_SIZE, GK_BY_READS, GK_BY_RECENCY", given.sort_by))
+            Error::argument(format!("sort_by {} is none of GK_BY_SIZE, GK_BY_READS, GK_BY_RECENCY", given.sort_by))
         })?;
         Ok(Activation {
             reserve: if given.reserve == GK_AUTO { Reserve::Auto } else { Reserve::Fixed(given.reserve) },
@@ -89,7 +89,7 @@ pub unsafe extern "C" fn gk_defaults(activation: *mut GkActivation) -> c_int {
         // SAFETY: the caller's promise.
         match unsafe { activation.as_mut() } {
             Some(activation) => *activation = options.into(),
-            None => return Err(Error::Argument("gk_defaults needs a struct to write to, and null was given".into())),
+            None => return Err(Error::argument("gk_defaults needs a struct to write to, and null was given")),
         }
         Ok(())
     })

@@ -18,7 +18,7 @@ pub const GK_NO_TIER: c_int = -1;
 
 #[inline]
 pub(super) fn device_number(device: c_int) -> Result<usize, Error> {
-    usize::try_from(device).map_err(|_| Error::Argument(format!("there is no device {device}")))
+    usize::try_from(device).map_err(|_| Error::argument(format!("there is no device {device}")))
 }
 
 #[inline]
@@ -30,7 +30,7 @@ pub(super) fn tier_of(tier: c_int) -> Result<Tier, Error> {
     match tier {
         GK_DEDICATED => Ok(Tier::Dedicated),
         GK_SHARED => Ok(Tier::Shared),
-        _ => Err(Error::Argument(format!("there is no tier {tier}: 0 is dedicated, 1 is shared"))),
+        _ => Err(Error::argument(format!("there is no tier {tier}: 0 is dedicated, 1 is shared"))),
     }
 }
 
@@ -45,12 +45,10 @@ pub(super) fn pin_number(pin: Option<Tier>) -> c_int {
 /// `text` is null or a C string.
 pub(super) unsafe fn text_of<'a>(text: *const c_char) -> Result<&'a str, Error> {
     if text.is_null() {
-        return Err(Error::Argument("a text was expected, and null was given: pass a C string".into()));
+        return Err(Error::argument("a text was expected, and null was given: pass a C string"));
     }
     // SAFETY: the caller's promise.
-    unsafe { CStr::from_ptr(text) }
-        .to_str()
-        .map_err(|_| Error::Argument("a text is not UTF-8: pass it in UTF-8".into()))
+    unsafe { CStr::from_ptr(text) }.to_str().map_err(|_| Error::argument("a text is not UTF-8: pass it in UTF-8"))
 }
 
 /// Parses a size as the options do: a number with a unit, or a number of bytes.
@@ -62,11 +60,11 @@ pub unsafe extern "C" fn gk_parse_size(text: *const c_char, bytes: *mut u64) -> 
     status(|| {
         // SAFETY: the caller's promise.
         let (text, bytes) = unsafe { (text_of(text)?, bytes.as_mut()) };
-        let size = parse_size(text).map_err(Error::Argument)?;
+        let size = parse_size(text).map_err(Error::argument)?;
         match bytes {
             Some(bytes) => *bytes = size,
             None => {
-                return Err(Error::Argument("gk_parse_size needs a pointer for the result, and null was given".into()));
+                return Err(Error::argument("gk_parse_size needs a pointer for the result, and null was given"));
             }
         }
         Ok(())

@@ -75,7 +75,7 @@ pub extern "C" fn gk_give_back(device: c_int, lent: *const c_void, stream: *mut 
             GK_KEPT => Returned::Kept,
             GK_RELEASED => Returned::Released,
             _ => {
-                return Err(Error::Argument(format!(
+                return Err(Error::argument(format!(
                     "a weight cannot be given back as {how}: 0 is read, 1 is written, 2 is kept, 3 is released"
                 )));
             }

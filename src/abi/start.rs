@@ -47,7 +47,7 @@ impl Before {
     fn options(&self) -> Result<Options, Error> {
         match &self.options {
             Some(options) => Ok(options.clone()),
-            None => options_from_environment().map_err(Error::Argument),
+            None => options_from_environment().map_err(Error::argument),
         }
     }
 
@@ -118,14 +118,14 @@ pub(super) fn ask<T: Default>(
 
 /// The allocator, if it exists: otherwise no address is a block's.
 pub(super) fn owner_of(address: *const c_void) -> Result<&'static Allocator, Error> {
-    started().ok_or_else(|| Error::NotAllocated { address: address as u64 })
+    started().ok_or_else(|| Error::not_allocated(address as u64))
 }
 
 /// Creates the allocator with the options of `gk_configure` or of the environment variable.
 #[cold]
 fn start() -> Result<&'static Allocator, Error> {
     if fork::is_child() {
-        return Err(Error::Refused(fork::WHY.into()));
+        return Err(Error::refused(fork::WHY));
     }
     let mut before = BEFORE.lock();
     // Another thread may have created it in the meantime.
@@ -237,13 +237,12 @@ pub unsafe extern "C" fn gk_configure(options: *const c_char) -> c_int {
         let text = unsafe { text_of(options) }?;
         let mut before = BEFORE.lock();
         if started().is_some() {
-            return Err(Error::Refused(
-                "options must be set before the first allocation, and there was one already: call gk_configure first"
-                    .into(),
+            return Err(Error::refused(
+                "options must be set before the first allocation, and there was one already: call gk_configure first",
             ));
         }
         let mut options = before.options()?;
-        options.apply(text).map_err(Error::Argument)?;
+        options.apply(text).map_err(Error::argument)?;
         before.options = Some(options);
         Ok(())
     })
@@ -278,7 +277,7 @@ pub unsafe extern "C" fn gk_forget(program: *const c_char, count: *mut usize) ->
         // SAFETY: the caller's promise.
         let program = if program.is_null() { None } else { Some(unsafe { text_of(program) }?) };
         let forgotten = forget(program)
-            .map_err(|why| Error::Refused(format!("a remembered reserve could not be deleted: {why}")))?;
+            .map_err(|why| Error::refused(format!("a remembered reserve could not be deleted: {why}")))?;
         // SAFETY: the caller's promise.
         if let Some(count) = unsafe { count.as_mut() } {
             *count = forgotten;

@@ -23,12 +23,12 @@ use super::{json, stacks};
 pub unsafe extern "C" fn gk_stats(device: c_int, stats: *mut GkStats) -> c_int {
     status(|| {
         if stats.is_null() {
-            return Err(Error::Argument("gk_stats needs a struct to write to, and null was given".into()));
+            return Err(Error::argument("gk_stats needs a struct to write to, and null was given"));
         }
         // SAFETY: the caller's promise; the size is the first field of every version.
         let known = unsafe { stats.cast::<u32>().read() } as usize;
         if known < 8 {
-            return Err(Error::Argument(format!(
+            return Err(Error::argument(format!(
                 "gk_stats: the field \"size\" is {known}: set it to sizeof(struct gk_stats) before the call"
             )));
         }
@@ -115,7 +115,7 @@ pub extern "C" fn gk_snapshot_json(device: c_int) -> *mut c_char {
 pub unsafe extern "C" fn gk_snapshot(device: c_int, snapshot: *mut GkSnapshot) -> c_int {
     status(|| {
         if snapshot.is_null() {
-            return Err(Error::Argument("gk_snapshot needs a struct to write to, and null was given".into()));
+            return Err(Error::argument("gk_snapshot needs a struct to write to, and null was given"));
         }
         let (segments, callers) = ask(device, Allocator::snapshot)?;
         let (outline, blocks) = json::outline(&segments, &callers);
@@ -174,7 +174,7 @@ pub extern "C" fn gk_record(events: usize, stacks: c_int, skipped: u32) -> c_int
             1 => Names::OfBlocks,
             2 => Names::OfRequests,
             3 => Names::OfAll,
-            _ => return Err(Error::Argument(format!("gk_record: stacks is 0 to 3, not {stacks}"))),
+            _ => return Err(Error::argument(format!("gk_record: stacks is 0 to 3, not {stacks}"))),
         };
         let recording = Recording { most: events, names: if events > 0 { names } else { Names::None }, skipped };
         let mut recorded = RECORDED.lock();

@@ -86,7 +86,7 @@ impl Allocator {
             };
             let waited = begun.elapsed();
             if waited >= self.options().patience {
-                return Err(Error::Refused(format!(
+                return Err(Error::refused(format!(
                     "nothing was moved: another thread has been inside a piece of work on device {device} for {waited:.0?} \
                      (working(), gk_begin_work, or a pass of a followed module): try again once it has ended"
                 )));

@@ -68,7 +68,7 @@ impl Devices {
     #[inline]
     pub(super) fn get(&self, device: usize) -> Result<&Device, Error> {
         self.devices.get(device).ok_or_else(|| {
-            Error::Argument(format!("there is no device {device}: this machine has {}", self.devices.len()))
+            Error::argument(format!("there is no device {device}: this machine has {}", self.devices.len()))
         })
     }
 
@@ -118,7 +118,7 @@ impl Devices {
         }
         match of.heap.get() {
             Some(heap) => Ok(heap.lock()),
-            None => Err(Error::Refused(format!("the heap of device {device} could not be kept"))),
+            None => Err(Error::refused(format!("the heap of device {device} could not be kept"))),
         }
     }
 

@@ -252,7 +252,7 @@ impl Allocator {
     /// A fraction outside 0 to 1; a device that does not exist; the driver's.
     pub fn set_memory_fraction(&self, device: usize, fraction: f64) -> Result<(), Error> {
         if !(0.0..=1.0).contains(&fraction) {
-            return Err(Error::Argument(format!("the memory fraction {fraction} is not between 0 and 1")));
+            return Err(Error::argument(format!("the memory fraction {fraction} is not between 0 and 1")));
         }
         self.devices.set_memory_fraction(device, fraction)
     }

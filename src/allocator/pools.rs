@@ -89,7 +89,7 @@ impl Allocator {
     pub fn end_stream_pool(&self, device: usize, stream: Stream) -> Result<(), Error> {
         match self.devices.get(device)?.contexts.of_stream(stream) {
             Some(serving) => self.end_pool(device, serving.pool),
-            None => Err(Error::Argument(format!("no pool context is open on stream {:#x}", stream.0))),
+            None => Err(Error::argument(format!("no pool context is open on stream {:#x}", stream.0))),
         }
     }
 

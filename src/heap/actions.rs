@@ -78,7 +78,7 @@ impl Heap {
     /// Nothing has changed then.
     pub fn begin_loading(&mut self, reserve: Reserve, persist: u64) -> Result<(), Error> {
         let kept = self.kept(reserve, persist);
-        self.memory.ledger().resident_budget(kept).map_err(Error::Argument)?;
+        self.memory.ledger().resident_budget(kept).map_err(Error::argument)?;
         self.quiesce()?;
         self.drop_ring();
         self.strip();
@@ -111,7 +111,7 @@ impl Heap {
         }
         let room = self.memory.room(tier);
         if needed > room {
-            return Err(Error::Refused(format!(
+            return Err(Error::refused(format!(
                 "the block needs {} more of the {tier} tier, which has {} left: free something there first",
                 show_size(needed),
                 show_size(room)
@@ -221,7 +221,7 @@ impl Heap {
             return Ok(Moved::default());
         }
         let kept = self.memory.ledger().kept;
-        let budget = self.memory.ledger().resident_budget(kept).map_err(Error::Argument)?;
+        let budget = self.memory.ledger().resident_budget(kept).map_err(Error::argument)?;
         let placed = self.place(Order { sort_by: SortBy::Reads, ..Order::default() }, budget, Pins::Kept);
         let Some(moved) = self.rebalanced(placed)? else { return Ok(Moved::default()) };
         self.automatic.forget_move();

@@ -41,7 +41,7 @@ impl Heap {
     /// # Errors
     /// Where the two are more than there is.
     pub(super) fn budget_beside(&self, kept: Kept) -> Result<u64, Error> {
-        let beside_ring = self.memory.ledger().resident_budget(kept).map_err(Error::Argument)?;
+        let beside_ring = self.memory.ledger().resident_budget(kept).map_err(Error::argument)?;
         Ok(beside_ring + self.memory.staged())
     }
 

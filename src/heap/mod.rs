@@ -617,5 +617,5 @@ impl Drop for Heap {
 
 #[cold]
 fn shut_down() -> Error {
-    Error::Refused("giant-kitten was shut down in this process: nothing can be allocated".into())
+    Error::refused("giant-kitten was shut down in this process: nothing can be allocated")
 }

@@ -63,7 +63,7 @@ pub(super) fn residents(memory: &Memory, learner: &Learner, sort_by: SortBy) -> 
 pub(super) fn moves(memory: &Memory, plan: &Plan) -> Result<Vec<Move>, Error> {
     let (needed, limit) = (plan.shared() * memory.granule(), memory.reach(Tier::Shared));
     if needed > limit {
-        return Err(Error::Refused(format!(
+        return Err(Error::refused(format!(
             "{} would have to lie in the shared tier, which holds {}: choose a smaller reserve or persist, free \
              something, or raise the option \"shared\"; nothing was moved",
             show_size(needed),

@@ -116,7 +116,7 @@ impl Pools {
     }
 
     fn find(&mut self, id: PoolId) -> Result<&mut Pool, Error> {
-        let unknown = || Error::Argument(format!("pool ({}, {}) is unknown on this device", id.0, id.1));
+        let unknown = || Error::argument(format!("pool ({}, {}) is unknown on this device", id.0, id.1));
         self.pools.iter_mut().find(|pool| pool.id == id).ok_or_else(unknown)
     }
 
@@ -159,7 +159,7 @@ impl Pools {
     pub(super) fn end(&mut self, memory: &mut Memory, id: PoolId) -> Result<ContextId, Error> {
         let open = self.contexts.iter().rposition(|context| context.serving.pool == id);
         let at = open.ok_or_else(|| {
-            Error::Argument(format!("nothing allocates from pool ({}, {}) on this device: it has ended", id.0, id.1))
+            Error::argument(format!("nothing allocates from pool ({}, {}) on this device: it has ended", id.0, id.1))
         })?;
         let context = self.contexts.remove(at).serving.context;
         self.remove_unheld(memory, id);
@@ -173,7 +173,7 @@ impl Pools {
     pub(super) fn release(&mut self, memory: &mut Memory, id: PoolId) -> Result<(), Error> {
         let pool = self.find(id)?;
         pool.holds = pool.holds.checked_sub(1).ok_or_else(|| {
-            Error::Argument(format!("pool ({}, {}) has been released by everyone who held it", id.0, id.1))
+            Error::argument(format!("pool ({}, {}) has been released by everyone who held it", id.0, id.1))
         })?;
         self.remove_unheld(memory, id);
         Ok(())
@@ -224,7 +224,7 @@ impl Pools {
         let capturing = |context: &mut Context| context.is_capturing(streams).then_some(context.serving.pool);
         let pools: Vec<_> = self.contexts.iter_mut().filter_map(capturing).collect();
         let names: Vec<_> = pools.iter().map(|id| format!("({}, {})", id.0, id.1)).collect();
-        Error::Refused(format!(
+        Error::refused(format!(
             "a CUDA graph is being captured on device {device} with pool {}, and memory must not move under it: try \
              again when the capture has ended",
             names.join(", ")

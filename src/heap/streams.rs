@@ -131,7 +131,7 @@ impl Streams {
         let key = Key::of(stream);
         let index = self.keys.iter().position(Option::is_none).unwrap_or(self.keys.len());
         let id = u16::try_from(index).map(StreamId).map_err(|_| {
-            Error::Refused(format!(
+            Error::refused(format!(
                 "{} streams have live blocks on device {}, which is the limit: free the blocks of some of them first",
                 self.numbers.len(),
                 self.device

@@ -48,7 +48,7 @@ impl FreeLists {
             Backing::In(tier) => {
                 let stream = stream.0 as usize;
                 if stream >= self.bins.len() {
-                    self.bins.resize_with(stream + 1, PerTier::default);
+                    self.make_bins(stream + 1);
                 }
                 self.bins[stream][tier].insert(nodes, id);
                 self.seams.note(nodes, id);
@@ -56,6 +56,14 @@ impl FreeLists {
             Backing::None => self.holes.push(id),
             Backing::Mixed => debug_assert!(false, "a free node lies in one tier or in none"),
         }
+    }
+
+    /// Makes bins for so many streams. New bins come by way of the stack, which the hot path would
+    /// have to keep free for them.
+    #[cold]
+    #[inline(never)]
+    fn make_bins(&mut self, streams: usize) {
+        self.bins.resize_with(streams, PerTier::default);
     }
 
     /// Removes a free node. O(1); O(holes) for a hole.

@@ -33,15 +33,13 @@ pub struct Demand {
     buckets: Vec<Bucket>,
 }
 
-/// One bucket of levels. A block covers some buckets whole, which is noted at its edges only, and
-/// two in part.
+/// One bucket of levels. A block is all levels above its start, less all levels above its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Bucket {
-    /// Bytes of blocks that cover this bucket in part.
-    bytes: u64,
-    /// Blocks that cover this bucket whole and not the one before, less those that cover that one
-    /// whole and not this one.
-    edge: i64,
+    /// Starts in this bucket, less ends in it.
+    starts: i64,
+    /// Bytes of this bucket below those ends, less bytes of it below those starts.
+    bytes: i64,
 }
 
 impl Demand {
@@ -55,22 +53,28 @@ impl Demand {
     /// far.
     #[inline]
     pub fn allocate(&mut self, bytes: u64) {
-        let before = self.live;
+        let start = self.live.max(0) as u64;
         self.live += bytes as i64;
-        let (start, end) = (before.max(0) as u64, self.live.max(0) as u64);
-        let (first, last) = ((start >> self.shift) as usize, (end >> self.shift) as usize);
+        let end = self.live.max(0) as u64;
         self.peak = self.peak.max(end);
+        let last = (end >> self.shift) as usize;
         if self.buckets.len() <= last {
-            self.buckets.resize(last + 1, Bucket::default());
+            self.make_buckets(last + 1);
         }
-        if first == last {
-            self.buckets[first].bytes += end - start;
-        } else {
-            self.buckets[first].bytes += ((first as u64 + 1) << self.shift) - start;
-            self.buckets[first + 1].edge += 1;
-            self.buckets[last].edge -= 1;
-            self.buckets[last].bytes += end - ((last as u64) << self.shift);
-        }
+        self.add_levels_above(start, 1);
+        self.add_levels_above(end, -1);
+    }
+
+    #[cold]
+    fn make_buckets(&mut self, count: usize) {
+        self.buckets.resize(count, Bucket::default());
+    }
+
+    #[inline]
+    fn add_levels_above(&mut self, level: u64, times: i64) {
+        let bucket = &mut self.buckets[(level >> self.shift) as usize];
+        bucket.starts += times;
+        bucket.bytes -= times * (level & ((1 << self.shift) - 1)) as i64;
     }
 
     /// A block of `bytes` was freed. O(1).
@@ -88,7 +92,7 @@ impl Demand {
     pub fn uses(&self) -> impl Iterator<Item = f64> + '_ {
         let size = (1u64 << self.shift) as f64;
         self.buckets.iter().scan(0, move |whole, bucket| {
-            *whole += bucket.edge;
+            *whole += bucket.starts;
             Some(*whole as f64 + bucket.bytes as f64 / size)
         })
     }
@@ -135,9 +139,9 @@ impl Demand {
     /// Drops the lowest buckets, and shifts the levels above them down.
     fn drop_lowest(&mut self, count: usize) {
         let count = count.min(self.buckets.len());
-        let edges: i64 = self.buckets.drain(..count).map(|bucket| bucket.edge).sum();
+        let starts: i64 = self.buckets.drain(..count).map(|bucket| bucket.starts).sum();
         if let Some(first) = self.buckets.first_mut() {
-            first.edge += edges;
+            first.starts += starts;
         }
         self.peak = self.peak.saturating_sub((count as u64) << self.shift);
     }
@@ -249,8 +253,13 @@ mod tests {
         fn no_byte_is_lost(sizes in prop::collection::vec((1..10_000u64, any::<bool>()), 0..200)) {
             let mut demand = Demand::new(1024);
             let (mut live, mut total, mut peak) = (0, 0, 0u64);
+            let mut uses = Vec::new();
             for (bytes, kept) in sizes {
                 demand.allocate(bytes);
+                uses.resize(uses.len().max((live + bytes) as usize / 1024 + 1), 0.0);
+                for (level, uses) in (0..).step_by(1024).zip(&mut uses) {
+                    *uses += (live + bytes).clamp(level, level + 1024).saturating_sub(live.max(level)) as f64 / 1024.0;
+                }
                 total += bytes;
                 live += bytes;
                 peak = peak.max(live);
@@ -259,6 +268,7 @@ mod tests {
                     live -= bytes;
                 }
             }
+            prop_assert_eq!(demand.uses().collect::<Vec<_>>(), uses);
             prop_assert_eq!((demand.uses().sum::<f64>() * 1024.0).round() as u64, total);
             prop_assert_eq!(demand.peak(), peak);
         }

@@ -279,9 +279,9 @@ impl Arenas {
     /// An address that is not the start of a block in use.
     #[inline]
     pub(in crate::heap) fn locate(&self, address: u64) -> Result<Place, Error> {
-        let id = self.of(address).ok_or_else(|| Error::NotAllocated { address })?;
+        let id = self.of(address).ok_or_else(|| Error::not_allocated(address))?;
         let bound = &self[id];
-        let block = bound.core.find(address - bound.base).ok_or_else(|| Error::NotAllocated { address })?;
+        let block = bound.core.find(address - bound.base).ok_or_else(|| Error::not_allocated(address))?;
         Ok((id, block))
     }
 
@@ -290,9 +290,9 @@ impl Arenas {
     /// # Errors
     /// An address in no block in use.
     pub(in crate::heap) fn locate_inside(&self, address: u64) -> Result<Place, Error> {
-        let id = self.of(address).ok_or_else(|| Error::NotAllocated { address })?;
+        let id = self.of(address).ok_or_else(|| Error::not_allocated(address))?;
         let bound = &self[id];
-        let block = bound.core.find_inside(address - bound.base).ok_or_else(|| Error::NotAllocated { address })?;
+        let block = bound.core.find_inside(address - bound.base).ok_or_else(|| Error::not_allocated(address))?;
         Ok((id, block))
     }
 

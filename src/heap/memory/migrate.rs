@@ -169,7 +169,7 @@ impl Memory {
         {
             let taken = self.backed(id).and_then(|(old, from)| match self.backing.take(to, 0, capacity)? {
                 Some(new) => Ok((old, from, new)),
-                None => Err(Error::Refused(format!(
+                None => Err(Error::refused(format!(
                     "the {to} tier has no granule left to move into: free something there first"
                 ))),
             });
@@ -182,7 +182,7 @@ impl Memory {
             let address = self.arenas.address_of(id, self.granule);
             batch.get_or_insert_with(|| Batch::new(from, to)).add(id, address, old, new);
         }
-        batch.ok_or_else(|| Error::Refused("nothing is left to move".into()))
+        batch.ok_or_else(|| Error::refused("nothing is left to move"))
     }
 
     /// The handle and the tier of a granule.
@@ -192,7 +192,7 @@ impl Memory {
     fn backed(&self, id: GranuleId) -> Result<(Handle, Tier), Error> {
         let bound = &self.arenas[id.arena];
         bound.handle(id.granule).zip(bound.core.tier_of_granule(id.granule)).ok_or_else(|| {
-            Error::Refused(format!("granule {} of arena {} has no backing to move", id.granule, id.arena.0))
+            Error::refused(format!("granule {} of arena {} has no backing to move", id.granule, id.arena.0))
         })
     }
 

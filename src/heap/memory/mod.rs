@@ -122,7 +122,7 @@ impl Memory {
     ) -> Result<Memory, Error> {
         let granule = limits.granule.unwrap_or(info.granularity);
         if !granule.is_power_of_two() || granule < info.granularity {
-            return Err(Error::Argument(format!(
+            return Err(Error::argument(format!(
                 "a granule of {} is invalid: the driver of {} needs a power of two of at least {}",
                 show_size(granule),
                 info.name,

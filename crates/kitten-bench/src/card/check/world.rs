@@ -56,7 +56,7 @@ impl<'a> World<'a> {
         let block = Block { address, bytes, seed: self.seeds };
         let filled = self.card.upload(address, &contents(block.seed, bytes));
         self.blocks.push(block);
-        filled.map_err(|why| Error::Refused(format!("{why:#}")))?;
+        filled.map_err(|why| Error::refused(format!("{why:#}")))?;
         Ok(block)
     }
 
