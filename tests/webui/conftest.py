@@ -79,6 +79,10 @@ class Watched:
     outside: list[str] = field(default_factory=list)
 
 
+# Every page that was opened, in order.
+OPENED: list[Page] = []
+
+
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     """Opens pages, which may neither log errors nor send requests to other servers."""
@@ -97,6 +101,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         page.set_default_timeout(30000)
         watched = Watched(page, ignored)
         opened.append(watched)
+        OPENED.append(page)
         page.route(lambda address: not address.startswith(("http://127.0.0.1:", "file:", "data:", "blob:")), answer)
         page.on("console", lambda found: watched.said.append(f"{found.type}: {found.text} ({found.location['url']})"))
         page.on("pageerror", lambda error: watched.said.append(f"error: {error.stack or error}"))
@@ -196,7 +201,11 @@ class Server:
 
 @contextlib.contextmanager
 def serving(command: list[str], url: str, ready: str, log: Path, where: Path, /, **variables: str) -> Iterator[Server]:
-    """Runs a server inside the context; it must not print a traceback."""
+    """Runs a server inside the context; it must not print a traceback.
+
+    Pages that were opened inside are closed before it ends: they would ask on, and log that it is gone.
+    """
+    before = len(OPENED)
     environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONUNBUFFERED": "1", **variables}
     environment = {name: value for name, value in environment.items() if value != ""}
     with log.open("w") as out:
@@ -209,6 +218,8 @@ def serving(command: list[str], url: str, ready: str, log: Path, where: Path, /,
                 time.sleep(0.1)
             yield server
         finally:
+            for page in OPENED[before:]:
+                page.close()
             process.terminate()
             process.wait(30)
     # Messages of a genuine WebUI while it starts do not matter.

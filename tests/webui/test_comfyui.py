@@ -190,8 +190,6 @@ def test_dynamic_vram_is_reported_and_prompts_run(tmp_path: Path, open_page: Cal
                 assert (server.device()["others"] == 0) == (name != "Disable"), name
                 if name == "Automatic":
                     draw(server, "automatic")
-            # The page must not ask on when its server has ended.
-            page.close()
 
 
 def test_the_nodes_are_in_the_list(comfyui: Server) -> None:
@@ -280,7 +278,6 @@ def test_a_server_that_is_busy_and_one_that_is_gone(tmp_path: Path, open_page: C
         page.unroute("**/giant-kitten/panel")
         button.click()
         said(page).get_by_text("ComfyUI does not answer. Has it ended?").wait_for()
-        page.close()
 
 
 def test_without_the_package_the_panel_says_what_to_do(tmp_path: Path, open_page: Callable[..., Page]) -> None:
@@ -290,7 +287,6 @@ def test_without_the_package_the_panel_says_what_to_do(tmp_path: Path, open_page
         said(page).get_by_text("The package giant-kitten is not in ComfyUI's Python").wait_for()
         page.locator(".giant-kitten").get_by_role("button", name="Free VRAM").click()
         said(page).get_by_text("The package giant-kitten is not in ComfyUI's Python").wait_for()
-        page.close()
 
 
 def test_free_vram_unloads_what_dynamic_vram_keeps(tmp_path: Path, open_page: Callable[..., Page]) -> None:
@@ -441,7 +437,6 @@ def test_too_late_is_reported_in_one_sentence(tmp_path: Path, open_page: Callabl
         page.locator(".giant-kitten").get_by_role("button", name="Free VRAM").click()
         page.locator(".giant-kitten").locator("> [role=status]").get_by_text("came too late").wait_for()
         assert "came too late" in draw(server, "activate")
-        page.close()
 
 
 def host_without_prestartup(folder: Path) -> Any:

@@ -380,7 +380,6 @@ def test_a_server_that_is_gone_is_reported(host: Any, gradio: str, open_page: Ca
         server.process.wait()
         page.locator(panel("free")).click()
         found.get_by_text("The program does not answer").wait_for()
-        page.close()
 
 
 def test_without_the_package_the_page_says_what_to_do(host: Any, gradio: str, open_page: Callable[..., Page]) -> None:
@@ -510,5 +509,3 @@ def test_too_late_is_reported_in_one_sentence_and_nothing_breaks(
         status, answer = server.post("giant-kitten/v1/act", {"action": "activate"})
         assert status == 422 and "GIANT_KITTEN=1" in answer["detail"]
         assert server.post("sdapi/v1/txt2img", {})[1]["images"] == ["picture"]
-        # The page is closed before the server ends, because gradio's page logs a lost connection.
-        page.close()
