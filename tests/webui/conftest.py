@@ -203,7 +203,8 @@ class Server:
 def serving(command: list[str], url: str, ready: str, log: Path, where: Path, /, **variables: str) -> Iterator[Server]:
     """Runs a server inside the context; it must not print a traceback.
 
-    Pages that were opened inside are closed before it ends: they would ask on, and log that it is gone.
+    Pages that were opened inside are closed before it ends. They would ask on, and log that it is
+    gone.
     """
     before = len(OPENED)
     environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONUNBUFFERED": "1", **variables}
