@@ -4,13 +4,12 @@
 
 #[path = "fake/mod.rs"]
 mod fake;
+mod root;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-fn root() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-}
+use root::root;
 
 /// Cargo's folder with the cdylib that belongs to this test.
 fn library_folder() -> PathBuf {

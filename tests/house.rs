@@ -1,8 +1,12 @@
 //! The floors of the house: each knows only those below it.
 
+mod root;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use root::root;
 
 /// Each floor, and the others that its files may name.
 const FLOORS: &[(&str, &[&str])] = &[
@@ -41,7 +45,7 @@ fn named(text: &str) -> BTreeMap<String, String> {
 
 #[test]
 fn a_floor_names_only_floors_below_it() {
-    let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("src");
+    let source = root().join("src");
     let mut wrong = Vec::new();
     for (floor, below) in FLOORS {
         let own = floor.trim_end_matches(".rs");
@@ -58,7 +62,7 @@ fn a_floor_names_only_floors_below_it() {
 
 #[test]
 fn every_file_belongs_to_a_floor() {
-    let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("src");
+    let source = root().join("src");
     for entry in fs::read_dir(&source).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         let is_known = FLOORS.iter().any(|(floor, _)| *floor == name) || NO_FLOORS.contains(&name.as_str());

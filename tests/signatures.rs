@@ -3,11 +3,14 @@
 //! the library for Windows exports.
 #![cfg(unix)]
 
+mod root;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
 use giant_kitten::abi::GkStats;
+use root::root;
 
 /// The functions of the header that the Python package does not call: PyTorch calls them by their
 /// addresses, and `gk_snapshot_json` is for other programs.
@@ -36,7 +39,7 @@ struct Signature {
 type Signatures = BTreeMap<String, Signature>;
 
 fn read(path: &str) -> String {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(path);
+    let path = root().join(path);
     std::fs::read_to_string(&path).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
 }
 
@@ -147,7 +150,7 @@ fn sources(folder: &Path) -> String {
 }
 
 fn of_the_library() -> Signatures {
-    let text = sources(&Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("src"));
+    let text = sources(&root().join("src"));
     let functions = text.split("#[unsafe(no_mangle)]\n").skip(1).map(|function| {
         let (before, after) = function.split_once('(').unwrap();
         let name = before.rsplit(' ').next().unwrap();

@@ -8,12 +8,8 @@ use crate::{END, GIB, HEADER, allocs, file, json, kitten_bench, snapshot_of, wro
 #[test]
 fn errors_of_wrong_inputs_name_the_mistake() {
     let folder = tempfile::tempdir().unwrap();
-    let bad = folder.path().join("bad.jsonl");
-    std::fs::write(&bad, "not a trace\n").unwrap();
-    let bad = bad.to_str().unwrap();
-    let pickle = folder.path().join("cut.pickle");
-    std::fs::write(&pickle, b"\x80\x04\x95\x10\0\0").unwrap();
-    let pickle = pickle.to_str().unwrap();
+    let bad = &*file(&folder, "bad.jsonl", "not a trace\n");
+    let pickle = &*file(&folder, "cut.pickle", b"\x80\x04\x95\x10\0\0");
     let cases: &[(&[&str], i32, &str)] = &[
         (&["replay", "nonesuch"], 1, "neither a file nor one of those bundled"),
         (&["plan", "SDXL"], 1, "the nearest are sdxl_unet_1024, sdxl_unet_2048, sdxl_lora_1024"),
